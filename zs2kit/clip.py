@@ -1,0 +1,141 @@
+"""Clips: frames to iterate over once, and the clock and geometry that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Frame(NamedTuple):
+    """One picture of a clip and the moment at which it is shown."""
+
+    image: NDArray[np.uint8]  # (height, width, 3) RGB
+    pts: int  # presentation time, in units of the clip's time_base
+
+
+@dataclass(frozen=True)
+class Color:
+    """FFmpeg's colour tags of a stream, as its integers; 2 is "unspecified" (0 for the range)."""
+
+    colorspace: int = 2
+    primaries: int = 2
+    trc: int = 2
+    range: int = 0
+
+
+@dataclass
+class Clip:
+    """Frames in order, to be iterated over once, and never held all at once.
+
+    ``source`` names the file whose audio, between ``start`` and ``end`` seconds, `write` copies
+    next to the frames. Frames keep the pts that they have in the source.
+    """
+
+    frames: Iterable[Frame]
+    width: int
+    height: int
+    rate: Fraction  # nominal frames per second
+    time_base: Fraction  # seconds per tick of a pts
+    frame_count: int | None = None  # None: not known before the end
+    source: Path | None = None
+    start: Fraction | None = None  # seconds into the source; None: from its beginning
+    end: Fraction | None = None
+    sample_aspect_ratio: Fraction = Fraction(1)
+    color: Color = field(default_factory=Color)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return iter(self.frames)
+
+    def chunks(self, size: int) -> Iterator[list[Frame]]:
+        """Yield lists of ``size`` consecutive frames; the last may be shorter."""
+        frames = iter(self)
+        while group := list(islice(frames, size)):
+            yield group
+
+
+@dataclass(eq=False)
+class Chunk:
+    """Consecutive frames of a clip on their way through the model; what plugins see.
+
+    ``frames`` and ``pixels`` are None when text alone is the source.
+    """
+
+    index: int  # position in the clip of the first frame
+    length: int  # frames
+    height: int  # of the pictures that the model makes
+    width: int
+    frames: list[NDArray[np.uint8]] | None = None  # each (source height, source width, 3) RGB
+    pixels: torch.Tensor | None = None  # (frames, 3, height, width) in [-1, 1]
+    fit: Fit | None = None
+
+    @property
+    def indices(self) -> range:
+        """The positions in the clip of this chunk's frames."""
+        return range(self.index, self.index + self.length)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a source frame lies inside the model's picture: scaled keeping its shape, then padded."""
+
+    source: tuple[int, int]  # (height, width)
+    scaled: tuple[int, int]
+    padded: tuple[int, int]
+
+    @classmethod
+    def into(
+        cls, source: tuple[int, int], box: tuple[int, int], multiple: int, aspect: Fraction = Fraction(1)
+    ) -> Fit:
+        """Fit ``source`` (height, width; ``aspect`` is the shape of one pixel) into ``box``.
+
+        Sides are padded up to ``multiple``, which the denoiser's down-sampling needs.
+        """
+        height, width = source
+        displayed = width * float(aspect)
+        scale = min(box[0] / height, box[1] / displayed)
+        scaled = (max(1, round(height * scale)), max(1, round(displayed * scale)))
+        rows, columns = (-(-side // multiple) * multiple for side in scaled)
+        return cls(source, scaled, (rows, columns))
+
+    @property
+    def offset(self) -> tuple[int, int]:
+        """Rows above and columns left of the picture that are padding."""
+        return (self.padded[0] - self.scaled[0]) // 2, (self.padded[1] - self.scaled[1]) // 2
+
+    def apply(self, image: NDArray[Any]) -> NDArray[Any]:
+        """(source height, source width, ...) -> (padded height, padded width, ...), edges repeated."""
+        import cv2
+
+        if image.shape[:2] != self.scaled:
+            shrinks = self.scaled[0] < image.shape[0]
+            image = cv2.resize(
+                image, self.scaled[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+            )
+        if self.padded == self.scaled:
+            return image
+        top, left = self.offset
+        bottom, right = self.padded[0] - self.scaled[0] - top, self.padded[1] - self.scaled[1] - left
+        return cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_REPLICATE)
+
+    def undo(self, image: NDArray[Any]) -> NDArray[Any]:
+        """(padded height, padded width, ...) -> (source height, source width, ...)."""
+        import cv2
+
+        top, left = self.offset
+        image = image[top : top + self.scaled[0], left : left + self.scaled[1]]
+        if image.shape[:2] == self.source:
+            return np.ascontiguousarray(image)
+        shrinks = self.source[0] < image.shape[0]
+        return cv2.resize(
+            image, self.source[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+        )

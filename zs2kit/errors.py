@@ -1,0 +1,23 @@
+"""The errors that somebody catches. Each message is one line that says what to do."""
+
+from __future__ import annotations
+
+
+class Zs2Error(Exception):
+    """An expected failure: the command line prints it as one line and exits with 1."""
+
+
+class UsageError(Zs2Error):
+    """A wrong argument or option value: the command line exits with 2."""
+
+
+class ClipError(Zs2Error):
+    """A clip that can't be read or written."""
+
+
+class ModelError(Zs2Error):
+    """A checkpoint, or a side network, that can't be loaded or doesn't fit."""
+
+
+class PluginError(Zs2Error):
+    """A plugin that is unknown, misconfigured, in conflict with another, or that raised."""
