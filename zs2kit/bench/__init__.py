@@ -1,0 +1,1 @@
+"""Benchmarks of zs2kit: `python -m zs2kit.bench`."""
