@@ -1,1 +1,1 @@
-"""Puppets: a drawn world of articulated figures, whose every pixel is known, and the small models trained on it."""
+"""Puppets: a drawn world of articulated figures, all of it known to the pixel, and models trained on it."""

@@ -19,15 +19,21 @@ Colour = tuple[float, float, float]  # red, green, blue, 0..255
 OVERSAMPLING = 2  # drawn at twice the size and averaged down: edges move smoothly by fractions of a pixel
 _SHIFT = 4  # fractional bits of the coordinates given to OpenCV
 
-_ANGLES = np.linspace(0.0, 2 * np.pi, 28, endpoint=False)
-_CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
-_HALF = np.stack([np.cos(np.linspace(0, np.pi, 10)), np.sin(np.linspace(0, np.pi, 10))], axis=1)
-_QUARTERS = np.split(np.stack([np.cos(np.linspace(0, 2 * np.pi, 24)), np.sin(np.linspace(0, 2 * np.pi, 24))], 1), 4)
+
+
+def _arc(angles: Points) -> Points:
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+_CIRCLE = _arc(np.linspace(0, 2 * np.pi, 28, endpoint=False))
+_HALF = _arc(np.linspace(0, np.pi, 10))
+_QUARTERS = np.split(_arc(np.linspace(0, 2 * np.pi, 24)), 4)
 
 
 def disc(x: float, y: float, rx: float, ry: float | None = None) -> Points:
     """An ellipse around (x, y) with half-axes rx and ry (a circle without ry)."""
-    return np.array([x, y]) + _CIRCLE * np.array([rx, rx if ry is None else ry])
+    points: Points = np.array([x, y]) + _CIRCLE * np.array([rx, rx if ry is None else ry])
+    return points
 
 
 def capsule(p: Points, q: Points, rp: float, rq: float | None = None) -> Points:
@@ -62,7 +68,8 @@ def grow(points: Points, width: float) -> Points:
     normals = np.stack([y * outward, -x * outward], axis=1)
     corners = normals + np.concatenate([normals[-1:], normals[:-1]])
     squared = np.maximum(np.einsum("ij,ij->i", corners, corners), 0.5)
-    return points + corners * (2.0 * width / squared)[:, None]
+    grown: Points = points + corners * (2.0 * width / squared)[:, None]
+    return grown
 
 
 def blend(a: Colour, b: Colour, t: float) -> Colour:
@@ -84,7 +91,9 @@ class Canvas:
         self.maps = maps
         self.near = 0.0
         self.figure = False
-        self.pixels: NDArray[Any] = np.zeros((side, side, 2), np.float32) if maps else np.zeros((side, side, 3), np.uint8)
+        self.pixels: NDArray[Any] = (
+            np.zeros((side, side, 2), np.float32) if maps else np.zeros((side, side, 3), np.uint8)
+        )
 
     def fill(self, points: Points, colour: Colour, *, convex: bool = True) -> None:
         """Paint a polygon, given in frame units."""
@@ -97,11 +106,13 @@ class Canvas:
             cv2.fillPoly(self.pixels, [fixed], paint, cv2.LINE_AA, _SHIFT)
 
     def decal(self, points: Points, colour: Colour) -> None:
-        """Paint a convex polygon that lies flat on what is there, such as a shadow: it shows in the picture only."""
+        """Paint a convex polygon lying flat on what is there, like a shadow: only the picture shows it."""
         if not self.maps:
             self.fill(points, colour)
 
-    def gradient(self, top: float, bottom: float, first: Colour, last: Colour, near: tuple[float, float]) -> None:
+    def gradient(
+        self, top: float, bottom: float, first: Colour, last: Colour, near: tuple[float, float]
+    ) -> None:
         """Paint the full width from y = top to bottom, shading colour and nearness from first to last."""
         start, stop = max(0, round(top * self.side)), min(self.side, round(bottom * self.side))
         t = np.linspace(0.0, 1.0, max(stop - start, 1))[: stop - start, None]
@@ -114,5 +125,5 @@ class Canvas:
             self.pixels[start:stop] = cv2.repeat(column, 1, self.side) if len(column) else column
 
     def finish(self) -> NDArray[Any]:
-        """The picture at its own size: (size, size, 3) uint8, or (size, size, 2) float32 maps of depth and figure."""
+        """The picture (size, size, 3) uint8, or the maps of depth and figure (size, size, 2) float32."""
         return cv2.resize(self.pixels, (self.size, self.size), interpolation=cv2.INTER_AREA)

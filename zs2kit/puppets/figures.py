@@ -1,4 +1,4 @@
-"""The six kinds of figure: heads, chests, hands and shoes that tell the kind, over a body in the asked-for colour.
+"""The six kinds of figure: heads, chests, hands and shoes tell the kind, the body has the asked-for colour.
 
 Lengths are in figure units: a bare-headed figure standing upright is about one unit tall. The figure's own
 right is on the left of the picture, as it faces us.
@@ -20,15 +20,21 @@ COLOUR_VALUES: dict[str, Colour] = {
 COLOURS = tuple(COLOUR_VALUES)
 
 # keypoints, in the order of OpenPose's 18-point body
-(NOSE, NECK, R_SHOULDER, R_ELBOW, R_WRIST, L_SHOULDER, L_ELBOW, L_WRIST, R_HIP, R_KNEE, R_ANKLE, L_HIP, L_KNEE,
- L_ANKLE, R_EYE, L_EYE, R_EAR, L_EAR) = range(18)
+NOSE, NECK, R_SHOULDER, R_ELBOW, R_WRIST, L_SHOULDER, L_ELBOW, L_WRIST = range(8)
+R_HIP, R_KNEE, R_ANKLE, L_HIP, L_KNEE, L_ANKLE, R_EYE, L_EYE, R_EAR, L_EAR = range(8, 18)
 
 SHOULDER, HIP, SPINE = 0.118, 0.07, 0.25
 UPPER_ARM, FOREARM, THIGH, SHIN, SOLE = 0.145, 0.135, 0.145, 0.145, 0.052
 HEAD, HEAD_RADIUS = 0.165, 0.175  # neck to the middle of the head
 HAND_RADIUS = 0.052
 TURN = 0.03  # how far the face moves sideways when the head turns fully
-FACE = {NOSE: (0.0, 0.035), R_EYE: (-0.062, -0.02), L_EYE: (0.062, -0.02), R_EAR: (-0.165, 0.0), L_EAR: (0.165, 0.0)}
+FACE = {  # around the middle of the head
+    NOSE: (0.0, 0.035),
+    R_EYE: (-0.062, -0.02),
+    L_EYE: (0.062, -0.02),
+    R_EAR: (-0.165, 0.0),
+    L_EAR: (0.165, 0.0),
+}
 ABOVE = {"robot": 0.13, "knight": 0.155, "astronaut": 0.03, "clown": 0.075, "wizard": 0.235, "pirate": 0.09}
 """How far hats and antennas reach above the head's own radius."""
 
@@ -66,15 +72,22 @@ class Puppet:
             self.canvas.fill(grow(shape, self.line), ink, convex=convex)
         self.canvas.fill(shape, colour, convex=convex)
 
-    def on_head(self, shape: Points, colour: Colour, ink: Colour | None = None, *, face: bool = False,
-                convex: bool = True) -> None:
+    def on_head(
+        self,
+        shape: Points,
+        colour: Colour,
+        ink: Colour | None = None,
+        *,
+        face: bool = False,
+        convex: bool = True,
+    ) -> None:
         """Paint a shape given around the middle of the head; what is part of the face follows its turning."""
         offset = np.array([self.turn * TURN if face else 0.0, 0.0])
         self.put(self.head + self.unit * (shape + offset) @ _rotation(self.tilt), colour, ink, convex=convex)
 
-    def on_chest(self, shape: Points, colour: Colour, ink: Colour | None = None, *, convex: bool = True) -> None:
+    def on_chest(self, shape: Points, colour: Colour, ink: Colour | None = None) -> None:
         """Paint a shape given around the neck, down the leaning torso."""
-        self.put(self.joints[NECK] + self.unit * shape @ _rotation(self.lean), colour, ink, convex=convex)
+        self.put(self.joints[NECK] + self.unit * shape @ _rotation(self.lean), colour, ink)
 
 
 def _rotation(angle: float) -> Points:
@@ -104,11 +117,22 @@ def _robot_chest(p: Puppet) -> None:
     p.on_chest(disc(0.036, 0.115, 0.026), (255, 214, 70))
 
 
+_PLUME = polygon(
+    (-0.02, -0.14), (-0.03, -0.25), (0.03, -0.3), (0.12, -0.29), (0.19, -0.2), (0.2, -0.1), (0.15, -0.12),
+    (0.1, -0.17), (0.04, -0.16),
+)
+_HELMET = polygon(
+    (-0.155, -0.02), (-0.13, -0.115), (-0.07, -0.165), (0, -0.178), (0.07, -0.165), (0.13, -0.115),
+    (0.155, -0.02), (0.15, 0.08), (0.1, 0.145), (0, 0.185), (-0.1, 0.145), (-0.15, 0.08),
+)
+_SHIELD = polygon(
+    (-0.075, 0.06), (0.075, 0.06), (0.072, 0.13), (0.04, 0.185), (0, 0.21), (-0.04, 0.185), (-0.072, 0.13)
+)
+
+
 def _knight_head(p: Puppet) -> None:
-    p.on_head(polygon((-0.02, -0.14), (-0.03, -0.25), (0.03, -0.3), (0.12, -0.29), (0.19, -0.2), (0.2, -0.1),
-                      (0.15, -0.12), (0.1, -0.17), (0.04, -0.16)), p.colour, p.ink, convex=False)
-    p.on_head(polygon((-0.155, -0.02), (-0.13, -0.115), (-0.07, -0.165), (0, -0.178), (0.07, -0.165), (0.13, -0.115),
-                      (0.155, -0.02), (0.15, 0.08), (0.1, 0.145), (0, 0.185), (-0.1, 0.145), (-0.15, 0.08)), STEEL, INK)
+    p.on_head(_PLUME, p.colour, p.ink, convex=False)
+    p.on_head(_HELMET, STEEL, INK)
     p.on_head(box(-0.125, -0.062, 0.125, 0.022, 0.03), (36, 38, 54), face=True)
     _eyes(p, (252, 250, 240), 0.024)
     p.on_head(box(-0.014, 0.022, 0.014, 0.15, 0.01), (122, 130, 150), face=True)
@@ -117,8 +141,7 @@ def _knight_head(p: Puppet) -> None:
 
 
 def _knight_chest(p: Puppet) -> None:
-    p.on_chest(polygon((-0.075, 0.06), (0.075, 0.06), (0.072, 0.13), (0.04, 0.185), (0, 0.21), (-0.04, 0.185),
-                       (-0.072, 0.13)), STEEL, INK)
+    p.on_chest(_SHIELD, STEEL, INK)
     p.on_chest(box(-0.015, 0.075, 0.015, 0.19), (196, 150, 40))
     p.on_chest(box(-0.055, 0.1, 0.055, 0.13), (196, 150, 40))
 
@@ -145,13 +168,16 @@ def _astronaut_chest(p: Puppet) -> None:
 
 
 _HAIR: Colour = (38, 196, 186)
+_PUFFS = [
+    (side * x, y, r)
+    for side in (-1, 1)
+    for x, y, r in ((0.1, -0.125, 0.085), (0.185, -0.05, 0.09), (0.17, 0.055, 0.075))
+] + [(0.0, -0.15, 0.07)]
 
 
 def _clown_head(p: Puppet) -> None:
-    puffs = [(s * x, y, r) for s in (-1, 1) for x, y, r in ((0.1, -0.125, 0.085), (0.185, -0.05, 0.09),
-                                                            (0.17, 0.055, 0.075))] + [(0.0, -0.15, 0.07)]
     for grown, colour in ((0.017, (18, 96, 104)), (0.0, _HAIR)):
-        for x, y, r in puffs:
+        for x, y, r in _PUFFS:
             p.on_head(disc(x, y, r + grown), colour)
     p.on_head(disc(0, 0.01, 0.15, 0.148), (255, 232, 214), (120, 70, 60))
     for x in (-0.062, 0.062):
@@ -169,17 +195,25 @@ def _clown_chest(p: Puppet) -> None:
         p.on_chest(disc(0, y, 0.028), _HAIR, p.ink)
 
 
+_BEARD = polygon(
+    (-0.15, 0.03), (-0.09, 0.068), (0, 0.08), (0.09, 0.068), (0.15, 0.03), (0.15, 0.13), (0.1, 0.23),
+    (0.03, 0.31), (-0.03, 0.31), (-0.1, 0.23), (-0.15, 0.13),
+)
+_POINTED_HAT = polygon(
+    (-0.13, -0.11), (-0.085, -0.22), (-0.03, -0.32), (0.04, -0.375), (0.085, -0.365), (0.07, -0.31),
+    (0.1, -0.2), (0.13, -0.11),
+)
+
+
 def _wizard_head(p: Puppet) -> None:
     p.on_head(disc(0, 0.01, 0.145), SKIN, (120, 70, 60))
     _eyes(p, INK)
     for s in (-1, 1):
-        p.on_head(capsule(np.array([s * 0.035, -0.062]), np.array([s * 0.1, -0.066]), 0.013), (250, 250, 252), face=True)
-    p.on_head(polygon((-0.15, 0.03), (-0.09, 0.068), (0, 0.08), (0.09, 0.068), (0.15, 0.03), (0.15, 0.13),
-                      (0.1, 0.23), (0.03, 0.31), (-0.03, 0.31), (-0.1, 0.23), (-0.15, 0.13)), (250, 250, 252),
-              (128, 130, 158), convex=False)
+        brow = capsule(np.array([s * 0.035, -0.062]), np.array([s * 0.1, -0.066]), 0.013)
+        p.on_head(brow, (250, 250, 252), face=True)
+    p.on_head(_BEARD, (250, 250, 252), (128, 130, 158), convex=False)
     p.on_head(disc(0, 0.04, 0.03, 0.026), (240, 178, 146), face=True)
-    p.on_head(polygon((-0.13, -0.11), (-0.085, -0.22), (-0.03, -0.32), (0.04, -0.375), (0.085, -0.365), (0.07, -0.31),
-                      (0.1, -0.2), (0.13, -0.11)), p.colour, p.ink, convex=False)
+    p.on_head(_POINTED_HAT, p.colour, p.ink, convex=False)
     p.on_head(disc(0.005, -0.2, 0.032), (255, 220, 90), p.ink)
     p.on_head(disc(0, -0.112, 0.205, 0.04), p.colour, p.ink)
 
@@ -188,27 +222,35 @@ def _wizard_chest(p: Puppet) -> None:
     p.on_chest(box(-0.105, 0.19, 0.105, 0.225, 0.01), (255, 206, 80), p.ink)
 
 
+_SHORT_BEARD = polygon(
+    (-0.148, 0.02), (-0.09, 0.065), (0, 0.07), (0.09, 0.065), (0.148, 0.02), (0.14, 0.11), (0.08, 0.18),
+    (0, 0.205), (-0.08, 0.18), (-0.14, 0.11),
+)
+_COCKED_HAT = polygon(
+    (-0.245, -0.06), (-0.2, -0.13), (-0.12, -0.205), (0, -0.24), (0.12, -0.205), (0.2, -0.13), (0.245, -0.06),
+    (0.12, -0.085), (0, -0.092), (-0.12, -0.085),
+)
+
+
 def _pirate_head(p: Puppet) -> None:
     hair: Colour = (84, 52, 36)
     for s in (-1, 1):
         p.on_head(box(s * 0.13 - 0.04, -0.1, s * 0.13 + 0.04, 0.12, 0.035), hair, INK)
     p.on_head(disc(0, 0.01, 0.148), (240, 184, 142), (110, 60, 50))
-    p.on_head(polygon((-0.148, 0.02), (-0.09, 0.065), (0, 0.07), (0.09, 0.065), (0.148, 0.02), (0.14, 0.11), (0.08, 0.18),
-                      (0, 0.205), (-0.08, 0.18), (-0.14, 0.11)), hair, convex=False)
+    p.on_head(_SHORT_BEARD, hair, convex=False)
     p.on_head(disc(0, 0.11, 0.05, 0.022), (226, 90, 86), face=True)
     p.on_head(disc(0, 0.042, 0.03, 0.026), (222, 150, 116), face=True)
     p.on_head(disc(*FACE[R_EYE], 0.024, 0.03), INK, face=True)
     p.on_head(capsule(np.array([-0.11, -0.09]), np.array([0.13, 0.0]), 0.012), INK)
     p.on_head(disc(0.062, -0.018, 0.045), INK, face=True)
-    p.on_head(polygon((-0.245, -0.06), (-0.2, -0.13), (-0.12, -0.205), (0, -0.24), (0.12, -0.205), (0.2, -0.13),
-                      (0.245, -0.06), (0.12, -0.085), (0, -0.092), (-0.12, -0.085)), (46, 42, 56),
-              (222, 186, 92), convex=False)
+    p.on_head(_COCKED_HAT, (46, 42, 56), (222, 186, 92), convex=False)
     p.on_head(disc(0, -0.162, 0.04, 0.036), (250, 248, 240))
     p.on_head(box(-0.018, -0.14, 0.018, -0.112, 0.006), (250, 248, 240))
 
 
 def _pirate_chest(p: Puppet) -> None:
-    p.on_chest(polygon((-0.11, 0.03), (-0.07, 0.02), (0.105, 0.17), (0.1, 0.2), (0.085, 0.205)), (96, 62, 42))
+    strap = polygon((-0.11, 0.03), (-0.07, 0.02), (0.105, 0.17), (0.1, 0.2), (0.085, 0.205))
+    p.on_chest(strap, (96, 62, 42))
     p.on_chest(box(-0.106, 0.185, 0.106, 0.228, 0.01), (66, 44, 36), p.ink)
     p.on_chest(box(-0.036, 0.178, 0.036, 0.236, 0.01), (255, 212, 80), INK)
 
@@ -234,7 +276,9 @@ class Kind:
 KIND_VALUES: dict[str, Kind] = {
     "robot": Kind(_robot_head, _robot_chest, (150, 160, 174), (110, 118, 132)),
     "knight": Kind(_knight_head, _knight_chest, STEEL, (128, 136, 156), shoulder=STEEL),
-    "astronaut": Kind(_astronaut_head, _astronaut_chest, (226, 230, 238), (150, 158, 174), back=_astronaut_back),
+    "astronaut": Kind(
+        _astronaut_head, _astronaut_chest, (226, 230, 238), (150, 158, 174), back=_astronaut_back
+    ),
     "clown": Kind(_clown_head, _clown_chest, (252, 252, 250), _HAIR, foot=0.1),
     "wizard": Kind(_wizard_head, _wizard_chest, SKIN, (122, 80, 54), robe=True),
     "pirate": Kind(_pirate_head, _pirate_chest, (240, 184, 142), (66, 46, 40)),
@@ -256,30 +300,41 @@ def _seamless(p: Puppet, shapes: list[Points]) -> None:
         p.canvas.fill(shape, p.colour)
 
 
+def _torso(hem: float, low: float) -> Points:
+    """A torso around the neck; its lower end is 2 hem wide and lies low beneath the neck."""
+    left = [(-0.1, 0.0), (-0.13, 0.03), (-0.118, 0.12), (-hem, low - 0.03), (-hem + 0.035, low)]
+    right = [(-x, y) for x, y in reversed(left)]
+    return polygon(*left, (0, low + 0.005), *right)
+
+
+_TORSO, _ROBE = _torso(0.105, 0.3), _torso(0.15, 0.365)
+
+
 def _body(p: Puppet, kind: Kind) -> None:
-    hem, low = (0.15, 0.365) if kind.robe else (0.105, 0.3)  # half its width, and how far below the neck
-    torso = polygon((-0.1, 0.0), (-0.13, 0.03), (-0.118, 0.12), (-hem, low - 0.03), (-hem + 0.035, low), (0, low + 0.005),
-                    (hem - 0.035, low), (hem, low - 0.03), (0.118, 0.12), (0.13, 0.03), (0.1, 0.0))
-    torso = p.joints[NECK] + p.unit * torso @ _rotation(p.lean)
+    torso = p.joints[NECK] + p.unit * (_ROBE if kind.robe else _TORSO) @ _rotation(p.lean)
     for hip in (R_HIP, L_HIP):
         _seamless(p, _bones(p, hip, 0.05, 0.042))
     p.canvas.fill(grow(torso, p.line), p.ink)
     if not kind.robe:
         for hip in (R_HIP, L_HIP):  # legs grow out of the torso without a seam
             start, knee = p.joints[hip], p.joints[hip + 1]
-            p.canvas.fill(capsule(start, start + 0.6 * (knee - start), 0.05 * p.unit, 0.0475 * p.unit), p.colour)
+            thigh = capsule(start, start + 0.6 * (knee - start), 0.05 * p.unit, 0.0475 * p.unit)
+            p.canvas.fill(thigh, p.colour)
     p.canvas.fill(torso, p.colour)
     for ankle, side in ((R_ANKLE, -1), (L_ANKLE, 1)):
         x, y = p.joints[ankle] + p.unit * np.array([0.0, 0.014])
-        p.put(capsule(np.array([x - side * 0.02 * p.unit, y]), np.array([x + side * (kind.foot - 0.03) * p.unit, y]),
-                      0.038 * p.unit), kind.shoe, INK)
+        heel = np.array([x - side * 0.02 * p.unit, y])
+        toe = np.array([x + side * (kind.foot - 0.03) * p.unit, y])
+        p.put(capsule(heel, toe, 0.038 * p.unit), kind.shoe, INK)
 
 
 def _arm(p: Puppet, kind: Kind, shoulder: int) -> None:
     _seamless(p, _bones(p, shoulder, 0.045, 0.038))
     if kind.shoulder:
-        p.put(disc(*p.joints[shoulder], 0.055 * p.unit), kind.shoulder, INK)
-    p.put(disc(*p.joints[shoulder + 2], HAND_RADIUS * p.unit), kind.hand, INK)
+        x, y = p.joints[shoulder]
+        p.put(disc(x, y, 0.055 * p.unit), kind.shoulder, INK)
+    x, y = p.joints[shoulder + 2]
+    p.put(disc(x, y, HAND_RADIUS * p.unit), kind.hand, INK)
 
 
 def paint(p: Puppet, name: str) -> None:

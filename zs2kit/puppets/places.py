@@ -26,7 +26,7 @@ class Stage:
         return (x - self.pan * parallax + 0.5) % PERIOD - 0.5
 
     def nearness(self, y: float) -> float:
-        """Nearness of the ground that is seen at height y: inverse depth of a plane grows linearly below its horizon."""
+        """Nearness of the ground seen at y: the inverse depth of a plane grows linearly below its horizon."""
         return 0.1 + 0.8 * max(0.0, y - self.horizon) / (1.0 - self.horizon)
 
     def sides(self, spread: float = 0.1) -> Iterator[float]:
@@ -47,9 +47,9 @@ class Stage:
         phase = float(self.rng.uniform(0, 2 * np.pi))
         y = self.horizon - height - swing * np.sin(2 * np.pi * waves * (x + self.pan * parallax) + phase)
         crest = np.stack([x * 1.04 - 0.02, y], axis=1)
+        foot = [[1.02, self.horizon + 0.005], [-0.02, self.horizon + 0.005]]
         self.canvas.near = 0.08
-        self.canvas.fill(np.concatenate([crest, [[1.02, self.horizon + 0.005], [-0.02, self.horizon + 0.005]]]),
-                         colour, convex=False)
+        self.canvas.fill(np.concatenate([crest, foot]), colour, convex=False)
 
 
 def _cloud(stage: Stage, x: float, y: float, size: float, colour: Colour) -> None:
@@ -94,14 +94,15 @@ def _beach(stage: Stage) -> None:
     canvas.near = stage.nearness(shore)
     foam = np.linspace(0.0, 1.0, 33)
     wave = shore + 0.008 * np.sin(2 * np.pi * 1.5 * (foam + stage.pan * 0.8))
-    edge = np.stack([foam * 1.04 - 0.02, wave], axis=1)
-    canvas.fill(np.concatenate([edge - [0, 0.012], edge[::-1] + [0, 0.012]]), (250, 252, 248), convex=False)
+    edge, half = np.stack([foam * 1.04 - 0.02, wave], axis=1), np.array([0, 0.012])
+    canvas.fill(np.concatenate([edge - half, edge[::-1] + half]), (250, 252, 248), convex=False)
     for x in stage.sides():
         bend = 0.05 if x < 0.5 or x > 1.0 else -0.05
         foot, tall = shore + float(rng.uniform(0.05, 0.1)), float(rng.uniform(0.9, 1.15))
         x = stage.across(x, 0.9)
         canvas.near = stage.nearness(foot)
-        joints = [np.array([x + bend * t * t - 0.03 * np.sign(bend), foot - 0.5 * tall * t]) for t in (0, 0.35, 0.7, 1)]
+        lower = x - 0.03 * np.sign(bend)
+        joints = [np.array([lower + bend * t * t, foot - 0.5 * tall * t]) for t in (0, 0.35, 0.7, 1)]
         for p, q, r in zip(joints, joints[1:], (0.028, 0.025, 0.022), strict=False):
             canvas.fill(capsule(p, q, r, r - 0.003), (156, 112, 76))
         for angle, length in ((-160, 0.2), (-20, 0.2), (-120, 0.17), (-60, 0.17), (160, 0.17), (20, 0.17)):
@@ -118,6 +119,10 @@ def _leaf(canvas: Canvas, root: Points, angle: float, length: float) -> None:
     canvas.fill(capsule(middle, tip, 0.024, 0.006), shade)
 
 
+def _spike(canvas: Canvas, x: float, base: float, top: float, half: float, colour: Colour) -> None:
+    canvas.fill(polygon((x, top), (x + half, base), (x - half, base)), colour)
+
+
 def _snow(stage: Stage) -> None:
     rng, canvas, horizon = stage.rng, stage.canvas, stage.horizon
     stage.sky((150, 184, 222), (222, 232, 244))
@@ -125,8 +130,8 @@ def _snow(stage: Stage) -> None:
         x, tall = stage.across(x + 0.12, 0.2), float(rng.uniform(0.22, 0.32))
         canvas.near = 0.05
         canvas.fill(polygon((x, horizon - tall), (x + 0.32, horizon), (x - 0.32, horizon)), (164, 184, 212))
-        canvas.fill(polygon((x, horizon - tall), (x + 0.11, horizon - tall * 0.66), (x - 0.11, horizon - tall * 0.66)),
-                    (246, 249, 253))
+        snowline = horizon - tall * 0.66
+        canvas.fill(polygon((x, horizon - tall), (x + 0.11, snowline), (x - 0.11, snowline)), (246, 249, 253))
     stage.ridge(0.015, 0.02, 0.8, 0.5, (226, 235, 246))
     stage.ground((236, 242, 250), (216, 228, 244))
     for x in stage.sides():
@@ -135,10 +140,8 @@ def _snow(stage: Stage) -> None:
         canvas.near = stage.nearness(foot)
         canvas.fill(box(x - 0.02, foot - 0.07, x + 0.02, foot), (112, 84, 72))
         for base, top, half in ((0.06, 0.26, 0.13), (0.17, 0.36, 0.105), (0.27, 0.46, 0.08)):
-            canvas.fill(polygon((x, foot - top * tall), (x + half * tall, foot - base * tall),
-                                (x - half * tall, foot - base * tall)), (58, 112, 104))
-        canvas.fill(polygon((x, foot - 0.47 * tall), (x + 0.04 * tall, foot - 0.375 * tall),
-                            (x - 0.04 * tall, foot - 0.375 * tall)), (246, 249, 253))
+            _spike(canvas, x, foot - base * tall, foot - top * tall, half * tall, (58, 112, 104))
+        _spike(canvas, x, foot - 0.375 * tall, foot - 0.47 * tall, 0.04 * tall, (246, 249, 253))
 
 
 def _desert(stage: Stage) -> None:
@@ -203,17 +206,20 @@ def _space(stage: Stage) -> None:
     stage.sky((14, 10, 34), (58, 30, 92))
     canvas.near = 0.0
     for i in range(16):
-        x, y = stage.across(0.125 * i + float(rng.uniform(0, 0.1)), 0.05), float(rng.uniform(0.03, horizon - 0.05))
+        x = stage.across(0.125 * i + float(rng.uniform(0, 0.1)), 0.05)
+        y = float(rng.uniform(0.03, horizon - 0.05))
         canvas.fill(disc(x, y, 0.009 if i % 3 else 0.013), (246, 242, 224))
     side = float(rng.choice([0.18, 0.82]) + rng.uniform(-0.06, 0.06))
     x, y, r = stage.across(side, 0.05), float(rng.uniform(0.17, 0.27)), float(rng.uniform(0.1, 0.13))
-    ring = disc(0.0, 0.0, 1.75, 0.42) @ np.array([[0.94, -0.34], [0.34, 0.94]])
-    hole = disc(0.0, 0.0, 1.35, 0.26) @ np.array([[0.94, -0.34], [0.34, 0.94]])
+    slant = np.array([[0.94, -0.34], [0.34, 0.94]])
+    ring, hole = disc(0.0, 0.0, 1.75, 0.42) @ slant, disc(0.0, 0.0, 1.35, 0.26) @ slant
     centre, half = np.array([x, y]), len(ring) // 2
-    canvas.fill(centre + r * np.concatenate([ring[half:], hole[half:][::-1]]), (222, 196, 232), convex=False)
+    behind = np.concatenate([ring[half:], hole[half:][::-1]])
+    before = np.concatenate([ring[: half + 1], hole[: half + 1][::-1]])
+    canvas.fill(centre + r * behind, (222, 196, 232), convex=False)
     canvas.fill(disc(x, y, r), (96, 172, 196))
     canvas.fill(disc(x - 0.25 * r, y - 0.3 * r, 0.5 * r, 0.42 * r), (128, 198, 212))
-    canvas.fill(centre + r * np.concatenate([ring[: half + 1], hole[: half + 1][::-1]]), (236, 212, 242), convex=False)
+    canvas.fill(centre + r * before, (236, 212, 242), convex=False)
     stage.ridge(0.01, 0.018, 0.8, 0.5, (154, 150, 172))
     stage.ground((164, 160, 180), (134, 130, 154))
     for i in range(6):

@@ -20,15 +20,26 @@ from .canvas import Canvas, Points
 from .figures import COLOURS, KINDS
 from .places import PLACES
 
-__all__ = ["COLOURS", "KINDS", "MOTIONS", "PLACES", "Picture", "Pose", "Scene", "motion_scenes", "random_pose",
-           "random_scene", "render"]
+__all__ = [
+    "COLOURS",
+    "KINDS",
+    "MOTIONS",
+    "PLACES",
+    "Picture",
+    "Pose",
+    "Scene",
+    "motion_scenes",
+    "random_pose",
+    "random_scene",
+    "render",
+]
 
 
 class Pose(NamedTuple):
     """Angles of a figure that faces us, in degrees.
 
-    Arms and legs count from hanging straight down (0), outward positive: an arm at 90 points sideways, at 180 up.
-    Elbows and knees add to that angle. `r_` is the figure's own right, on the left of the picture.
+    Arms and legs count from hanging straight down (0), outward positive: an arm at 90 points sideways, at 180
+    up. Elbows and knees add to that angle. `r_` is the figure's own right, on the left of the picture.
     """
 
     r_arm: float = 15.0
@@ -54,6 +65,9 @@ class Pose(NamedTuple):
                     self.r_knee, -self.lean, -self.tilt, -self.turn, self.lift)
 
 
+STANDING = Pose()
+
+
 @dataclass(frozen=True)
 class Scene:
     """One figure in one place: all that a picture depends on. Frame units: the frame is 1 wide and 1 high."""
@@ -63,7 +77,7 @@ class Scene:
     place: str
     background: int = 0
     """Seed of the place: where its things stand, which hand waves."""
-    pose: Pose = Pose()
+    pose: Pose = STANDING
     x: float = 0.5
     """Of the middle of the hips."""
     ground: float = 0.92
@@ -83,7 +97,7 @@ class Picture:
     image: NDArray[np.uint8] = field(repr=False)
     """(size, size, 3), RGB."""
     keypoints: NDArray[np.float32] = field(repr=False)
-    """(18, 3) in OpenPose's order: x and y in pixels (0 is the middle of the first pixel), and visibility 0 or 1."""
+    """(18, 3) in OpenPose's order: x and y in pixels (0 = middle of the first pixel), visibility 0 or 1."""
 
     @property
     def depth(self) -> NDArray[np.float32]:
@@ -122,8 +136,17 @@ def _paint(scene: Scene, canvas: Canvas) -> Points:
     width = 0.16 * scene.height + 0.35 * abs(float(feet[1] - feet[0]))
     places.shadow(stage, scene.place, float(feet.mean()), scene.ground, width, 2.0 * scene.pose.lift)
     lean = math.radians(scene.pose.lean)
-    puppet = figures.Puppet(canvas, joints, head, scene.height, lean, lean + math.radians(scene.pose.tilt),
-                            scene.pose.turn, figures.COLOUR_VALUES[scene.colour], stage.nearness(scene.ground))
+    puppet = figures.Puppet(
+        canvas=canvas,
+        joints=joints,
+        head=head,
+        unit=scene.height,
+        lean=lean,
+        tilt=lean + math.radians(scene.pose.tilt),
+        turn=scene.pose.turn,
+        colour=figures.COLOUR_VALUES[scene.colour],
+        near=stage.nearness(scene.ground),
+    )
     figures.paint(puppet, scene.kind)
     return joints
 
@@ -157,7 +180,7 @@ def _joints(pose: Pose) -> tuple[Points, Points]:
 
 
 def _swing(angle: float, side: int) -> Points:
-    """The direction of a limb at this angle (degrees from hanging down, outward) on this side (-1 = left of picture)."""
+    """The direction of a limb at this angle (degrees, outward) on this side (-1 = left in the picture)."""
     a = math.radians(angle)
     return np.array([side * math.sin(a), math.cos(a)])
 
@@ -169,14 +192,15 @@ def _sole(joints: Points) -> float:
 def _extent(kind: str, pose: Pose) -> tuple[float, float, float]:
     """How far the drawn figure reaches left, right and up from hips and ground, in figure units."""
     joints, head = _joints(pose)
-    top = min(float(joints[:, 1].min()) - figures.HAND_RADIUS, float(head[1]) - figures.HEAD_RADIUS - figures.ABOVE[kind])
+    crown = float(head[1]) - figures.HEAD_RADIUS - figures.ABOVE[kind]
+    top = min(float(joints[:, 1].min()) - figures.HAND_RADIUS, crown)
     left = min(float(joints[:, 0].min()) - 0.07, float(head[0]) - 0.28)
     right = max(float(joints[:, 0].max()) + 0.07, float(head[0]) + 0.28)
     return left, right, _sole(joints) + pose.lift - top
 
 
 def _fit(scene: Scene, poses: Iterable[Pose]) -> tuple[float, tuple[float, float], float]:
-    """The largest height up to the scene's at which all poses fit, the range of x there, and the highest ground."""
+    """The largest height up to the scene's at which all poses fit, the range of x, and the highest ground."""
     extents = np.array([_extent(scene.kind, pose) for pose in poses])
     left, right, up = float(extents[:, 0].min()), float(extents[:, 1].max()), float(extents[:, 2].max())
     height = min(scene.height, 0.96 / (right - left), 0.93 / up)
@@ -184,7 +208,7 @@ def _fit(scene: Scene, poses: Iterable[Pose]) -> tuple[float, tuple[float, float
 
 
 def random_pose(rng: np.random.Generator) -> Pose:
-    """A pose out of all plausible ones: free limbs, ordinary standing, or a moment of a motion. The face stays visible."""
+    """A plausible pose: free limbs, ordinary standing, or a moment of a motion. The face stays visible."""
     kind = rng.random()
     while True:
         if kind < 0.55:
@@ -193,7 +217,7 @@ def random_pose(rng: np.random.Generator) -> Pose:
             motion = MOTIONS[int(rng.integers(len(MOTIONS)))]
             pose = _jitter(rng, _MOTIONS[motion][1](float(rng.random())), 5.0)
         else:
-            pose = _jitter(rng, Pose(), 12.0)
+            pose = _jitter(rng, STANDING, 12.0)
         if rng.random() < 0.5:
             pose = pose.mirrored()
         if _plausible(pose):
@@ -225,7 +249,7 @@ def _free_pose(rng: np.random.Generator) -> Pose:
 
 def _plausible(pose: Pose) -> bool:
     """Whether the face is free, the legs are not crossed and at least one of them bears the figure."""
-    joints, head = _joints(pose)
+    joints, _ = _joints(pose)
     face = joints[[figures.NOSE, figures.R_EYE, figures.L_EYE]]
     for elbow in (figures.R_ELBOW, figures.L_ELBOW):
         bone = joints[elbow] + np.linspace(0, 1.15, 5)[:, None] * (joints[elbow + 1] - joints[elbow])
@@ -252,15 +276,16 @@ def random_scene(rng: np.random.Generator, *, kind: str | None = None, colour: s
     height, (left, right), highest = _fit(scene, [scene.pose])
     middle = (left + right) / 2
     x = middle + (rng.uniform(left, right) - middle) * 0.9
-    return replace(scene, height=height, x=float(x), ground=float(rng.uniform(min(max(highest, 0.78), 0.96), 0.97)))
+    ground = rng.uniform(min(max(highest, 0.78), 0.96), 0.97)
+    return replace(scene, height=height, x=float(x), ground=float(ground))
 
 
 def _walk(t: float) -> Pose:
-    """Stepping on the spot or along, as seen from the front: knees come up in turn, arms swing against them."""
+    """Steps as seen from the front: knees come up in turn, arms swing against them."""
     s = math.sin(2 * math.pi * t)
     right, left = max(0.0, s) ** 1.5, max(0.0, -s) ** 1.5
-    return Pose(22 + 16 * s, 12 + 14 * s, 22 - 16 * s, 12 - 14 * s, 5 + 38 * right, -52 * right, 5 + 38 * left,
-                -52 * left, lean=-3.5 * s, tilt=4 * s)
+    arms = (22 + 16 * s, 12 + 14 * s, 22 - 16 * s, 12 - 14 * s)
+    return Pose(*arms, 5 + 38 * right, -52 * right, 5 + 38 * left, -52 * left, lean=-3.5 * s, tilt=4 * s)
 
 
 def _wave(t: float) -> Pose:
@@ -273,20 +298,22 @@ def _dance(t: float) -> Pose:
     """Arms go up in turn, the body swings over bending knees."""
     s, c = math.sin(2 * math.pi * t), math.sin(4 * math.pi * t)
     bend = 0.5 * (1 - math.cos(4 * math.pi * t))
-    return Pose(85 + 60 * s, 25 + 30 * c, 85 - 60 * s, 25 + 30 * c, 14 + 14 * bend + 8 * s, -26 * bend,
-                14 + 14 * bend - 8 * s, -26 * bend, lean=9 * s, tilt=-7 * s)
+    arms = (85 + 60 * s, 25 + 30 * c, 85 - 60 * s, 25 + 30 * c)
+    legs = (14 + 14 * bend + 8 * s, -26 * bend, 14 + 14 * bend - 8 * s, -26 * bend)
+    return Pose(*arms, *legs, lean=9 * s, tilt=-7 * s)
 
 
 def _jump(t: float) -> Pose:
     """A crouch, a leap with arms and legs thrown out, a landing."""
     s = math.sin(2 * math.pi * t)
     air, crouch = max(0.0, s), max(0.0, -s)
-    return Pose(30 + 110 * air - 10 * crouch, 10 + 20 * air + 15 * crouch, 30 + 110 * air - 10 * crouch,
-                10 + 20 * air + 15 * crouch, 8 + 18 * air + 34 * crouch, -60 * crouch, 8 + 18 * air + 34 * crouch,
-                -60 * crouch, lift=0.2 * air)
+    arm = (30 + 110 * air - 10 * crouch, 10 + 20 * air + 15 * crouch)
+    leg = (8 + 18 * air + 34 * crouch, -60 * crouch)
+    return Pose(*arm, *arm, *leg, *leg, lift=0.2 * air)
 
 
-_MOTIONS: dict[str, tuple[float, Callable[[float], Pose]]] = {  # cycles a second, and the pose at a point of the cycle
+# cycles a second, and the pose at a point of the cycle
+_MOTIONS: dict[str, tuple[float, Callable[[float], Pose]]] = {
     "walk": (1.0, _walk), "wave": (0.6, _wave), "dance": (0.75, _dance), "jump": (0.8, _jump),
 }
 MOTIONS = tuple(_MOTIONS)
@@ -296,8 +323,8 @@ def motion_scenes(scene: Scene, motion: str, frames: int, *, fps: float = 12.0, 
                   travel: float = 0.0) -> list[Scene]:
     """The scene in motion: one scene a frame, moving smoothly.
 
-    The place pans by `pan` and the figure travels by `travel` frame widths a second (turning back at the frame's
-    edges). The figure is drawn smaller than the scene says where it would otherwise leave the frame.
+    The place pans by `pan` and the figure travels by `travel` frame widths a second (turning back at the
+    edges of the frame). The figure is drawn smaller than the scene says where it would otherwise leave the frame.
     """
     rate, pose_at = _MOTIONS[motion]
     mirror = scene.background % 2 == 1
@@ -311,5 +338,8 @@ def motion_scenes(scene: Scene, motion: str, frames: int, *, fps: float = 12.0, 
     way = (start + travel * times) % (2 * room)
     xs = left + np.where(way > room, 2 * room - way, way)
     ground = max(scene.ground, min(highest, 0.97))
-    return [replace(scene, pose=pose, height=height, x=float(x), ground=ground, pan=scene.pan + pan * float(t))
-            for pose, x, t in zip(poses, xs, times, strict=True)]
+    standing = replace(scene, height=height, ground=ground)
+    return [
+        replace(standing, pose=pose, x=float(x), pan=scene.pan + pan * float(t))
+        for pose, x, t in zip(poses, xs, times, strict=True)
+    ]
