@@ -1,0 +1,375 @@
+"""The command line: `zs2kit edit` and `zs2kit plugins`.
+
+Torch, PyAV and diffusers take seconds to import, so only the commands that need them do.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import math
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from fractions import Fraction
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zs2kit import __version__
+from zs2kit.errors import UsageError, Zs2Error
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from zs2kit.clip import Clip, Frame
+
+log = logging.getLogger("zs2kit")
+
+SCHEDULERS = ("ddim", "euler", "dpm++", "unipc", "lcm")  # those of zs2kit.sampler; a test says so
+
+# Libraries whose warnings are about their own code, and nothing that a user of zs2kit can act on.
+NOISY = ("controlnet_aux", "diffusers", "huggingface_hub", "timm", "torch", "torchvision", "transformers")
+
+
+class Commands(click.Group):
+    """A group of commands in which every expected failure is one line on stderr."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command and exit: 0, 1 (failed), 2 (used wrongly) or 130 (interrupted)."""
+        try:
+            code = super().main(*args, **{**extra, "standalone_mode": False})
+        except click.Abort:
+            code = _fail("interrupted", 130)
+        except click.UsageError as error:
+            asked = error.ctx.command_path if error.ctx else "zs2kit"
+            code = _fail(f"{error.format_message()} See '{asked} --help'.", 2)
+        except UsageError as error:
+            code = _fail(str(error), 2)
+        except Zs2Error as error:
+            code = _fail(str(error), 1)
+        sys.exit(code)
+
+
+def _fail(message: str, code: int) -> int:
+    _say(f"error: {message}")
+    return code
+
+
+def _say(message: str) -> None:
+    print("zs2kit:", " ".join(message.split()), file=sys.stderr)  # one line, whatever the message
+
+
+def time(text: str) -> Fraction:
+    """Seconds, or [HH:]MM:SS, with decimals -> seconds."""
+    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):(?=[0-5]?\d\b))?(\d*\.?\d+)", text)
+    if not match:
+        raise click.BadParameter(f"'{text}' is no time; write seconds (12.5) or [HH:]MM:SS (1:02.5).")
+    hours, minutes, seconds = match.groups(default="0")
+    return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
+
+
+def size(text: str) -> tuple[int, int]:
+    """Width and height as video people write them, 512x288 -> (height, width), the order of arrays."""
+    match = re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", text)
+    if not match:
+        raise click.BadParameter(f"'{text}' is no size; write WIDTHxHEIGHT, such as 512x288.")
+    return int(match[2]), int(match[1])
+
+
+@click.group(
+    name="zs2kit",
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, prog_name="zs2kit")
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Edit video with image diffusion models, without training."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+@main.command(context_settings={"show_default": True})
+@click.argument("clip", type=click.Path(path_type=Path))
+@click.option("--prompt", help="What the result shows.  [default: the bundled model has one of its own]")
+@click.option("--negative-prompt", default="", help="What the result should not show.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The result.  [default: beside CLIP, named after the plugins: CLIP-pose.mp4]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+@click.option("--plugin", "names", metavar="NAME", multiple=True, help="Use a plugin; may be repeated.")
+@click.option(
+    "--set",
+    "settings",
+    metavar="PLUGIN.OPTION=VALUE",
+    multiple=True,
+    help="Set an option of a plugin, as pose.scale=0.8; may be repeated. See 'zs2kit plugins NAME'.",
+)
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="A diffusers folder, a .safetensors file or a hub name.  [default: puppets, the bundled model]",
+)
+@click.option("--scheduler", type=click.Choice(SCHEDULERS), default="ddim", help="The sampler.")
+@click.option("--steps", type=click.IntRange(1), default=20, help="Denoising steps.")
+@click.option(
+    "--guidance-scale", type=click.FloatRange(0), default=5.0, help="How strongly the prompt is followed."
+)
+@click.option(
+    "--momentum",
+    type=click.FloatRange(0, 1),
+    default=0.98,
+    help="How much of the frames before it a frame attends to: 0 none, 1 only the first.",
+)
+@click.option(
+    "--divergence",
+    type=click.FloatRange(0, math.sqrt(math.e)),
+    default=0.01,
+    help="How much the noise changes from frame to frame: 0 not at all, 1.65 entirely.",
+)
+@click.option("--size", type=size, metavar="WxH", help="The size to work at.  [default: the model's own]")
+@click.option(
+    "--chunk-size",
+    type=click.IntRange(1),
+    default=8,
+    help="Frames sampled at once: more is faster and takes more memory.",
+)
+@click.option(
+    "--start",
+    type=time,
+    metavar="TIME",
+    help="Where in CLIP to begin: seconds or [HH:]MM:SS.  [default: its start]",
+)
+@click.option("--end", type=time, metavar="TIME", help="Where in CLIP to stop.  [default: its end]")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Another seed, another result.")
+@click.option(
+    "--device", metavar="NAME", help="Where to compute: cpu, cuda, mps.  [default: the fastest here]"
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    help="The precision to compute in.  [default: what suits the device]",
+)
+@click.option(
+    "--quality",
+    type=click.IntRange(0, 51),
+    default=18,
+    help="The result's constant rate factor: 0 lossless, 51 worst.",
+)
+@click.option(
+    "--sheet",
+    type=click.Path(path_type=Path),
+    metavar="PNG",
+    help="Also write a contact sheet, source above result.",
+)
+@click.option("--quiet", is_flag=True, help="Say only what is wrong, and the result's name.")
+@click.option("--verbose", is_flag=True, help="Say what is done, and with which settings.")
+def edit(
+    clip: Path,
+    prompt: str | None,
+    negative_prompt: str,
+    out: Path | None,
+    overwrite: bool,
+    names: Sequence[str],
+    settings: Sequence[str],
+    model: str | None,
+    scheduler: str,
+    steps: int,
+    guidance_scale: float,
+    momentum: float,
+    divergence: float,
+    size: tuple[int, int] | None,
+    chunk_size: int,
+    start: Fraction | None,
+    end: Fraction | None,
+    seed: int,
+    device: str | None,
+    dtype: str | None,
+    quality: int,
+    sheet: Path | None,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Make a new video out of CLIP, with its motion and its sound.
+
+    The result's name is printed last, and alone on standard output.
+    """
+    if quiet and verbose:
+        raise UsageError("--quiet and --verbose exclude each other; use one of them")
+    if start is not None and end is not None and start >= end:
+        raise UsageError("--start must lie before --end")
+    chosen = _settings(names, settings)
+    with _manners(verbose), _progress(quiet) as progress:
+        task = progress.add_task("looking at the clip", total=None)
+        # What is quickly checked is checked first: a typing error must not cost the loading of a model.
+        from zs2kit import io, plugins
+
+        source = io.read(clip, start=start, end=end)
+        suffix = clip.suffix if clip.suffix.lower() in io.FORMATS else ".mp4"
+        out = out or clip.with_name("-".join([clip.stem, *(names or ["edit"])]) + suffix)
+        io.check_output(out, source, overwrite)
+        if sheet:
+            from zs2kit.sheet import check_sheet
+
+            check_sheet(sheet, [clip, out], overwrite)
+
+        progress.update(task, description="loading the model")
+        _hush()
+        from zs2kit.model import BUNDLED, Model
+        from zs2kit.scan import edit
+
+        built = [plugins.build(name, chosen[name]) for name in names]
+        name = model or plugins.default_model(built) or BUNDLED
+        loaded = Model.load(name, device=device, dtype=dtype)
+        log.info("model %s on %s in %s", loaded.name, loaded.device, loaded.dtype)
+        if prompt is None and not quiet:
+            _say(f"no --prompt; using the model's own: '{loaded.default_prompt}'")
+        edited = edit(
+            source,
+            prompt,
+            plugins=built,
+            model=loaded,
+            negative_prompt=negative_prompt,
+            scheduler=scheduler,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            momentum=momentum,
+            divergence=divergence,
+            size=size,
+            chunk_size=chunk_size,
+            seed=seed,
+        )
+        progress.update(task, description="editing")
+        io.write(out, _counted(edited, progress, task), quality=quality, overwrite=overwrite)
+        if sheet:
+            from zs2kit.sheet import write_sheet
+
+            progress.update(task, description="drawing the sheet")
+            write_sheet(sheet, {"source": io.read(clip, start=start, end=end), "result": io.read(out)})
+    click.echo(out)
+
+
+def _settings(names: Sequence[str], settings: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return every chosen plugin's settings by option; `UsageError` if they don't fit together."""
+    chosen: dict[str, dict[str, str]] = {}
+    for name in names:
+        if name in chosen:
+            raise UsageError(f"--plugin {name} is given twice; give it once")
+        chosen[name] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        name, dot, option = key.partition(".")
+        if not (name and dot and option and equals):
+            raise UsageError(f"--set takes PLUGIN.OPTION=VALUE, such as pose.scale=0.8, not '{setting}'")
+        if name not in chosen:
+            raise UsageError(f"--set {setting} is for a plugin that is not used; add --plugin {name}")
+        if option in chosen[name]:
+            raise UsageError(f"--set {key} is given twice; give it once")
+        chosen[name][option] = value
+    return chosen
+
+
+class _Lines(logging.Handler):
+    """Prints records as the command line prints everything."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(record.getMessage())
+
+
+@contextmanager
+def _manners(verbose: bool) -> Iterator[None]:
+    """Within this context zs2kit's log and all warnings for users are single lines on stderr."""
+    handler = _Lines()
+    log.addHandler(handler)
+    log.setLevel(logging.INFO if verbose else logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", UserWarning)
+            warnings.filterwarnings("ignore", module=rf"({'|'.join(NOISY)})(\.|$)")
+            warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+            yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
+
+
+def _hush() -> None:
+    """Keep what the libraries that load models would log for their own developers off the terminal."""
+    from diffusers.utils import logging as diffusers_log
+    from huggingface_hub.utils import logging as hub_log
+    from transformers.utils import logging as transformers_log
+
+    for library in (diffusers_log, hub_log, transformers_log):
+        library.set_verbosity_error()
+
+
+def _progress(quiet: bool) -> Progress:
+    """Return a progress display on stderr: frames done, time left. Silent if stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=Console(stderr=True),
+        speed_estimate_period=600,  # frames come a chunk at a time: average over several chunks
+        disable=quiet or not sys.stderr.isatty(),
+    )
+
+
+def _counted(clip: Clip, progress: Progress, task: TaskID) -> Clip:
+    """Return ``clip`` with every frame reported to ``progress`` once the next one is asked for."""
+
+    def frames() -> Iterator[Frame]:
+        progress.update(task, total=clip.frame_count)
+        for frame in clip:
+            yield frame
+            progress.advance(task)
+
+    return replace(clip, frames=frames())
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plugins(name: str | None, as_json: bool) -> None:
+    """List the installed plugins, or describe the one called NAME."""
+    from zs2kit import plugins
+
+    if name is None:
+        found = [{"name": each, **_origin(entry)} for each, entry in plugins.installed().items()]
+        lines = [f"{each['name']:16}{each['distribution']} {each['version']}" for each in found]
+        click.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines))
+        return
+    cls = plugins.load(name)
+    about = inspect.cleandoc(cls.__doc__ or "")
+    origin = _origin(plugins.installed()[name])
+    options = plugins.options(cls)
+    if as_json:
+        described = [{**asdict(option), "type": option.type.__name__} for option in options]
+        click.echo(json.dumps({"name": name, **origin, "help": about, "options": described}, indent=2))
+        return
+    click.echo(f"{name} ({origin['distribution']} {origin['version']})\n\n{about}\n")
+    click.echo(f"Options, each set as --set {name}.OPTION=VALUE:" if options else "It has no options.")
+    for option in options:
+        click.echo(f"\n  {option.name}: {option.kind}  [default: {option.default}]\n      {option.help}")
+
+
+def _origin(entry: EntryPoint) -> dict[str, str]:
+    """The distribution that brought a plugin."""
+    assert entry.dist is not None  # entry_points() always sets it
+    return {"distribution": entry.dist.name, "version": entry.dist.version}
