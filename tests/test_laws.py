@@ -1,0 +1,328 @@
+"""The laws that every change must keep, on tiny real models, each beside a control that breaks it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+import zs2kit
+from zs2kit.attention import self_attention
+from zs2kit.carry import Carry
+from zs2kit.clip import Fit
+from zs2kit.control import Control
+from zs2kit.hookspecs import hookimpl
+from zs2kit.model import Model
+from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
+from zs2kit.sampler import SCHEDULERS, make_scheduler
+from zs2kit.scan import Scan, chunk_of
+from zs2kit.testing import drawn_clip
+
+SAME = 1e-4  # of decoded frames in [0, 1], float32
+FRAMES = 5
+
+
+@dataclass(eq=False)
+class Picture(Control):
+    """Steers with the source's own pixels as the map."""
+
+    def controlnet(self, model: Model) -> Path:
+        return model.bundled("controlnet_pose")
+
+    def detect(self, images, chunk):
+        return images
+
+
+@dataclass(eq=False)
+class Raises:
+    """Fails at the third call of the denoiser."""
+
+    @hookimpl
+    def setup(self):
+        self.calls = 0
+
+    @hookimpl
+    def denoiser_inputs(self):
+        self.calls += 1
+        if self.calls == 3:
+            raise RuntimeError("on purpose")
+
+
+SETTINGS = {
+    "prompt": "a cat",
+    "negative_prompt": "",
+    "scheduler": "ddim",
+    "num_inference_steps": 8,
+    "guidance_scale": 5.0,
+    "momentum": 0.9,
+    "divergence": 0.4,
+    "seed": 0,
+}
+
+
+def make_scan(model: Model, plugins=(), **settings) -> Scan:
+    return Scan(model, plugins, **(SETTINGS | settings))
+
+
+def chunks(model: Model, sizes) -> list:
+    """A drawn clip cut into chunks of the given sizes."""
+    frames = list(drawn_clip(sum(sizes)))
+    fit = Fit.into((32, 32), model.native_size, model.multiple)
+    starts = np.cumsum([0, *sizes])
+    return [chunk_of(frames[a:b], int(a), fit) for a, b in zip(starts, starts[1:], strict=False)]
+
+
+def pixels(model: Model, plugins=(), sizes=(FRAMES,), *, carried=True, **settings) -> torch.Tensor:
+    """The edited frames (frames, 3, height, width) in [0, 1] before they become 8-bit."""
+    scan = make_scan(model, plugins, **settings)
+    carry, result = Carry(), []
+    for chunk in chunks(model, sizes):
+        carry, made = scan(carry if carried else Carry(), chunk)
+        result.append(made)
+    return torch.cat(result)
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    return (a - b).abs().max().item()
+
+
+# 1. Same twice.
+
+
+def test_the_same_seed_gives_the_same_frames_to_the_bit(tiny):
+    assert torch.equal(pixels(tiny), pixels(tiny))
+    assert difference(pixels(tiny), pixels(tiny, seed=1)) > 10 * SAME
+
+
+# 2. Chunk size does not matter.
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_chunk_size_does_not_matter(tiny, scheduler):
+    plugins = [Picture()]
+    whole = pixels(tiny, plugins, scheduler=scheduler)
+    for sizes in ([1] * FRAMES, [2, 2, 1], [3, 2]):
+        assert difference(pixels(tiny, plugins, sizes, scheduler=scheduler), whole) <= SAME
+    assert difference(pixels(tiny, plugins, [2, 2, 1], scheduler=scheduler, carried=False), whole) > 10 * SAME
+
+
+def test_the_running_average_itself_is_carried(tiny):
+    """Noise is carried in the control, attention isn't: the law must notice that alone."""
+    scan = make_scan(tiny)
+    carry, result = Carry(), []
+    for chunk in chunks(tiny, [2, 2, 1]):
+        carry, made = scan(Carry({k: v for k, v in carry.items() if k.startswith("noise")}), chunk)
+        result.append(made)
+    assert difference(torch.cat(result), pixels(tiny)) > 10 * SAME
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_chunk_size_does_not_matter_in_half_precision(tiny_folders, dtype):
+    model = Model.load(tiny_folders["epsilon"], dtype=dtype)
+
+    def psnr(a, b):
+        return -10 * math.log10(max((a - b).square().mean().item(), 1e-12))
+
+    whole = pixels(model)
+    assert psnr(pixels(model, sizes=[2, 2, 1]), whole) >= 40
+    assert torch.isfinite(whole).all()
+
+
+# 3. Neutral is neutral.
+
+
+def test_scale_0_is_no_plugin(tiny):
+    assert torch.equal(pixels(tiny, [Picture(scale=0)]), pixels(tiny))
+    assert difference(pixels(tiny, [Picture(scale=0.5)]), pixels(tiny)) > 10 * SAME
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
+@pytest.mark.parametrize("scheduler", [name for name in SCHEDULERS if name != "lcm"])  # lcm draws its own noise
+def test_parity_with_the_diffusers_pipeline(tiny, scheduler, guidance_scale):
+    ours = pixels(
+        tiny, momentum=0, divergence=MAX_DIVERGENCE, scheduler=scheduler, guidance_scale=guidance_scale
+    )
+    theirs = reference(tiny, diffusers.StableDiffusionPipeline, scheduler, guidance_scale)
+    worst = difference(ours, theirs)
+    kind = tiny.scheduler_config["prediction_type"]
+    print(f"largest difference, {kind}, {scheduler}, guidance {guidance_scale}: {worst:.1e}")
+    assert worst <= 1e-3
+    averaged = pixels(tiny, divergence=MAX_DIVERGENCE, scheduler=scheduler, guidance_scale=guidance_scale)
+    assert difference(averaged, theirs) > 1e-2
+
+
+def test_parity_would_notice_unscaled_model_input(tiny, monkeypatch):
+    settings = {"momentum": 0, "divergence": MAX_DIVERGENCE, "scheduler": "euler"}
+    right = pixels(tiny, **settings)
+    monkeypatch.setattr(diffusers.EulerDiscreteScheduler, "scale_model_input", lambda self, x, t: x)
+    assert difference(pixels(tiny, **settings), right) > 1e-2
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "euler"])
+def test_parity_with_the_diffusers_controlnet_pipeline(tiny, scheduler):
+    plugin = Picture(scale=0.7, start=0.2, end=0.8)
+    ours = pixels(tiny, [plugin], momentum=0, divergence=MAX_DIVERGENCE, scheduler=scheduler)
+    maps = (chunks(tiny, [FRAMES])[0].pixels + 1) / 2
+    theirs = reference(tiny, diffusers.StableDiffusionControlNetPipeline, scheduler, 5.0, maps)
+    worst = difference(ours, theirs)
+    print(f"largest difference, ControlNet, {scheduler}: {worst:.1e}")
+    assert worst <= 1e-3
+    uncontrolled = pixels(tiny, momentum=0, divergence=MAX_DIVERGENCE, scheduler=scheduler)
+    assert difference(uncontrolled, theirs) > 1e-2
+
+
+def reference(model: Model, cls, scheduler: str, guidance_scale: float, maps=None) -> torch.Tensor:
+    """Frame by frame, what diffusers' own pipeline makes of the same noise."""
+    components = {name: part for name, part in model.pipeline.components.items() if name != "image_encoder"}
+    components["scheduler"] = make_scheduler(scheduler, model.scheduler_config, 8, model.device)
+    settings = {"requires_safety_checker": False}
+    if maps is not None:
+        folder = model.bundled("controlnet_pose")
+        components["controlnet"] = diffusers.ControlNetModel.from_pretrained(folder)
+    pipeline = cls(**components, **settings)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = dependency_noise(model.latent_shape(32, 32), range(FRAMES), MAX_DIVERGENCE, 0)
+    made = []
+    for index in range(FRAMES):
+        control = {}
+        if maps is not None:
+            control = {
+                "image": maps[index : index + 1],
+                "controlnet_conditioning_scale": 0.7,
+                "control_guidance_start": 0.2,
+                "control_guidance_end": 0.8,
+            }
+        made.append(
+            pipeline(
+                "a cat",
+                num_inference_steps=8,
+                guidance_scale=guidance_scale,
+                latents=noise[index : index + 1],
+                output_type="pt",
+                height=32,
+                width=32,
+                **control,
+            ).images
+        )
+    return torch.cat(made)
+
+
+class FirstFrame:
+    """Attention of every frame to the first, written out: the reference for momentum 1."""
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None):
+        first = hidden_states[:1].expand_as(hidden_states)
+        return diffusers.models.attention_processor.AttnProcessor()(attn, hidden_states, first)
+
+
+def test_momentum_1_is_attention_to_the_first_frame(tiny):
+    ours = pixels(tiny, momentum=1)
+    originals = dict(tiny.unet.attn_processors)
+    tiny.unet.set_attn_processor(originals | {name: FirstFrame() for name in self_attention(tiny.unet)})
+    try:
+        theirs = pixels(tiny, momentum=0)
+    finally:
+        tiny.unet.set_attn_processor(originals)
+    assert difference(ours, theirs) <= SAME
+    assert difference(pixels(tiny, momentum=0.9), theirs) > 10 * SAME
+
+
+# 4. No trace.
+
+
+def state(model: Model):
+    weights = {name: copy.deepcopy(tensor) for name, tensor in model.unet.state_dict().items()}
+    return dict(model.unet.attn_processors), weights, dict(model.pipeline.scheduler.config)
+
+
+def assert_untouched(model: Model, before) -> None:
+    processors, weights, scheduler = before
+    now = model.unet.attn_processors
+    assert list(now) == list(processors) and all(now[name] is processors[name] for name in processors)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.unet.state_dict().items())
+    assert dict(model.pipeline.scheduler.config) == scheduler
+    assert not model.lock.locked()
+
+
+def test_an_edit_leaves_no_trace(tiny):
+    before = state(tiny)
+    list(zs2kit.edit(drawn_clip(3), model=tiny, plugins=[Picture()], num_inference_steps=2))
+    assert_untouched(tiny, before)
+
+
+def test_an_edit_left_half_way_leaves_no_trace(tiny):
+    before = state(tiny)
+    grad = torch.is_grad_enabled()
+    frames = iter(zs2kit.edit(drawn_clip(4), model=tiny, num_inference_steps=2, chunk_size=2))
+    next(frames)
+    assert_untouched(tiny, before)
+    assert torch.is_grad_enabled() == grad
+    frames.close()
+    assert_untouched(tiny, before)
+
+
+def test_an_edit_that_fails_leaves_no_trace(tiny):
+    before = state(tiny)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        list(zs2kit.edit(drawn_clip(2), model=tiny, plugins=[Raises()], num_inference_steps=4))
+    assert_untouched(tiny, before)
+
+
+def test_a_trace_would_be_seen(tiny):
+    """The control of law 4: a processor that stays behind."""
+    before = state(tiny)
+    tiny.unet.set_attn_processor(before[0] | {name: FirstFrame() for name in self_attention(tiny.unet)})
+    with pytest.raises(AssertionError):
+        assert_untouched(tiny, before)
+    tiny.unet.set_attn_processor(dict(before[0]))
+    assert_untouched(tiny, before)
+
+
+def test_plugins_are_not_changed(tiny):
+    plugin = Picture(scale=0.5)
+    pixels(tiny, [plugin])
+    assert vars(plugin) == vars(Picture(scale=0.5))
+
+
+# 5. Killed is not lost: a carry on disk is all that the rest of a clip needs.
+
+
+def test_a_saved_carry_goes_on_where_it_was_left(tiny, tmp_path):
+    first, second = chunks(tiny, [3, 2])
+    scan = make_scan(tiny, [Picture()])
+    carry, _ = scan(Carry(), first)
+    _, expected = scan(carry, second)
+    carry.save(tmp_path / "carry.safetensors")
+    resumed = make_scan(tiny, [Picture()])
+    restored = Carry.load(tmp_path / "carry.safetensors")
+    assert restored.nbytes == carry.nbytes > 0
+    assert torch.equal(resumed(restored, second)[1], expected)
+    assert difference(resumed(Carry(), second)[1], expected) > 10 * SAME
+
+
+# The method's own promises.
+
+
+def test_step_noise_keeps_frames_correlated(tiny):
+    """LCM adds noise at each step; it must follow the chain, or the frames fall apart."""
+
+    def neighbours(divergence):
+        made = pixels(tiny, scheduler="lcm", divergence=divergence, momentum=0)
+        return (made[1:] - made[:-1]).abs().mean().item()
+
+    still = pixels(tiny, scheduler="lcm", divergence=0, momentum=0)
+    assert difference(still, still[:1].expand_as(still)) <= SAME
+    assert neighbours(MAX_DIVERGENCE) > 3 * neighbours(0.01)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_schedulers_come_from_the_checkpoint(tiny, name):
+    scheduler = make_scheduler(name, tiny.scheduler_config, 4, tiny.device)
+    assert scheduler.config.prediction_type == tiny.scheduler_config["prediction_type"]
+    assert len(scheduler.timesteps) == 4

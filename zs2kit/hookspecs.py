@@ -1,0 +1,90 @@
+"""The hooks: the moments of an edit at which a plugin may act.
+
+A plugin is a dataclass whose fields are its options and whose methods, marked with `hookimpl`,
+are the hooks that it takes part in. A method may leave out arguments that it doesn't need.
+What several plugins return is combined without regard to their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    import torch
+
+    from zs2kit.clip import Chunk
+    from zs2kit.denoiser import Branch, Denoiser, Step
+    from zs2kit.model import Model
+
+hookspec = pluggy.HookspecMarker("zs2kit")
+hookimpl = pluggy.HookimplMarker("zs2kit")
+
+
+@dataclass(eq=False)
+class DenoiserInputs:
+    """What a plugin adds to one call of the U-Net.
+
+    ``down`` and ``mid`` are residuals as a diffusers ControlNet returns them (already scaled); those
+    of several plugins are added up. ``conditions`` join the call's ``added_cond_kwargs``.
+    ``channels`` (frames, channels, height, width of the latents) are appended to the latents, for
+    U-Nets with more input channels than latents; one plugin at most may give them.
+    """
+
+    down: Sequence[torch.Tensor] = ()
+    mid: torch.Tensor | None = None
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    channels: torch.Tensor | None = None
+
+
+@hookspec
+def setup(model: Model, denoiser: Denoiser) -> None:
+    """Load side networks; called once per edit, before the first chunk.
+
+    ``denoiser.attach(name, network)`` gives a side network's self-attention the same temporal
+    momentum as the U-Net's. Check here that options fit ``model``, and raise `zs2kit.Zs2Error` if not.
+    """
+
+
+@hookspec
+def guidance(
+    prompt: str | None, negative_prompt: str, guidance_scale: float, model: Model, chunk: Chunk
+) -> list[Branch] | None:
+    """Return the branches of the guidance for this chunk, or None; called once per chunk.
+
+    Their weights sum to 1. One plugin at most may implement this; without it, classifier-free
+    guidance is used.
+    """
+
+
+@hookspec
+def prepare(chunk: Chunk, model: Model) -> None:
+    """Look at the chunk's frames before it is sampled, and keep on self what later hooks need."""
+
+
+@hookspec
+def initial_latents(
+    chunk: Chunk, noise: torch.Tensor, steps: Sequence[Step], model: Model, denoiser: Denoiser
+) -> tuple[torch.Tensor, int] | None:
+    """Return the latents to start from and the index of the first step to take, or None.
+
+    ``noise`` (frames, channels, height, width) is the chunk's dependency noise of unit variance.
+    Called once per chunk; one plugin at most may implement it; without it, sampling starts from
+    the noise at step 0.
+    """
+
+
+@hookspec
+def denoiser_inputs(step: Step, branch: Branch, latents: torch.Tensor) -> DenoiserInputs | None:
+    """Return what to add to this call of the U-Net, or None; called for every step and branch.
+
+    ``latents`` (frames, channels, height, width) are already scaled for the model by the scheduler.
+    """
+
+
+@hookspec
+def finish(frames: int) -> None:
+    """Say what the user should know of the whole edit; called once, after the last of ``frames`` frames."""

@@ -1,0 +1,217 @@
+"""Plugins by name: which are installed, what their options are, and one built from strings."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
+
+import pluggy
+
+from zs2kit import hookspecs
+from zs2kit.errors import PluginError, UsageError
+
+GROUP = "zs2kit"  # the entry-point group in which distributions name their plugins
+
+
+def option(default: Any, help: str, *, minimum: float | None = None, maximum: float | None = None) -> Any:
+    """Declare a plugin's option: a dataclass field with its description and, for numbers, its range."""
+    return dataclasses.field(default=default, metadata={"help": help, "minimum": minimum, "maximum": maximum})
+
+
+@dataclass(frozen=True)
+class Option:
+    """A plugin's option, as read from its dataclass field."""
+
+    name: str
+    type: type  # bool, int, float or str
+    optional: bool  # None is allowed
+    choices: tuple[str, ...]  # empty: any value
+    default: Any
+    help: str
+    minimum: float | None
+    maximum: float | None
+
+    @property
+    def kind(self) -> str:
+        """What values it takes, in words."""
+        if self.choices:
+            words = f"one of {', '.join(self.choices)}"
+        elif self.type in (int, float):
+            words = "a whole number" if self.type is int else "a number"
+            if self.minimum is not None:
+                words += f" from {self.minimum:g}"
+            if self.maximum is not None:
+                words += f" up to {self.maximum:g}"
+        else:
+            words = "true or false" if self.type is bool else "text"
+        return f"{words}, or none" if self.optional else words
+
+    def parse(self, text: str) -> Any:
+        """Return the value that ``text`` stands for; ValueError if it stands for none."""
+        if self.optional and text.lower() == "none":
+            return None
+        if self.type is bool:
+            words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+            if text.lower() not in words:
+                raise ValueError(f"expected {self.kind}")
+            return words[text.lower()]
+        try:
+            return self.type(text)
+        except ValueError:
+            raise ValueError(f"expected {self.kind}") from None
+
+    def check(self, value: Any) -> None:
+        """ValueError if ``value`` is not allowed."""
+        if value is None and self.optional:
+            return
+        accepted: Any = (int, float) if self.type is float else self.type
+        if (
+            not isinstance(value, accepted)
+            or (isinstance(value, bool) and self.type is not bool)
+            or (self.choices and value not in self.choices)
+            or (self.minimum is not None and not value >= self.minimum)
+            or (self.maximum is not None and not value <= self.maximum)
+        ):
+            raise ValueError(f"expected {self.kind}")
+
+
+def installed() -> dict[str, EntryPoint]:
+    """Return the installed plugins' entry points by name, sorted, without importing any.
+
+    Raises `PluginError` if two distributions claim one name.
+    """
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=GROUP):
+        if entry.name in found and found[entry.name].value != entry.value:
+            raise PluginError(
+                f"two plugins are called '{entry.name}': {found[entry.name].value} and {entry.value}; "
+                "uninstall one of them"
+            )
+        found[entry.name] = entry
+    return dict(sorted(found.items()))
+
+
+def load(name: str) -> type:
+    """Import the plugin class called ``name``; `UsageError` if there is none, `PluginError` if it fails."""
+    known = installed()
+    if name not in known:
+        raise UsageError(f"no plugin is called '{name}'; installed: {', '.join(known) or 'none'}")
+    try:
+        cls = known[name].load()
+    except Exception as error:  # a third party's module may raise anything
+        raise PluginError(f"plugin '{name}' can't be imported: {type(error).__name__}: {error}") from error
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise PluginError(f"plugin '{name}' is not a dataclass ({known[name].value})")
+    return cls
+
+
+def options(cls: type) -> list[Option]:
+    """Return the options that a plugin class declares: its dataclass fields, made with `option`.
+
+    Raises `PluginError` for a field that isn't.
+    """
+    hints = typing.get_type_hints(cls)
+    found = []
+    for field in dataclasses.fields(cls):
+        if not field.init:
+            continue
+        if "help" not in field.metadata:
+            raise PluginError(
+                f"{cls.__name__}.{field.name} is not described; declare it with zs2kit.plugins.option(...)"
+            )
+        found.append(Option(field.name, *_kind(hints[field.name]), field.default, **field.metadata))
+    return found
+
+
+def _kind(hint: Any) -> tuple[type, bool, tuple[str, ...]]:
+    """Type, whether None is allowed, and choices, of a field's annotation."""
+    optional = False
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        rest = [each for each in typing.get_args(hint) if each is not type(None)]
+        optional, hint = True, rest[0]
+    if typing.get_origin(hint) is Literal:
+        return str, optional, typing.get_args(hint)
+    return hint, optional, ()
+
+
+def name_of(plugin: object) -> str:
+    """Return the name by which messages call a plugin: its entry point's, else its class's in lower case."""
+    cls = type(plugin)
+    value = f"{cls.__module__}:{cls.__qualname__}"
+    return next(
+        (entry.name for entry in entry_points(group=GROUP) if entry.value == value), cls.__name__.lower()
+    )
+
+
+def build(name: str, settings: Mapping[str, str]) -> Any:
+    """Return the plugin called ``name`` with its options set from strings.
+
+    Raises `UsageError` for an unknown plugin or option, and for a value that is not allowed.
+    """
+    cls = load(name)
+    known = {each.name: each for each in options(cls)}
+    values = {}
+    for key, text in settings.items():
+        if key not in known:
+            raise UsageError(f"plugin '{name}' has no option '{key}'; it has: {', '.join(known) or 'none'}")
+        try:
+            values[key] = known[key].parse(text)
+        except ValueError as error:
+            raise UsageError(f"{name}.{key}: {error}, not '{text}'") from None
+    plugin = cls(**values)
+    check(plugin)
+    return plugin
+
+
+def check(plugin: object) -> None:
+    """`UsageError` if an option of ``plugin`` has a value that is not allowed."""
+    for each in options(type(plugin)):
+        value = getattr(plugin, each.name)
+        try:
+            each.check(value)
+        except ValueError as error:
+            raise UsageError(f"{name_of(plugin)}.{each.name}: {error}, not {value!r}") from None
+
+
+def manager(plugins: Sequence[object]) -> pluggy.PluginManager:
+    """Return a pluggy manager over fresh copies of ``plugins``, for one edit.
+
+    The copies keep an edit's state out of the caller's objects. Raises `PluginError` where a
+    method is marked as a hook but is none, and where two plugins give what only one may.
+    """
+    hooks = pluggy.PluginManager("zs2kit")
+    hooks.add_hookspecs(hookspecs)
+    for plugin in reversed(plugins):  # pluggy runs the last registered first
+        try:
+            hooks.register(dataclasses.replace(plugin), name_of(plugin))  # type: ignore[type-var]
+        except (pluggy.PluginValidationError, ValueError) as error:
+            raise PluginError(f"plugin '{name_of(plugin)}': {' '.join(str(error).split())}") from error
+    try:
+        hooks.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise PluginError(" ".join(str(error).split())) from error
+    for hook in ("guidance", "initial_latents"):
+        providers = [impl.plugin_name for impl in getattr(hooks.hook, hook).get_hookimpls()]
+        if len(providers) > 1:
+            raise PluginError(f"only one plugin may give {hook}, not {' and '.join(sorted(providers))}")
+    return hooks
+
+
+def default_model(plugins: Sequence[object]) -> str | None:
+    """Return the checkpoint that the plugins ask for; `PluginError` if two disagree."""
+    wanted = {model: name_of(plugin) for plugin, model in _models(plugins)}
+    if len(wanted) > 1:
+        who = " and ".join(f"{name} wants {model}" for model, name in sorted(wanted.items()))
+        raise PluginError(f"plugins disagree on the model: {who}; use one of them, or set the model")
+    return next(iter(wanted), None)
+
+
+def _models(plugins: Sequence[object]) -> Iterator[tuple[object, str]]:
+    for plugin in plugins:
+        if model := getattr(plugin, "default_model", None):
+            yield plugin, model

@@ -1,0 +1,85 @@
+"""The denoising loop, and the schedulers that it runs with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import diffusers
+import torch
+
+from zs2kit.denoiser import Branch, Denoiser, Step
+from zs2kit.errors import UsageError
+
+# name -> diffusers class and what it needs beside the checkpoint's own scheduler config
+SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
+    "ddim": (diffusers.DDIMScheduler, {}),
+    "euler": (diffusers.EulerDiscreteScheduler, {}),
+    "dpm++": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "unipc": (diffusers.UniPCMultistepScheduler, {}),
+    "lcm": (diffusers.LCMScheduler, {}),
+}
+
+
+def make_scheduler(name: str, config: Any, num_inference_steps: int, device: torch.device) -> Any:
+    """Return a fresh scheduler with its timesteps set.
+
+    Made from the checkpoint's scheduler config, so that its prediction type and noise schedule hold.
+    Every chunk needs its own: multistep schedulers keep a history. Raises `UsageError` for a number
+    of steps that the scheduler doesn't offer.
+    """
+    cls, settings = SCHEDULERS[name]
+    scheduler = cls.from_config(config, **settings)  # type: ignore[attr-defined]
+    try:
+        scheduler.set_timesteps(num_inference_steps, device=device)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"scheduler '{name}' can't take {num_inference_steps} steps: {reason}") from error
+    return scheduler
+
+
+def steps_of(scheduler: Any) -> list[Step]:
+    """Return the denoising steps of a scheduler whose timesteps are set."""
+    return [Step(index, t, len(scheduler.timesteps)) for index, t in enumerate(scheduler.timesteps)]
+
+
+def sample(
+    denoiser: Denoiser,
+    scheduler: Any,
+    latents: torch.Tensor,
+    branches: Sequence[Branch],
+    step_noise: Callable[[Step], torch.Tensor],
+    start: int = 0,
+) -> torch.Tensor:
+    """Denoise ``latents`` (frames, channels, height, width) from step ``start`` on; return them.
+
+    latents: float32, at the noise level of step ``start``. step_noise: gives the noise of a step, of
+    the latents' shape, to schedulers that add some.
+    """
+    for step in steps_of(scheduler)[start:]:
+        scaled = scheduler.scale_model_input(latents, step.timestep)
+        prediction = sum(
+            (branch.weight * denoiser(scaled, step, branch) for branch in branches),
+            start=torch.zeros_like(latents),
+        )
+        latents = advance(scheduler, prediction, step, latents, step_noise)
+    return latents
+
+
+def advance(
+    scheduler: Any,
+    prediction: torch.Tensor,
+    step: Step,
+    latents: torch.Tensor,
+    step_noise: Callable[[Step], torch.Tensor],
+) -> torch.Tensor:
+    """Take one step of the scheduler. Noise that it adds is ours, so that frames stay correlated."""
+    if not isinstance(scheduler, diffusers.LCMScheduler):
+        return scheduler.step(prediction, step.timestep, latents, return_dict=False)[0]  # type: ignore[no-any-return]
+    # LCM draws its own, independent noise: take its denoised estimate and add ours in the same amount.
+    unused = torch.Generator(latents.device).manual_seed(0)
+    _, denoised = scheduler.step(prediction, step.timestep, latents, generator=unused, return_dict=False)
+    if step.index == step.count - 1:
+        return denoised  # type: ignore[no-any-return]
+    alpha = scheduler.alphas_cumprod[int(scheduler.timesteps[step.index + 1])].to(latents)
+    return alpha.sqrt() * denoised + (1 - alpha).sqrt() * step_noise(step)  # type: ignore[no-any-return]
