@@ -314,7 +314,7 @@ def _jump(t: float) -> Pose:
 
 # cycles a second, and the pose at a point of the cycle
 _MOTIONS: dict[str, tuple[float, Callable[[float], Pose]]] = {
-    "walk": (1.0, _walk), "wave": (0.6, _wave), "dance": (0.75, _dance), "jump": (0.8, _jump),
+    "walk": (1.0, _walk), "wave": (0.6, _wave), "dance": (0.75, _dance), "jump": (0.7, _jump),
 }
 MOTIONS = tuple(_MOTIONS)
 
@@ -324,7 +324,7 @@ def motion_scenes(scene: Scene, motion: str, frames: int, *, fps: float = 12.0, 
     """The scene in motion: one scene a frame, moving smoothly.
 
     The place pans by `pan` and the figure travels by `travel` frame widths a second (turning back at the
-    edges of the frame). The figure is drawn smaller than the scene says where it would otherwise leave the frame.
+    edges of the frame). The figure is drawn smaller than the scene says where it would not fit otherwise.
     """
     rate, pose_at = _MOTIONS[motion]
     mirror = scene.background % 2 == 1
