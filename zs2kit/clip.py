@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from zs2kit.errors import ClipError
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +22,8 @@ class Frame(NamedTuple):
     """One picture of a clip and the moment at which it is shown."""
 
     image: NDArray[np.uint8]  # (height, width, 3) RGB
-    pts: int  # presentation time, in units of the clip's time_base
+    pts: int  # presentation time, in ticks of the clip's time_base
+    duration: int = 0  # in ticks; 0: until the next frame. `write` needs that of the last one
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,12 @@ class Color:
     primaries: int = 2
     trc: int = 2
     range: int = 0
+
+    def resolve(self, height: int) -> Color:
+        """Settle matrix and range, which conversion needs, as players do where they are not given."""
+        usable = self.colorspace in (1, 4, 5, 6, 7, 9)  # BT.709, FCC, BT.601 (two), SMPTE 240M, BT.2020
+        guess = 1 if height >= 720 else 6
+        return replace(self, colorspace=self.colorspace if usable else guess, range=self.range or 1)
 
 
 @dataclass
@@ -52,6 +61,17 @@ class Clip:
     end: Fraction | None = None
     sample_aspect_ratio: Fraction = Fraction(1)
     color: Color = field(default_factory=Color)
+
+    @classmethod
+    def from_images(cls, images: Iterable[NDArray[np.uint8]], rate: Fraction | float) -> Clip:
+        """Make a clip of pictures, each (height, width, 3) RGB and of one size, shown ``rate`` a second."""
+        images = iter(images)
+        first = next(images, None)
+        if first is None:
+            raise ClipError("a clip needs at least one picture")
+        rate = Fraction(rate).limit_denominator(1001)
+        frames = (Frame(image, pts, 1) for pts, image in enumerate(chain([first], images)))
+        return cls(frames, width=first.shape[1], height=first.shape[0], rate=rate, time_base=1 / rate)
 
     def __iter__(self) -> Iterator[Frame]:
         return iter(self.frames)
