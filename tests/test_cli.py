@@ -1,0 +1,411 @@
+"""The command line: what it says, its exit codes, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from zs2kit import cli, io, plugins
+from zs2kit.clip import Clip, Frame
+from zs2kit.testing import drawn_clip, tiny_model
+
+TINY = ["--steps", "2", "--chunk-size", "4"]
+
+
+def run(*args: object) -> Result:
+    """Run the command line in this process. A traceback is a bug, whatever it was."""
+    result = CliRunner().invoke(cli.main, [str(each) for each in args])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture
+def checkpoint(tiny_folders: dict[str, Path]) -> Path:
+    return tiny_folders["epsilon"]
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return io.write(tmp_path / "clip.mp4", drawn_clip(6))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {each.name: each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+
+
+def refused(folder: Path, *args: object, code: int = 1) -> str:
+    """Run an edit that must fail in one line and leave ``folder`` as it is; return that line."""
+    before = files(folder)
+    result = run("edit", *args)
+    assert (result.exit_code, result.stdout) == (code, ""), result.output
+    (line,) = result.stderr.strip().splitlines()  # click ends the line of a ^C
+    assert line.startswith("zs2kit: error: ")
+    assert files(folder) == before
+    return line
+
+
+# What is asked for
+
+
+def test_an_edit_is_written_beside_the_clip_and_printed(clip: Path, checkpoint: Path) -> None:
+    result = run("edit", clip, "--model", checkpoint, "--prompt", "a disc", *TINY)
+    out = clip.with_name("clip-edit.mp4")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, f"{out}\n", "")
+    edited, source = io.read(out), io.read(clip)
+    assert [frame.pts for frame in edited] == [frame.pts for frame in source]
+    assert (edited.width, edited.height, edited.rate) == (source.width, source.height, source.rate)
+
+
+def test_the_name_says_which_plugins_made_it(clip: Path, checkpoint: Path) -> None:
+    options = ["--model", checkpoint, "--prompt", "x", "--plugin", "pose", "--set", "pose.scale=0", *TINY]
+    assert run("edit", clip, *options).stdout == f"{clip.with_name('clip-pose.mp4')}\n"
+
+
+def test_every_setting_reaches_the_edit(clip: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """The same edit through the library, with no setting at its default, gives the same frames."""
+    import zs2kit
+
+    out = tmp_path / "out.mp4"
+    result = run(
+        *["edit", clip, "--prompt", "a disc", "--negative-prompt", "dark", "-o", out, "--model", checkpoint],
+        *["--scheduler", "euler", "--steps", 3, "--guidance-scale", 2.5, "--momentum", 0.5],
+        *["--divergence", 0.2, "--size", "48x24", "--chunk-size", 3, "--start", 0.08, "--end", "0:00.4"],
+        *["--seed", 7, "--device", "cpu", "--dtype", "float32", "--quality", 0],
+    )
+    assert result.exit_code == 0, result.output
+    expected = zs2kit.edit(
+        io.read(clip, start=Fraction(8, 100), end=Fraction(4, 10)),
+        "a disc",
+        model=zs2kit.Model.load(checkpoint, device="cpu", dtype="float32"),
+        negative_prompt="dark",
+        scheduler="euler",
+        num_inference_steps=3,
+        guidance_scale=2.5,
+        momentum=0.5,
+        divergence=0.2,
+        size=(24, 48),
+        chunk_size=3,
+        seed=7,
+    )
+    io.write(tmp_path / "expected.mp4", expected, quality=0)
+    assert out.read_bytes() == (tmp_path / "expected.mp4").read_bytes()
+
+
+def test_a_clip_of_one_frame(tmp_path: Path, checkpoint: Path) -> None:
+    one = io.write(tmp_path / "one.mp4", drawn_clip(1))
+    result = run("edit", one, "--model", checkpoint, "--prompt", "x", *TINY)
+    assert result.exit_code == 0, result.output
+    assert len(list(io.read(tmp_path / "one-edit.mp4"))) == 1
+
+
+def test_an_existing_result_is_replaced_when_asked(clip: Path, checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    out.write_bytes(b"before")
+    result = run("edit", clip, "-o", out, "--overwrite", "--model", checkpoint, "--prompt", "x", *TINY)
+    assert (result.exit_code, result.stdout) == (0, f"{out}\n"), result.output
+    assert len(list(io.read(out))) == 6
+
+
+def test_the_sheet_shows_source_above_result(clip: Path, checkpoint: Path, tmp_path: Path) -> None:
+    import cv2
+
+    from zs2kit.sheet import CAPTION, GAP, HEIGHT
+
+    sheet = tmp_path / "sheet.png"
+    result = run("edit", clip, "--model", checkpoint, "--prompt", "x", "--sheet", sheet, *TINY)
+    assert result.exit_code == 0, result.output
+    picture = cv2.imread(str(sheet))
+    assert picture.shape == (2 * (CAPTION + HEIGHT + GAP), 8 * (HEIGHT + GAP) - GAP, 3)
+    for row, path in enumerate([clip, clip.with_name("clip-edit.mp4")]):
+        top = row * (CAPTION + HEIGHT + GAP) + CAPTION
+        for column, frame in enumerate(io.read(path)):  # all six: there is room for eight
+            left = column * (HEIGHT + GAP)
+            shown = picture[top : top + HEIGHT, left : left + HEIGHT, ::-1]
+            assert (
+                np.abs(
+                    cv2.resize(shown, (32, 32), interpolation=cv2.INTER_AREA) - frame.image.astype(float)
+                ).mean()
+                < 8
+            )
+
+
+def test_quiet_says_nothing_and_verbose_the_settings(clip: Path, checkpoint: Path) -> None:
+    options = ["edit", clip, "--model", checkpoint, "--overwrite", *TINY]
+    assert run(*options, "--quiet").stderr == ""
+    said = run(*options, "--verbose").stderr
+    assert all(line.startswith("zs2kit: ") for line in said.splitlines())
+    assert str(checkpoint) in said and "cpu" in said and "float32" in said
+    assert logging.getLogger("zs2kit").handlers == []  # the library is as silent as before
+
+
+def test_without_a_prompt_it_says_which_is_used(clip: Path, checkpoint: Path) -> None:
+    (line,) = run("edit", clip, "--model", checkpoint, *TINY).stderr.splitlines()
+    assert "prompt" in line
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--plugin", "nosuch"], "installed: pose"),
+        (["--plugin", "pose", "--plugin", "pose"], "given twice"),
+        (["--set", "pose.scale=1"], "add --plugin pose"),
+        (["--plugin", "pose", "--set", "pose.nosuch=1"], "it has: scale, start, end"),
+        (["--plugin", "pose", "--set", "pose.scale=-1"], "a number from 0"),
+        (["--plugin", "pose", "--set", "pose.scale=much"], "a number from 0"),
+        (["--plugin", "pose", "--set", "pose.hands=perhaps"], "true or false"),
+        (["--plugin", "pose", "--set", "pose.detector=eyes"], "puppets, openpose, dwpose"),
+        (["--plugin", "pose", "--set", "pose.scale=1", "--set", "pose.scale=2"], "given twice"),
+        (["--plugin", "pose", "--set", "scale=1"], "PLUGIN.OPTION=VALUE"),
+        (["--scheduler", "nosuch"], "'ddim', 'euler', 'dpm++', 'unipc', 'lcm'"),
+        (["--divergence", "-0.1"], "--divergence"),
+        (["--divergence", "1.7"], "--divergence"),
+        (["--divergence", "nan"], "divergence"),
+        (["--momentum", "1.1"], "--momentum"),
+        (["--momentum", "nan"], "momentum"),
+        (["--steps", "0"], "--steps"),
+        (["--steps", "100000"], "steps"),
+        (["--steps", "many"], "--steps"),
+        (["--guidance-scale", "-1"], "--guidance-scale"),
+        (["--chunk-size", "0"], "--chunk-size"),
+        (["--seed", "-1"], "--seed"),
+        (["--quality", "52"], "--quality"),
+        (["--size", "64"], "WIDTHxHEIGHT"),
+        (["--size", "0x64"], "WIDTHxHEIGHT"),
+        (["--size", "1x1"], "size must be at least"),
+        (["--start", "soon"], "MM:SS"),
+        (["--start", "1:75"], "MM:SS"),
+        (["--start", "1", "--end", "1"], "--start must lie before --end"),
+        (["--start", "60"], "choose start and end inside the clip"),
+        (["--device", "abacus"], "device 'abacus'"),
+        (["--dtype", "int8"], "'float32', 'float16', 'bfloat16'"),
+        (["--quiet", "--verbose"], "exclude each other"),
+        (["--nosuch"], "See 'zs2kit edit --help'."),
+    ],
+    ids=" ".join,
+)
+def test_wrong_use(args: list[str], says: str, clip: Path, checkpoint: Path, tmp_path: Path) -> None:
+    assert says in refused(tmp_path, clip, "--model", checkpoint, "--prompt", "x", *args, code=2)
+
+
+def test_no_clip() -> None:
+    result = run("edit")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "zs2kit: error: Missing argument 'CLIP'. See 'zs2kit edit --help'.\n",
+    )
+
+
+def test_a_clip_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "notes.mp4").write_text("not a video")
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    for name, says in [
+        ("missing.mp4", "no such file"),
+        (".", "folder"),
+        ("notes.mp4", "notes.mp4"),
+        ("empty.mp4", "empty.mp4"),
+    ]:
+        assert says in refused(tmp_path, tmp_path / name)
+
+
+def test_a_video_of_which_no_frame_decodes(clip: Path, tmp_path: Path) -> None:
+    """The container is intact; every picture in it is noise."""
+    data = bytearray(clip.read_bytes())
+    with av.open(str(clip)) as container:
+        packets = [(each.pos, each.size) for each in container.demux(video=0) if each.size]
+    for position, size in packets:
+        data[position : position + size] = bytes(size)
+    (tmp_path / "noise.mp4").write_bytes(data)
+    assert "noise.mp4" in refused(tmp_path, tmp_path / "noise.mp4")
+
+
+def test_an_output_that_cannot_be(clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "there.mp4").write_bytes(b"mine")
+    (tmp_path / "there.png").write_bytes(b"mine")
+    for args, says in [
+        (["-o", tmp_path / "nosuch" / "out.mp4"], "nosuch"),
+        (["-o", clip], "clip.mp4"),
+        (["-o", clip, "--overwrite"], "clip.mp4"),
+        (["-o", tmp_path / "there.mp4"], "exists"),
+        (["-o", "/proc/out.mp4"], "/proc"),
+        (["--sheet", tmp_path / "sheet.jpg"], ".png"),
+        (["--sheet", tmp_path / "nosuch" / "sheet.png"], "nosuch"),
+        (["--sheet", tmp_path / "there.png"], "--overwrite"),
+    ]:
+        assert says in refused(tmp_path, clip, *args)
+    assert ".mp4" in refused(tmp_path, clip, "-o", tmp_path / "out.txt", code=2)
+
+
+def test_a_full_disk(clip: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """A limit on the size of files fails a write as a full disk does."""
+    limited = "import resource, zs2kit.model; resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600)); "
+    command = [sys.executable, "-c", limited + "from zs2kit.cli import main; main()", "edit", str(clip)]
+    before = files(tmp_path)
+    done = subprocess.run(
+        [*command, "--model", checkpoint, "--prompt", "x", *TINY], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("zs2kit: error: ") and "clip-edit.mp4" in line
+    assert files(tmp_path) == before
+
+
+def test_a_model_that_is_none(clip: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (tmp_path / "weights.ckpt").write_bytes(b"pickle")
+    (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
+    for model, says in [
+        ("nosuch", "puppets"),
+        (empty, "no checkpoint"),
+        (tmp_path / "weights.ckpt", ".safetensors"),
+        (tmp_path / "broken.safetensors", "broken.safetensors"),
+    ]:
+        assert says in refused(tmp_path, clip, "--model", model)
+
+
+def test_a_denoiser_without_self_attention(clip: Path, tmp_path: Path) -> None:
+    config = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    plain = tiny_model(tmp_path / "plain", unet={**config, "mid_block_type": "UNetMidBlock2D"})
+    assert "Stable Diffusion" in refused(tmp_path, clip, "--model", plain)
+
+
+def test_ctrl_c_leaves_nothing(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted while frames are made: one line, 130, no file."""
+
+    def interrupted(clip: Clip, *args: object, **settings: object) -> Clip:
+        def frames() -> Iterator[Frame]:
+            yield from list(clip)[:3]
+            raise KeyboardInterrupt
+
+        return replace(clip, frames=frames())
+
+    monkeypatch.setattr("zs2kit.scan.edit", interrupted)
+    model = tiny_model(tmp_path / "tiny")
+    assert "interrupted" in refused(tmp_path, clip, "--model", model, "--prompt", "x", code=130)
+
+
+def test_a_bug_keeps_its_traceback(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **settings: object) -> Clip:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(io, "read", broken)
+    with pytest.raises(ZeroDivisionError):
+        run("edit", clip)
+
+
+# Warnings, plugins, help
+
+
+def test_warnings_are_single_lines_and_others_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with cli._manners(verbose=False):
+        warnings.warn("no figure was found\nin 3 frames", stacklevel=1)
+        warnings.warn("an interface will change", FutureWarning, stacklevel=1)
+        warnings.warn_explicit("about torch", UserWarning, "x.py", 1, module="torch.nn")
+    assert capsys.readouterr().err == "zs2kit: warning: no figure was found in 3 frames\n"
+
+
+def test_plugins_are_listed_and_described() -> None:
+    assert run("plugins").stdout.split()[:2] == ["pose", "zs2kit"]
+    assert json.loads(run("plugins", "--json").stdout)[0]["name"] == "pose"
+    described = json.loads(run("plugins", "pose", "--json").stdout)
+    text = run("plugins", "pose").stdout
+    assert described["options"][0] | {"help": ""} == {
+        "name": "scale",
+        "type": "float",
+        "optional": False,
+        "choices": [],
+        "default": 1.0,
+        "help": "",
+        "minimum": 0,
+        "maximum": None,
+    }
+    for option in described["options"]:
+        assert option["help"] and f"{option['name']}: " in text and option["help"] in text
+    unknown = run("plugins", "nosuch")
+    assert (unknown.exit_code, unknown.stderr) == (
+        2,
+        "zs2kit: error: no plugin is called 'nosuch'; installed: pose\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "args", [["--help"], ["--version"], [], ["plugins"], ["plugins", "--json"], ["edit", "--help"]]
+)
+def test_light_commands_import_nothing_heavy(args: list[str]) -> None:
+    """They answer at once: no torch, not even numpy; a plugin is not imported to be listed."""
+    script = (
+        "import runpy, sys\n"
+        "try: runpy.run_module('zs2kit', run_name='__main__')\n"
+        "finally: print(sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *args], capture_output=True, text=True, check=True)
+    assert done.stdout
+    imported = set(eval(done.stderr))
+    assert not imported & {
+        "av",
+        "cv2",
+        "diffusers",
+        "numpy",
+        "rich",
+        "torch",
+        "transformers",
+        "zs2kit_plugins",
+    }
+
+
+def test_every_command_and_option_has_help() -> None:
+    for name, command in cli.main.commands.items():
+        assert command.help, name
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, f"{name} {parameter.name}"
+    assert run("--help").stdout == run().stdout
+
+
+def test_the_command_line_offers_the_schedulers_that_there_are() -> None:
+    from zs2kit.sampler import SCHEDULERS
+
+    assert tuple(SCHEDULERS) == cli.SCHEDULERS
+
+
+def test_default_settings_are_those_of_the_library() -> None:
+    import inspect
+
+    import zs2kit
+
+    ours = {each.name: each.default for each in cli.edit.params}
+    renamed = {"num_inference_steps": "steps"}
+    for name, parameter in inspect.signature(zs2kit.edit).parameters.items():
+        if name not in ("clip", "prompt", "plugins", "model", "size"):
+            assert ours[renamed.get(name, name)] == parameter.default, name
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("5", 5), ("5.25", Fraction(21, 4)), (".5", Fraction(1, 2)), ("1:02.5", Fraction(125, 2)),
+     ("90:00", 5400), ("1:02:03.25", Fraction(14893, 4))],
+)  # fmt: skip
+def test_times(text: str, seconds: Fraction) -> None:
+    assert cli.time(text) == seconds
+
+
+def test_options_are_parsed_by_their_type() -> None:
+    pose = plugins.build("pose", {"scale": "0.8", "hands": "yes", "detector": "openpose", "model": "none"})
+    assert (pose.scale, pose.hands, pose.detector, pose.model) == (0.8, True, "openpose", None)
