@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -73,13 +75,13 @@ class Pose(Control):
 
 
 def _puppets(model: Model, folder: Path | None) -> Any:
+    if folder is None:
+        raise ModelError(f"pose.detector: {model.name} brings no detector of its own; use openpose")
     from diffusers import UNet2DModel
 
     from zs2kit.puppets.detector import detect
     from zs2kit.puppets.skeleton import draw_skeleton
 
-    if folder is None:
-        raise ModelError(f"pose.detector: {model.name} brings no detector of its own; use openpose")
     network = model.load_network(UNet2DModel, folder)
 
     def maps(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -90,11 +92,11 @@ def _puppets(model: Model, folder: Path | None) -> Any:
 
 
 def _openpose(annotators: str, hands: bool, face: bool, model: Model) -> Any:
-    with warnings.catch_warnings():  # controlnet_aux warns of every optional package that it misses
-        warnings.simplefilter("ignore")
-        from controlnet_aux import OpenposeDetector
     try:
-        detector = OpenposeDetector.from_pretrained(annotators)
+        with _unwarned():
+            from controlnet_aux import OpenposeDetector
+
+            detector = OpenposeDetector.from_pretrained(annotators)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"pose.annotators: the openpose detector's weights can't be had from {annotators}; put "
@@ -105,11 +107,11 @@ def _openpose(annotators: str, hands: bool, face: bool, model: Model) -> Any:
 
 
 def _dwpose(model: Model) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from controlnet_aux import DWposeDetector
     try:
-        detector = DWposeDetector(device=str(model.device))
+        with _unwarned():
+            from controlnet_aux import DWposeDetector
+
+            detector = DWposeDetector(device=str(model.device))
     except (ImportError, NameError) as error:
         raise ModelError(
             'pose.detector: dwpose needs the packages mmcv, mmdet and mmpose; pip install "zs2kit[dwpose]", '
@@ -120,13 +122,21 @@ def _dwpose(model: Model) -> Any:
     return _each(detector)
 
 
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """controlnet_aux warns, on import, of every optional package that isn't installed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _each(detector: Any, **settings: bool) -> Any:
     """Call one of controlnet-aux's detectors frame by frame; maps keep the frames' size."""
     import cv2
 
     def maps(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         height, width = images.shape[1:3]
-        resolution = min(height, width)
+        resolution = max(64, min(height, width))  # it rounds to multiples of 64
         found = [
             detector(
                 image,
