@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,8 @@ class Control:
                     f"{where} was made for another family of models than {model.name} "
                     f"({name} {theirs}, not {ours}); choose a ControlNet for this one"
                 )
+        embedding = self._network.controlnet_cond_embedding
+        embedding.forward = _once(embedding.forward)
         denoiser.attach(name_of(self), self._network)
         self.load_detector(model)
 
@@ -100,3 +103,17 @@ class Control:
             return_dict=False,
         )
         return DenoiserInputs(down=down, mid=mid)
+
+
+def _once(embed: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Embed the maps once a chunk: they are the same in all of its steps and branches."""
+    seen: Any = None
+    embedded: Any = None
+
+    def embed_once(maps: torch.Tensor) -> torch.Tensor:
+        nonlocal seen, embedded
+        if maps is not seen:
+            seen, embedded = maps, embed(maps)
+        return embedded  # type: ignore[no-any-return]
+
+    return embed_once

@@ -169,7 +169,9 @@ def build(name: str, settings: Mapping[str, str]) -> Any:
 
 
 def check(plugin: object) -> None:
-    """`UsageError` if an option of ``plugin`` has a value that is not allowed."""
+    """`UsageError` if ``plugin`` is no plugin, or an option of it has a value that is not allowed."""
+    if isinstance(plugin, type) or not dataclasses.is_dataclass(plugin):
+        raise UsageError(f"{plugin!r} is no plugin; give an instance of a plugin class, such as Pose()")
     for each in options(type(plugin)):
         value = getattr(plugin, each.name)
         try:
@@ -187,10 +189,13 @@ def manager(plugins: Sequence[object]) -> pluggy.PluginManager:
     hooks = pluggy.PluginManager("zs2kit")
     hooks.add_hookspecs(hookspecs)
     for plugin in reversed(plugins):  # pluggy runs the last registered first
+        name = name_of(plugin)
+        if hooks.has_plugin(name):
+            raise PluginError(f"plugin '{name}' is given twice; give it once")
         try:
-            hooks.register(dataclasses.replace(plugin), name_of(plugin))  # type: ignore[type-var]
-        except (pluggy.PluginValidationError, ValueError) as error:
-            raise PluginError(f"plugin '{name_of(plugin)}': {' '.join(str(error).split())}") from error
+            hooks.register(dataclasses.replace(plugin), name)  # type: ignore[type-var]
+        except pluggy.PluginValidationError as error:
+            raise PluginError(f"plugin '{name}': {' '.join(str(error).split())}") from error
     try:
         hooks.check_pending()
     except pluggy.PluginValidationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from zs2kit.errors import UsageError
 from zs2kit.model import BUNDLED, Model
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
 from zs2kit.sampler import SCHEDULERS, make_scheduler, sample, steps_of
+
+log = logging.getLogger(__name__)
 
 
 class Scan:
@@ -208,6 +211,8 @@ def _edited(clip: Clip, scan: Scan, fit: Fit, chunk_size: int) -> Iterator[Frame
     index = 0
     for frames in clip.chunks(chunk_size):
         carry, pixels = scan(carry, chunk_of(frames, index, fit))
+        if index == 0:
+            log.info("the carry between chunks takes %.1f MB", carry.nbytes / 1e6)
         for frame, image in zip(frames, to_images(pixels), strict=True):
             yield Frame(fit.undo(image), frame.pts)
         index += len(frames)
