@@ -254,7 +254,7 @@ def test_an_output_that_cannot_be(clip: Path, tmp_path: Path) -> None:
 
 def test_a_full_disk(clip: Path, checkpoint: Path, tmp_path: Path) -> None:
     """A limit on the size of files fails a write as a full disk does."""
-    limited = "import resource, zs2kit.model; resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600)); "
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600)); "
     command = [sys.executable, "-c", limited + "from zs2kit.cli import main; main()", "edit", str(clip)]
     before = files(tmp_path)
     done = subprocess.run(

@@ -66,7 +66,8 @@ def test_everything_public_is_described(path: Path) -> None:
     assert ast.get_docstring(tree)
     public = [node for node in tree.body if not getattr(node, "name", "_").startswith("_")]
     for node in public:
-        if isinstance(node, ast.ClassDef) and not node.bases:  # else the base describes the methods
+        # Methods too, where the toolkit's own users meet them; those of a subclass are described by its base.
+        if isinstance(node, ast.ClassDef) and not node.bases and path.parent.name != "puppets":
             public += [each for each in node.body if not getattr(each, "name", "_").startswith("_")]
         is_hook = "hookimpl" in [ast.unparse(each) for each in node.decorator_list]  # hookspecs does
         assert is_hook or ast.get_docstring(node), f"{path.name}: {node.name}"

@@ -1,0 +1,85 @@
+"""Draws the sample clips: `python samples/make.py` writes them beside this file, the same every time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+import zs2kit
+from zs2kit.puppets.world import Scene, motion_scenes, render
+
+SIZE = 256
+HERTZ = 44100  # samples of sound a second
+NOTES = 220 * 2 ** (np.array([0, 2, 4, 7, 9, 12]) / 12)  # pentatonic from A: any order sounds well
+
+# name: scene, motion, frames, frames a second, frame widths that the place moves a second, steps of the
+# motion a second, and the melody, as positions in NOTES
+SAMPLES = {
+    "robot-dance": (
+        Scene("robot", "red", "city", background=4, height=0.72),
+        *("dance", 32, Fraction(12), 0.0, 1.5, (0, 2, 4, 2, 5, 4, 2, 1)),
+    ),
+    "knight-walk": (
+        Scene("knight", "green", "desert", background=8, height=0.7),
+        *("walk", 48, Fraction(30000, 1001), 0.12, 2.0, (3, 3, 4, 1, 0, 1, 2, 0)),
+    ),
+    "clown-wave": (
+        Scene("clown", "yellow", "grass", background=2, height=0.74),
+        *("wave", 30, Fraction(12), 0.0, 1.2, (5, 4, 5, 3, 4, 2, 3, 0)),
+    ),
+}
+
+
+def main() -> None:
+    """Write every sample."""
+    for name, (scene, motion, count, rate, pan, steps, melody) in SAMPLES.items():
+        with TemporaryDirectory() as folder:
+            sound = Path(folder) / "tune.m4a"
+            write_sound(sound, tune(float(count / rate), steps, melody))
+            clip = zs2kit.Clip(
+                frames(motion_scenes(scene, motion, count, fps=float(rate), pan=pan)),
+                *(SIZE, SIZE, rate, 1 / rate, count),
+                source=sound,
+            )
+            print(zs2kit.write(Path(__file__).with_name(f"{name}.mp4"), clip, overwrite=True))
+
+
+def frames(scenes: Sequence[Scene]) -> Iterator[zs2kit.Frame]:
+    """Draw the scenes, one frame each."""
+    for index, scene in enumerate(scenes):
+        yield zs2kit.Frame(render(scene, SIZE).image, index)
+
+
+def tune(seconds: float, steps: float, melody: Sequence[int]) -> NDArray[np.float32]:
+    """A drum on every step of the motion, and two plucked notes of the melody; samples in [-1, 1]."""
+    time = np.arange(round(seconds * HERTZ)) / HERTZ
+    sound = np.zeros_like(time)
+    for index in range(int(seconds * steps * 2) + 1):
+        since = time - index / (steps * 2)
+        heard = since >= 0
+        note = NOTES[melody[index % len(melody)]]
+        for overtone, loudness in ((1, 0.3), (2, 0.12), (3, 0.05)):
+            fading = np.exp(-since[heard] * 6 * overtone)
+            sound[heard] += loudness * fading * np.sin(2 * np.pi * overtone * note * since[heard])
+        if index % 2 == 0:
+            sound[heard] += 0.4 * np.exp(-since[heard] * 18) * np.sin(2 * np.pi * 60 * since[heard])
+    return (sound / np.abs(sound).max() * 0.7).astype(np.float32)
+
+
+def write_sound(path: Path, samples: NDArray[np.float32]) -> None:
+    """Encode mono samples as AAC."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=HERTZ, layout="mono", bit_rate=96_000)
+        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+        frame.sample_rate = HERTZ
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+
+
+if __name__ == "__main__":
+    main()
