@@ -1,0 +1,117 @@
+"""What an edit takes beyond the networks that it calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from zs2kit import plugins
+from zs2kit.carry import Carry
+from zs2kit.clip import Clip, Fit, Frame
+from zs2kit.denoiser import Branch
+from zs2kit.model import BUNDLED, Model
+from zs2kit.puppets.world import Scene, motion_scenes, render
+from zs2kit.sampler import make_scheduler, sample
+from zs2kit.scan import Scan, chunk_of, edit
+
+FRAMES, STEPS, GUIDANCE, SIDE = 8, 20, 5.0, 256
+PROMPT = "a blue knight on the beach"
+
+
+@torch.no_grad()
+def measure(name: str | None, repeats: int) -> None:
+    """Print how long a whole edit, and then the sampler loop, take over their bare calls.
+
+    Both are the median over alternating pairs of timings, of one chunk with the pose plugin.
+    """
+    model = Model.load(name or BUNDLED)
+    scenes = motion_scenes(Scene("robot", "red", "city"), "dance", FRAMES)
+    frames = [Frame(render(scene, SIDE).image, index) for index, scene in enumerate(scenes)]
+    chunk = chunk_of(frames, 0, Fit.into((SIDE, SIDE), model.native_size, model.multiple))
+    assert chunk.pixels is not None
+    images = ((chunk.pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+    pose: Any = plugins.build("pose", {})
+    pose.load_detector(model)
+    maps = (
+        torch.from_numpy(pose.detect(images, chunk)).permute(0, 3, 1, 2).to(model.device, model.dtype) / 255
+    )
+    scan = Scan(
+        model,
+        [pose],
+        prompt=PROMPT,
+        negative_prompt="",
+        scheduler="ddim",
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+        momentum=0.98,
+        divergence=0.01,
+        seed=0,
+    )
+    carry, _ = scan(Carry(), chunk)  # what a later chunk starts from; it also warms the networks up
+    controlnet = scan.denoiser.networks["pose"]
+    text, empty = (each.prompt_embeds for each in model.embed(PROMPT, "", chunk.height, chunk.width))
+    branches = [Branch("negative", 1 - GUIDANCE, empty), Branch("text", GUIDANCE, text)]
+    noise = torch.randn(FRAMES, *model.latent_shape(chunk.height, chunk.width)).to(model.device)
+    latents = noise.to(model.dtype)
+    embeds = [each.expand(FRAMES, -1, -1) for each in (empty, text)]
+
+    def sampler_loop() -> None:
+        scheduler = make_scheduler("ddim", model.scheduler_config, STEPS, model.device)
+        with scan.denoiser.sampling(carry, Carry()):
+            sample(scan.denoiser, scheduler, noise, branches, lambda step: noise)
+
+    def bare_calls() -> None:
+        for timestep in make_scheduler("ddim", model.scheduler_config, STEPS, model.device).timesteps:
+            for each in embeds:
+                down, mid = controlnet(latents, timestep, each, maps, return_dict=False)
+                model.unet(
+                    latents,
+                    timestep,
+                    each,
+                    down_block_additional_residuals=down,
+                    mid_block_additional_residual=mid,
+                    return_dict=False,
+                )
+
+    def bare_edit() -> None:
+        pose.detect(images, chunk)
+        bare_calls()
+        model.decode(noise)
+
+    def timed(work: Callable[..., Any], *args: Any) -> float:
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
+        start = perf_counter()
+        work(*args)
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
+        return perf_counter() - start
+
+    edits, loops = [], []
+    for _ in range(repeats):
+        clip = Clip(frames, SIDE, SIDE, Fraction(12), Fraction(1, 12), FRAMES)
+        edited = edit(
+            clip,
+            PROMPT,
+            plugins=[pose],
+            model=model,
+            num_inference_steps=STEPS,
+            guidance_scale=GUIDANCE,
+            chunk_size=FRAMES,
+        )
+        edits.append((timed(list, edited), timed(bare_edit)))
+        loops.append((timed(sampler_loop), timed(bare_calls)))
+    print(f"{model.name} on {model.device}, {FRAMES} frames, {STEPS} steps, {repeats} repeats")
+    _report("the whole edit over bare model calls, VAE decode and detector", edits)
+    _report("the sampler loop over bare U-Net and ControlNet calls", loops)
+
+
+def _report(what: str, pairs: list[tuple[float, float]]) -> None:
+    ours, bare = (median(times) for times in zip(*pairs, strict=True))
+    print(f"{what}: {ours:.2f} s over {bare:.2f} s = {median(a / b for a, b in pairs):.3f}")
