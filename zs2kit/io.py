@@ -10,9 +10,10 @@ from __future__ import annotations
 import errno
 import math
 import os
+import sys
 import tempfile
 from array import array
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -29,6 +30,7 @@ from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -43,6 +45,7 @@ SMALL = 64 << 20  # bytes; larger files are not read through before their first 
 # It takes the next picture for the next packet's: so only codecs in which every packet is a picture.
 _DECORD_FORMATS = {f"yuv{j}{layout}p" for j in ("", "j") for layout in ("420", "422", "444")}
 _DECORD_CODECS = {"h264", "hevc"}
+_DECORD_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # in MPEG-TS it repeats frames
 # FFmpeg draws text as a picture and follows lists of other files; neither is a video that somebody names.
 _TEXT_FORMATS = {"tty", "concat", "dash", "hls", "sdp"}
 _REORDER = 2  # x264 emits a frame at most this many frames before its turn (b-pyramid)
@@ -69,16 +72,22 @@ def read(
         raise UsageError(f"end ({float(stop):g} s) must come after start ({float(begin or 0):g} s)")
     try:
         clip, fits_decord = _describe(source)
-        read_frames = _decord_frames if fits_decord else _pyav_frames
     except _Undecodable:
         described = _describe_with_opencv(source)
         if described is None:
             raise
-        clip, read_frames = described, _opencv_frames
-    clip.start, clip.end = begin, stop
-    if begin is not None or stop is not None:
-        clip.frame_count = None
-    frames = read_frames(clip)
+        clip = replace(described, start=begin, end=stop)
+        frames = _opencv_frames(clip)
+    else:
+        clip = replace(clip, start=begin, end=stop)
+        if source.stat().st_size > SMALL:
+            frames = _pyav_frames(clip)
+            clip.frame_count = clip.frame_count if begin is None and stop is None else None
+        else:
+            packets, sure = _packets(clip)
+            earliest, latest = _ticks(clip)
+            clip.frame_count = sum(earliest <= pts < latest for pts, _ in packets)
+            frames = _decord_frames(clip, packets) if fits_decord and sure else _pyav_frames(clip)
     first = next(frames, None)
     if first is None:
         raise UsageError(f"{source} has no frame {_span_text(clip)}; choose start and end inside the clip")
@@ -182,7 +191,7 @@ def _describe(source: Path) -> tuple[Clip, bool]:
         frame = next(_decode(container, stream), None)
         if frame is None:
             raise _Undecodable(f"no frame of {source} can be decoded; it is damaged, cut short or encrypted")
-        codec = stream.codec_context.name
+        codec, muxing = stream.codec_context.name, container.format.name
         upright = _upright(frame)
         aspect = stream.sample_aspect_ratio or Fraction(1)
         height, width = (frame.width, frame.height) if upright.swap else (frame.height, frame.width)
@@ -200,6 +209,7 @@ def _describe(source: Path) -> tuple[Clip, bool]:
         )
     fits_decord = (
         source.stat().st_size <= SMALL
+        and muxing in _DECORD_CONTAINERS
         and codec in _DECORD_CODECS
         and frame.format.name in _DECORD_FORMATS
         and upright == _Upright()
@@ -268,65 +278,74 @@ def _rgb(picture: VideoFrame, color: Color, size: tuple[int, int]) -> NDArray[An
     return picture.to_ndarray(format="rgb24", width=size[0], height=size[1])
 
 
-def _decord_frames(clip: Clip) -> Iterator[Frame]:
-    """Frames with the clock of PyAV and the pixels of decord; where decord gives up, PyAV goes on."""
-    rest = clip
-    with suppress(_DecordUnfit):
-        for frame in _decord_frames_while_fit(clip):
-            yield frame
-            rest = replace(clip, start=(frame.pts + 1) * clip.time_base)
-        return
-    yield from _pyav_frames(rest)
+def _packets(clip: Clip) -> tuple[list[tuple[int, int]], bool]:
+    """The (pts, duration) of all packets of the source, by pts, and whether each is sure to give a picture.
 
-
-class _DecordUnfit(Exception):
-    """decord fails, or may count frames differently from PyAV."""
-
-
-def _decord_frames_while_fit(clip: Clip) -> Iterator[Frame]:
-    import decord  # type: ignore[import-untyped]
-
-    begin, stop = _ticks(clip)
-    packets = _packets(clip)
-    decord.logging.set_level(decord.logging.QUIET)
-    try:
-        reader = decord.VideoReader(f"file:{clip.source}")
-        if len(reader) != len(packets):
-            raise _DecordUnfit
-        if skipped := sum(pts < begin for pts, _ in packets):
-            reader.skip_frames(skipped)  # all decoded: after a seek, frames of an open GOP may be missing
-        for pts, duration in packets[skipped:]:
-            if pts >= stop:
-                return
-            image = reader.next().asnumpy()
-            if image.shape != (clip.height, clip.width, 3):
-                raise _DecordUnfit
-            yield Frame(image, pts, duration)
-    except (decord.DECORDError, RuntimeError, AssertionError, StopIteration) as error:
-        raise _DecordUnfit from error
-
-
-def _packets(clip: Clip) -> list[tuple[int, int]]:
-    """The (pts, duration) of each picture, in order of display, of a file whose packets are its pictures.
-
-    Packets that have no time, or share it, or that are to be dropped, or that no keyframe precedes in
-    both orders may give no picture: then _DecordUnfit is raised, as decord would not say so.
+    It may not if it has no time or shares it, if it is to be dropped, or if the first keyframe does not
+    come before it in both orders.
     """
     assert clip.source is not None
     packets: list[tuple[int, int]] = []
+    sure = True
     with _open(clip.source) as (container, stream):
         for packet in container.demux(stream):
             if not packet.size:
                 continue  # the end
             if packet.pts is None or packet.is_discard or packet.is_corrupt:
-                raise _DecordUnfit
-            if (not packets and not packet.is_keyframe) or (packets and packet.pts <= packets[0][0]):
-                raise _DecordUnfit
+                sure = False
+                continue
+            sure &= packet.pts > packets[0][0] if packets else packet.is_keyframe
             packets.append((packet.pts, packet.duration or _frame_ticks(clip)))
     packets.sort()
-    if any(a[0] == b[0] for a, b in pairwise(packets)):
-        raise _DecordUnfit
-    return packets
+    return packets, sure and all(a[0] < b[0] for a, b in pairwise(packets))
+
+
+def _decord() -> Any:
+    """Import decord, but not the CUDA libraries that it would load on the way and that it doesn't need.
+
+    It loads all that lie in nvidia/*/lib for the whole process to link with. One of them, libnvblas,
+    takes the place of torch's own matrix products, and crashes where there is no GPU.
+    """
+    known = "nvidia" in sys.modules
+    nvidia = sys.modules.get("nvidia")
+    sys.modules["nvidia"] = None  # type: ignore[assignment]  # "there is no such package"
+    try:
+        import decord
+    finally:
+        del sys.modules["nvidia"]
+        if known:
+            sys.modules["nvidia"] = nvidia  # type: ignore[assignment]
+    return decord
+
+
+def _decord_frames(clip: Clip, packets: list[tuple[int, int]]) -> Iterator[Frame]:
+    """Frames with the clock of PyAV and the pixels of decord; where decord fails, PyAV goes on."""
+    decord = _decord()
+
+    begin, stop = _ticks(clip)
+    skipped = sum(pts < begin for pts, _ in packets)
+    rest = clip
+    decord.logging.set_level(decord.logging.QUIET)
+    with suppress(decord.DECORDError, RuntimeError, AssertionError, StopIteration, _Disagreement):
+        reader = decord.VideoReader(f"file:{clip.source}")
+        if len(reader) != len(packets):
+            raise _Disagreement
+        if skipped:
+            reader.skip_frames(skipped)  # all decoded: after a seek, frames of an open GOP may be missing
+        for pts, duration in packets[skipped:]:
+            if pts >= stop:
+                break
+            image = reader.next().asnumpy()
+            if image.shape != (clip.height, clip.width, 3):
+                raise _Disagreement
+            yield Frame(image, pts, duration)
+            rest = replace(clip, start=(pts + 1) * clip.time_base)
+        return
+    yield from _pyav_frames(rest)
+
+
+class _Disagreement(Exception):
+    """decord sees other frames than PyAV."""
 
 
 def _describe_with_opencv(source: Path) -> Clip | None:
@@ -447,7 +466,10 @@ def _workfolder(path: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def _output(path: Path, muxer: str, **options: str) -> OutputContainer:
+def _output(path: Path, muxer: str) -> OutputContainer:
+    # FFmpeg would delay everything so that no time is negative, as those of decoding early and of the
+    # sound that an audio decoder starts up with are.
+    options = {"avoid_negative_ts": "disabled"}
     return av.open(f"file:{path}", "w", format=muxer, container_options=options)
 
 
@@ -476,7 +498,7 @@ def _encode(clip: Clip, folder: Path, quality: int) -> tuple[array[int], int]:
     frames = _checked(clip)
     duration = 0
     while (first := next(frames, None)) is not None:
-        with _output(folder / f"{len(times):09}.nut", "nut", avoid_negative_ts="disabled") as output:
+        with _output(folder / f"{len(times):09}.nut", "nut") as output:
             stream = output.add_stream("libx264", clip.rate, width=clip.width, height=clip.height)
             stream.pix_fmt = "yuv444p" if clip.width % 2 or clip.height % 2 else "yuv420p"
             stream.codec_context.time_base = clip.time_base
@@ -485,7 +507,8 @@ def _encode(clip: Clip, folder: Path, quality: int) -> tuple[array[int], int]:
             stream.codec_context.color_primaries = color.primaries
             stream.codec_context.color_trc = color.trc
             stream.codec_context.color_range = color.range
-            stream.options = {"crf": str(quality)}
+            # With its macroblock tree, x264 gives one of several results at random, in small pictures often.
+            stream.options = {"crf": str(quality), "mbtree": "0"}
             for frame in chain([first], islice(frames, SEGMENT - 1)):
                 picture = _yuv(frame.image, color, stream.pix_fmt)
                 times.append(frame.pts)
@@ -515,10 +538,17 @@ def _checked(clip: Clip) -> Iterator[Frame]:
 
 
 def _yuv(image: NDArray[np.uint8], color: Color, pix_fmt: str) -> VideoFrame:
+    """(height, width, 3) RGB -> a picture for the encoder.
+
+    Readers repeat the chroma of 4:2:0 over 2x2 pixels; averaging over these gives it back unchanged.
+    """
     picture = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-    # swscale has one number for the two tags of BT.601.
-    matrix = 5 if color.colorspace == 6 else color.colorspace
-    return picture.reformat(format=pix_fmt, dst_colorspace=matrix, dst_color_range=color.range)
+    return picture.reformat(
+        format=pix_fmt,
+        dst_colorspace=5 if color.colorspace == 6 else color.colorspace,  # both are BT.601, swscale knows 5
+        dst_color_range=color.range,
+        interpolation=Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP,
+    )
 
 
 def _join(target: Path, clip: Clip, folder: Path, times: array[int], last_duration: int) -> None:
@@ -552,26 +582,36 @@ def _video_packets(
 ) -> Iterator[Packet[Any]]:
     """The packets of all segments on one clock.
 
-    Each encoder counts decoding times for itself, and those of two segments may overlap. So they are
-    set anew: a packet is decoded when the frame _REORDER places earlier is shown.
+    Each encoder counts decoding times for itself, and those of two segments may overlap. So they are set
+    anew: a packet is decoded when the frame _REORDER places earlier is shown. The first ones come before
+    all frames, by so much that decoding takes as long as the display, since MP4 stores the former's length.
     """
-    position = 0
-    for segment in segments:
-        with av.open(f"file:{segment}") as container:
-            for packet in container.demux(video=0):
-                if not packet.size:
-                    continue  # the end
-                assert packet.pts is not None
-                pts = times[0] + round(packet.pts * packet.time_base / clip.time_base)
-                shown = bisect_left(times, pts)
-                packet.time_base = clip.time_base
-                packet.pts = pts - origin
-                packet.duration = times[shown + 1] - pts if shown + 1 < len(times) else last_duration
-                early = _REORDER - position
-                packet.dts = (times[0] - early * _frame_ticks(clip) if early > 0 else times[-early]) - origin
-                packet.stream = stream
-                yield packet
-                position += 1
+    end = times[-1] + last_duration
+
+    def duration(pts: int) -> int:
+        following = bisect_right(times, pts)
+        return (times[following] if following < len(times) else end) - pts
+
+    *_, (_, last) = _segment_packets(segments[-1], clip, times[0])
+    rest = end - duration(last)
+    lead = max(rest - times[-1 - _REORDER] if len(times) > _REORDER else 2 * (rest - times[0]), _REORDER)
+    packets = chain.from_iterable(_segment_packets(segment, clip, times[0]) for segment in segments)
+    for position, (packet, pts) in enumerate(packets):
+        early = _REORDER - position
+        decoded = times[0] - lead * early // _REORDER if early > 0 else times[-early]
+        packet.time_base = clip.time_base
+        packet.pts, packet.dts, packet.duration = pts - origin, decoded - origin, duration(pts)
+        packet.stream = stream
+        yield packet
+
+
+def _segment_packets(segment: Path, clip: Clip, first: int) -> Iterator[tuple[Packet[Any], int]]:
+    """A segment's packets, each with the pts of its frame in the clip, whose first is ``first``."""
+    with av.open(f"file:{segment}") as container:
+        for packet in container.demux(video=0):
+            if packet.pts is not None:  # as the empty one at the end has not
+                # The segment's time base is finer than the clip's.
+                yield packet, first + round(packet.pts * packet.time_base / clip.time_base)
 
 
 def _audio_packets(
