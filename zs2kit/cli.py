@@ -234,7 +234,8 @@ def edit(
         loaded = Model.load(name, device=device, dtype=dtype)
         log.info("model %s on %s in %s", loaded.name, loaded.device, loaded.dtype)
         if prompt is None and not quiet:
-            _say(f"no --prompt; using the model's own: '{loaded.default_prompt}'")
+            own = loaded.default_prompt
+            _say(f"no --prompt; using the model's own: '{own}'" if own else "no --prompt; using an empty one")
         edited = edit(
             source,
             prompt,
