@@ -122,18 +122,24 @@ def main(ctx: click.Context) -> None:
     help="A diffusers folder, a .safetensors file or a hub name.  [default: puppets, the bundled model]",
 )
 @click.option("--scheduler", type=click.Choice(SCHEDULERS), default="ddim", help="The sampler.")
-@click.option("--steps", type=click.IntRange(1), default=20, help="Denoising steps.")
+@click.option("--steps", metavar="N", type=click.IntRange(1), default=20, help="Denoising steps.")
 @click.option(
-    "--guidance-scale", type=click.FloatRange(0), default=5.0, help="How strongly the prompt is followed."
+    "--guidance-scale",
+    metavar="X",
+    type=click.FloatRange(0),
+    default=5.0,
+    help="How strongly the prompt is followed.",
 )
 @click.option(
     "--momentum",
+    metavar="X",
     type=click.FloatRange(0, 1),
     default=0.98,
     help="How much of the frames before it a frame attends to: 0 none, 1 only the first.",
 )
 @click.option(
     "--divergence",
+    metavar="X",
     type=click.FloatRange(0, math.sqrt(math.e)),
     default=0.01,
     help="How much the noise changes from frame to frame: 0 not at all, 1.65 entirely.",
@@ -141,6 +147,7 @@ def main(ctx: click.Context) -> None:
 @click.option("--size", type=size, metavar="WxH", help="The size to work at.  [default: the model's own]")
 @click.option(
     "--chunk-size",
+    metavar="N",
     type=click.IntRange(1),
     default=8,
     help="Frames sampled at once: more is faster and takes more memory.",
@@ -152,7 +159,7 @@ def main(ctx: click.Context) -> None:
     help="Where in CLIP to begin: seconds or [HH:]MM:SS.  [default: its start]",
 )
 @click.option("--end", type=time, metavar="TIME", help="Where in CLIP to stop.  [default: its end]")
-@click.option("--seed", type=click.IntRange(0), default=0, help="Another seed, another result.")
+@click.option("--seed", metavar="N", type=click.IntRange(0), default=0, help="Another seed, another result.")
 @click.option(
     "--device", metavar="NAME", help="Where to compute: cpu, cuda, mps.  [default: the fastest here]"
 )
@@ -163,6 +170,7 @@ def main(ctx: click.Context) -> None:
 )
 @click.option(
     "--quality",
+    metavar="N",
     type=click.IntRange(0, 51),
     default=18,
     help="The result's constant rate factor: 0 lossless, 51 worst.",
@@ -236,21 +244,21 @@ def edit(
         if prompt is None and not quiet:
             own = loaded.default_prompt
             _say(f"no --prompt; using the model's own: '{own}'" if own else "no --prompt; using an empty one")
-        edited = edit(
-            source,
-            prompt,
-            plugins=built,
-            model=loaded,
-            negative_prompt=negative_prompt,
-            scheduler=scheduler,
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            momentum=momentum,
-            divergence=divergence,
-            size=size,
-            chunk_size=chunk_size,
-            seed=seed,
-        )
+        how: dict[str, Any] = {
+            "negative_prompt": negative_prompt,
+            "scheduler": scheduler,
+            "num_inference_steps": steps,
+            "guidance_scale": guidance_scale,
+            "momentum": momentum,
+            "divergence": divergence,
+            "size": size,
+            "chunk_size": chunk_size,
+            "seed": seed,
+        }
+        log.info("settings: %s", ", ".join(f"{key}={value!r}" for key, value in how.items()))
+        for plugin in built:
+            log.info("plugin: %s", plugin)
+        edited = edit(source, prompt, plugins=built, model=loaded, **how)
         progress.update(task, description="editing")
         io.write(out, _counted(edited, progress, task), quality=quality, overwrite=overwrite)
         if sheet:
@@ -367,10 +375,17 @@ def plugins(name: str | None, as_json: bool) -> None:
     click.echo(f"{name} ({origin['distribution']} {origin['version']})\n\n{about}\n")
     click.echo(f"Options, each set as --set {name}.OPTION=VALUE:" if options else "It has no options.")
     for option in options:
-        click.echo(f"\n  {option.name}: {option.kind}  [default: {option.default}]\n      {option.help}")
+        click.echo(
+            f"\n  {option.name}: {option.kind}  [default: {_written(option.default)}]\n      {option.help}"
+        )
 
 
 def _origin(entry: EntryPoint) -> dict[str, str]:
     """The distribution that brought a plugin."""
     assert entry.dist is not None  # entry_points() always sets it
     return {"distribution": entry.dist.name, "version": entry.dist.version}
+
+
+def _written(value: Any) -> str:
+    """A value of an option as --set takes it."""
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -43,9 +43,11 @@ class Option:
             words = f"one of {', '.join(self.choices)}"
         elif self.type in (int, float):
             words = "a whole number" if self.type is int else "a number"
-            if self.minimum is not None:
-                words += f" from {self.minimum:g}"
-            if self.maximum is not None:
+            if self.minimum is not None and self.maximum is not None:
+                words += f" from {self.minimum:g} to {self.maximum:g}"
+            elif self.minimum is not None:
+                words += f" from {self.minimum:g} up"
+            elif self.maximum is not None:
                 words += f" up to {self.maximum:g}"
         else:
             words = "true or false" if self.type is bool else "text"
