@@ -5,25 +5,21 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import diffusers
-import numpy as np
 import pytest
 import torch
 
 import zs2kit
 from zs2kit.attention import self_attention
 from zs2kit.carry import Carry
-from zs2kit.clip import Fit
 from zs2kit.control import Control
 from zs2kit.hookspecs import hookimpl
 from zs2kit.model import Model
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
 from zs2kit.sampler import SCHEDULERS, make_scheduler
-from zs2kit.scan import Scan, chunk_of
-from zs2kit.testing import drawn_clip
+from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan
 
 SAME = 1e-4  # of decoded frames in [0, 1], float32
 FRAMES = 5
@@ -55,38 +51,12 @@ class Raises:
             raise RuntimeError("on purpose")
 
 
-SETTINGS = {
-    "prompt": "a cat",
-    "negative_prompt": "",
-    "scheduler": "ddim",
-    "num_inference_steps": 8,
-    "guidance_scale": 5.0,
-    "momentum": 0.9,
-    "divergence": 0.4,
-    "seed": 0,
-}
-
-
-def make_scan(model: Model, plugins=(), **settings) -> Scan:
-    return Scan(model, plugins, **(SETTINGS | settings))
-
-
-def chunks(model: Model, sizes) -> list:
-    """A drawn clip cut into chunks of the given sizes."""
-    frames = list(drawn_clip(sum(sizes)))
-    fit = Fit.into((32, 32), model.native_size, model.multiple)
-    starts = np.cumsum([0, *sizes])
-    return [chunk_of(frames[a:b], int(a), fit) for a, b in pairwise(starts)]
+def cut(model: Model, sizes=(FRAMES,)) -> list:
+    return chunks(drawn_clip(sum(sizes)), sizes, model)
 
 
 def pixels(model: Model, plugins=(), sizes=(FRAMES,), *, carried=True, **settings) -> torch.Tensor:
-    """The edited frames (frames, 3, height, width) in [0, 1] before they become 8-bit."""
-    scan = make_scan(model, plugins, **settings)
-    carry, result = Carry(), []
-    for chunk in chunks(model, sizes):
-        carry, made = scan(carry if carried else Carry(), chunk)
-        result.append(made)
-    return torch.cat(result)
+    return edited_pixels(make_scan(model, plugins, **settings), cut(model, sizes), carried=carried)
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -117,7 +87,7 @@ def test_the_running_average_itself_is_carried(tiny):
     """Noise is carried in the control, attention isn't: the law must notice that alone."""
     scan = make_scan(tiny)
     carry, result = Carry(), []
-    for chunk in chunks(tiny, [2, 2, 1]):
+    for chunk in cut(tiny, [2, 2, 1]):
         carry, made = scan(Carry({k: v for k, v in carry.items() if k.startswith("noise")}), chunk)
         result.append(made)
     assert difference(torch.cat(result), pixels(tiny)) > 10 * SAME
@@ -170,7 +140,7 @@ def test_parity_would_notice_unscaled_model_input(tiny, monkeypatch):
 def test_parity_with_the_diffusers_controlnet_pipeline(tiny, scheduler):
     plugin = Picture(scale=0.7, start=0.2, end=0.8)
     ours = pixels(tiny, [plugin], momentum=0, divergence=MAX_DIVERGENCE, scheduler=scheduler)
-    maps = (chunks(tiny, [FRAMES])[0].pixels + 1) / 2
+    maps = (cut(tiny)[0].pixels + 1) / 2
     theirs = reference(tiny, diffusers.StableDiffusionControlNetPipeline, scheduler, 5.0, maps)
     worst = difference(ours, theirs)
     print(f"largest difference, ControlNet, {scheduler}: {worst:.1e}")
@@ -202,7 +172,7 @@ def reference(model: Model, cls, scheduler: str, guidance_scale: float, maps=Non
             }
         made.append(
             pipeline(
-                "a cat",
+                "a red robot",
                 num_inference_steps=8,
                 guidance_scale=guidance_scale,
                 latents=noise[index : index + 1],
@@ -296,7 +266,7 @@ def test_plugins_are_not_changed(tiny):
 
 
 def test_a_saved_carry_goes_on_where_it_was_left(tiny, tmp_path):
-    first, second = chunks(tiny, [3, 2])
+    first, second = cut(tiny, [3, 2])
     scan = make_scan(tiny, [Picture()])
     carry, _ = scan(Carry(), first)
     _, expected = scan(carry, second)

@@ -1,17 +1,21 @@
-"""For tests: tiny models of the real classes, made on the spot, and a drawn clip."""
+"""For tests: tiny models of the real classes, made on the spot, a drawn clip, and edits before 8 bits."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from zs2kit.clip import Clip, Frame
+from zs2kit.carry import Carry
+from zs2kit.clip import Chunk, Clip, Fit, Frame
+from zs2kit.model import Model
+from zs2kit.scan import Scan, chunk_of
 
 
 def tiny_model(
@@ -118,3 +122,38 @@ def drawn_clip(frames: int = 6, *, width: int = 32, height: int = 32, rate: Frac
             yield Frame(image, index)
 
     return Clip(draw(), width, height, rate, 1 / rate, frames)
+
+
+def make_scan(model: Model, plugins: Sequence[object] = (), **settings: Any) -> Scan:
+    """Return an edit under way; its settings are those of `zs2kit.edit`, by default quick ones."""
+    quick: dict[str, Any] = {
+        "prompt": "a red robot",
+        "negative_prompt": "",
+        "scheduler": "ddim",
+        "num_inference_steps": 8,
+        "guidance_scale": 5.0,
+        "momentum": 0.9,
+        "divergence": 0.4,
+        "seed": 0,
+    }
+    return Scan(model, plugins, **(quick | settings))
+
+
+def chunks(clip: Clip, sizes: Sequence[int], model: Model) -> list[Chunk]:
+    """Cut a clip into chunks of the given numbers of frames, as `zs2kit.edit` hands them to plugins."""
+    frames = list(clip)[: sum(sizes)]
+    fit = Fit.into((clip.height, clip.width), model.native_size, model.multiple)
+    starts = np.cumsum([0, *sizes]).tolist()
+    return [chunk_of(frames[start:end], start, fit) for start, end in pairwise(starts)]
+
+
+def edited_pixels(scan: Scan, chunks: Sequence[Chunk], *, carried: bool = True) -> torch.Tensor:
+    """Return the edited frames (frames, 3, height, width) in [0, 1] as they are before they become 8-bit.
+
+    ``carried=False`` starts every chunk afresh, which breaks the law that chunks don't show.
+    """
+    carry, made = Carry(), []
+    for chunk in chunks:
+        carry, pixels = scan(carry if carried else Carry(), chunk)
+        made.append(pixels)
+    return torch.cat(made)
