@@ -1,0 +1,99 @@
+"""Each stage of the training takes a few steps, goes on where it stopped, exports what diffusers can load."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import ControlNetModel, StableDiffusionPipeline, UNet2DModel
+from transformers import ResNetForImageClassification
+
+from zs2kit.puppets import networks, pictures, train
+from zs2kit.puppets.captions import is_held_out
+from zs2kit.puppets.detector import detect, peaks
+from zs2kit.puppets.training import Run, load_weights, orthogonalize
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A work folder in which each stage took two steps."""
+    folder = tmp_path_factory.mktemp("train")
+    patch = pytest.MonkeyPatch()
+    for module in (pictures, train):
+        patch.setattr(module, "SHARD", 32)
+    patch.setattr(train, "PICTURE_SHARDS", 1)
+    run = Run(folder, steps=2, batch=4)
+    for stage in ("vae", "decoder", "reconstructions"):
+        train.train(stage, run)
+    train.make_latents(run, 64)
+    for stage in ("unet", "controlnet", "detector", "classifier"):
+        train.train(stage, run)
+    train.export(run, folder / "weights")
+    yield folder
+    patch.undo()
+
+
+def test_exported_folder_draws_pictures(work):
+    pipe = StableDiffusionPipeline.from_pretrained(work / "weights", local_files_only=True)
+    assert pipe.tokenizer.model_max_length == networks.TOKENS
+    assert pipe.scheduler.config.prediction_type == "v_prediction"
+    pipe.set_progress_bar_config(disable=True)
+    image = pipe("a red robot on the beach", num_inference_steps=2, output_type="np").images
+    assert image.shape == (1, 128, 128, 3) and np.isfinite(image).all()
+
+
+def test_exported_side_networks_load(work):
+    ControlNetModel.from_pretrained(work / "weights/controlnet_pose")
+    ResNetForImageClassification.from_pretrained(work / "weights/classifier")
+    network = UNet2DModel.from_pretrained(work / "weights/detector")
+    found = detect(network, np.zeros((2, 96, 160, 3), np.uint8))
+    assert found.shape == (2, 18, 3) and (found[..., 2] <= 1).all()
+
+
+def test_resumed_is_uninterrupted(work, tmp_path):
+    weights = []
+    for name, parts in (("once", (4,)), ("twice", (1, 3))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "pictures").symlink_to(work / "pictures")
+        for steps in parts:
+            run = Run(tmp_path / name, steps=steps, batch=4)
+            train.train("vae", run)
+        network = networks.vae()
+        assert load_weights(network, run, "vae") == 4
+        weights.append(torch.nn.utils.parameters_to_vector(network.parameters()))
+    torch.testing.assert_close(*weights)
+
+
+def test_cooled_weights_are_kept_apart(work):
+    before = (work / "classifier.pt").read_bytes()
+    train.train("classifier", Run(work, steps=2, batch=4, cooldown=True))
+    assert (work / "classifier.pt").read_bytes() == before
+    assert load_weights(networks.classifier(), Run(work), "classifier") == 4
+
+
+def test_training_never_sees_what_is_held_out():
+    scenes = [pictures.scene(number) for number in range(300)]
+    assert not any(is_held_out(scene.kind, scene.colour, scene.place) for scene in scenes)
+    assert scenes[0] == pictures.scene(0) != pictures.scene(0, "test")
+
+
+def test_tokenizer_reads_any_text():
+    words = networks.tokenizer(["a red robot on the beach", "an astronaut in space"] * 9)
+    assert words.decode(words("Zürich, 日本 & a Robot!").input_ids, skip_special_tokens=True).startswith(
+        "zürich ,"
+    )
+    ids = words("").input_ids
+    assert ids == [words.bos_token_id, words.eos_token_id]
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 16, 144), (2, 144, 16)])
+def test_orthogonalized_matrices_have_singular_values_near_one(shape):
+    values = torch.linalg.svdvals(
+        orthogonalize(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    )
+    assert values.max() < 1.3 and values.median() > 0.6
+
+
+def test_peaks_are_read_between_pixels():
+    x, y = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="xy")
+    heatmap = torch.exp(-((x - 20.3).square() + (y - 41.6).square()) / (2 * 1.2**2))
+    found = peaks(heatmap[None, None])[0, 0]
+    torch.testing.assert_close(found[:2], torch.tensor([20.3, 41.6]), atol=0.1, rtol=0)

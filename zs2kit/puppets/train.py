@@ -1,0 +1,452 @@
+"""Train the puppets model, stage by stage; each stage goes on from where it was stopped.
+
+\b
+    python -m zs2kit.puppets.train vae --minutes 45 --processes 2
+    python -m zs2kit.puppets.train vae --minutes 5 --processes 2 --cooldown
+    python -m zs2kit.puppets.train latents --count 200000
+    python -m zs2kit.puppets.train unet --minutes 120 --processes 2
+    python -m zs2kit.puppets.train controlnet --minutes 60 --processes 2
+    python -m zs2kit.puppets.train detector --minutes 15
+    python -m zs2kit.puppets.train classifier --minutes 15
+    python -m zs2kit.puppets.train export
+
+`decoder` goes on improving the VAE's decoder, its encoder frozen: what was trained on its latents stays
+valid. `latents` adds to what is there, a file of 2,048 at a time; the U-Net sees new files at its next start.
+The learning rate is constant, so a stage may be taken up again at any time; --cooldown lets it fall to zero
+over this run and keeps the result beside (NAME.cooled.pt), where export finds it. Ctrl-C and SIGTERM save
+what there is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import AttnProcessor
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from . import networks
+from .captions import caption
+from .detector import HEATMAP, SPREAD, resize
+from .networks import GROUPS, LATENT_SIZE, SIZE, TOKENS
+from .pictures import SHARD, draw, empty_places, latents, reconstructions, save_array, shard
+from .skeleton import draw_skeleton
+from .training import Run, fit, load_weights
+
+WEIGHTS = Path(__file__).with_name("weights")
+PICTURE_SHARDS = 10  # for the VAE, the detector and the classifier
+CROP = 64
+EMPTY_PROMPTS = 0.1
+
+
+def to_tensor(images: NDArray[np.uint8], device: str = "cpu") -> Tensor:
+    """(pictures, H, W, 3) bytes to (pictures, 3, H, W) in -1..1."""
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1
+
+
+def train_vae(run: Run) -> None:
+    """Autoencoder of crops: L1 + MSE + L1 of gradients, and a trace of KL."""
+    _train_vae("vae", networks.vae(), run)
+
+
+def train_decoder(run: Run) -> None:
+    """The same with the encoder frozen, so that the latents stay as they are."""
+    network = networks.vae()
+    if not run.path("decoder").exists():
+        load_weights(network, run, "vae")
+    network.encoder.requires_grad_(False)
+    network.quant_conv.requires_grad_(False)
+    _train_vae("decoder", network, run)
+
+
+def _train_vae(name: str, network: Any, run: Run) -> None:
+    pictures = [shard(run.work, i).images for i in range(PICTURE_SHARDS)]
+
+    def loss(rng: np.random.Generator) -> Tensor:
+        crops = np.empty((run.batch or 12, CROP, CROP, 3), np.uint8)
+        for crop in crops:
+            top, left = rng.integers(SIZE - CROP + 1, size=2)
+            image = pictures[rng.integers(len(pictures))][rng.integers(SHARD)]
+            crop[:] = image[top : top + CROP, left : left + CROP]
+        pixels = to_tensor(crops, run.device)
+        with torch.autocast(run.device, torch.bfloat16):
+            latents = network.encode(pixels).latent_dist
+            error = network.decode(latents.sample()).sample - pixels
+        sharpness = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+        return error.abs().mean() + error.square().mean() + sharpness + 1e-6 * latents.kl().mean()
+
+    fit(name, network, loss, run, rate=2e-3)
+
+
+def load_vae(run: Run) -> Any:
+    """The VAE as trained so far, float32."""
+    network = networks.vae()
+    load_weights(network, run, "decoder" if run.path("decoder").exists() else "vae")
+    return network
+
+
+@torch.no_grad()
+def make_latents(run: Run, count: int) -> None:
+    """Encode scenes to latents, as the means of the posterior, until there are `count`."""
+    network = load_vae(run)
+    folder = run.work / "latents"
+    for index in range(run.rank, -(-count // SHARD), run.processes):
+        if (folder / f"{index:05d}.labels.npy").exists():
+            continue
+        pictures = (
+            shard(run.work, index)
+            if index < PICTURE_SHARDS
+            else draw(range(index * SHARD, (index + 1) * SHARD))
+        )
+        encoded = []
+        with torch.autocast(run.device, torch.bfloat16):
+            for start in range(0, SHARD, 32):
+                pixels = to_tensor(np.array(pictures.images[start : start + 32]), run.device)
+                encoded.append(network.encode(pixels).latent_dist.mean.float())
+        values = torch.cat(encoded)
+        save_array(folder / f"{index:05d}.latents.npy", values.half().cpu().numpy())
+        save_array(folder / f"{index:05d}.keypoints.npy", pictures.keypoints)
+        save_array(
+            folder / f"{index:05d}.labels.npy", pictures.labels
+        )  # last: a shard with labels is complete
+        print(f"latents {index + 1} shards, {(index + 1) * SHARD} pictures", flush=True)
+
+
+class Diffusion:
+    """What the U-Net and its ControlNet learn from: noised latents, fresh captions, v as the target."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.shards = latents(run.work)
+        if not self.shards:
+            raise SystemExit("no latents yet: run the stage 'latents' first")
+        self.scale = 1 / float(np.std(self.shards[0][0].astype(np.float32)))
+        self.scheduler = networks.scheduler()
+        self.words = tokenizer(run)
+
+    def draw(
+        self, rng: np.random.Generator, count: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, NDArray[np.float32]]:
+        """Noised latents, timesteps, token ids, v (all of `count`), and the keypoints (count, 18, 3)."""
+        picked, texts, points = np.empty((count, 4, LATENT_SIZE, LATENT_SIZE), np.float32), [], []
+        for i in range(count):
+            values, keypoints, labels = self.shards[rng.integers(len(self.shards))]
+            row = int(rng.integers(SHARD))
+            picked[i] = values[row]
+            points.append(keypoints[row])
+            kind, colour, place = (
+                names[label] for names, label in zip(GROUPS.values(), labels[row], strict=True)
+            )
+            texts.append("" if rng.random() < EMPTY_PROMPTS else caption(kind, colour, place, rng))
+        clean = torch.from_numpy(picked).to(self.run.device) * self.scale
+        noise = torch.randn_like(clean)
+        # one timestep out of each of `count` equal parts: the loss varies less from batch to batch
+        timesteps = torch.from_numpy(
+            ((rng.permutation(count) + rng.random(count)) / count * 1000).astype(np.int64)
+        )
+        timesteps = timesteps.to(self.run.device)
+        noised = self.scheduler.add_noise(clean, noise, timesteps)
+        velocity = self.scheduler.get_velocity(clean, noise, timesteps)
+        ids = self.words(
+            texts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
+        ).input_ids
+        return noised, timesteps, ids.to(self.run.device), velocity, np.stack(points)
+
+
+def tokenizer(run: Run) -> Any:
+    """The tokenizer, learned from captions when first asked for."""
+    folder = run.work / "tokenizer"
+    if not folder.exists():
+        rng = np.random.default_rng(run.seed)
+        texts = [caption(*(str(rng.choice(names)) for names in GROUPS.values()), rng) for _ in range(20_000)]
+        networks.tokenizer(texts).save_pretrained(folder)
+    return networks.load_tokenizer(folder)
+
+
+def text_to_image(run: Run) -> nn.ModuleDict:
+    """Text encoder and U-Net, which learn together."""
+    both = nn.ModuleDict({"text_encoder": networks.text_encoder(tokenizer(run)), "unet": networks.unet()})
+    _train_faster(both["unet"], run)
+    return both
+
+
+def _train_faster(network: Any, run: Run) -> None:
+    # The backward pass of torch's fused attention on CPUs takes a third of a training step at these sizes.
+    if run.device == "cpu":
+        network.set_attn_processor(AttnProcessor())
+
+
+def train_unet(run: Run) -> None:
+    """Text encoder and U-Net together."""
+    data, both = Diffusion(run), text_to_image(run)
+
+    def loss(rng: np.random.Generator) -> Tensor:
+        noised, timesteps, ids, velocity, _ = data.draw(rng, run.batch or 16)
+        with torch.autocast(run.device, torch.bfloat16):
+            embeds = both["text_encoder"](ids).last_hidden_state
+            predicted = both["unet"](noised, timesteps, encoder_hidden_states=embeds).sample
+        return F.mse_loss(predicted.float(), velocity)
+
+    fit("unet", both, loss, run, rate=1e-3)
+
+
+def train_controlnet(run: Run) -> None:
+    """The pose ControlNet on the frozen U-Net."""
+    data, both = Diffusion(run), text_to_image(run)
+    load_weights(both, run, "unet")
+    both.requires_grad_(False)
+    network = networks.controlnet(both["unet"])
+    _train_faster(network, run)
+
+    def loss(rng: np.random.Generator) -> Tensor:
+        noised, timesteps, ids, velocity, keypoints = data.draw(rng, run.batch or 16)
+        maps = np.stack([draw_skeleton(points, SIZE, SIZE) for points in keypoints])
+        hints = (to_tensor(maps, run.device) + 1) / 2
+        with torch.autocast(run.device, torch.bfloat16):
+            embeds = both["text_encoder"](ids).last_hidden_state
+            down, middle = network(noised, timesteps, embeds, hints, return_dict=False)
+            predicted = both["unet"](
+                noised,
+                timesteps,
+                embeds,
+                down_block_additional_residuals=down,
+                mid_block_additional_residual=middle,
+            ).sample
+        return F.mse_loss(predicted.float(), velocity)
+
+    fit("controlnet", network, loss, run, rate=1e-3)
+
+
+class Augmented:
+    """Pictures as clips and models make them: blurred, noisy, pale and, once there is a VAE, decoded."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.shards = [shard(run.work, i) for i in range(PICTURE_SHARDS)]
+        self.decoded = reconstructions(run.work)
+
+    def draw(
+        self, rng: np.random.Generator, count: int
+    ) -> tuple[Tensor, NDArray[np.float32], NDArray[np.uint8]]:
+        """Pictures (count, 3, SIZE, SIZE) in about -1..1, their keypoints and their labels."""
+        images, points, labels = np.empty((count, SIZE, SIZE, 3), np.uint8), [], []
+        for i in range(count):
+            use_decoded = self.decoded and rng.random() < 0.5
+            index = int(rng.integers(len(self.decoded if use_decoded else self.shards)))
+            row = int(rng.integers(SHARD))
+            source = self.shards[index]
+            images[i] = (self.decoded[index] if use_decoded else source.images)[row]
+            points.append(source.keypoints[row])
+            labels.append(source.labels[row])
+        return augment(to_tensor(images, self.run.device), rng), np.stack(points), np.stack(labels)
+
+
+def augment(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+    """Blur, noise, brightness, contrast and a tint, each to another degree on every picture."""
+
+    def degrees(low: float, high: float, channels: int = 1) -> Tensor:
+        values = rng.uniform(low, high, (len(pixels), channels, 1, 1)).astype(np.float32)
+        return torch.from_numpy(values).to(pixels.device)
+
+    blurred = F.avg_pool2d(
+        F.avg_pool2d(pixels, 3, 1, 1, count_include_pad=False), 3, 1, 1, count_include_pad=False
+    )
+    share = degrees(-1, 1).clamp(min=0)
+    pixels = pixels + share * (blurred - pixels)
+    pixels = pixels * degrees(0.8, 1.15) * degrees(0.95, 1.05, 3) + degrees(-0.12, 0.12)
+    return pixels + torch.randn_like(pixels) * degrees(-0.1, 0.15).clamp(min=0)
+
+
+def train_detector(run: Run) -> None:
+    """Heatmaps of keypoints, also of places that nobody is in and of mere noise: all zero."""
+    data, network = Augmented(run), networks.detector()
+    nobody = empty_places(run.work)
+    grid = torch.arange(HEATMAP, device=run.device, dtype=torch.float32)
+
+    def loss(rng: np.random.Generator) -> Tensor:
+        count = run.batch or 16
+        pixels, keypoints, _ = data.draw(rng, count)
+        empties = count // 16 + int(rng.random() < 0.5)
+        rows = np.sort(rng.integers(len(nobody), size=empties))
+        pixels[:empties] = augment(to_tensor(nobody[rows], run.device), rng)
+        if rng.random() < 0.3:
+            pixels[0] = torch.randn_like(pixels[0]) * float(rng.uniform(0.1, 1)) + float(rng.uniform(-1, 1))
+        points = torch.from_numpy((keypoints[..., :2] + 0.5) * (HEATMAP / SIZE) - 0.5).to(run.device)
+        across = torch.exp(-(grid - points[..., :1]).square() / (2 * SPREAD**2))  # (count, 18, HEATMAP)
+        down = torch.exp(-(grid - points[..., 1:]).square() / (2 * SPREAD**2))
+        targets = (
+            down[..., :, None]
+            * across[..., None, :]
+            * torch.from_numpy(keypoints[..., 2, None, None]).to(run.device)
+        )
+        targets[:empties] = 0
+        with torch.autocast(run.device, torch.bfloat16):
+            logits = network(resize(pixels), 0).sample
+        return F.binary_cross_entropy_with_logits(logits.float(), targets) * 100
+
+    fit("detector", network, loss, run, rate=2e-3)
+
+
+def train_classifier(run: Run) -> None:
+    """Kind, colour and place."""
+    data, network = Augmented(run), networks.classifier()
+
+    def loss(rng: np.random.Generator) -> Tensor:
+        pixels, _, labels = data.draw(rng, run.batch or 32)
+        with torch.autocast(run.device, torch.bfloat16):
+            logits = network(pixels).logits.float()
+        parts = logits.split([len(names) for names in GROUPS.values()], dim=1)
+        wanted = torch.from_numpy(labels.astype(np.int64)).to(run.device)
+        return sum(
+            (F.cross_entropy(part, wanted[:, i], label_smoothing=0.02) for i, part in enumerate(parts)),
+            torch.zeros(()),
+        )
+
+    fit("classifier", network, loss, run, rate=1e-3)
+
+
+@torch.no_grad()
+def make_reconstructions(run: Run) -> None:
+    """Decode what the VAE makes of the pictures, from latents as imperfect as a sampler's."""
+    network = load_vae(run)
+    for index in range(run.rank, min(4, PICTURE_SHARDS), run.processes):
+        rng = np.random.default_rng((run.seed, index))
+        images = np.array(shard(run.work, index).images)
+        torch.manual_seed(index)
+        with torch.autocast(run.device, torch.bfloat16):
+            for start in range(0, SHARD, 32):
+                mean = network.encode(to_tensor(images[start : start + 32], run.device)).latent_dist.mean
+                degree = torch.from_numpy(
+                    rng.uniform(-0.2, 0.3, (len(mean), 1, 1, 1)).astype(np.float32)
+                ).clamp(min=0)
+                noised = mean + torch.randn_like(mean) * mean.std() * degree.to(run.device)
+                decoded = network.decode(noised).sample.float().clamp(-1, 1)
+                images[start : start + 32] = (
+                    ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+                )
+        save_array(run.work / "reconstructions" / f"{index:05d}.npy", images)
+        print(f"reconstructions {index + 1} shards", flush=True)
+
+
+def export(run: Run, folder: Path) -> None:
+    """Write what is trained so far as one diffusers folder of float16 safetensors."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    steps: dict[str, int] = {}
+    vae = load_vae(run)
+    both = text_to_image(run)
+    steps["unet"] = load_weights(both, run, "unet")
+    vae.register_to_config(scaling_factor=Diffusion(run).scale)
+    scheduler = networks.scheduler()
+    parts = {"vae": vae, "text_encoder": both["text_encoder"], "unet": both["unet"]}
+    for name, network in (
+        ("detector", networks.detector()),
+        ("classifier", networks.classifier()),
+        ("controlnet", networks.controlnet(both["unet"])),
+    ):
+        if run.path(name).exists():
+            steps[name] = load_weights(network, run, name)
+            parts["controlnet_pose" if name == "controlnet" else name] = network
+    for name, network in parts.items():
+        network.half().save_pretrained(partial / name)
+        _load_as_float32(partial / name / "config.json")
+    tokenizer(run).save_pretrained(partial / "tokenizer")
+    scheduler.save_pretrained(partial / "scheduler")
+    (partial / "model_index.json").write_text(json.dumps(networks.MODEL_INDEX, indent=2) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"{folder}: {size / 1e6:.1f} MB, {json.dumps(steps)} steps")
+
+
+def _load_as_float32(config: Path) -> None:
+    """transformers loads float16 weights as float16, diffusers as float32: a pipeline of both would fail."""
+    settings = json.loads(config.read_text())
+    if "dtype" in settings:
+        config.write_text(json.dumps(settings | {"dtype": "float32"}, indent=2) + "\n")
+
+
+TRAINED: dict[str, Callable[[Run], None]] = {
+    "vae": train_vae,
+    "decoder": train_decoder,
+    "detector": train_detector,
+    "classifier": train_classifier,
+    "unet": train_unet,
+    "controlnet": train_controlnet,
+    "reconstructions": make_reconstructions,
+}
+
+
+def train(stage: str, run: Run) -> None:
+    """Run one of the stages; all its processes start from the same weights."""
+    torch.manual_seed(run.seed)
+    TRAINED[stage](run)
+
+
+@click.command(help=__doc__)
+@click.argument("stage", type=click.Choice([*TRAINED, "latents", "export"]))
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path),
+    default=Path.home() / ".cache/zs2kit/train",
+    help="Folder of checkpoints and cached data.  [default: ~/.cache/zs2kit/train]",
+)
+@click.option("--minutes", type=float, help="Stop after this time.")
+@click.option("--steps", type=int, help="Stop after so many steps.")
+@click.option("--cooldown", is_flag=True, help="Let the learning rate fall to zero over this run.")
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--batch", type=int, help="Samples a step in each process.  [default: the stage's own]")
+@click.option(
+    "--processes", default=1, show_default=True, help="Processes that share the work, one core each."
+)
+@click.option("--count", default=40_000, show_default=True, help="latents: how many there are to be.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=WEIGHTS,
+    help="export: the folder to write.  [default: weights/ in the package]",
+)
+def main(stage: str, count: int, out: Path, **options: Any) -> None:
+    run = Run(**options)
+    run.work.mkdir(parents=True, exist_ok=True)
+    if stage == "export":
+        export(run, out)
+    elif run.processes > 1:
+        (run.work / f"{stage}.rendezvous").unlink(missing_ok=True)
+        torch.multiprocessing.spawn(_work, (stage, run, count), run.processes)
+    else:
+        _work(0, stage, run, count)
+
+
+def _work(rank: int, stage: str, run: Run, count: int) -> None:
+    """One of the processes of a stage."""
+    # One thread each: threads that wait for one another lose badly as soon as anything else runs on the
+    # machine.
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    run = replace(run, rank=rank)
+    if run.processes > 1:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{run.work / stage}.rendezvous", rank=rank, world_size=run.processes
+        )
+    if stage == "latents":
+        make_latents(run, count)
+    else:
+        train(stage, run)
+
+
+if __name__ == "__main__":
+    main()

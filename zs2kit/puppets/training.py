@@ -1,0 +1,244 @@
+"""Training one network: a loop that can be stopped, resumed and spread over processes, and its optimizer."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+Loss = Callable[[np.random.Generator], Tensor]
+
+WARM_UP = 100  # steps
+EMA_SHARE = 0.002  # of the newest weights in their running average
+SAVE_EVERY = 60.0  # seconds
+
+
+@dataclass(frozen=True)
+class Run:
+    """How long to train, where, and with whom."""
+
+    work: Path
+    minutes: float | None = None
+    steps: int | None = None
+    cooldown: bool = False
+    """Let the learning rate fall to zero during this run; the result is kept apart, training may go on."""
+    device: str = "cpu"
+    seed: int = 0
+    batch: int | None = None
+    """Samples a step in each process; None is the stage's own size."""
+    rank: int = 0
+    processes: int = 1
+
+    def path(self, name: str) -> Path:
+        return self.work / f"{name}.pt"
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, with every matrix of updates made orthogonal (Jordan et al., 2024) by Newton-Schulz
+    iteration.
+
+    Convolutions count as matrices of (out, everything else). The update is scaled to the size of AdamW's, so
+    that both take the same learning rates. Matrices of the same shape are handled together, which is what
+    costs little.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            shapes = defaultdict(list)
+            for param in group["params"]:
+                if param.grad is not None:
+                    shapes[param.flatten(1).shape].append(param)
+            for shape, params in shapes.items():
+                updates = torch.stack([self._momentum(param, group["momentum"]) for param in params])
+                updates = orthogonalize(updates) * (0.2 * max(shape) ** 0.5)
+                for param, update in zip(params, updates, strict=True):
+                    param.add_(update.view_as(param), alpha=-group["lr"])
+
+    def _momentum(self, param: nn.Parameter, momentum: float) -> Tensor:
+        assert param.grad is not None
+        average = self.state[param].setdefault("average", torch.zeros_like(param))
+        average.lerp_(param.grad, 1 - momentum)
+        return param.grad.lerp(average, momentum).flatten(1)
+
+
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """Bring all singular values of (count, rows, columns) matrices near 1.
+
+    Wide matrices, as those of convolutions: the iteration x <- p(x x') x runs on the small square x x' alone,
+    which commutes with all that is made of it, and the factors are collected; that needs float32.
+    """
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
+    if 2 * x.shape[1] <= x.shape[2]:
+        square = x @ x.mT
+        identity = torch.eye(square.shape[1], dtype=x.dtype, device=x.device)
+        product = identity
+        for _ in range(5):
+            factor = torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315) + 3.4445 * identity
+            product = factor @ product
+            square = factor @ square @ factor
+        x = product @ x
+    else:
+        x = x.bfloat16()
+        for _ in range(5):
+            square = x @ x.mT
+            factor = torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315)
+            x = torch.baddbmm(x, factor, x, beta=3.4445)
+        x = x.to(matrices.dtype)
+    return x.mT if tall else x
+
+
+def optimizers(network: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside a network, AdamW for embeddings, biases, norms, first and last layers."""
+    tables = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding)}
+    trained = [param for param in network.parameters() if param.requires_grad]
+    inner = [p for p in trained if p.ndim >= 2 and min(p.shape[:2]) >= 16 and id(p) not in tables]
+    chosen = {id(param) for param in inner}
+    outer = [param for param in trained if id(param) not in chosen]
+    return [Muon(inner, rate), torch.optim.AdamW(outer, rate, betas=(0.9, 0.99), weight_decay=0.0)]
+
+
+def fit(name: str, network: nn.Module, loss: Loss, run: Run, *, rate: float) -> None:
+    """Train `network` by `loss(rng)` and keep it in `work/NAME.pt`, from where the next run goes on.
+
+    A step's random draws depend on (seed, process, step) alone, so a resumed run is the run that was not
+    stopped. The rate is constant after the warm-up; the running average (EMA) is what is exported. A cooled
+    run starts from NAME.pt and goes to NAME.cooled.pt.
+    """
+    network.to(run.device).train()
+    ema = copy.deepcopy(network)
+    averaged = list(ema.parameters())
+    optims = optimizers(network, rate)
+    params = [param for param in network.parameters() if param.requires_grad]
+    first, seconds = 0, 0.0
+    if run.path(name).exists():
+        state = torch.load(run.path(name), map_location=run.device, weights_only=True)
+        network.load_state_dict(state["network"])
+        ema.load_state_dict(state["ema"])
+        for optim, saved in zip(optims, state["optimizers"], strict=True):
+            optim.load_state_dict(saved)
+        first, seconds = state["step"], state["seconds"]
+    elif run.cooldown:
+        raise SystemExit(f"{run.path(name)} is missing: train before cooling down")
+    stop = _Stop()
+    started = saved_at = shown_at = time.monotonic()
+    step, shown = first, 0.0
+    progress = 0.0  # 0..1, the same in all processes
+    while progress < 1:
+        fall = 1 - progress if run.cooldown else 1.0
+        for optim in optims:
+            optim.param_groups[0]["lr"] = rate * fall * min(1.0, (step + 1) / WARM_UP)
+        rng = np.random.default_rng((run.seed, run.rank, step))
+        torch.manual_seed(int(rng.integers(2**62)))
+        value = loss(rng)
+        for optim in optims:
+            optim.zero_grad()
+        value.backward()  # type: ignore[no-untyped-call]
+        step += 1
+        elapsed = time.monotonic() - started
+        limits = [
+            elapsed / 60 / run.minutes if run.minutes else 0.0,
+            (step - first) / run.steps if run.steps else 0.0,
+        ]
+        progress = _share(params, 1.0 if stop.asked else min(1.0, max(limits)), run)
+        for optim in optims:
+            optim.step()
+        shown += 0.05 * (value.item() - shown) if step > first + 1 else value.item()
+        with torch.no_grad():
+            torch._foreach_lerp_(averaged, list(network.parameters()), max(EMA_SHARE, 1 / (step + 1)))
+        now = time.monotonic()
+        if run.rank == 0 and (progress >= 1 or now - shown_at > 10 or step == first + 10):
+            pace = (step - first) / (now - started)
+            print(
+                f"{name} step {step} loss {shown:.4f} {pace * 60:.0f} steps/min "
+                f"{(seconds + now - started) / 60:.1f} min",
+                flush=True,
+            )
+            shown_at = now
+        if run.rank == 0 and (progress >= 1 or now - saved_at > SAVE_EVERY):
+            saved_at = now
+            if run.cooldown and progress >= 1:
+                ema.load_state_dict(network.state_dict())
+            if progress >= 1 or not run.cooldown:
+                state = {
+                    "network": network.state_dict(),
+                    "ema": ema.state_dict(),
+                    "step": step,
+                    "optimizers": [optim.state_dict() for optim in optims],
+                    "seconds": seconds + now - started,
+                    "batch": run.batch,
+                    "processes": run.processes,
+                }
+                save(state, run.path(f"{name}.cooled" if run.cooldown else name))
+
+
+def _share(params: list[nn.Parameter], progress: float, run: Run) -> float:
+    """Average the gradients of all processes; the largest progress counts for all."""
+    if run.processes == 1:
+        return progress
+    grads = [param.grad for param in params if param.grad is not None]
+    flat = torch.cat([grad.flatten() for grad in grads]).cpu()
+    dist.all_reduce(flat)
+    flat /= run.processes
+    torch._foreach_copy_(
+        grads,
+        [
+            part.view_as(grad)
+            for part, grad in zip(flat.split([grad.numel() for grad in grads]), grads, strict=True)
+        ],
+    )
+    furthest = torch.tensor([progress])
+    dist.all_reduce(furthest, dist.ReduceOp.MAX)
+    return float(furthest)
+
+
+class _Stop:
+    """Whether somebody asked this process to end; it then saves what it has."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: object) -> None:
+        self.asked = True
+
+
+def save(state: object, path: Path) -> None:
+    """Write a file that is either the old one or the new one, whatever happens."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def load_weights(network: nn.Module, run: Run, name: str) -> int:
+    """Load the averaged (or cooled) weights that have seen most steps; returns these steps."""
+    states = [
+        torch.load(path, map_location=run.device, weights_only=True)
+        for path in (run.path(name), run.path(f"{name}.cooled"))
+        if path.exists()
+    ]
+    if not states:
+        sys.exit(f"{run.path(name)} is missing: run the stage '{name}' first")
+    best = max(states, key=lambda state: int(state["step"]))
+    network.load_state_dict(best["ema"])
+    network.to(run.device).eval()
+    return int(best["step"])
