@@ -48,6 +48,7 @@ _DECORD_CODECS = {"h264", "hevc"}
 _DECORD_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # in MPEG-TS it repeats frames
 # FFmpeg draws text as a picture and follows lists of other files; neither is a video that somebody names.
 _TEXT_FORMATS = {"tty", "concat", "dash", "hls", "sdp"}
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REORDER = 2  # x264 emits a frame at most this many frames before its turn (b-pyramid)
 
 
@@ -86,7 +87,7 @@ def read(
         else:
             packets, sure = _packets(clip)
             earliest, latest = _ticks(clip)
-            clip.frame_count = sum(earliest <= pts < latest for pts, _ in packets)
+            clip.frame_count = sum(earliest <= pts < latest for pts, _ in packets) or None
             frames = _decord_frames(clip, packets) if fits_decord and sure else _pyav_frames(clip)
     first = next(frames, None)
     if first is None:
@@ -166,8 +167,10 @@ def _open(source: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         if container.format.name in _TEXT_FORMATS:
             raise ClipError(f"{source} is text and not a video; name a video file")
         videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not videos and container.streams.audio:
+            raise ClipError(f"{source} has sound but no picture; name a video file")
         if not videos:
-            raise ClipError(f"{source} has no picture, only sound or data; name a video file")
+            raise _Undecodable(f"{source} has no picture, or is cut short before it; name a video file")
         videos[0].thread_type = "AUTO"
         yield container, videos[0]
 
@@ -330,8 +333,8 @@ def _decord_frames(clip: Clip, packets: list[tuple[int, int]]) -> Iterator[Frame
         reader = decord.VideoReader(f"file:{clip.source}")
         if len(reader) != len(packets):
             raise _Disagreement
-        if skipped:
-            reader.skip_frames(skipped)  # all decoded: after a seek, frames of an open GOP may be missing
+        for _ in range(skipped):  # its ways of seeking and skipping both lose frames of open GOPs
+            reader.next()
         for pts, duration in packets[skipped:]:
             if pts >= stop:
                 break
@@ -417,9 +420,7 @@ def write(path: str | Path, clip: Clip, *, quality: int = 18, overwrite: bool = 
             times, last_duration = _encode(clip, folder, quality)
             _join(joined, clip, folder, times, last_duration)
         except av.FFmpegError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise ClipError(f"no space left for {path}; free some on its disk and run again") from error
-            raise ClipError(f"can't write {path}: {error.strerror}") from error
+            raise _unwritable(path, error) from error
         joined.replace(path)
     return path
 
@@ -438,17 +439,28 @@ def check_output(path: str | Path, clip: Clip, overwrite: bool) -> None:
             raise ClipError(f"{path} is the input; write to another name")
         if not overwrite:
             raise ClipError(f"{path} exists; choose another name, or allow overwriting")
-    with _workfolder(path) as folder, _sound(clip) as (_, streams):
-        for stream in streams:
-            codec = stream.codec_context.name if stream.codec_context else "of unknown codec"
+    with _workfolder(path) as folder, _sound(clip) as (_, sounds):
+        for sound in sounds:
             try:  # Only an attempt tells: muxers refuse some of the codecs that they say they support.
-                with _output(folder / path.name, FORMATS[path.suffix.lower()]) as output:
-                    output.add_stream_from_template(stream)
+                with _output(folder / path.name) as output:
+                    output.add_stream_from_template(sound)
                     output.start_encoding()
             except (av.FFmpegError, ValueError) as error:
+                if getattr(error, "errno", None) in _FULL:
+                    raise _unwritable(path, error) from error
+                codec = sound.codec_context.name if sound.codec_context else "of an unknown codec"
+                advice = (
+                    "convert it to AAC first" if path.suffix.lower() == ".mkv" else "write to a .mkv file"
+                )
                 raise ClipError(
-                    f"a {path.suffix} file can't hold the sound of {clip.source} ({codec}); write to .mkv"
+                    f"{path.suffix} can't hold the sound of {clip.source} ({codec}); {advice}"
                 ) from error
+
+
+def _unwritable(path: Path, error: Any) -> ClipError:
+    if error.errno in _FULL:
+        return ClipError(f"no space left for {path}; free some on its disk and run again")
+    return ClipError(f"can't write {path}: {error.strerror}")
 
 
 @contextmanager
@@ -466,11 +478,11 @@ def _workfolder(path: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def _output(path: Path, muxer: str) -> OutputContainer:
+def _output(path: Path) -> OutputContainer:
     # FFmpeg would delay everything so that no time is negative, as those of decoding early and of the
     # sound that an audio decoder starts up with are.
     options = {"avoid_negative_ts": "disabled"}
-    return av.open(f"file:{path}", "w", format=muxer, container_options=options)
+    return av.open(f"file:{path}", "w", format=FORMATS.get(path.suffix.lower()), container_options=options)
 
 
 @contextmanager
@@ -498,7 +510,7 @@ def _encode(clip: Clip, folder: Path, quality: int) -> tuple[array[int], int]:
     frames = _checked(clip)
     duration = 0
     while (first := next(frames, None)) is not None:
-        with _output(folder / f"{len(times):09}.nut", "nut") as output:
+        with _output(folder / f"{len(times):09}.nut") as output:
             stream = output.add_stream("libx264", clip.rate, width=clip.width, height=clip.height)
             stream.pix_fmt = "yuv444p" if clip.width % 2 or clip.height % 2 else "yuv420p"
             stream.codec_context.time_base = clip.time_base
@@ -557,7 +569,7 @@ def _join(target: Path, clip: Clip, folder: Path, times: array[int], last_durati
     # A clip keeps its clock, unless it was cut at the start or begins before 0, which files can't say.
     origin = times[0] if clip.start is not None or times[0] < 0 else 0
     with (
-        _output(target, FORMATS[target.suffix.lower()]) as output,
+        _output(target) as output,
         _sound(clip) as (source, sounds),
         av.open(f"file:{segments[0]}") as template,
     ):
