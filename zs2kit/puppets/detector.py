@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 HEATMAP = 64  # pixels of the side on which the network works
+SURE = 0.25  # the least height of a peak that is a keypoint
 SPREAD = 1.2  # of a keypoint's bell on the heatmap, in its pixels
 
 
@@ -26,7 +27,7 @@ def detect(network: Any, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Find the figure on RGB frames (frames, H, W, 3): (frames, 18, 3), x and y in pixels, confidence in
     0..1.
 
-    0 is the middle of the first pixel. A confidence under 0.3 means that the keypoint is not to be seen.
+    0 is the middle of the first pixel. Confidences under `SURE` become 0: no such point is to be seen.
     """
     height, width = frames.shape[1:3]
     weight = next(network.parameters())
@@ -36,6 +37,7 @@ def detect(network: Any, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         pixels = pixels.permute(0, 3, 1, 2).to(weight.dtype) / 127.5 - 1
         found.append(peaks(network(resize(pixels), 0).sample.float().sigmoid()))
     points = torch.cat(found).cpu().numpy()
+    points[points[..., 2] < SURE, 2] = 0
     points[..., 0] = (points[..., 0] + 0.5) * (width / HEATMAP) - 0.5
     points[..., 1] = (points[..., 1] + 0.5) * (height / HEATMAP) - 0.5
     return np.asarray(points, np.float32)

@@ -27,7 +27,7 @@ from .places import PLACES
 SIZE = 128  # pixels of a frame's side
 LATENT_SIZE = SIZE // 8
 TOKENS = 32
-VOCABULARY = 1024
+PIECES = 1024  # that the tokenizer learns at most, beside single bytes at the ends of words
 GROUPS = {"kind": KINDS, "colour": COLOURS, "place": PLACES}
 """What the classifier reads: one softmax over each group, side by side in its logits."""
 
@@ -115,7 +115,7 @@ def tokenizer(captions: Iterable[str]) -> Any:
     learner.train_from_iterator(
         chain(captions, ENGLISH.split()),
         BpeTrainer(
-            vocab_size=VOCABULARY, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+            vocab_size=PIECES, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
         ),
     )
     learned = json.loads(learner.to_str())["model"]

@@ -54,8 +54,9 @@ def shard(work: Path, index: int) -> Shard:
     folder = work / "pictures"
     paths = [folder / f"{index:05d}.{name}.npy" for name in Shard._fields]
     if not all(path.exists() for path in paths):
-        for path, array in zip(paths, draw(range(index * SHARD, (index + 1) * SHARD)), strict=True):
-            save_array(path, array)
+        drawn = draw(range(index * SHARD, (index + 1) * SHARD))
+        for path, name in zip(paths, Shard._fields, strict=True):
+            save_array(path, getattr(drawn, name))
     return Shard(*(np.load(path, mmap_mode="r") for path in paths))
 
 

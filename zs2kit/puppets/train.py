@@ -35,6 +35,7 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 
 from . import networks
 from .captions import caption
@@ -84,7 +85,8 @@ def _train_vae(name: str, network: Any, run: Run) -> None:
             latents = network.encode(pixels).latent_dist
             error = network.decode(latents.sample()).sample - pixels
         sharpness = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
-        return error.abs().mean() + error.square().mean() + sharpness + 1e-6 * latents.kl().mean()
+        total: Tensor = error.abs().mean() + error.square().mean() + sharpness + 1e-6 * latents.kl().mean()
+        return total
 
     fit(name, network, loss, run, rate=2e-3)
 
@@ -167,10 +169,15 @@ class Diffusion:
 def tokenizer(run: Run) -> Any:
     """The tokenizer, learned from captions when first asked for."""
     folder = run.work / "tokenizer"
-    if not folder.exists():
+    if run.rank == 0 and not folder.exists():
         rng = np.random.default_rng(run.seed)
-        texts = [caption(*(str(rng.choice(names)) for names in GROUPS.values()), rng) for _ in range(20_000)]
+        kinds, colours, places = (
+            [str(name) for name in rng.choice(names, 20_000)] for names in GROUPS.values()
+        )
+        texts = [caption(*named, rng) for named in zip(kinds, colours, places, strict=True)]
         networks.tokenizer(texts).save_pretrained(folder)
+    if run.processes > 1:
+        torch.distributed.barrier()
     return networks.load_tokenizer(folder)
 
 
@@ -426,7 +433,7 @@ def main(stage: str, count: int, out: Path, **options: Any) -> None:
         export(run, out)
     elif run.processes > 1:
         (run.work / f"{stage}.rendezvous").unlink(missing_ok=True)
-        torch.multiprocessing.spawn(_work, (stage, run, count), run.processes)
+        spawn(_work, (stage, run, count), run.processes)  # type: ignore[no-untyped-call]
     else:
         _work(0, stage, run, count)
 

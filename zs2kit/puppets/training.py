@@ -58,7 +58,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             shapes = defaultdict(list)
             for param in group["params"]:
@@ -124,7 +124,8 @@ def fit(name: str, network: nn.Module, loss: Loss, run: Run, *, rate: float) -> 
     """
     network.to(run.device).train()
     ema = copy.deepcopy(network)
-    averaged = list(ema.parameters())
+    averaged: list[Tensor] = list(ema.parameters())
+    followed: list[Tensor] = list(network.parameters())
     optims = optimizers(network, rate)
     params = [param for param in network.parameters() if param.requires_grad]
     first, seconds = 0, 0.0
@@ -162,7 +163,7 @@ def fit(name: str, network: nn.Module, loss: Loss, run: Run, *, rate: float) -> 
             optim.step()
         shown += 0.05 * (value.item() - shown) if step > first + 1 else value.item()
         with torch.no_grad():
-            torch._foreach_lerp_(averaged, list(network.parameters()), max(EMA_SHARE, 1 / (step + 1)))
+            torch._foreach_lerp_(averaged, followed, max(EMA_SHARE, 1 / (step + 1)))
         now = time.monotonic()
         if run.rank == 0 and (progress >= 1 or now - shown_at > 10 or step == first + 10):
             pace = (step - first) / (now - started)
@@ -196,14 +197,10 @@ def _share(params: list[nn.Parameter], progress: float, run: Run) -> float:
     grads = [param.grad for param in params if param.grad is not None]
     flat = torch.cat([grad.flatten() for grad in grads]).cpu()
     dist.all_reduce(flat)
-    flat /= run.processes
-    torch._foreach_copy_(
-        grads,
-        [
-            part.view_as(grad)
-            for part, grad in zip(flat.split([grad.numel() for grad in grads]), grads, strict=True)
-        ],
-    )
+    start = 0
+    for grad in grads:
+        grad.copy_(flat[start : start + grad.numel()].view_as(grad) / run.processes)
+        start += grad.numel()
     furthest = torch.tensor([progress])
     dist.all_reduce(furthest, dist.ReduceOp.MAX)
     return float(furthest)

@@ -1,0 +1,203 @@
+"""Measure the model on what training never saw: python -m zs2kit.puppets.evaluate [--docs docs]."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import cv2
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DModel
+from numpy.typing import NDArray
+from transformers import ResNetForImageClassification
+
+from .captions import Prompt, is_held_out, load_prompts
+from .detector import detect
+from .networks import GROUPS, SIZE
+from .pictures import draw, scene
+from .train import WEIGHTS, to_tensor
+from .world import MOTIONS, motion_scenes, render
+
+Images = NDArray[np.uint8]  # (pictures, SIZE, SIZE, 3)
+Points = NDArray[np.float32]  # (pictures, 18, 3)
+Numbers = dict[str, float]
+
+
+def body_heights(keypoints: Points) -> NDArray[np.float32]:
+    """The extent of each figure's keypoints (pictures,) in pixels, head to ankle or hand to hand."""
+    extents: NDArray[np.float32] = np.ptp(keypoints[..., :2], axis=1).max(axis=1)
+    return extents
+
+
+def correct(found: Points, true: Points, tolerance: float) -> NDArray[np.bool_]:
+    """Which keypoints (pictures, 18) were found within `tolerance` of the figure's height."""
+    distance = np.linalg.norm(found[..., :2] - true[..., :2], axis=-1)
+    near: NDArray[np.bool_] = (distance <= tolerance * body_heights(true)[:, None]) & (found[..., 2] > 0)
+    return near
+
+
+@torch.no_grad()
+def classify(network: Any, images: Images) -> NDArray[np.intp]:
+    """Read kind, colour and place: (pictures, 3) numbers into `GROUPS`."""
+    logits = torch.cat([network(to_tensor(images[i : i + 32])).logits for i in range(0, len(images), 32)])
+    parts = torch.split(logits, [len(names) for names in GROUPS.values()], dim=1)
+    return np.stack([part.argmax(dim=1).numpy() for part in parts], axis=1)
+
+
+def shares(right: NDArray[np.bool_], name: str) -> Numbers:
+    """The share of right answers for kind, colour and place (pictures, 3)."""
+    return {f"{name}: {group}": float(share) for group, share in zip(GROUPS, right.mean(axis=0), strict=True)}
+
+
+@torch.no_grad()
+def reconstruct(vae: Any, images: Images) -> Images:
+    """Encode and decode."""
+    decoded = []
+    for i in range(0, len(images), 32):
+        pixels = vae.decode(vae.encode(to_tensor(images[i : i + 32])).latent_dist.mean).sample
+        decoded.append(((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+    return np.concatenate(decoded)
+
+
+def psnr(images: Images, others: Images) -> float:
+    """Mean over pictures of their PSNR in dB."""
+    error = np.square((images.astype(np.float32) - others) / 255).mean(axis=(1, 2, 3))
+    return float(np.mean(-10 * np.log10(error)))
+
+
+def draw_prompts(pipe: Any, prompts: list[Prompt], steps: int, guidance: float) -> Images:
+    """One picture of each prompt; the number of the prompt is its seed."""
+    images = []
+    for i in range(0, len(prompts), 10):
+        batch = prompts[i : i + 10]
+        generators = [torch.Generator().manual_seed(i + k) for k in range(len(batch))]
+        drawn = pipe(
+            [prompt.prompt for prompt in batch],
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=generators,
+            output_type="np",
+        ).images
+        images.append((drawn * 255).round().astype(np.uint8))
+    return np.concatenate(images)
+
+
+def pose_edits(
+    folder: Path, clips: int, scale: float, **settings: Any
+) -> tuple[Images, Points, NDArray[np.intp]]:
+    """Edit clips of moving figures: edited frames, true keypoints of their sources, what was asked for."""
+    import zs2kit
+    from zs2kit.clip import Clip
+    from zs2kit_plugins.pose import Pose  # type: ignore[import-not-found, unused-ignore]
+
+    prompts = [prompt for prompt in load_prompts() if prompt.source == "template"]
+    model = zs2kit.Model.load(folder)
+    frames, points, asked = [], [], []
+    for i in range(clips):
+        rng = np.random.default_rng((2, i))
+        start = replace(scene(10_000 + i, "test"), height=float(rng.uniform(0.62, 0.9)))
+        sources = [
+            render(each, SIZE) for each in motion_scenes(start, MOTIONS[i % len(MOTIONS)], 8, travel=0.1)
+        ]
+        prompt = prompts[int(rng.integers(len(prompts)))]
+        source = Clip.from_images([picture.image for picture in sources], 12)
+        edited = zs2kit.edit(
+            source, prompt.prompt, plugins=[Pose(scale=scale)], model=model, seed=i, **settings
+        )
+        for frame, picture in zip(edited, sources, strict=True):
+            if body_heights(picture.keypoints[None])[0] >= 0.4 * SIZE:
+                frames.append(frame.image)
+                points.append(picture.keypoints)
+                asked.append([names.index(getattr(prompt, group)) for group, names in GROUPS.items()])
+    return np.stack(frames), np.stack(points), np.array(asked)
+
+
+def grid(images: Images, columns: int, missed: NDArray[np.bool_] | None = None) -> Images:
+    """Pictures in rows, those missed in a red frame: (height, width, 3)."""
+    cells = [image.copy() for image in images]
+    for cell, miss in zip(cells, missed if missed is not None else [], strict=False):
+        if miss:
+            cv2.rectangle(cell, (1, 1), (SIZE - 2, SIZE - 2), (255, 0, 0), 3)
+    cells += [np.full_like(images[0], 255)] * (-len(cells) % columns)
+    rows = [np.concatenate(cells[i : i + columns], axis=1) for i in range(0, len(cells), columns)]
+    return np.concatenate(rows)
+
+
+def measure(
+    folder: Path, docs: Path | None, *, steps: int, guidance: float, pictures: int, clips: int
+) -> Numbers:
+    """All numbers of the model in `folder`; pictures go to `docs`."""
+    pipe = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    classifier = ResNetForImageClassification.from_pretrained(folder / "classifier").eval()
+    detector = UNet2DModel.from_pretrained(folder / "detector").eval()
+    shown = draw(range(pictures), "test")
+    numbers: Numbers = {}
+
+    decoded = reconstruct(pipe.vae, shown.images)
+    numbers["VAE: PSNR of reconstructions, dB"] = psnr(shown.images, decoded)
+    numbers |= shares(classify(classifier, shown.images) == shown.labels, "classifier, renders")
+    numbers |= shares(classify(classifier, decoded) == shown.labels, "classifier, reconstructions")
+    found = detect(detector, shown.images)
+    numbers["detector, renders: PCK@0.05"] = float(correct(found, shown.keypoints, 0.05).mean())
+    found = detect(detector, decoded)
+    numbers["detector, reconstructions: PCK@0.05"] = float(correct(found, shown.keypoints, 0.05).mean())
+
+    prompts = load_prompts()
+    drawn = draw_prompts(pipe, prompts, steps, guidance)
+    asked = np.array([[names.index(getattr(p, g)) for g, names in GROUPS.items()] for p in prompts])
+    right = classify(classifier, drawn) == asked
+    for name in ("template", "hand"):
+        chosen = np.array([prompt.source == name for prompt in prompts])
+        numbers |= shares(right[chosen], f"text, {name} prompts")
+    held = np.array([is_held_out(prompt.kind, prompt.colour, prompt.place) for prompt in prompts])
+    numbers |= shares(right[held], "text, held-out triples")
+    if docs:
+        save_picture(docs / "puppets-text.jpg", grid(drawn, 20, ~right.all(axis=1)))
+        pairs = np.stack([shown.images[:24], decoded[:24]], axis=1).reshape(-1, *shown.images.shape[1:])
+        save_picture(docs / "puppets-vae.jpg", grid(pairs, 12))
+
+    for scale in (1.0, 0.0) if clips else ():
+        edited, points, wanted = pose_edits(
+            folder, clips, scale, num_inference_steps=steps, guidance_scale=guidance
+        )
+        right = classify(classifier, edited) == wanted
+        name = f"pose edits, scale {scale:g}"
+        near = correct(detect(detector, edited), points, 0.1)
+        numbers[f"{name}: PCK@0.1"] = float(near.mean())
+        numbers |= shares(right, name)
+        if docs:
+            save_picture(docs / f"puppets-pose-{scale:g}.jpg", grid(edited, 16, ~right.all(axis=1)))
+    return numbers
+
+
+def save_picture(path: Path, image: Images) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
+
+
+@click.command(help=__doc__)
+@click.option(
+    "--weights", type=click.Path(path_type=Path), default=WEIGHTS, help="The diffusers folder to measure."
+)
+@click.option("--docs", type=click.Path(path_type=Path), help="Folder for puppets.json and the pictures.")
+@click.option("--steps", default=20, show_default=True)
+@click.option("--guidance", default=5.0, show_default=True)
+@click.option("--pictures", default=512, show_default=True, help="Held-out renders.")
+@click.option(
+    "--clips", default=16, show_default=True, help="Clips of 8 frames for the pose edits; 0 skips them."
+)
+def main(weights: Path, docs: Path | None, **options: Any) -> None:
+    numbers = measure(weights, docs, **options)
+    for name, value in numbers.items():
+        print(f"{name:45s} {value:8.2f}" if "dB" in name else f"{name:45s} {value:8.1%}")
+    if docs:
+        (docs / "puppets.json").write_text(json.dumps(numbers, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
