@@ -176,6 +176,7 @@ def measure(
 
 
 def save_picture(path: Path, image: Images) -> None:
+    """Write a picture as JPEG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
 
@@ -192,6 +193,7 @@ def save_picture(path: Path, image: Images) -> None:
     "--clips", default=16, show_default=True, help="Clips of 8 frames for the pose edits; 0 skips them."
 )
 def main(weights: Path, docs: Path | None, **options: Any) -> None:
+    """Print every number, and write them and the pictures to ``docs``."""
     numbers = measure(weights, docs, **options)
     for name, value in numbers.items():
         print(f"{name:45s} {value:8.2f}" if "dB" in name else f"{name:45s} {value:8.1%}")

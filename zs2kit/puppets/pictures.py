@@ -61,6 +61,7 @@ def shard(work: Path, index: int) -> Shard:
 
 
 def save_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an array in one step, so that nobody reads half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     with partial.open("wb") as file:

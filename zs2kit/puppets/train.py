@@ -47,7 +47,6 @@ from .training import Run, fit, load_weights
 
 WEIGHTS = Path(__file__).with_name("weights")
 PICTURE_SHARDS = 10  # for the VAE, the detector and the classifier
-CROP = 64
 EMPTY_PROMPTS = 0.1
 
 
@@ -75,11 +74,11 @@ def _train_vae(name: str, network: Any, run: Run) -> None:
     pictures = [shard(run.work, i).images for i in range(PICTURE_SHARDS)]
 
     def loss(rng: np.random.Generator) -> Tensor:
-        crops = np.empty((run.batch or 12, CROP, CROP, 3), np.uint8)
+        crops = np.empty((run.batch or 12, run.crop, run.crop, 3), np.uint8)
         for crop in crops:
-            top, left = rng.integers(SIZE - CROP + 1, size=2)
+            top, left = rng.integers(SIZE - run.crop + 1, size=2)
             image = pictures[rng.integers(len(pictures))][rng.integers(SHARD)]
-            crop[:] = image[top : top + CROP, left : left + CROP]
+            crop[:] = image[top : top + run.crop, left : left + run.crop]
         pixels = to_tensor(crops, run.device)
         with torch.autocast(run.device, torch.bfloat16):
             latents = network.encode(pixels).latent_dist
@@ -416,6 +415,10 @@ def train(stage: str, run: Run) -> None:
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--batch", type=int, help="Samples a step in each process.  [default: the stage's own]")
+@click.option("--rate", type=float, help="Learning rate.  [default: the stage's own]")
+@click.option(
+    "--crop", default=64, show_default=True, help="vae, decoder: pixels of a crop's side, at most 128."
+)
 @click.option(
     "--processes", default=1, show_default=True, help="Processes that share the work, one core each."
 )
@@ -427,6 +430,7 @@ def train(stage: str, run: Run) -> None:
     help="export: the folder to write.  [default: weights/ in the package]",
 )
 def main(stage: str, count: int, out: Path, **options: Any) -> None:
+    """Run one stage of the training."""
     run = Run(**options)
     run.work.mkdir(parents=True, exist_ok=True)
     if stage == "export":
