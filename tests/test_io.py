@@ -218,6 +218,28 @@ def test_a_damaged_packet_costs_its_own_frames_only(tmp_path: Path) -> None:
     assert [frame.pts // 512 for frame in clip] == [*range(10), *range(12, 30)]
 
 
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.ts"])
+def test_damage_costs_a_part_or_ends_in_a_line(tmp_path: Path, name: str) -> None:
+    source, out = tmp_path / name, tmp_path / "out.mp4"
+    tick = {".mp4": 12800, ".mkv": 1000, ".ts": 90_000}[source.suffix]
+    data = make(source, frames=40, sound="aac", time_base=Fraction(1, tick)).read_bytes()
+    survived = 0
+    for seed in range(16):
+        damaged = bytearray(data)
+        generator = np.random.default_rng(seed)
+        for position in generator.integers(0, len(data), 20):
+            damaged[position] = generator.integers(256)
+        source.write_bytes(damaged[: len(data) if seed % 2 else generator.integers(1, len(data))])
+        try:
+            frames = len(list(io.read(source)))
+            assert len(list(io.read(io.write(out, io.read(source), overwrite=True)))) == frames
+            survived += 1
+        except Zs2Error as error:
+            assert str(source) in str(error) and "\n" not in str(error)
+        assert {path.name for path in tmp_path.iterdir()} <= {source.name, out.name}
+    assert survived >= (1 if name.endswith("mp4") else 10)
+
+
 @pytest.mark.parametrize("small", [io.SMALL, 0], ids=["short", "long"])
 @pytest.mark.parametrize("name", ["plain.mp4", "open-gop.mp4", "variable.mkv", "ntsc.mp4"])
 def test_start_and_end_keep_the_frames_between(

@@ -155,7 +155,10 @@ class _Undecodable(ClipError):
 
 @contextmanager
 def _open(source: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file and its first video stream; a cover picture in a sound file is none."""
+    """Open a file and its first video stream; a cover picture in a sound file is none.
+
+    An error on the way, when a file breaks off or its disk is gone, is a ClipError as well.
+    """
     try:
         # "file:" keeps a colon in the name from being taken for a protocol.
         container = av.open(f"file:{source}", metadata_errors="replace")
@@ -172,14 +175,28 @@ def _open(source: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         if not videos:
             raise _Undecodable(f"{source} has no picture, or is cut short before it; name a video file")
         videos[0].thread_type = "AUTO"
-        yield container, videos[0]
+        try:
+            yield container, videos[0]
+        except av.FFmpegError as error:
+            raise ClipError(f"{source} can't be read to its end ({error.strerror}); get it whole") from error
+
+
+def _demux(container: InputContainer, *streams: Stream) -> Iterator[Packet[Any]]:
+    """The packets of these streams, without the empty ones that PyAV appends.
+
+    Appending them, it fails on damaged files in which more streams turn up than there were at first.
+    """
+    with suppress(IndexError):
+        for packet in container.demux(*streams):
+            if packet.size:
+                yield packet
 
 
 def _decode(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
     """Decode what can be decoded: a damaged packet costs its own frames, and not those after it."""
-    for packet in container.demux(stream):
+    for packet in chain(_demux(container, stream), [None]):
         try:
-            frames = packet.decode()
+            frames = stream.decode(packet)
         except av.FFmpegError:
             continue
         yield from frames
@@ -211,13 +228,12 @@ def _describe(source: Path) -> tuple[Clip, bool]:
             color=tags.resolve(frame.height),
         )
     fits_decord = (
-        source.stat().st_size <= SMALL
-        and muxing in _DECORD_CONTAINERS
+        muxing in _DECORD_CONTAINERS
         and codec in _DECORD_CODECS
         and frame.format.name in _DECORD_FORMATS
         and upright == _Upright()
-        # What has no tag, decord takes for BT.601.
-        and (tags.colorspace != 2 or clip.color.colorspace != 1)
+        # What has no tag that it knows, decord takes for BT.601.
+        and clip.color.colorspace in (tags.colorspace, 6)
     )
     return clip, fits_decord
 
@@ -284,21 +300,21 @@ def _rgb(picture: VideoFrame, color: Color, size: tuple[int, int]) -> NDArray[An
 def _packets(clip: Clip) -> tuple[list[tuple[int, int]], bool]:
     """The (pts, duration) of all packets of the source, by pts, and whether each is sure to give a picture.
 
-    It may not if it has no time or shares it, if it is to be dropped, or if the first keyframe does not
-    come before it in both orders.
+    It may not if it has no time or shares it, if it is to be dropped, if the first keyframe does not come
+    before it in both orders, or if its time is out of line with what is decoded around it.
     """
     assert clip.source is not None
     packets: list[tuple[int, int]] = []
     sure = True
     with _open(clip.source) as (container, stream):
-        for packet in container.demux(stream):
-            if not packet.size:
-                continue  # the end
+        for packet in _demux(container, stream):
             if packet.pts is None or packet.is_discard or packet.is_corrupt:
                 sure = False
                 continue
             sure &= packet.pts > packets[0][0] if packets else packet.is_keyframe
             packets.append((packet.pts, packet.duration or _frame_ticks(clip)))
+    shown = sorted(range(len(packets)), key=packets.__getitem__)
+    sure &= all(abs(index - rank) <= 16 for rank, index in enumerate(shown))  # as far as H.264 may reorder
     packets.sort()
     return packets, sure and all(a[0] < b[0] for a, b in pairwise(packets))
 
@@ -354,7 +370,8 @@ class _Disagreement(Exception):
 def _describe_with_opencv(source: Path) -> Clip | None:
     import cv2
 
-    # Only the environment silences the FFmpeg inside OpenCV, which has another word for each failure.
+    # It would print, in words of its own, what we are about to say; its FFmpeg listens to the environment.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     capture = cv2.VideoCapture(str(source))
     found, image = capture.read()
@@ -421,7 +438,10 @@ def write(path: str | Path, clip: Clip, *, quality: int = 18, overwrite: bool = 
             _join(joined, clip, folder, times, last_duration)
         except av.FFmpegError as error:
             raise _unwritable(path, error) from error
-        joined.replace(path)
+        try:
+            joined.replace(path)
+        except OSError as error:
+            raise _unwritable(path, error) from error
     return path
 
 
@@ -580,8 +600,14 @@ def _join(target: Path, clip: Clip, folder: Path, times: array[int], last_durati
         if source is not None and sounds:
             copies = {sound.index: output.add_stream_from_template(sound) for sound in sounds}
             packets.append(_audio_packets(source, clip, origin * clip.time_base, copies))
+        begun: set[Stream] = set()
         for packet in merge(*packets, key=_decoding_time):
-            output.mux(packet)
+            try:
+                output.mux(packet)
+                begun.add(packet.stream)
+            except (av.InvalidDataError, av.PatchWelcomeError):
+                if packet.stream is video or packet.stream not in begun:
+                    raise  # else a damaged packet of sound: it costs itself
 
 
 def _decoding_time(packet: Packet[Any]) -> float:
@@ -620,10 +646,10 @@ def _video_packets(
 def _segment_packets(segment: Path, clip: Clip, first: int) -> Iterator[tuple[Packet[Any], int]]:
     """A segment's packets, each with the pts of its frame in the clip, whose first is ``first``."""
     with av.open(f"file:{segment}") as container:
-        for packet in container.demux(video=0):
-            if packet.pts is not None:  # as the empty one at the end has not
-                # The segment's time base is finer than the clip's.
-                yield packet, first + round(packet.pts * packet.time_base / clip.time_base)
+        for packet in _demux(container, container.streams.video[0]):
+            assert packet.pts is not None
+            # The segment's time base is finer than the clip's.
+            yield packet, first + round(packet.pts * packet.time_base / clip.time_base)
 
 
 def _audio_packets(
@@ -634,9 +660,13 @@ def _audio_packets(
     if clip.start is not None:
         _seek(source, sounds[0], origin)
     over: set[int] = set()
-    for packet in source.demux(sounds):
+    last: dict[int, int] = {}
+    for packet in _demux(source, *sounds):
         if packet.pts is None or packet.dts is None:
             continue
+        if packet.dts <= last.get(packet.stream_index, packet.dts - 1) or packet.pts < packet.dts:
+            continue  # damaged: no file may go back in time
+        last[packet.stream_index] = packet.dts
         time = packet.pts * packet.time_base
         if clip.start is not None and time < origin:
             continue
