@@ -214,7 +214,7 @@ def _edited(clip: Clip, scan: Scan, fit: Fit, chunk_size: int) -> Iterator[Frame
         if index == 0:
             log.info("the carry between chunks takes %.1f MB", carry.nbytes / 1e6)
         for frame, image in zip(frames, to_images(pixels), strict=True):
-            yield Frame(fit.undo(image), frame.pts)
+            yield frame._replace(image=fit.undo(image))
         index += len(frames)
     scan.hook.finish(frames=index)
 
