@@ -53,6 +53,7 @@ wings winter with without woman wooden woods world young
 
 
 def vae() -> Any:
+    """The autoencoder: eight pixels along a side of a latent."""
     return AutoencoderKL(
         sample_size=SIZE,
         latent_channels=4,
@@ -66,6 +67,7 @@ def vae() -> Any:
 
 
 def unet() -> Any:
+    """The denoiser."""
     return UNet2DConditionModel(
         sample_size=LATENT_SIZE,
         in_channels=4,
@@ -83,11 +85,12 @@ def unet() -> Any:
 def controlnet(base: Any) -> Any:
     """A pose ControlNet that starts as a copy of the base's first half."""
     return ControlNetModel.from_unet(
-        base, conditioning_channels=3, conditioning_embedding_out_channels=(16, 32, 64, 128)
+        base, conditioning_channels=3, conditioning_embedding_out_channels=(16, 16, 32, 64)
     )
 
 
 def text_encoder(words: Any) -> Any:
+    """The text encoder for a tokenizer of these ``words``."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(words),
@@ -146,6 +149,7 @@ def detector() -> Any:
 
 
 def classifier() -> Any:
+    """What reads kind, colour and place of a picture, for measuring."""
     labels = [name for names in GROUPS.values() for name in names]
     return ResNetForImageClassification(
         ResNetConfig(
@@ -175,6 +179,7 @@ def scheduler() -> Any:
 
 
 def load_tokenizer(folder: Path) -> Any:
+    """Read a tokenizer that was saved to ``folder``."""
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 

@@ -371,6 +371,7 @@ def export(run: Run, folder: Path) -> None:
     tokenizer(run).save_pretrained(partial / "tokenizer")
     scheduler.save_pretrained(partial / "scheduler")
     (partial / "model_index.json").write_text(json.dumps(networks.MODEL_INDEX, indent=2) + "\n")
+    (partial / "training.json").write_text(json.dumps(steps, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -38,6 +38,10 @@ class Run:
     seed: int = 0
     batch: int | None = None
     """Samples a step in each process; None is the stage's own size."""
+    rate: float | None = None
+    """Learning rate; None is the stage's own."""
+    crop: int = 64
+    """Pixels of the side of what the VAE learns from."""
     rank: int = 0
     processes: int = 1
 
@@ -122,6 +126,7 @@ def fit(name: str, network: nn.Module, loss: Loss, run: Run, *, rate: float) -> 
     stopped. The rate is constant after the warm-up; the running average (EMA) is what is exported. A cooled
     run starts from NAME.pt and goes to NAME.cooled.pt.
     """
+    rate = run.rate or rate
     network.to(run.device).train()
     ema = copy.deepcopy(network)
     averaged: list[Tensor] = list(ema.parameters())
