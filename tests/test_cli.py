@@ -242,7 +242,7 @@ def test_an_output_that_cannot_be(clip: Path, tmp_path: Path) -> None:
         (["-o", tmp_path / "nosuch" / "out.mp4"], "nosuch"),
         (["-o", clip], "clip.mp4"),
         (["-o", clip, "--overwrite"], "clip.mp4"),
-        (["-o", tmp_path / "there.mp4"], "exists"),
+        (["-o", tmp_path / "there.mp4"], "--overwrite"),
         (["-o", "/proc/out.mp4"], "/proc"),
         (["--sheet", tmp_path / "sheet.jpg"], ".png"),
         (["--sheet", tmp_path / "nosuch" / "sheet.png"], "nosuch"),

@@ -458,7 +458,7 @@ def check_output(path: str | Path, clip: Clip, overwrite: bool) -> None:
         if clip.source is not None and clip.source.exists() and path.samefile(clip.source):
             raise ClipError(f"{path} is the input; write to another name")
         if not overwrite:
-            raise ClipError(f"{path} exists; choose another name, or allow overwriting")
+            raise ClipError(f"{path} exists; choose another name, or allow overwriting (--overwrite)")
     with _workfolder(path) as folder, _sound(clip) as (_, sounds):
         for sound in sounds:
             try:  # Only an attempt tells: muxers refuse some of the codecs that they say they support.
