@@ -20,6 +20,7 @@ def work(tmp_path_factory):
     for module in (pictures, train):
         patch.setattr(module, "SHARD", 32)
     patch.setattr(train, "PICTURE_SHARDS", 1)
+    patch.setattr(train, "EMPTY", 16)
     run = Run(folder, steps=2, batch=4)
     for stage in ("vae", "decoder", "reconstructions"):
         train.train(stage, run)

@@ -86,7 +86,7 @@ def reconstructions(work: Path) -> list[NDArray[np.uint8]]:
     return [np.load(path, mmap_mode="r") for path in sorted((work / "reconstructions").glob("*.npy"))]
 
 
-def empty_places(work: Path, count: int = 1024) -> NDArray[np.uint8]:
+def empty_places(work: Path, count: int) -> NDArray[np.uint8]:
     """Places with nobody in them: (count, SIZE, SIZE, 3)."""
     path = work / "pictures" / "empty.npy"
     if not path.exists():

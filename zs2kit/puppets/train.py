@@ -47,6 +47,7 @@ from .training import Run, fit, load_weights
 
 WEIGHTS = Path(__file__).with_name("weights")
 PICTURE_SHARDS = 10  # for the VAE, the detector and the classifier
+EMPTY = 1024  # places with nobody in them
 EMPTY_PROMPTS = 0.1
 
 
@@ -277,7 +278,7 @@ def augment(pixels: Tensor, rng: np.random.Generator) -> Tensor:
 def train_detector(run: Run) -> None:
     """Heatmaps of keypoints, also of places that nobody is in and of mere noise: all zero."""
     data, network = Augmented(run), networks.detector()
-    nobody = empty_places(run.work)
+    nobody = empty_places(run.work, EMPTY)
     grid = torch.arange(HEATMAP, device=run.device, dtype=torch.float32)
 
     def loss(rng: np.random.Generator) -> Tensor:
