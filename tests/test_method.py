@@ -74,7 +74,10 @@ def test_running_average_is_the_recursion(momentum, carried):
     for frame in x:
         last = frame if last is None else momentum * last + (1 - momentum) * frame
         y.append(last)
-    assert torch.allclose(running_average(x, momentum, previous), torch.stack(y), atol=1e-5)
+    ours = running_average(x, momentum, previous)
+    assert torch.allclose(ours, torch.stack(y), atol=1e-6)
+    assert momentum != 0 or torch.equal(ours, x)
+    assert momentum != 1 or torch.equal(ours, (x[0] if previous is None else previous).expand_as(x))
 
 
 def test_half_precision_frames_are_averaged_in_float32():

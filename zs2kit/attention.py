@@ -18,20 +18,13 @@ def running_average(
     """Return y with y_0 = x_0 and y_k = m y_(k-1) + (1 - m) x_k over ``frames``, in float32.
 
     frames: (frames, tokens, channels). previous: (tokens, channels), y of the frame before the
-    first; None at the start of a shot. The recursion is written as one product with a lower
-    triangular matrix, since a chunk's frames are known together.
+    first; None at the start of a shot. Exact at momentum 0 (the frames themselves) and 1 (the first).
     """
-    count = len(frames)
-    age = torch.arange(count)[:, None] - torch.arange(count)  # k - j
-    weights = torch.where(age >= 0, (1 - momentum) * momentum ** age.clamp(min=0), 0.0)
-    if previous is None:
-        weights[:, 0] = momentum ** torch.arange(count)
-    flat = frames.float().flatten(1)  # (frames, tokens * channels)
-    average = weights.to(flat) @ flat
-    if previous is not None:
-        decay = momentum ** torch.arange(1, count + 1)
-        average = average + decay.to(flat)[:, None] * previous.to(flat).flatten()
-    return average.view(frames.shape)
+    averages = []
+    for frame in frames.float():
+        previous = frame if previous is None else torch.lerp(frame, previous, momentum)
+        averages.append(previous)
+    return torch.stack(averages)
 
 
 class TemporalMomentum:
