@@ -180,6 +180,8 @@ def fit(name: str, network: nn.Module, loss: Loss, run: Run, *, rate: float) -> 
             shown_at = now
         if run.rank == 0 and (progress >= 1 or now - saved_at > SAVE_EVERY):
             saved_at = now
+            for average, buffer in zip(ema.buffers(), network.buffers(), strict=True):
+                average.copy_(buffer)  # of batch norms; they are averages already
             if run.cooldown and progress >= 1:
                 ema.load_state_dict(network.state_dict())
             if progress >= 1 or not run.cooldown:
