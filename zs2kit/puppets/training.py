@@ -21,7 +21,7 @@ from torch import Tensor, nn
 Loss = Callable[[np.random.Generator], Tensor]
 
 WARM_UP = 100  # steps
-EMA_SHARE = 0.002  # of the newest weights in their running average
+EMA_SHARE = 0.002  # of the newest weights in their running average; more at first, when they change fast
 SAVE_EVERY = 60.0  # seconds
 
 
@@ -168,7 +168,7 @@ def fit(name: str, network: nn.Module, loss: Loss, run: Run, *, rate: float) -> 
             optim.step()
         shown += 0.05 * (value.item() - shown) if step > first + 1 else value.item()
         with torch.no_grad():
-            torch._foreach_lerp_(averaged, followed, max(EMA_SHARE, 1 / (step + 1)))
+            torch._foreach_lerp_(averaged, followed, max(EMA_SHARE, 10 / (step + 10)))
         now = time.monotonic()
         if run.rank == 0 and (progress >= 1 or now - shown_at > 10 or step == first + 10):
             pace = (step - first) / (now - started)
