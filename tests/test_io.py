@@ -430,9 +430,14 @@ def test_colours_come_back_and_are_tagged(tmp_path: Path, matrix: int, range_: i
         assert error(misread) > 4, "these pictures can't tell"
 
 
-@pytest.mark.parametrize(("height", "matrix"), [(48, BT601), (720, BT709)])
-def test_untagged_colours_are_guessed_as_players_do(tmp_path: Path, height: int, matrix: int) -> None:
-    clip = Clip.from_images([drawn(0, 64, height)], 25)
+@pytest.mark.parametrize(
+    ("width", "height", "matrix"),
+    [(64, 48, BT601), (1024, 576, BT601), (64, 720, BT709), (64, 578, BT709), (1280, 544, BT709)],
+)
+def test_untagged_colours_are_guessed_as_players_do(
+    tmp_path: Path, width: int, height: int, matrix: int
+) -> None:
+    clip = Clip.from_images([drawn(0, width, height)], 25)
     out = io.write(tmp_path / "out.mp4", clip)
     with av.open(str(out)) as container:
         context = container.streams.video[0].codec_context

@@ -35,10 +35,10 @@ class Color:
     trc: int = 2
     range: int = 0
 
-    def resolve(self, height: int) -> Color:
+    def resolve(self, width: int, height: int) -> Color:
         """Settle matrix and range, which conversion needs, as players do where they are not given."""
         usable = self.colorspace in (1, 4, 5, 6, 7, 9)  # BT.709, FCC, BT.601 (two), SMPTE 240M, BT.2020
-        guess = 1 if height >= 720 else 6
+        guess = 1 if width >= 1280 or height > 576 else 6  # as mpv and libplacebo draw the line
         return replace(self, colorspace=self.colorspace if usable else guess, range=self.range or 1)
 
 

@@ -225,7 +225,7 @@ def _describe(source: Path) -> tuple[Clip, bool]:
             frame_count=stream.frames or None,
             source=source,
             sample_aspect_ratio=1 / aspect if upright.swap else aspect,
-            color=tags.resolve(frame.height),
+            color=tags.resolve(frame.width, frame.height),
         )
     fits_decord = (
         muxing in _DECORD_CONTAINERS
@@ -388,7 +388,7 @@ def _describe_with_opencv(source: Path) -> Clip | None:
         time_base=Fraction(1, 90_000),
         source=source,
         sample_aspect_ratio=Fraction(int(aspect[0]), int(aspect[1])) if all(aspect) else Fraction(1),
-        color=Color().resolve(image.shape[0]),
+        color=Color().resolve(image.shape[1], image.shape[0]),
     )
 
 
@@ -525,7 +525,7 @@ def _encode(clip: Clip, folder: Path, quality: int) -> tuple[array[int], int]:
 
     Return the pts of all frames and the duration of the last; those in the segments start at 0.
     """
-    color = clip.color.resolve(clip.height)
+    color = clip.color.resolve(clip.width, clip.height)
     times: array[int] = array("q")
     frames = _checked(clip)
     duration = 0
