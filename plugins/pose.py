@@ -13,7 +13,7 @@ import numpy as np
 
 from zs2kit import hookimpl
 from zs2kit.control import Control
-from zs2kit.errors import ModelError
+from zs2kit.errors import ModelError, UsageError
 from zs2kit.plugins import option
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ class Pose(Control):
     annotators: str = option(
         "lllyasviel/Annotators", "Folder or hub name of the openpose detector's weights."
     )
-    hands: bool = option(False, "Let openpose find hands too; dwpose always does.")
-    face: bool = option(False, "Let openpose find faces too; dwpose always does.")
+    hands: bool = option(False, "Let openpose find hands too.")
+    face: bool = option(False, "Let openpose find faces too.")
 
     def controlnet(self, model: Model) -> str | Path:
         return self.model or model.bundled("controlnet_pose") or "lllyasviel/control_v11p_sd15_openpose"
@@ -52,6 +52,8 @@ class Pose(Control):
         self._without: list[int] = []  # frames in which no figure was found
         own = model.bundled("detector")
         kind = self.detector or ("puppets" if own else "openpose")
+        if kind != "openpose" and (self.hands or self.face):
+            raise UsageError(f"pose.hands and pose.face are for openpose, and the detector is {kind}")
         if kind == "puppets":
             self._detector = _puppets(model, own)
         elif kind == "openpose":
@@ -69,7 +71,7 @@ class Pose(Control):
         if self.scale and self._without:
             warnings.warn(
                 f"pose: no figure was found in {len(self._without)} of {frames} frames "
-                f"(the first is frame {self._without[0]}); nothing steers the model there",
+                f"(the first is frame {self._without[0]}); their maps are empty",
                 stacklevel=2,
             )
 
@@ -82,7 +84,7 @@ def _puppets(model: Model, folder: Path | None) -> Any:
     from zs2kit.puppets.detector import detect
     from zs2kit.puppets.skeleton import draw_skeleton
 
-    network = model.load_network(UNet2DModel, folder)
+    network = model.load_network(UNet2DModel, folder).float()  # small, and resizing needs float32
 
     def maps(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         height, width = images.shape[1:3]
@@ -97,7 +99,7 @@ def _openpose(annotators: str, hands: bool, face: bool, model: Model) -> Any:
             from controlnet_aux import OpenposeDetector
 
             detector = OpenposeDetector.from_pretrained(annotators)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # missing, out of reach or damaged files raise all sorts
         raise ModelError(
             f"pose.annotators: the openpose detector's weights can't be had from {annotators}; put "
             "body_pose_model.pth, hand_pose_model.pth and facenet.pth (from lllyasviel/Annotators) into a "
@@ -114,7 +116,7 @@ def _dwpose(model: Model) -> Any:
             detector = DWposeDetector(device=str(model.device))
     except (ImportError, NameError) as error:
         raise ModelError(
-            'pose.detector: dwpose needs the packages mmcv, mmdet and mmpose; pip install "zs2kit[dwpose]", '
+            "pose.detector: dwpose needs mmcv, mmdet and mmpose, which controlnet-aux says how to install; "
             "or use openpose"
         ) from error
     except OSError as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import diffusers
+import diffusers.schedulers.scheduling_lcm as lcm
 import pytest
 import torch
 
@@ -15,11 +16,13 @@ import zs2kit
 from zs2kit.attention import self_attention
 from zs2kit.carry import Carry
 from zs2kit.control import Control
-from zs2kit.hookspecs import hookimpl
+from zs2kit.denoiser import Branch, Denoiser
+from zs2kit.errors import ModelError, PluginError
+from zs2kit.hookspecs import DenoiserInputs, hookimpl
 from zs2kit.model import Model
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
-from zs2kit.sampler import SCHEDULERS, make_scheduler
-from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan
+from zs2kit.sampler import SCHEDULERS, advance, make_scheduler, steps_of
+from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan, tiny_model
 
 SAME = 1e-4  # of decoded frames in [0, 1], float32
 FRAMES = 5
@@ -100,9 +103,9 @@ def test_chunk_size_does_not_matter_in_half_precision(tiny_folders, dtype):
     def psnr(a, b):
         return -10 * math.log10(max((a - b).square().mean().item(), 1e-12))
 
-    whole = pixels(model)
-    assert psnr(pixels(model, sizes=[2, 2, 1]), whole) >= 40
-    assert torch.isfinite(whole).all()
+    whole = pixels(model, [Picture()])
+    assert psnr(pixels(model, [Picture()], [2, 2, 1]), whole) >= 40
+    assert psnr(pixels(model, [Picture()], [2, 2, 1], carried=False), whole) < 30
 
 
 # 3. Neutral is neutral.
@@ -205,6 +208,31 @@ def test_momentum_1_is_attention_to_the_first_frame(tiny):
     assert difference(pixels(tiny, momentum=0.9), theirs) > 10 * SAME
 
 
+def test_momentum_acts_in_the_controlnet_too(tiny, monkeypatch):
+    both = pixels(tiny, [Picture()])
+    attach = Denoiser.attach
+
+    def attach_unet_only(self, name, network):
+        if name == "unet":
+            attach(self, name, network)
+
+    monkeypatch.setattr(Denoiser, "attach", attach_unet_only)
+    assert difference(pixels(tiny, [Picture()]), both) > 10 * SAME
+
+
+def test_lcm_adds_as_much_noise_as_diffusers_does(tiny, monkeypatch):
+    """diffusers draws that noise itself; given ours in its place, the steps must be the same."""
+    noise = dependency_noise(tiny.latent_shape(32, 32), range(2), MAX_DIVERGENCE, 1)
+    monkeypatch.setattr(lcm, "randn_tensor", lambda *_, **__: noise)
+    ours, theirs = (make_scheduler("lcm", tiny.scheduler_config, 4, tiny.device) for _ in range(2))
+    a = b = dependency_noise(tiny.latent_shape(32, 32), range(2), MAX_DIVERGENCE, 2)
+    for step in steps_of(ours):
+        prediction = torch.tanh(a)
+        a = advance(ours, prediction, step, a, lambda _: noise)
+        b = theirs.step(prediction, step.timestep, b, return_dict=False)[0]
+        assert torch.allclose(a, b, atol=1e-5)
+
+
 # 4. No trace.
 
 
@@ -298,3 +326,96 @@ def test_schedulers_come_from_the_checkpoint(tiny, name):
     scheduler = make_scheduler(name, tiny.scheduler_config, 4, tiny.device)
     assert scheduler.config.prediction_type == tiny.scheduler_config["prediction_type"]
     assert len(scheduler.timesteps) == 4
+
+
+def test_latents_are_never_clipped(tiny):
+    """DDIM clips unless it is told not to, and a config saved by another scheduler doesn't say."""
+    config = dict(diffusers.EulerDiscreteScheduler().config)
+    assert not make_scheduler("ddim", config, 4, tiny.device).config.clip_sample
+
+
+def test_what_overflows_is_said_and_not_written_as_black(tiny_folders):
+    model = Model.load(tiny_folders["epsilon"])
+    model.unet.conv_out.bias.data[:] = float("nan")
+    with pytest.raises(ModelError, match="overflows"):
+        pixels(model)
+
+
+# What plugins give: guidance, latents, channels; and two that give the same.
+
+
+@dataclass(eq=False)
+class TwoPrompts:
+    """Half of each of two prompts, which change from frame to frame."""
+
+    @hookimpl
+    def guidance(self, model, chunk):
+        cat, dog = (model.embed(text, "", 32, 32)[0].prompt_embeds for text in ("a cat", "a dog"))
+        share = torch.tensor([index / FRAMES for index in chunk.indices])[:, None, None]
+        return [Branch("mixed", 0.5, (1 - share) * cat + share * dog), Branch("cat", 0.5, cat)]
+
+
+@dataclass(eq=False)
+class HalfWay:
+    """Starts from the noised source at half of the steps."""
+
+    @hookimpl
+    def initial_latents(self, chunk, noise, steps, model):
+        scheduler = make_scheduler("ddim", model.scheduler_config, len(steps), model.device)
+        middle = len(steps) // 2
+        return scheduler.add_noise(model.encode(chunk.pixels), noise, steps[middle].timestep[None]), middle
+
+
+@dataclass(eq=False)
+class Channels:
+    """The source's latents beside the noisy ones, as Instruct-Pix2Pix has them."""
+
+    @hookimpl
+    def prepare(self, chunk, model):
+        self.latents = model.encode(chunk.pixels)
+
+    @hookimpl
+    def denoiser_inputs(self):
+        return DenoiserInputs(channels=self.latents)
+
+
+class MoreChannels(Channels):
+    pass
+
+
+@pytest.mark.parametrize("plugin", [TwoPrompts(), HalfWay()])
+def test_providers_act_and_keep_the_chunk_law(tiny, plugin):
+    whole = pixels(tiny, [plugin])
+    assert difference(pixels(tiny, [plugin], [2, 2, 1]), whole) <= SAME
+    assert difference(pixels(tiny), whole) > 10 * SAME
+
+
+def test_a_denoiser_of_eight_channels_takes_them_from_a_plugin(tmp_path):
+    model = Model.load(tiny_model(tmp_path / "eight", unet={"in_channels": 8, "out_channels": 4}))
+    whole = pixels(model, [Channels()])
+    assert difference(pixels(model, [Channels()], [2, 2, 1]), whole) <= SAME
+    with pytest.raises(PluginError, match="takes 8 channels, not 4"):
+        pixels(model)
+    with pytest.raises(PluginError, match="extra channels"):
+        pixels(model, [Channels(), MoreChannels()])
+
+
+@dataclass(eq=False)
+class Unmarked:
+    """Its author forgot @hookimpl."""
+
+    def prepare(self, chunk):
+        pass
+
+
+@pytest.mark.parametrize(
+    "plugins, message",
+    [
+        ([TwoPrompts(), TwoPrompts()], "given twice"),
+        ([HalfWay(), type("Other", (HalfWay,), {})()], "only one plugin may give initial_latents"),
+        ([Unmarked()], "not marked"),
+    ],
+)
+def test_conflicts_are_errors_before_any_work(tiny, plugins, message):
+    with pytest.raises(PluginError, match=message):
+        zs2kit.edit(drawn_clip(1), model=tiny, plugins=plugins)

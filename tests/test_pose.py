@@ -63,7 +63,7 @@ def test_a_model_without_a_detector_of_its_own_says_what_to_use(other):
 
 
 def test_dwpose_says_what_it_needs(other):
-    assert "zs2kit[dwpose]" in message(other, Pose(detector="dwpose"))
+    assert "mmpose" in message(other, Pose(detector="dwpose"))
 
 
 def test_a_controlnet_of_another_family_is_refused(other, tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from zs2kit.carry import Carry
-from zs2kit.errors import ModelError
+from zs2kit.errors import ModelError, PluginError
 
 
 def running_average(
@@ -43,7 +43,15 @@ class TemporalMomentum:
     def __call__(self, layer: str, hidden_states: torch.Tensor) -> torch.Tensor:
         """Return ``hidden_states`` (frames, tokens, channels) averaged over time, same dtype."""
         key = f"attention/{self.scope}/{layer}"
-        mixed = running_average(hidden_states, self.momentum, self.carry.get(key))
+        if key in self.following:
+            raise PluginError(
+                f"layer {layer} is called twice in '{self.scope}': branches need names of their own, and "
+                "plugins networks of their own"
+            )
+        previous = self.carry.get(key)
+        if previous is not None:  # a carry read from disk is on the CPU
+            previous = previous.to(hidden_states.device)
+        mixed = running_average(hidden_states, self.momentum, previous)
         self.following[key] = mixed[-1].clone()
         return mixed.to(hidden_states.dtype)
 

@@ -25,6 +25,6 @@ class Carry(dict[str, torch.Tensor]):
         save_file({name: tensor.contiguous() for name, tensor in self.items()}, path)
 
     @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Carry:
-        """Read a file that `save` wrote."""
-        return cls(load_file(path, device=str(device)))
+    def load(cls, path: str | Path) -> Carry:
+        """Read a file that `save` wrote; its tensors go to the model's device as they are used."""
+        return cls(load_file(path))

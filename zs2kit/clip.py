@@ -61,6 +61,7 @@ class Clip:
     end: Fraction | None = None
     sample_aspect_ratio: Fraction = Fraction(1)
     color: Color = field(default_factory=Color)
+    silent: bool = False  # the source is known to have no sound
 
     @classmethod
     def from_images(cls, images: Iterable[NDArray[np.uint8]], rate: Fraction | float) -> Clip:
@@ -94,8 +95,9 @@ class Chunk:
     length: int  # frames
     height: int  # of the pictures that the model makes
     width: int
+    times: tuple[Fraction, ...] = ()  # when each frame is shown, in seconds
     frames: list[NDArray[np.uint8]] | None = None  # each (source height, source width, 3) RGB
-    pixels: torch.Tensor | None = None  # (frames, 3, height, width) in [-1, 1]
+    pixels: torch.Tensor | None = None  # (frames, 3, height, width) in [-1, 1], float32 on the CPU
     fit: Fit | None = None
 
     @property

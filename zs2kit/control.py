@@ -59,7 +59,7 @@ class Control:
         where = self.controlnet(model)
         self._network: Any = model.load_network(ControlNetModel, where)
         for name in ("cross_attention_dim", "in_channels", "block_out_channels"):
-            theirs, ours = self._network.config[name], model.unet.config[name]
+            theirs, ours = _plain(self._network.config[name]), _plain(model.unet.config[name])
             if name == "in_channels":
                 ours = model.latent_channels
             if theirs != ours:
@@ -103,6 +103,11 @@ class Control:
             return_dict=False,
         )
         return DenoiserInputs(down=down, mid=mid)
+
+
+def _plain(value: Any) -> Any:
+    """A config's entry, which is a list where it was read from a file and may be a tuple elsewhere."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _once(embed: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from zs2kit.attention import TemporalMomentum, attached
+from zs2kit.attention import TemporalMomentum, attached, self_attention
 from zs2kit.carry import Carry
 from zs2kit.errors import PluginError
 from zs2kit.hookspecs import DenoiserInputs
@@ -48,13 +48,19 @@ class Denoiser:
         self.model = model
         self.hook = hook
         self.momentum = momentum
-        self.networks: dict[str, Any] = {"unet": model.unet}
+        self.networks: dict[str, Any] = {}
+        self.attach("unet", model.unet)
         self._average = TemporalMomentum(momentum, Carry(), Carry())
 
     def attach(self, name: str, network: Any) -> None:
-        """Give a side network's self-attention the same momentum, under its own ``name``."""
-        if name in self.networks:
-            raise PluginError(f"two plugins attach a network called '{name}'; use one of them")
+        """Give a side network's self-attention the same momentum, under its own ``name``.
+
+        Raises `PluginError` if the name or the network is attached already, `ModelError` if the
+        network's attention can't be given momentum.
+        """
+        if name in self.networks or any(network is each for each in self.networks.values()):
+            raise PluginError(f"the network called '{name}' is attached twice; use one plugin of the two")
+        self_attention(network)
         self.networks[name] = network
 
     @contextmanager
@@ -75,9 +81,20 @@ class Denoiser:
         given: list[DenoiserInputs] = self.hook.denoiser_inputs(step=step, branch=branch, latents=latents)
         conditions = dict(branch.conditions)
         for each in given:
+            if both := conditions.keys() & each.conditions.keys():
+                raise PluginError(f"the condition '{min(both)}' is given twice; use one plugin of the two")
             conditions.update(each.conditions)
+        extra = [each.channels.to(latents) for each in given if each.channels is not None]
+        if len(extra) > 1:
+            raise PluginError("two plugins give extra channels; use one of them")
+        inputs = torch.cat([latents, *extra], dim=1)
+        if inputs.shape[1] != self.model.unet.config.in_channels:
+            raise PluginError(
+                f"{self.model.name} takes {self.model.unet.config.in_channels} channels, not "
+                f"{inputs.shape[1]}; use it with the plugin that it was made for, or another model"
+            )
         prediction = self.model.unet(
-            torch.cat([latents, *(each.channels for each in given if each.channels is not None)], dim=1),
+            inputs,
             step.timestep,
             encoder_hidden_states=per_frame(branch.prompt_embeds, frames),
             timestep_cond=None if branch.timestep_cond is None else per_frame(branch.timestep_cond, frames),

@@ -20,4 +20,4 @@ class ModelError(Zs2Error):
 
 
 class PluginError(Zs2Error):
-    """A plugin that is unknown, misconfigured, in conflict with another, or that raised."""
+    """A plugin that can't be imported, breaks the hooks' contract or is in conflict with another."""

@@ -72,7 +72,9 @@ class Model:
             raise ModelError(f"{name}: this folder is no checkpoint, it has no model_index.json")
         if path.is_file() and path.suffix != ".safetensors":
             raise ModelError(f"{name}: checkpoints load from .safetensors files only; convert it first")
-        if not path.exists() and (bundled or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(name))):
+        if bundled and not path.exists():
+            raise ModelError("the bundled model's weights are missing; install zs2kit again")
+        if not path.exists() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(name)):
             raise ModelError(
                 f"{name}: no such model; give '{BUNDLED}', a diffusers folder, a .safetensors file "
                 "or a name on the hub"
@@ -85,14 +87,17 @@ class Model:
                     pipeline = diffusers.DiffusionPipeline.from_pretrained(
                         path if path.is_dir() else str(name), use_safetensors=True, **weights
                     )
-        except (OSError, ValueError, AttributeError, ImportError) as error:
+                folder = path if path.is_dir() else None
+                model = cls(pipeline, str(name), folder, _BUNDLED_PROMPT if bundled else "")
+                pipeline.safety_checker = None  # it judges pictures, which never pass through the pipeline
+                pipeline.to(where)
+                # Its activations overflow float16, which gives black frames.
+                if model.vae.config.force_upcast and model.dtype == torch.float16:
+                    model.vae.to(torch.float32)
+        except ModelError:
+            raise
+        except Exception as error:  # loaders raise anything for a damaged checkpoint
             raise ModelError(f"{name}: can't be loaded: {_first_line(error)}") from error
-        folder = path if path.is_dir() else None
-        model = cls(pipeline, str(name), folder, _BUNDLED_PROMPT if bundled else "")
-        pipeline.to(where)
-        # Its activations overflow float16, which gives black frames.
-        if model.vae.config.force_upcast and model.dtype != torch.float32:
-            model.vae.to(torch.float32)
         return model
 
     @property
@@ -164,15 +169,17 @@ class Model:
 
         The mode of the posterior, so that the same pixels give the same latents.
         """
-        latents = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist.mode()
-        return latents.float() * self.vae.config.scaling_factor  # type: ignore[no-any-return]
+        pixels = pixels.to(self.vae.device, self.vae.dtype)
+        latents = torch.cat([self.vae.encode(each[None]).latent_dist.mode() for each in pixels])
+        return latents.float() * float(self.vae.config.scaling_factor)
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (frames, channels, ...) -> pixels (frames, 3, height, width) in [0, 1], float32."""
         latents = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
-        pixels = self.vae.decode(latents, return_dict=False)[0]
-        return (pixels.float() / 2 + 0.5).clamp(0, 1)  # type: ignore[no-any-return]
+        # Frame by frame: at SDXL's size a chunk's activations would fill a graphics card.
+        pixels = torch.cat([self.vae.decode(each[None], return_dict=False)[0] for each in latents])
+        return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
     def load_network(self, cls: Any, name: str | Path) -> Any:
         """Load a side network of diffusers class ``cls``, from safetensors, to this model's device and dtype.
@@ -182,9 +189,9 @@ class Model:
         try:
             with quiet():
                 network = cls.from_pretrained(name, use_safetensors=True, dtype=self.dtype)
-        except (OSError, ValueError) as error:
+                return network.to(self.device).eval()
+        except Exception as error:  # as in `load`
             raise ModelError(f"{name}: can't be loaded as {cls.__name__}: {_first_line(error)}") from error
-        return network.to(self.device).eval()
 
 
 def _single_file(path: Path, weights: dict[str, Any]) -> Any:
@@ -207,7 +214,7 @@ def _device(name: str | None) -> torch.device:
         return torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(f"device '{name}' can't be used here: {_first_line(error)}") from error
     return device
@@ -229,14 +236,16 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the loaders' progress bars off the terminal: a library is silent."""
+    """Keep diffusers' and transformers' progress bars and log off the terminal: a library is silent."""
     libraries = (diffusers.utils.logging, transformers.utils.logging)
-    shown = [each.is_progress_bar_enabled() for each in libraries]
+    before = [(each.is_progress_bar_enabled(), each.get_verbosity()) for each in libraries]
     for each in libraries:
         each.disable_progress_bar()
+        each.set_verbosity_error()
     try:
         yield
     finally:
-        for each, was_shown in zip(libraries, shown, strict=True):
+        for each, (was_shown, verbosity) in zip(libraries, before, strict=True):
+            each.set_verbosity(verbosity)
             if was_shown:
                 each.enable_progress_bar()

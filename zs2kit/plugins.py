@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -78,6 +79,7 @@ class Option:
             or (self.choices and value not in self.choices)
             or (self.minimum is not None and not value >= self.minimum)
             or (self.maximum is not None and not value <= self.maximum)
+            or (self.type is float and not math.isfinite(value))
         ):
             raise ValueError(f"expected {self.kind}")
 
@@ -126,7 +128,13 @@ def options(cls: type) -> list[Option]:
             raise PluginError(
                 f"{cls.__name__}.{field.name} is not described; declare it with zs2kit.plugins.option(...)"
             )
-        found.append(Option(field.name, *_kind(hints[field.name]), field.default, **field.metadata))
+        kind = _kind(hints[field.name])
+        if kind[0] not in (bool, int, float, str):
+            raise PluginError(
+                f"{cls.__name__}.{field.name} can't be {hints[field.name]}; options are bool, int, float, "
+                "str or a Literal of strings, each perhaps None"
+            )
+        found.append(Option(field.name, *kind, field.default, **field.metadata))
     return found
 
 
@@ -135,7 +143,8 @@ def _kind(hint: Any) -> tuple[type, bool, tuple[str, ...]]:
     optional = False
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         rest = [each for each in typing.get_args(hint) if each is not type(None)]
-        optional, hint = True, rest[0]
+        optional = len(rest) < len(typing.get_args(hint))
+        hint = rest[0] if len(rest) == 1 else hint
     if typing.get_origin(hint) is Literal:
         return str, optional, typing.get_args(hint)
     return hint, optional, ()
@@ -194,10 +203,16 @@ def manager(plugins: Sequence[object]) -> pluggy.PluginManager:
         name = name_of(plugin)
         if hooks.has_plugin(name):
             raise PluginError(f"plugin '{name}' is given twice; give it once")
+        copy = dataclasses.replace(plugin)  # type: ignore[type-var]
         try:
-            hooks.register(dataclasses.replace(plugin), name)  # type: ignore[type-var]
+            hooks.register(copy, name)
         except pluggy.PluginValidationError as error:
             raise PluginError(f"plugin '{name}': {' '.join(str(error).split())}") from error
+        marked = {caller.name for caller in hooks.get_hookcallers(copy) or ()}
+        for hook in (each for each in vars(hooks.hook) if hasattr(copy, each) and each not in marked):
+            raise PluginError(f"plugin '{name}': {hook}() is not marked as a hook; put @hookimpl above it")
+        if not marked:
+            raise PluginError(f"plugin '{name}' takes part in no hook; those there are: zs2kit/hookspecs.py")
     try:
         hooks.check_pending()
     except pluggy.PluginValidationError as error:

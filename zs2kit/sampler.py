@@ -10,6 +10,7 @@ import torch
 
 from zs2kit.denoiser import Branch, Denoiser, Step
 from zs2kit.errors import UsageError
+from zs2kit.model import quiet
 
 # name -> diffusers class and what it needs beside the checkpoint's own scheduler config
 SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
@@ -29,12 +30,16 @@ def make_scheduler(name: str, config: Any, num_inference_steps: int, device: tor
     of steps that the scheduler doesn't offer.
     """
     cls, settings = SCHEDULERS[name]
-    scheduler = cls.from_config(config, **settings)  # type: ignore[attr-defined]
-    try:
-        scheduler.set_timesteps(num_inference_steps, device=device)
-    except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"scheduler '{name}' can't take {num_inference_steps} steps: {reason}") from error
+    # Latents are no pixels: they must not be clipped, which DDIM does unless it is told not to.
+    given = {"clip_sample": False, **config}
+    with quiet():  # they say which entries of another scheduler's config they don't use
+        scheduler = cls.from_config(given, **settings)  # type: ignore[attr-defined]
+    most = scheduler.config["original_inference_steps" if name == "lcm" else "num_train_timesteps"]
+    if num_inference_steps > most:
+        raise UsageError(
+            f"scheduler '{name}' takes at most {most} steps with this model, not {num_inference_steps}"
+        )
+    scheduler.set_timesteps(num_inference_steps, device=device)
     return scheduler
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pluggy import PluginManager
 
 from zs2kit import plugins as plugins_
 from zs2kit.carry import Carry
 from zs2kit.clip import Chunk, Clip, Fit, Frame
 from zs2kit.denoiser import Branch, Denoiser
-from zs2kit.errors import UsageError
+from zs2kit.errors import ModelError, UsageError
 from zs2kit.model import BUNDLED, Model
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
 from zs2kit.sampler import SCHEDULERS, make_scheduler, sample, steps_of
@@ -29,7 +32,7 @@ class Scan:
     def __init__(
         self,
         model: Model,
-        plugins: Sequence[object],
+        hooks: PluginManager,
         *,
         prompt: str | None,
         negative_prompt: str,
@@ -40,7 +43,6 @@ class Scan:
         divergence: float,
         seed: int,
     ) -> None:
-        hooks = plugins_.manager(plugins)
         self.hook: Any = hooks.hook
         self.model = model
         self.denoiser = Denoiser(model, hooks.hook, momentum)
@@ -85,7 +87,13 @@ class Scan:
                 lambda step: self._noise(carry, following, chunk, "step", step.index),
                 first,
             )
-            return following, self.model.decode(latents)
+            pixels = self.model.decode(latents)
+            if not pixels.isfinite().all():  # they would become black frames
+                raise ModelError(
+                    f"{self.model.name} overflows in {self.model.dtype} at frames {chunk.index} to "
+                    f"{chunk.indices[-1]}; use bfloat16 or float32, or a lower guidance scale"
+                )
+            return following, pixels
 
     def _scheduler(self) -> Any:
         return make_scheduler(
@@ -96,12 +104,13 @@ class Scan:
         self, carry: Carry, following: Carry, chunk: Chunk, purpose: str, step: int = 0
     ) -> torch.Tensor:
         key = f"noise/{purpose}/{step}"
+        previous = carry.get(key)
         noise = dependency_noise(
             self.model.latent_shape(chunk.height, chunk.width),
             chunk.indices,
             self.divergence,
             self.seed,
-            carry.get(key),
+            None if previous is None else previous.cpu(),
             purpose=purpose,
             step=step,
         )
@@ -167,7 +176,7 @@ def edit(
         f"divergence must be 0 to {MAX_DIVERGENCE:.4f} (the square root of e), not {divergence}",
     )
     _check(num_inference_steps >= 1, f"steps must be at least 1, not {num_inference_steps}")
-    _check(guidance_scale >= 0, f"guidance scale must be at least 0, not {guidance_scale}")
+    _check(0 <= guidance_scale < math.inf, f"guidance scale must be at least 0, not {guidance_scale}")
     _check(chunk_size >= 1, f"chunk size must be at least 1, not {chunk_size}")
     _check(seed >= 0, f"seed must be at least 0, not {seed}")
     _check(
@@ -176,6 +185,7 @@ def edit(
     )
     for plugin in plugins:
         plugins_.check(plugin)
+    hooks = plugins_.manager(plugins)
     if not isinstance(model, Model):
         model = Model.load(model or plugins_.default_model(plugins) or BUNDLED)
     smallest = model.multiple
@@ -188,7 +198,7 @@ def edit(
     )
     scan = Scan(
         model,
-        plugins,
+        hooks,
         prompt=prompt,
         negative_prompt=negative_prompt,
         scheduler=scheduler,
@@ -210,7 +220,7 @@ def _edited(clip: Clip, scan: Scan, fit: Fit, chunk_size: int) -> Iterator[Frame
     carry = Carry()
     index = 0
     for frames in clip.chunks(chunk_size):
-        carry, pixels = scan(carry, chunk_of(frames, index, fit))
+        carry, pixels = scan(carry, chunk_of(frames, index, clip.time_base, fit))
         if index == 0:
             log.info("the carry between chunks takes %.1f MB", carry.nbytes / 1e6)
         for frame, image in zip(frames, to_images(pixels), strict=True):
@@ -219,12 +229,13 @@ def _edited(clip: Clip, scan: Scan, fit: Fit, chunk_size: int) -> Iterator[Frame
     scan.hook.finish(frames=index)
 
 
-def chunk_of(frames: Sequence[Frame], index: int, fit: Fit) -> Chunk:
+def chunk_of(frames: Sequence[Frame], index: int, time_base: Fraction, fit: Fit) -> Chunk:
     """Return the chunk that starts with frame ``index`` of the clip, its pixels fitted to the model."""
     images = [frame.image for frame in frames]
     stack = np.stack([fit.apply(image) for image in images])  # (frames, height, width, 3)
     pixels = torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return Chunk(index, len(images), *fit.padded, images, pixels, fit)
+    times = tuple(frame.pts * time_base for frame in frames)
+    return Chunk(index, len(images), *fit.padded, times, images, pixels, fit)
 
 
 def to_images(pixels: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:

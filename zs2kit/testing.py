@@ -15,6 +15,7 @@ import torch
 from zs2kit.carry import Carry
 from zs2kit.clip import Chunk, Clip, Fit, Frame
 from zs2kit.model import Model
+from zs2kit.plugins import manager
 from zs2kit.scan import Scan, chunk_of
 
 
@@ -87,7 +88,7 @@ def tiny_model(
     if config.get("in_channels", 4) == 4:
         controlnet = diffusers.ControlNetModel.from_unet(
             network, conditioning_embedding_out_channels=(8, 8, 8)
-        )
+        )  # a copy of the U-Net's first half, strong attention included
         for layer in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
             torch.nn.init.normal_(layer.weight, std=0.3)  # untrained, these are zero: no effect
         torch.nn.init.normal_(controlnet.controlnet_cond_embedding.conv_out.weight, std=0.3)
@@ -136,7 +137,7 @@ def make_scan(model: Model, plugins: Sequence[object] = (), **settings: Any) -> 
         "divergence": 0.4,
         "seed": 0,
     }
-    return Scan(model, plugins, **(quick | settings))
+    return Scan(model, manager(plugins), **(quick | settings))
 
 
 def chunks(clip: Clip, sizes: Sequence[int], model: Model) -> list[Chunk]:
@@ -144,7 +145,7 @@ def chunks(clip: Clip, sizes: Sequence[int], model: Model) -> list[Chunk]:
     frames = list(clip)[: sum(sizes)]
     fit = Fit.into((clip.height, clip.width), model.native_size, model.multiple)
     starts = np.cumsum([0, *sizes]).tolist()
-    return [chunk_of(frames[start:end], start, fit) for start, end in pairwise(starts)]
+    return [chunk_of(frames[start:end], start, clip.time_base, fit) for start, end in pairwise(starts)]
 
 
 def edited_pixels(scan: Scan, chunks: Sequence[Chunk], *, carried: bool = True) -> torch.Tensor:

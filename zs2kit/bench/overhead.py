@@ -32,7 +32,7 @@ def measure(name: str | None, repeats: int) -> None:
     model = Model.load(name or BUNDLED)
     scenes = motion_scenes(Scene("robot", "red", "city"), "dance", FRAMES)
     frames = [Frame(render(scene, SIDE).image, index) for index, scene in enumerate(scenes)]
-    chunk = chunk_of(frames, 0, Fit.into((SIDE, SIDE), model.native_size, model.multiple))
+    chunk = chunk_of(frames, 0, Fraction(1, 12), Fit.into((SIDE, SIDE), model.native_size, model.multiple))
     assert chunk.pixels is not None
     images = ((chunk.pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
@@ -43,7 +43,7 @@ def measure(name: str | None, repeats: int) -> None:
     )
     scan = Scan(
         model,
-        [pose],
+        plugins.manager([pose]),
         prompt=PROMPT,
         negative_prompt="",
         scheduler="ddim",
