@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 
 from zs2kit import io
@@ -53,13 +54,14 @@ def make(
     turn: int = 0,
     sound: str | None = None,
     sound_seconds: float | None = None,
+    movflags: str = "",
 ) -> Path:
     """Encode drawn frames, and a tone, in a way of our own."""
     color = color or Color()
     matrix = matrix or (BT709 if color.colorspace == BT709 else 5)
     step = round(1 / (time_base * rate))
     pts = pts if pts is not None else [index * step for index in range(frames)]
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", container_options={"movflags": movflags} if movflags else {}) as container:
         video = container.add_stream(codec, rate, width=width, height=height)
         video.pix_fmt = pix_fmt
         context = video.codec_context
@@ -266,6 +268,23 @@ def test_start_and_end_keep_the_frames_between(
             assert cut.frame_count == (len(kept) if small else None)
 
 
+@pytest.mark.parametrize("small", [io.SMALL, 0], ids=["short", "long"])
+@pytest.mark.parametrize("name", ["clip.ts", "clip.h264"])
+def test_a_start_in_a_container_without_an_index_loses_no_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, small: int
+) -> None:
+    monkeypatch.setattr(io, "SMALL", small)
+    tick = Fraction(1, 90_000) if name.endswith("ts") else Fraction(1, 25)
+    path = make(tmp_path / name, frames=200, time_base=tick, options={"crf": "8", "g": "150"})
+    whole = io.read(path)
+    frames = list(whole)
+    assert len(frames) == 200
+    start = frames[100].pts * whole.time_base
+    kept = list(io.read(path, start=start))
+    assert [frame.pts for frame in kept] == [frame.pts for frame in frames[100:]]
+    np.testing.assert_array_equal(kept[0].image, frames[100].image)
+
+
 def test_reading_is_lazy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(io, "SMALL", 0)
     converted = []
@@ -382,22 +401,68 @@ def test_a_cut_begins_at_zero_and_takes_its_sound_along(tmp_path: Path, suffix: 
     assert [t for t, _ in out.sound] == pytest.approx([t - kept[0] for t, _ in sound], abs=0.001)
 
 
-def test_several_streams_of_sound_are_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_several_streams_of_sound_are_kept_and_what_they_are_called(tmp_path: Path, suffix: str) -> None:
     first = make(tmp_path / "first.mp4", frames=30, sound="aac")
     second = make(tmp_path / "second.mp4", frames=30, sound="libmp3lame")
-    both = tmp_path / "both.mp4"
+    both = tmp_path / "both.mkv"
     with av.open(str(first)) as one, av.open(str(second)) as two, av.open(str(both), "w") as target:
         streams = [*one.streams, two.streams.audio[0]]
         copies = [target.add_stream_from_template(stream, opaque=True) for stream in streams]
+        copies[1].metadata.update(language="eng", title="the film")
+        copies[1].disposition = Disposition(0)
+        copies[2].metadata.update(language="deu", title="der Film")
+        copies[2].disposition = Disposition.default
         for container, mapping in ((one, copies[:2]), (two, [None, copies[2]])):
             for packet in container.demux():
                 if packet.size and mapping[packet.stream_index] is not None:
                     packet.stream = mapping[packet.stream_index]
                     target.mux(packet)
-    out = io.write(tmp_path / "out.mkv", io.read(both))
+    out = io.write(tmp_path / f"out{suffix}", io.read(both))
     with av.open(str(out)) as container:
         assert [stream.codec_context.name for stream in container.streams.audio] == ["aac", "mp3float"]
+        one, two = container.streams.audio
+        assert (one.metadata["language"], two.metadata["language"]) == ("eng", "deu")
+        if suffix == ".mkv":  # MP4 has no titles of streams
+            assert (one.metadata["title"], two.metadata["title"]) == ("the film", "der Film")
+        assert [bool(each.disposition & Disposition.default) for each in (one, two)] == [False, True]
     assert sorted(data for _, data in contents(out).sound) == sorted(data for _, data in contents(both).sound)
+
+
+def moved(source: Path) -> None:
+    source.rename(source.with_name("elsewhere.mp4"))
+
+
+def cut_short(source: Path) -> None:
+    os.truncate(source, source.stat().st_size * 3 // 4)
+
+
+def damaged(source: Path) -> None:
+    source.write_bytes(bytes(source.stat().st_size))
+
+
+@pytest.mark.parametrize("happens", [moved, cut_short, damaged])
+def test_sound_that_is_lost_on_the_way_is_said(tmp_path: Path, happens: Callable[[Path], None]) -> None:
+    source = make(tmp_path / "clip.mp4", frames=30, sound="aac", movflags="faststart")
+    clip = io.read(source)
+
+    def frames() -> Iterator[Frame]:
+        yield from clip
+        happens(source)
+
+    with pytest.raises(
+        ClipError, match=r"the sound of .*clip\.mp4 can't be read any more; put the file back"
+    ):
+        io.write(tmp_path / "out.mp4", replace(clip, frames=frames()))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_silent_source_may_go_once_it_is_read(tmp_path: Path) -> None:
+    source = make(tmp_path / "clip.mp4")
+    clip = io.read(source)
+    frames = list(clip)
+    source.unlink()
+    assert len(list(io.read(io.write(tmp_path / "out.mp4", replace(clip, frames=frames))))) == 12
 
 
 # ---- colour
@@ -601,6 +666,41 @@ def test_outputs_are_checked_before_the_first_frame(tmp_path: Path) -> None:
     assert (tmp_path / "other.mp4").read_bytes() == b"precious"
 
 
+def test_names_that_are_too_long_are_said(tmp_path: Path) -> None:
+    source = make(tmp_path / "clip.mp4")
+    with pytest.raises(ClipError, match="can't be opened"):
+        io.read(tmp_path / f"{'long' * 70}.mp4")
+    for name in ("long" * 70, "long" * 70 + "/out"):
+        with pytest.raises(ClipError, match=r"can't write|no folder"):
+            io.check_output(tmp_path / f"{name}.mp4", unread(source=source), False)
+    longest = tmp_path / f"{'long' * 62}abc.mp4"  # 255 letters: the work folder's own name must not be longer
+    assert len(list(io.read(io.write(longest, io.read(source))))) == 12
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_appears_on_the_way_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def no_link(*_: object) -> None:
+        raise PermissionError
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_link)
+    out = tmp_path / "out.mp4"
+
+    def frames() -> Iterator[Frame]:
+        yield Frame(drawn(0), 0)
+        out.write_bytes(b"precious")
+
+    clip = Clip(frames(), 64, 48, Fraction(25), Fraction(1, 25))
+    with pytest.raises(ClipError, match=r"out\.mp4 exists by now; choose another name"):
+        io.write(out, clip)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+    assert out.read_bytes() == b"precious"
+    out.unlink()
+    assert io.write(out, Clip.from_images([drawn(0)], 25)).stat().st_nlink == 1
+
+
 def test_sound_that_the_output_cannot_hold_is_said_before_the_first_frame(tmp_path: Path) -> None:
     source = make(tmp_path / "clip.mkv", sound="flac", time_base=Fraction(1, 1000))
     with pytest.raises(ClipError, match=r"\.mov can't hold the sound of .*flac.*\.mkv"):
@@ -695,6 +795,16 @@ def test_a_name_may_hold_what_ffmpeg_takes_for_its_own(
         make(tmp_path / "clip.mp4").rename(tmp_path / name)
         assert len(list(io.read(name))) == 12
         assert len(list(io.read(io.write(f"out {name}", io.read(name))))) == 12
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text elsewhere")
+def test_a_name_may_be_no_text(tmp_path: Path) -> None:
+    source = make(tmp_path / "clip.mp4", sound="aac").rename(tmp_path / os.fsdecode(b"caf\xe9.mp4"))
+    out = io.write(tmp_path / os.fsdecode(b"th\xe9.mp4"), io.read(source))
+    assert len(list(io.read(out))) == 12 and contents(out).sound
+    source.write_bytes(b"no video")
+    with pytest.raises(ClipError, match="not a video"):
+        io.read(source)
 
 
 def test_clips_need_no_torch() -> None:

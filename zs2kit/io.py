@@ -45,10 +45,13 @@ SMALL = 64 << 20  # bytes; larger files are not read through before their first 
 # It takes the next picture for the next packet's: so only codecs in which every packet is a picture.
 _DECORD_FORMATS = {f"yuv{j}{layout}p" for j in ("", "j") for layout in ("420", "422", "444")}
 _DECORD_CODECS = {"h264", "hevc"}
-_DECORD_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # in MPEG-TS it repeats frames
+# Containers with an index. In others, such as MPEG-TS, a seek ends at any packet, not at a keyframe's, and
+# decord repeats frames.
+_INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 # FFmpeg draws text as a picture and follows lists of other files; neither is a video that somebody names.
 _TEXT_FORMATS = {"tty", "concat", "dash", "hls", "sdp"}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SOUND_TAGS = {"language", "title", "handler_name"}  # the last is MP4's title
 _REORDER = 2  # x264 emits a frame at most this many frames before its turn (b-pyramid)
 
 
@@ -97,16 +100,17 @@ def read(
 
 
 def _require_file(source: Path) -> None:
-    if source.is_dir():
+    # Unlike Path's own, these tests don't raise for a name that is too long, or in a folder that is closed.
+    if os.path.isdir(source):
         raise ClipError(f"{source} is a folder; name one video file in it")
-    if not source.exists():
-        raise ClipError(f"no such file: {source}")
-    if not source.is_file():
+    if os.path.exists(source) and not os.path.isfile(source):
         raise ClipError(f"{source} is not a regular file; copy its contents into one")
     try:
         source.open("rb").close()
+    except FileNotFoundError:
+        raise ClipError(f"no such file: {source}") from None
     except OSError as error:
-        raise ClipError(f"{source} can't be opened ({error.strerror}); check its permissions") from error
+        raise ClipError(f"{source} can't be opened ({error.strerror}); check name and permissions") from error
 
 
 def _seconds(name: str, value: Fraction | float | None) -> Fraction | None:
@@ -226,9 +230,10 @@ def _describe(source: Path) -> tuple[Clip, bool]:
             source=source,
             sample_aspect_ratio=1 / aspect if upright.swap else aspect,
             color=tags.resolve(frame.width, frame.height),
+            silent=not container.streams.audio,
         )
     fits_decord = (
-        muxing in _DECORD_CONTAINERS
+        muxing in _INDEXED
         and codec in _DECORD_CODECS
         and frame.format.name in _DECORD_FORMATS
         and upright == _Upright()
@@ -280,12 +285,12 @@ def _frame_ticks(clip: Clip) -> int:
 
 
 def _seek(container: InputContainer, stream: Stream, start: Fraction) -> None:
-    """Go to a keyframe before ``start`` if the file can be searched; else stay at its beginning.
+    """Go to a keyframe before ``start`` if the file has an index; else stay at its beginning.
 
     Files are searched by decoding time, which runs ahead of the time of display: hence a second more.
     """
     assert stream.time_base is not None
-    if start > 1:
+    if start > 1 and container.format.name in _INDEXED:
         with suppress(av.FFmpegError):
             container.seek(math.floor((start - 1) / stream.time_base), stream=stream)
 
@@ -345,7 +350,9 @@ def _decord_frames(clip: Clip, packets: list[tuple[int, int]]) -> Iterator[Frame
     skipped = sum(pts < begin for pts, _ in packets)
     rest = clip
     decord.logging.set_level(decord.logging.QUIET)
-    with suppress(decord.DECORDError, RuntimeError, AssertionError, StopIteration, _Disagreement):
+    # The one for Unicode: decord takes no name that isn't UTF-8.
+    failures = (decord.DECORDError, RuntimeError, AssertionError, StopIteration, UnicodeEncodeError)
+    with suppress(*failures, _Disagreement):
         reader = decord.VideoReader(f"file:{clip.source}")
         if len(reader) != len(packets):
             raise _Disagreement
@@ -370,6 +377,10 @@ class _Disagreement(Exception):
 def _describe_with_opencv(source: Path) -> Clip | None:
     import cv2
 
+    try:
+        os.fspath(source).encode()
+    except UnicodeEncodeError:  # in such a name, OpenCV crashes
+        return None
     # It would print, in words of its own, what we are about to say; its FFmpeg listens to the environment.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -389,6 +400,7 @@ def _describe_with_opencv(source: Path) -> Clip | None:
         source=source,
         sample_aspect_ratio=Fraction(int(aspect[0]), int(aspect[1])) if all(aspect) else Fraction(1),
         color=Color().resolve(image.shape[1], image.shape[0]),
+        silent=True,  # as far as OpenCV can tell
     )
 
 
@@ -431,18 +443,32 @@ def write(path: str | Path, clip: Clip, *, quality: int = 18, overwrite: bool = 
     if not 0 <= quality <= 51:
         raise UsageError(f"quality must lie between 0 (lossless) and 51, not {quality}")
     check_output(path, clip, overwrite)
+    size = _sound_size(clip)
     with _workfolder(path) as folder:
         joined = folder / path.name
         try:
             times, last_duration = _encode(clip, folder, quality)
+            if _sound_size(clip) < size:  # a file that was cut may still open, and just end early
+                raise _soundless(clip)
             _join(joined, clip, folder, times, last_duration)
         except av.FFmpegError as error:
             raise _unwritable(path, error) from error
         try:
-            joined.replace(path)
+            _place(joined, path, overwrite)
         except OSError as error:
             raise _unwritable(path, error) from error
     return path
+
+
+def _place(joined: Path, path: Path, overwrite: bool) -> None:
+    """Move the finished file to ``path``; without ``overwrite``, never onto a file."""
+    if not overwrite:
+        with suppress(OSError):  # a file has appeared there, or the disk knows no links
+            os.link(joined, path)
+            return
+        if os.path.lexists(path):
+            raise ClipError(f"{path} exists by now; choose another name, or allow overwriting (--overwrite)")
+    joined.replace(path)
 
 
 def check_output(path: str | Path, clip: Clip, overwrite: bool) -> None:
@@ -450,16 +476,21 @@ def check_output(path: str | Path, clip: Clip, overwrite: bool) -> None:
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"can't write {path.name}: its name must end in {', '.join(FORMATS)}")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ClipError(f"{path} is a folder; name a file in it")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise ClipError(f"there is no folder {path.parent}; create it first")
-    if path.exists():
-        if clip.source is not None and clip.source.exists() and path.samefile(clip.source):
+    if os.path.lexists(path):
+        source = clip.source if clip.source and os.path.exists(clip.source) else None
+        if source and os.path.exists(path) and path.samefile(source):
             raise ClipError(f"{path} is the input; write to another name")
         if not overwrite:
             raise ClipError(f"{path} exists; choose another name, or allow overwriting (--overwrite)")
     with _workfolder(path) as folder, _sound(clip) as (_, sounds):
+        try:
+            (folder / path.name).touch()
+        except OSError as error:  # too long a name
+            raise _unwritable(path, error) from error
         for sound in sounds:
             try:  # Only an attempt tells: muxers refuse some of the codecs that they say they support.
                 with _output(folder / path.name) as output:
@@ -487,9 +518,7 @@ def _unwritable(path: Path, error: Any) -> ClipError:
 def _workfolder(path: Path) -> Iterator[Path]:
     """A folder beside ``path``, so that what is made in it is moved to ``path`` in one step."""
     try:
-        folder = tempfile.TemporaryDirectory(
-            prefix=f".{path.stem}.", suffix=".zs2kit", dir=path.parent, ignore_cleanup_errors=True
-        )
+        folder = tempfile.TemporaryDirectory(prefix=".zs2kit-", dir=path.parent, ignore_cleanup_errors=True)
     except OSError as error:
         raise ClipError(
             f"can't write into {path.parent} ({error.strerror}); choose another folder"
@@ -508,16 +537,29 @@ def _output(path: Path) -> OutputContainer:
 @contextmanager
 def _sound(clip: Clip) -> Iterator[tuple[InputContainer | None, tuple[AudioStream, ...]]]:
     """The source, opened, and its streams of sound."""
-    if clip.source is None:
+    if clip.source is None or clip.silent:
         yield None, ()
         return
     try:
         container = av.open(f"file:{clip.source}", metadata_errors="replace")
-    except (av.FFmpegError, ValueError):  # a file that only OpenCV opens, which knows of no sound
-        yield None, ()
-        return
+    except (av.FFmpegError, ValueError) as error:
+        raise _soundless(clip) from error
     with container:
         yield container, container.streams.audio
+
+
+def _sound_size(clip: Clip) -> int:
+    """The bytes of the file that the sound comes from; 0 where there is none."""
+    if clip.source is None or clip.silent:
+        return 0
+    try:
+        return os.path.getsize(clip.source)
+    except OSError:
+        return 0
+
+
+def _soundless(clip: Clip) -> ClipError:
+    return ClipError(f"the sound of {clip.source} can't be read any more; put the file back and run again")
 
 
 def _encode(clip: Clip, folder: Path, quality: int) -> tuple[array[int], int]:
@@ -598,7 +640,14 @@ def _join(target: Path, clip: Clip, folder: Path, times: array[int], last_durati
         video.codec_context.framerate = clip.rate  # a segment doesn't say
         packets = [_video_packets(segments, clip, times, last_duration, origin, video)]
         if source is not None and sounds:
-            copies = {sound.index: output.add_stream_from_template(sound) for sound in sounds}
+            copies = {}
+            for sound in sounds:
+                copies[sound.index] = output.add_stream_from_template(sound)
+                # Not all that is said of it: sizes and durations, as Matroska has them, change with a cut.
+                copies[sound.index].metadata.update(
+                    {key: sound.metadata[key] for key in _SOUND_TAGS & sound.metadata.keys()}
+                )
+                copies[sound.index].disposition = sound.disposition
             packets.append(_audio_packets(source, clip, origin * clip.time_base, copies))
         begun: set[Stream] = set()
         for packet in merge(*packets, key=_decoding_time):
@@ -661,22 +710,25 @@ def _audio_packets(
         _seek(source, sounds[0], origin)
     over: set[int] = set()
     last: dict[int, int] = {}
-    for packet in _demux(source, *sounds):
-        if packet.pts is None or packet.dts is None:
-            continue
-        if packet.dts <= last.get(packet.stream_index, packet.dts - 1) or packet.pts < packet.dts:
-            continue  # damaged: no file may go back in time
-        last[packet.stream_index] = packet.dts
-        time = packet.pts * packet.time_base
-        if clip.start is not None and time < origin:
-            continue
-        if clip.end is not None and time >= clip.end:
-            over.add(packet.stream_index)
-            if len(over) == len(sounds):
-                return
-            continue
-        shift = round(origin / packet.time_base)
-        packet.pts -= shift
-        packet.dts -= shift
-        packet.stream = copies[packet.stream_index]
-        yield packet
+    try:
+        for packet in _demux(source, *sounds):
+            if packet.pts is None or packet.dts is None:
+                continue
+            if packet.dts <= last.get(packet.stream_index, packet.dts - 1) or packet.pts < packet.dts:
+                continue  # damaged: no file may go back in time
+            last[packet.stream_index] = packet.dts
+            time = packet.pts * packet.time_base
+            if clip.start is not None and time < origin:
+                continue
+            if clip.end is not None and time >= clip.end:
+                over.add(packet.stream_index)
+                if len(over) == len(sounds):
+                    return
+                continue
+            shift = round(origin / packet.time_base)
+            packet.pts -= shift
+            packet.dts -= shift
+            packet.stream = copies[packet.stream_index]
+            yield packet
+    except av.FFmpegError as error:
+        raise _soundless(clip) from error
