@@ -25,3 +25,10 @@ def test_overhead_ends_with_the_ratio_of_the_sampler_loop(
     *_, edit, loop = result.stdout.splitlines()
     assert re.fullmatch(r"the whole edit over .*: [\d.]+ s over [\d.]+ s = [\d.]+", edit)
     assert re.fullmatch(r"the sampler loop over .*: [\d.]+ s over [\d.]+ s = [\d.]+", loop)
+
+
+def test_errors_are_one_line() -> None:
+    for args, code, says in [([], 2, "Missing command"), (["overhead", "--model", "nosuch"], 1, "nosuch")]:
+        result = CliRunner().invoke(main, args)
+        (line,) = result.stderr.splitlines()
+        assert result.exit_code == code and line.startswith("zs2kit: error: ") and says in line

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -11,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from time import sleep
 
 import av
 import click
@@ -143,6 +146,28 @@ def test_the_sheet_shows_source_above_result(clip: Path, checkpoint: Path, tmp_p
             )
 
 
+def test_the_result_is_named_though_its_sheet_fails(
+    clip: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    sheet = clip.with_name("sheet.png")
+    result = run("edit", clip, "--model", checkpoint, "--prompt", "x", "--sheet", sheet, *TINY)
+    assert (result.exit_code, result.stdout) == (1, f"{clip.with_name('clip-edit.mp4')}\n")
+    assert len(result.stderr.splitlines()) == 1 and "No space left" in result.stderr
+    assert sorted(each.name for each in clip.parent.iterdir()) == ["clip-edit.mp4", "clip.mp4"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text elsewhere")
+def test_a_result_whose_name_is_no_text_is_named(clip: Path, checkpoint: Path) -> None:
+    named = clip.rename(clip.with_name(os.fsdecode(b"caf\xe9.mp4")))
+    result = run("edit", named, "--model", checkpoint, "--prompt", "x", *TINY)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout_bytes == os.fsencode(named.with_name(os.fsdecode(b"caf\xe9-edit.mp4"))) + b"\n"
+
+
 def test_quiet_says_nothing_and_verbose_the_settings(clip: Path, checkpoint: Path) -> None:
     options = ["edit", clip, "--model", checkpoint, "--overwrite", *TINY]
     assert run(*options, "--quiet").stderr == ""
@@ -176,13 +201,15 @@ def test_without_a_prompt_it_says_which_is_used(clip: Path, checkpoint: Path) ->
         (["--scheduler", "nosuch"], "'ddim', 'euler', 'dpm++', 'unipc', 'lcm'"),
         (["--divergence", "-0.1"], "--divergence"),
         (["--divergence", "1.7"], "--divergence"),
-        (["--divergence", "nan"], "divergence"),
+        (["--divergence", "nan"], "finite"),
         (["--momentum", "1.1"], "--momentum"),
-        (["--momentum", "nan"], "momentum"),
+        (["--momentum", "nan"], "finite"),
         (["--steps", "0"], "--steps"),
         (["--steps", "100000"], "steps"),
         (["--steps", "many"], "--steps"),
         (["--guidance-scale", "-1"], "--guidance-scale"),
+        (["--guidance-scale", "inf"], "finite"),
+        (["--guidance-scale", "nan"], "finite"),
         (["--chunk-size", "0"], "--chunk-size"),
         (["--seed", "-1"], "--seed"),
         (["--quality", "52"], "--quality"),
@@ -244,12 +271,17 @@ def test_an_output_that_cannot_be(clip: Path, tmp_path: Path) -> None:
         (["-o", clip, "--overwrite"], "clip.mp4"),
         (["-o", tmp_path / "there.mp4"], "--overwrite"),
         (["-o", "/proc/out.mp4"], "/proc"),
-        (["--sheet", tmp_path / "sheet.jpg"], ".png"),
         (["--sheet", tmp_path / "nosuch" / "sheet.png"], "nosuch"),
         (["--sheet", tmp_path / "there.png"], "--overwrite"),
     ]:
         assert says in refused(tmp_path, clip, *args)
+    too_long = "long" * 70
+    assert "can't write" in refused(tmp_path, clip, "-o", tmp_path / f"{too_long}.mp4")
+    assert "can't be written" in refused(tmp_path, clip, "--sheet", tmp_path / f"{too_long}.png")
+    assert "can't be written" in refused(tmp_path, clip, "--sheet", "/proc/sheet.png")
+    assert "can't be opened" in refused(tmp_path, f"{too_long}.mp4")
     assert ".mp4" in refused(tmp_path, clip, "-o", tmp_path / "out.txt", code=2)
+    assert ".png" in refused(tmp_path, clip, "--sheet", tmp_path / "sheet.jpg", code=2)
 
 
 def test_a_full_disk(clip: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -299,6 +331,92 @@ def test_ctrl_c_leaves_nothing(clip: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("zs2kit.scan.edit", interrupted)
     model = tiny_model(tmp_path / "tiny")
     assert "interrupted" in refused(tmp_path, clip, "--model", model, "--prompt", "x", code=130)
+
+
+ENDLESS = """
+import sys
+from itertools import repeat
+import numpy as np
+from zs2kit import cli, io
+from zs2kit.clip import Clip
+
+@cli.main.command()
+def endless():
+    io.write(sys.argv[1], Clip.from_images(repeat(np.zeros((48, 64, 3), np.uint8)), 25))
+
+cli.main(["endless"])
+"""
+
+
+def test_an_order_to_end_leaves_nothing(clip: Path) -> None:
+    before = files(clip.parent)
+    command = [sys.executable, "-c", ENDLESS, str(clip.with_name("out.mp4"))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as edit:
+        while not list(clip.parent.glob(".zs2kit-*/*.nut")):  # until the first frame is there
+            assert edit.poll() is None, edit.communicate()
+            sleep(0.05)
+        edit.terminate()
+        said = edit.communicate()
+    assert (edit.returncode, said) == (130, ("", "\nzs2kit: error: interrupted\n"))
+    assert files(clip.parent) == before
+    assert [each.name for each in clip.parent.iterdir()] == [clip.name]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal")
+def test_what_others_do_on_an_order_to_end_is_left_alone() -> None:
+    def during() -> list[object]:
+        with cli._interruptible():
+            return [signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)]
+
+    default = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        terminate, hangup = during()
+    finally:
+        signal.signal(signal.SIGHUP, default)
+    assert callable(terminate) and terminate != signal.SIG_DFL and hangup == signal.SIG_IGN
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's own."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    ids=lambda error: type(error).__name__,
+)
+def test_too_little_memory(clip: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*args: object, **settings: object) -> Clip:
+        raise error
+
+    monkeypatch.setattr(io, "read", exhausted)
+    assert "use a smaller --chunk-size or --size" in refused(clip.parent, clip)
+
+
+def test_plugins_are_checked_before_the_clip_and_without_torch(tmp_path: Path) -> None:
+    for setting in ["--plugin=nosuch", "--plugin=pose --set=pose.scale=-1"]:
+        assert "pose" in refused(tmp_path, tmp_path / "missing.mp4", *setting.split(), code=2)
+    script = (
+        "import sys\nfrom zs2kit.cli import main\n"
+        "try: main(['edit', 'missing.mp4', '--plugin', 'pose', '--set', 'pose.scale=-1'])\n"
+        "finally: print({'torch', 'diffusers'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "set()\n"), done.stderr
+
+
+def test_on_a_terminal_an_error_is_the_only_line(tmp_path: Path) -> None:
+    """What the display of progress draws, it takes away again."""
+    pty = pytest.importorskip("pty", reason="no terminals of this kind")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "zs2kit", "edit", str(tmp_path / "missing.mp4")]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200"}
+    done = subprocess.run(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    drawn, _, error = os.read(ours, 100_000).decode().rpartition("\x1b[2K")
+    assert done.returncode == 1 and drawn  # it was there, and its line is erased
+    assert error == f"zs2kit: error: no such file: {tmp_path / 'missing.mp4'}\r\n"
 
 
 def test_a_bug_keeps_its_traceback(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:

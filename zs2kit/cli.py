@@ -9,8 +9,11 @@ import inspect
 import json
 import logging
 import math
+import os
 import re
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -44,7 +47,8 @@ class Commands(click.Group):
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run a command and exit: 0, 1 (failed), 2 (used wrongly) or 130 (interrupted)."""
         try:
-            code = super().main(*args, **{**extra, "standalone_mode": False})
+            with _interruptible():
+                code = super().main(*args, **{**extra, "standalone_mode": False})
         except click.Abort:
             code = _fail("interrupted", 130)
         except click.UsageError as error:
@@ -54,7 +58,37 @@ class Commands(click.Group):
             code = _fail(str(error), 2)
         except Zs2Error as error:
             code = _fail(str(error), 1)
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+            code = _fail("out of memory; use a smaller --chunk-size or --size", 1)
         sys.exit(code)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Within this context an order to end is as good as Ctrl-C: what was begun is cleared away."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        ends = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        # What nohup, or a program of which we are a part, has set stays.
+        ours = [each for each in ends if signal.getsignal(each) is signal.SIG_DFL]
+        before = {each: signal.signal(each, interrupt) for each in ours}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: for Python, for torch on its device, or for torch on the CPU."""
+    names = {each.__name__ for each in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 
 def _fail(message: str, code: int) -> int:
@@ -64,6 +98,17 @@ def _fail(message: str, code: int) -> int:
 
 def _say(message: str) -> None:
     print("zs2kit:", " ".join(message.split()), file=sys.stderr)  # one line, whatever the message
+
+
+class Finite(click.FloatRange):
+    """A number in a range, where click's own type lets infinity and NaN through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Text -> number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 def time(text: str) -> Fraction:
@@ -126,21 +171,21 @@ def main(ctx: click.Context) -> None:
 @click.option(
     "--guidance-scale",
     metavar="X",
-    type=click.FloatRange(0),
+    type=Finite(0),
     default=5.0,
     help="How strongly the prompt is followed.",
 )
 @click.option(
     "--momentum",
     metavar="X",
-    type=click.FloatRange(0, 1),
+    type=Finite(0, 1),
     default=0.98,
     help="How much of the frames before it a frame attends to: 0 none, 1 only the first.",
 )
 @click.option(
     "--divergence",
     metavar="X",
-    type=click.FloatRange(0, math.sqrt(math.e)),
+    type=Finite(0, math.sqrt(math.e)),
     default=0.01,
     help="How much the noise changes from frame to frame: 0 not at all, 1.65 entirely.",
 )
@@ -211,7 +256,7 @@ def edit(
 ) -> None:
     """Make a new video out of CLIP, with its motion and its sound.
 
-    The result's name is printed last, and alone on standard output.
+    The result's name is printed once it is complete, and alone on standard output.
     """
     if quiet and verbose:
         raise UsageError("--quiet and --verbose exclude each other; use one of them")
@@ -223,6 +268,7 @@ def edit(
         # What is quickly checked is checked first: a typing error must not cost the loading of a model.
         from zs2kit import io, plugins
 
+        built = [plugins.build(name, chosen[name]) for name in names]
         source = io.read(clip, start=start, end=end)
         suffix = clip.suffix if clip.suffix.lower() in io.FORMATS else ".mp4"
         out = out or clip.with_name("-".join([clip.stem, *(names or ["edit"])]) + suffix)
@@ -237,7 +283,6 @@ def edit(
         from zs2kit.model import BUNDLED, Model
         from zs2kit.scan import edit
 
-        built = [plugins.build(name, chosen[name]) for name in names]
         name = model or plugins.default_model(built) or BUNDLED
         loaded = Model.load(name, device=device, dtype=dtype)
         log.info("model %s on %s in %s", loaded.name, loaded.device, loaded.dtype)
@@ -261,12 +306,13 @@ def edit(
         edited = edit(source, prompt, plugins=built, model=loaded, **how)
         progress.update(task, description="editing")
         io.write(out, _counted(edited, progress, task), quality=quality, overwrite=overwrite)
-        if sheet:
-            from zs2kit.sheet import write_sheet
+    # Before the sheet, which may yet fail. In bytes: a name needs not be text, nor fit the output's encoding.
+    click.echo(os.fsencode(out))
+    if sheet:
+        from zs2kit.sheet import write_sheet
 
-            progress.update(task, description="drawing the sheet")
+        with _manners(verbose):
             write_sheet(sheet, {"source": io.read(clip, start=start, end=end), "result": io.read(out)})
-    click.echo(out)
 
 
 def _settings(names: Sequence[str], settings: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -335,6 +381,7 @@ def _progress(quiet: bool) -> Progress:
         MofNCompleteColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
         console=Console(stderr=True),
+        transient=True,  # an error is then the only line
         speed_estimate_period=600,  # frames come a chunk at a time: average over several chunks
         disable=quiet or not sys.stderr.isatty(),
     )

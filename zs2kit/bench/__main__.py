@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from zs2kit.bench.overhead import measure
+from zs2kit.cli import Commands
 
 
-@click.group()
+@click.group(cls=Commands, no_args_is_help=False)
 def main() -> None:
     """Measure zs2kit on this machine."""
 
