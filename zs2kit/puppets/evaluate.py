@@ -229,6 +229,7 @@ def write_page(page: Path, numbers: Numbers, steps: dict[str, int]) -> None:
 
 
 def shown(name: str, value: float) -> str:
+    """A number as the page shows it."""
     return f"{value:.2f}" if "dB" in name else f"{value:.1%}"
 
 

@@ -3,6 +3,7 @@
 \b
     python -m zs2kit.puppets.train vae --minutes 45 --processes 2
     python -m zs2kit.puppets.train vae --minutes 5 --processes 2 --cooldown
+    python -m zs2kit.puppets.train reconstructions
     python -m zs2kit.puppets.train latents --count 200000
     python -m zs2kit.puppets.train unet --minutes 120 --processes 2
     python -m zs2kit.puppets.train controlnet --minutes 60 --processes 2
@@ -10,11 +11,12 @@
     python -m zs2kit.puppets.train classifier --minutes 15
     python -m zs2kit.puppets.train export
 
-`decoder` goes on improving the VAE's decoder, its encoder frozen: what was trained on its latents stays
-valid. `latents` adds to what is there, a file of 2,048 at a time; the U-Net sees new files at its next start.
-The learning rate is constant, so a stage may be taken up again at any time; --cooldown lets it fall to zero
-over this run and keeps the result beside (NAME.cooled.pt), where export finds it. Ctrl-C and SIGTERM save
-what there is.
+Once there are latents the VAE's encoder is frozen for good, and `decoder` goes on improving its other half:
+what was trained on its latents stays valid. `reconstructions` are what detector and classifier see beside
+renders. `latents` adds to what is there, a file of 2,048 at a time; the U-Net sees new files at its next
+start. The learning rate is constant, so a stage may be taken up again at any time; --cooldown lets it fall to
+zero over this run and keeps the result beside (NAME.cooled.pt), where export finds it. Ctrl-C and SIGTERM
+save what there is.
 """
 
 from __future__ import annotations
@@ -58,6 +60,8 @@ def to_tensor(images: NDArray[np.uint8], device: str = "cpu") -> Tensor:
 
 def train_vae(run: Run) -> None:
     """Autoencoder of crops: L1 + MSE + L1 of gradients, and a trace of KL."""
+    if (run.work / "latents").exists():
+        raise SystemExit("latents were made with this VAE: train the stage 'decoder', or remove latents/")
     _train_vae("vae", networks.vae(), run)
 
 
@@ -452,9 +456,9 @@ def _work(rank: int, stage: str, run: Run, count: int) -> None:
     cv2.setNumThreads(1)
     run = replace(run, rank=rank)
     if run.processes > 1:
-        torch.distributed.init_process_group(
-            "gloo", init_method=f"file://{run.work / stage}.rendezvous", rank=rank, world_size=run.processes
-        )
+        path = str(run.work / f"{stage}.rendezvous")
+        store = torch.distributed.FileStore(path, run.processes)  # type: ignore[attr-defined]
+        torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=run.processes)
     if stage == "latents":
         make_latents(run, count)
     else:

@@ -143,58 +143,61 @@ def fit(name: str, network: nn.Module, loss: Loss, run: Run, *, rate: float) -> 
         first, seconds = state["step"], state["seconds"]
     elif run.cooldown:
         raise SystemExit(f"{run.path(name)} is missing: train before cooling down")
-    stop = _Stop()
+    if run.cooldown and not (run.minutes or run.steps):
+        raise SystemExit("--cooldown needs --minutes or --steps: the learning rate falls to zero over these")
     started = saved_at = shown_at = time.monotonic()
     step, shown = first, 0.0
     progress = 0.0  # 0..1, the same in all processes
-    while progress < 1:
-        fall = 1 - progress if run.cooldown else 1.0
-        for optim in optims:
-            optim.param_groups[0]["lr"] = rate * fall * min(1.0, (step + 1) / WARM_UP)
-        rng = np.random.default_rng((run.seed, run.rank, step))
-        torch.manual_seed(int(rng.integers(2**62)))
-        value = loss(rng)
-        for optim in optims:
-            optim.zero_grad()
-        value.backward()  # type: ignore[no-untyped-call]
-        step += 1
-        elapsed = time.monotonic() - started
-        limits = [
-            elapsed / 60 / run.minutes if run.minutes else 0.0,
-            (step - first) / run.steps if run.steps else 0.0,
-        ]
-        progress = _share(params, 1.0 if stop.asked else min(1.0, max(limits)), run)
-        for optim in optims:
-            optim.step()
-        shown += 0.05 * (value.item() - shown) if step > first + 1 else value.item()
-        with torch.no_grad():
-            torch._foreach_lerp_(averaged, followed, max(EMA_SHARE, 10 / (step + 10)))
-        now = time.monotonic()
-        if run.rank == 0 and (progress >= 1 or now - shown_at > 10 or step == first + 10):
-            pace = (step - first) / (now - started)
-            print(
-                f"{name} step {step} loss {shown:.4f} {pace * 60:.0f} steps/min "
-                f"{(seconds + now - started) / 60:.1f} min",
-                flush=True,
-            )
-            shown_at = now
-        if run.rank == 0 and (progress >= 1 or now - saved_at > SAVE_EVERY):
-            saved_at = now
-            for average, buffer in zip(ema.buffers(), network.buffers(), strict=True):
-                average.copy_(buffer)  # of batch norms; they are averages already
-            if run.cooldown and progress >= 1:
-                ema.load_state_dict(network.state_dict())
-            if progress >= 1 or not run.cooldown:
-                state = {
-                    "network": network.state_dict(),
-                    "ema": ema.state_dict(),
-                    "step": step,
-                    "optimizers": [optim.state_dict() for optim in optims],
-                    "seconds": seconds + now - started,
-                    "batch": run.batch,
-                    "processes": run.processes,
-                }
-                save(state, run.path(f"{name}.cooled" if run.cooldown else name))
+    with _Stop() as stop:
+        while progress < 1:
+            fall = 1 - progress if run.cooldown else 1.0
+            for optim in optims:
+                optim.param_groups[0]["lr"] = rate * fall * min(1.0, (step + 1) / WARM_UP)
+            rng = np.random.default_rng((run.seed, run.rank, step))
+            torch.manual_seed(int(rng.integers(2**62)))
+            value = loss(rng)
+            for optim in optims:
+                optim.zero_grad()
+            value.backward()  # type: ignore[no-untyped-call]
+            step += 1
+            elapsed = time.monotonic() - started
+            limits = [
+                elapsed / 60 / run.minutes if run.minutes else 0.0,
+                (step - first) / run.steps if run.steps else 0.0,
+            ]
+            reached = _share(params, min(1.0, max(limits)), run)
+            progress = 1.0 if reached >= 1 or _any(stop.asked, run) else reached
+            for optim in optims:
+                optim.step()
+            shown += 0.05 * (value.item() - shown) if step > first + 1 else value.item()
+            with torch.no_grad():
+                torch._foreach_lerp_(averaged, followed, max(EMA_SHARE, 10 / (step + 10)))
+            now = time.monotonic()
+            if run.rank == 0 and (progress >= 1 or now - shown_at > 10 or step == first + 10):
+                pace = (step - first) / (now - started)
+                print(
+                    f"{name} step {step} loss {shown:.4f} {pace * 60:.0f} steps/min "
+                    f"{(seconds + now - started) / 60:.1f} min",
+                    flush=True,
+                )
+                shown_at = now
+            if run.rank == 0 and (progress >= 1 or now - saved_at > SAVE_EVERY):
+                saved_at = now
+                for average, buffer in zip(ema.buffers(), network.buffers(), strict=True):
+                    average.copy_(buffer)  # of batch norms; they are averages already
+                if run.cooldown and reached >= 1:
+                    ema.load_state_dict(network.state_dict())
+                if reached >= 1 or not run.cooldown:  # a cooldown cut short is worth nothing
+                    state = {
+                        "network": network.state_dict(),
+                        "ema": ema.state_dict(),
+                        "step": step,
+                        "optimizers": [optim.state_dict() for optim in optims],
+                        "seconds": seconds + now - started,
+                        "batch": run.batch,
+                        "processes": run.processes,
+                    }
+                    save(state, run.path(f"{name}.cooled" if run.cooldown else name))
 
 
 def _share(params: list[nn.Parameter], progress: float, run: Run) -> float:
@@ -208,18 +211,34 @@ def _share(params: list[nn.Parameter], progress: float, run: Run) -> float:
     for grad in grads:
         grad.copy_(flat[start : start + grad.numel()].view_as(grad) / run.processes)
         start += grad.numel()
+    return _furthest(progress)
+
+
+def _furthest(progress: float) -> float:
+    """The largest number that any process has."""
     furthest = torch.tensor([progress])
     dist.all_reduce(furthest, dist.ReduceOp.MAX)
     return float(furthest)
 
 
-class _Stop:
-    """Whether somebody asked this process to end; it then saves what it has."""
+def _any(asked: bool, run: Run) -> bool:
+    """Whether any process was asked to stop."""
+    return asked if run.processes == 1 else _furthest(float(asked)) > 0
 
-    def __init__(self) -> None:
+
+class _Stop:
+    """Within this context SIGTERM and Ctrl-C only ask: training then saves what it has."""
+
+    def __enter__(self) -> _Stop:
         self.asked = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
+        self.before = {
+            number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def _ask(self, number: int, frame: object) -> None:
         self.asked = True
