@@ -11,13 +11,13 @@
     python -m zs2kit.puppets.train classifier --minutes 15
     python -m zs2kit.puppets.train export
 
-Once there are latents the VAE's encoder is frozen for good, and Latents and all that is trained on them belong to one VAE: once there are latents, leave `vae` alone. `decoder`
-goes on improving its decoder, the encoder frozen. `latents` adds to what is there, a file of 2,048 at a time;
-the U-Net sees new files at its next start. The learning rate is constant, so a stage may be taken up again at
-any time; --cooldown lets it fall to zero over this run and keeps the result beside, as NAME.cooled.pt, which
-export takes until NAME.pt has seen more steps. To train on from a cooled network, rename it to NAME.pt. A
-ControlNet that was trained before the U-Net went on needs a few minutes to follow. Ctrl-C and SIGTERM save
-what there is.
+Once there are latents the VAE's encoder is frozen for good, and `decoder` goes on improving its other half:
+what was trained on its latents stays valid. `reconstructions` are what detector and classifier see beside
+renders. `latents` adds to what is there, a file of 2,048 at a time; the U-Net sees new files at its next
+start. The learning rate is constant, so a stage may be taken up again at any time; --cooldown lets it fall to
+zero over this run and keeps the result beside, as NAME.cooled.pt, which export takes until NAME.pt has seen
+more steps. To train on from a cooled network, rename it to NAME.pt. A ControlNet needs some minutes to follow
+a U-Net that went on. Ctrl-C and SIGTERM save what there is.
 """
 
 from __future__ import annotations
