@@ -52,8 +52,8 @@ Steps trained: {trained}. `python -m zs2kit.puppets.train --help` says how to tr
   a classifier that was trained on renders and reconstructions alone. Held-out triples: kind, colour and place
   each known, never seen together in training.
 - *Pose edits*: clips of walking, waving, dancing and jumping figures at least 40% as high as the frame,
-edited by `zs2kit.edit` with the pose plugin; the detector's keypoints on the edited frames against the
-renderer's of the source (PCK@0.1: within a tenth of the figure's extent). Scale 0 shows what chance gives.
+  edited by `zs2kit.edit` with the pose plugin; the detector's keypoints on the edited frames against the
+  renderer's of the source (PCK@0.1: within a tenth of the figure's extent). Scale 0 shows what chance gives.
 
 ## A picture of every prompt; framed in red where kind, colour or place was misread
 
