@@ -32,8 +32,10 @@ def detect(network: Any, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
     height, width = frames.shape[1:3]
     weight = next(network.parameters())
     found = []
-    for start in range(0, len(frames), 16):
-        pixels = torch.from_numpy(np.ascontiguousarray(frames[start : start + 16])).to(weight.device)
+    # One by one: kernels differ in the last bit between batch sizes, and a skeleton drawn from the points,
+    # in whole pixels, would make that visible; frames must not depend on their chunk.
+    for frame in np.ascontiguousarray(frames):
+        pixels = torch.from_numpy(frame[None]).to(weight.device)
         pixels = pixels.permute(0, 3, 1, 2).to(weight.dtype) / 127.5 - 1
         found.append(peaks(network(resize(pixels), 0).sample.float().sigmoid()))
     points = torch.cat(found).cpu().numpy()

@@ -50,7 +50,7 @@ Steps trained: {trained}. `python -m zs2kit.puppets.train --help` says how to tr
 
 - *Text*: 200 template and 50 hand-written prompts (`zs2kit/puppets/prompts.jsonl`), one picture each, read by
   a classifier that was trained on renders and reconstructions alone. Held-out triples: kind, colour and place
-  each known, never seen together in training.
+  each known, never seen together in training (the VAE, which knows no captions, saw some early on).
 - *Pose edits*: clips of walking, waving, dancing and jumping figures at least 40% as high as the frame,
   edited by `zs2kit.edit` with the pose plugin; the detector's keypoints on the edited frames against the
   renderer's of the source (PCK@0.1: within a tenth of the figure's extent). Scale 0 shows what chance gives.
