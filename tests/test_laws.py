@@ -133,6 +133,7 @@ def test_parity_with_the_diffusers_pipeline(tiny, scheduler, guidance_scale):
 
 
 def test_parity_would_notice_unscaled_model_input(tiny, monkeypatch):
+    """The control of parity: breaking the real scheduler on purpose must show."""
     settings = {"momentum": 0, "divergence": MAX_DIVERGENCE, "scheduler": "euler"}
     right = pixels(tiny, **settings)
     monkeypatch.setattr(diffusers.EulerDiscreteScheduler, "scale_model_input", lambda self, x, t: x)
