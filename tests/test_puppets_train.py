@@ -6,7 +6,7 @@ import torch
 from diffusers import ControlNetModel, StableDiffusionPipeline, UNet2DModel
 from transformers import ResNetForImageClassification
 
-from zs2kit.puppets import networks, pictures, train
+from zs2kit.puppets import diffusion, networks, pictures, train
 from zs2kit.puppets.captions import is_held_out
 from zs2kit.puppets.detector import detect, peaks
 from zs2kit.puppets.training import Run, load_weights, orthogonalize
@@ -17,7 +17,7 @@ def work(tmp_path_factory):
     """A work folder in which each stage took two steps."""
     folder = tmp_path_factory.mktemp("train")
     patch = pytest.MonkeyPatch()
-    for module in (pictures, train):
+    for module in (diffusion, pictures, train):
         patch.setattr(module, "SHARD", 32)
     patch.setattr(train, "PICTURE_SHARDS", 1)
     patch.setattr(train, "EMPTY", 16)
@@ -25,7 +25,7 @@ def work(tmp_path_factory):
     for stage in ("vae", "decoder", "reconstructions"):
         train.train(stage, run)
     train.make_latents(run, 64)
-    for stage in ("unet", "controlnet", "detector", "classifier"):
+    for stage in ("unet", "controlnet_pose", "detector", "classifier"):
         train.train(stage, run)
     train.export(run, folder / "weights")
     yield folder

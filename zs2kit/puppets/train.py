@@ -6,7 +6,7 @@
     python -m zs2kit.puppets.train reconstructions
     python -m zs2kit.puppets.train latents --count 200000
     python -m zs2kit.puppets.train unet --minutes 120 --processes 2
-    python -m zs2kit.puppets.train controlnet --minutes 60 --processes 2
+    python -m zs2kit.puppets.train controlnet_pose --minutes 60 --processes 2
     python -m zs2kit.puppets.train detector --minutes 15
     python -m zs2kit.puppets.train classifier --minutes 15
     python -m zs2kit.puppets.train export
@@ -35,28 +35,21 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import AttnProcessor
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from . import networks
-from .captions import caption
 from .detector import HEATMAP, SPREAD, resize
-from .networks import GROUPS, LATENT_SIZE, SIZE, TOKENS
-from .pictures import SHARD, draw, empty_places, latents, reconstructions, save_array, shard
+from .diffusion import Diffusion, load_vae, save_part, text_to_image, to_tensor, tokenizer, train_faster
+from .networks import GROUPS, SIZE
+from .pictures import SHARD, draw, empty_places, reconstructions, save_array, shard
 from .skeleton import draw_skeleton
 from .training import Run, fit, load_weights
 
 WEIGHTS = Path(__file__).with_name("weights")
 PICTURE_SHARDS = 10  # for the VAE, the detector and the classifier
 EMPTY = 1024  # places with nobody in them
-EMPTY_PROMPTS = 0.1
-
-
-def to_tensor(images: NDArray[np.uint8], device: str = "cpu") -> Tensor:
-    """(pictures, H, W, 3) bytes to (pictures, 3, H, W) in -1..1."""
-    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1
 
 
 def train_vae(run: Run) -> None:
@@ -96,13 +89,6 @@ def _train_vae(name: str, network: Any, run: Run) -> None:
     fit(name, network, loss, run, rate=2e-3)
 
 
-def load_vae(run: Run) -> Any:
-    """The VAE as trained so far, float32."""
-    network = networks.vae()
-    load_weights(network, run, "decoder" if run.path("decoder").exists() else "vae")
-    return network
-
-
 @torch.no_grad()
 def make_latents(run: Run, count: int) -> None:
     """Encode scenes to latents, as the means of the posterior, until there are `count`."""
@@ -130,75 +116,6 @@ def make_latents(run: Run, count: int) -> None:
         print(f"latents {index + 1} shards, {(index + 1) * SHARD} pictures", flush=True)
 
 
-class Diffusion:
-    """What the U-Net and its ControlNet learn from: noised latents, fresh captions, v as the target."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.shards = latents(run.work)
-        if not self.shards:
-            raise SystemExit("no latents yet: run the stage 'latents' first")
-        self.scale = 1 / float(np.std(self.shards[0][0].astype(np.float32)))
-        self.scheduler = networks.scheduler()
-        self.words = tokenizer(run)
-
-    def draw(
-        self, rng: np.random.Generator, count: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, NDArray[np.float32]]:
-        """Noised latents, timesteps, token ids, v (all of `count`), and the keypoints (count, 18, 3)."""
-        picked, texts, points = np.empty((count, 4, LATENT_SIZE, LATENT_SIZE), np.float32), [], []
-        for i in range(count):
-            values, keypoints, labels = self.shards[rng.integers(len(self.shards))]
-            row = int(rng.integers(SHARD))
-            picked[i] = values[row]
-            points.append(keypoints[row])
-            kind, colour, place = (
-                names[label] for names, label in zip(GROUPS.values(), labels[row], strict=True)
-            )
-            texts.append("" if rng.random() < EMPTY_PROMPTS else caption(kind, colour, place, rng))
-        clean = torch.from_numpy(picked).to(self.run.device) * self.scale
-        noise = torch.randn_like(clean)
-        # one timestep out of each of `count` equal parts: the loss varies less from batch to batch
-        timesteps = torch.from_numpy(
-            ((rng.permutation(count) + rng.random(count)) / count * 1000).astype(np.int64)
-        )
-        timesteps = timesteps.to(self.run.device)
-        noised = self.scheduler.add_noise(clean, noise, timesteps)
-        velocity = self.scheduler.get_velocity(clean, noise, timesteps)
-        ids = self.words(
-            texts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
-        ).input_ids
-        return noised, timesteps, ids.to(self.run.device), velocity, np.stack(points)
-
-
-def tokenizer(run: Run) -> Any:
-    """The tokenizer, learned from captions when first asked for."""
-    folder = run.work / "tokenizer"
-    if run.rank == 0 and not folder.exists():
-        rng = np.random.default_rng(run.seed)
-        kinds, colours, places = (
-            [str(name) for name in rng.choice(names, 20_000)] for names in GROUPS.values()
-        )
-        texts = [caption(*named, rng) for named in zip(kinds, colours, places, strict=True)]
-        networks.tokenizer(texts).save_pretrained(folder)
-    if run.processes > 1:
-        torch.distributed.barrier()
-    return networks.load_tokenizer(folder)
-
-
-def text_to_image(run: Run) -> nn.ModuleDict:
-    """Text encoder and U-Net, which learn together."""
-    both = nn.ModuleDict({"text_encoder": networks.text_encoder(tokenizer(run)), "unet": networks.unet()})
-    _train_faster(both["unet"], run)
-    return both
-
-
-def _train_faster(network: Any, run: Run) -> None:
-    # The backward pass of torch's fused attention on CPUs takes a third of a training step at these sizes.
-    if run.device == "cpu":
-        network.set_attn_processor(AttnProcessor())
-
-
 def train_unet(run: Run) -> None:
     """Text encoder and U-Net together."""
     data, both = Diffusion(run), text_to_image(run)
@@ -213,17 +130,31 @@ def train_unet(run: Run) -> None:
     fit("unet", both, loss, run, rate=1e-3)
 
 
-def train_controlnet(run: Run) -> None:
-    """The pose ControlNet on the frozen U-Net."""
-    data, both = Diffusion(run), text_to_image(run)
+def train_controlnet_pose(run: Run) -> None:
+    """The ControlNet of skeletons."""
+    points = [shard(run.work, i).keypoints for i in range(PICTURE_SHARDS)]
+
+    def skeleton(number: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+        return draw_skeleton(points[number // SHARD][number % SHARD], SIZE, SIZE)
+
+    _train_controlnet("controlnet_pose", skeleton, run)
+
+
+def _train_controlnet(
+    name: str, draw_map: Callable[[int, np.random.Generator], NDArray[np.uint8]], run: Run
+) -> None:
+    """A ControlNet on the frozen U-Net, of the maps (SIZE, SIZE, 3) that are drawn of the scenes."""
+    data, both = Diffusion(run, PICTURE_SHARDS), text_to_image(run)
     load_weights(both, run, "unet")
     both.requires_grad_(False)
     network = networks.controlnet(both["unet"])
-    _train_faster(network, run)
+    if name != "controlnet_pose" and run.path("controlnet_pose").exists():
+        load_weights(network, run, "controlnet_pose")  # which knows how to steer, only not yet by what
+    train_faster(network, run)
 
     def loss(rng: np.random.Generator) -> Tensor:
-        noised, timesteps, ids, velocity, keypoints = data.draw(rng, run.batch or 16)
-        maps = np.stack([draw_skeleton(points, SIZE, SIZE) for points in keypoints])
+        noised, timesteps, ids, velocity, numbers = data.draw(rng, run.batch or 16)
+        maps = np.stack([draw_map(number, rng) for number in numbers])
         hints = (to_tensor(maps, run.device) + 1) / 2
         with torch.autocast(run.device, torch.bfloat16):
             embeds = both["text_encoder"](ids).last_hidden_state
@@ -237,7 +168,7 @@ def train_controlnet(run: Run) -> None:
             ).sample
         return F.mse_loss(predicted.float(), velocity)
 
-    fit("controlnet", network, loss, run, rate=1e-3)
+    fit(name, network, loss, run, rate=1e-3)
 
 
 class Augmented:
@@ -352,64 +283,74 @@ def make_reconstructions(run: Run) -> None:
 
 
 def export(run: Run, folder: Path) -> None:
-    """Write what is trained so far as one diffusers folder of float16 safetensors."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    """Write what is trained so far as one diffusers folder of float16 safetensors.
+
+    Each part of the folder is replaced in one go, and what nothing here makes is left as it is.
+    """
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     steps: dict[str, int] = {}
-    vae = load_vae(run)
-    both = text_to_image(run)
-    steps["unet"] = load_weights(both, run, "unet")
-    vae.register_to_config(scaling_factor=Diffusion(run).scale)
-    scheduler = networks.scheduler()
-    parts = {"vae": vae, "text_encoder": both["text_encoder"], "unet": both["unet"]}
-    for name, network in (
-        ("detector", networks.detector()),
-        ("classifier", networks.classifier()),
-        ("controlnet", networks.controlnet(both["unet"])),
-    ):
-        if run.path(name).exists():
-            steps[name] = load_weights(network, run, name)
-            parts["controlnet_pose" if name == "controlnet" else name] = network
-    for name, network in parts.items():
-        network.half().save_pretrained(partial / name)
-        _load_as_float32(partial / name / "config.json")
-    tokenizer(run).save_pretrained(partial / "tokenizer")
-    scheduler.save_pretrained(partial / "scheduler")
-    (partial / "model_index.json").write_text(json.dumps(networks.MODEL_INDEX, indent=2) + "\n")
-    (partial / "training.json").write_text(json.dumps(steps, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    for export_part in EXPORTED:
+        steps |= export_part(run, partial)
+    record = folder / "training.json"
+    if record.exists():
+        steps = json.loads(record.read_text()) | steps
+    (partial / record.name).write_text(json.dumps(steps, indent=2) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in partial.iterdir():
+        shutil.rmtree(folder / part.name, ignore_errors=True)
+        os.replace(part, folder / part.name)
+    partial.rmdir()
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"{folder}: {size / 1e6:.1f} MB, {json.dumps(steps)} steps")
 
 
-def _load_as_float32(config: Path) -> None:
-    """transformers loads float16 weights as float16, diffusers as float32: a pipeline of both would fail."""
-    settings = json.loads(config.read_text())
-    if "dtype" in settings:
-        config.write_text(json.dumps(settings | {"dtype": "float32"}, indent=2) + "\n")
+def export_base(run: Run, folder: Path) -> dict[str, int]:
+    """The text-to-image model and the networks beside it."""
+    steps: dict[str, int] = {}
+    both = text_to_image(run)
+    steps["unet"] = load_weights(both, run, "unet")
+    vae = load_vae(run)
+    vae.register_to_config(scaling_factor=Diffusion(run).scale)
+    parts = {"vae": vae, "text_encoder": both["text_encoder"], "unet": both["unet"]}
+    for name, network in (
+        ("detector", networks.detector()),
+        ("classifier", networks.classifier()),
+        ("controlnet_pose", networks.controlnet(both["unet"])),
+    ):
+        if run.path(name).exists():
+            steps[name] = load_weights(network, run, name)
+            parts[name] = network
+    for name, network in parts.items():
+        save_part(network, folder / name)
+    tokenizer(run).save_pretrained(folder / "tokenizer")
+    networks.scheduler().save_pretrained(folder / "scheduler")
+    (folder / "model_index.json").write_text(json.dumps(networks.MODEL_INDEX, indent=2) + "\n")
+    return steps
 
 
-TRAINED: dict[str, Callable[[Run], None]] = {
+STAGES: dict[str, Callable[[Run], None]] = {
     "vae": train_vae,
     "decoder": train_decoder,
     "detector": train_detector,
     "classifier": train_classifier,
     "unet": train_unet,
-    "controlnet": train_controlnet,
+    "controlnet_pose": train_controlnet_pose,
     "reconstructions": make_reconstructions,
 }
+EXPORTED: list[Callable[[Run, Path], dict[str, int]]] = [export_base]
+"""Each writes its parts of the weights into a folder and returns the steps that they were trained for; none
+of what isn't trained yet."""
 
 
 def train(stage: str, run: Run) -> None:
     """Run one of the stages; all its processes start from the same weights."""
     torch.manual_seed(run.seed)
-    TRAINED[stage](run)
+    STAGES[stage](run)
 
 
 @click.command(help=__doc__)
-@click.argument("stage", type=click.Choice([*TRAINED, "latents", "export"]))
+@click.argument("stage", type=click.Choice([*STAGES, "latents", "export"]))
 @click.option(
     "--work",
     type=click.Path(path_type=Path),
