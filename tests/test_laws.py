@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import diffusers
 import diffusers.schedulers.scheduling_lcm as lcm
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +23,7 @@ from zs2kit.errors import ModelError, PluginError
 from zs2kit.hookspecs import DenoiserInputs, hookimpl
 from zs2kit.model import Model
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
+from zs2kit.plugins import option
 from zs2kit.sampler import SCHEDULERS, advance, make_scheduler, steps_of
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan, tiny_model
 
@@ -270,7 +273,7 @@ def test_an_edit_left_half_way_leaves_no_trace(tiny):
 
 def test_an_edit_that_fails_leaves_no_trace(tiny):
     before = state(tiny)
-    with pytest.raises(RuntimeError, match="on purpose"):
+    with pytest.raises(PluginError, match=r"plugin 'raises' failed in denoiser_inputs\(\).*on purpose"):
         list(zs2kit.edit(drawn_clip(2), model=tiny, plugins=[Raises()], num_inference_steps=4))
     assert_untouched(tiny, before)
 
@@ -361,8 +364,7 @@ class HalfWay:
     """Starts from the noised source at half of the steps."""
 
     @hookimpl
-    def initial_latents(self, chunk, noise, steps, model):
-        scheduler = make_scheduler("ddim", model.scheduler_config, len(steps), model.device)
+    def initial_latents(self, chunk, noise, scheduler, steps, model):
         middle = len(steps) // 2
         return scheduler.add_noise(model.encode(chunk.pixels), noise, steps[middle].timestep[None]), middle
 
@@ -384,6 +386,34 @@ class MoreChannels(Channels):
     pass
 
 
+@dataclass(eq=False)
+class Keeps:
+    """Keeps the left part of the picture, softly bounded."""
+
+    share: float = option(0.5, "How much of the picture stays.")
+
+    @hookimpl
+    def keep(self, chunk):
+        height, width = chunk.fit.source
+        columns = np.clip(self.share * width - np.arange(width), 0, 4) / 4
+        return np.broadcast_to(columns.astype(np.float32), (chunk.length, height, width))
+
+
+@dataclass(eq=False)
+class Doubles:
+    """Changes the model while it samples, and undoes that."""
+
+    @hookimpl
+    def setup(self, model, denoiser):
+        @contextmanager
+        def doubled():
+            model.unet.conv_out.weight.data *= 2
+            yield
+            model.unet.conv_out.weight.data /= 2
+
+        denoiser.within(doubled)
+
+
 @pytest.mark.parametrize("plugin", [TwoPrompts(), HalfWay()])
 def test_providers_act_and_keep_the_chunk_law(tiny, plugin):
     whole = pixels(tiny, [plugin])
@@ -399,6 +429,36 @@ def test_a_denoiser_of_eight_channels_takes_them_from_a_plugin(tmp_path):
         pixels(model)
     with pytest.raises(PluginError, match="extra channels"):
         pixels(model, [Channels(), MoreChannels()])
+
+
+def test_what_is_kept_is_the_source_to_the_bit(tiny):
+    source = [frame.image for frame in drawn_clip(3)]
+    edited = [frame.image for frame in edit_whole(tiny, [Keeps()])]
+    plain = [frame.image for frame in edit_whole(tiny, [])]
+    for was, now, drawn in zip(source, edited, plain, strict=True):
+        assert np.array_equal(now[:, :12], was[:, :12])
+        assert not np.array_equal(now[:, 16:], was[:, 16:]) and not np.array_equal(drawn[:, :12], was[:, :12])
+
+
+def test_keeping_reaches_the_sampler_and_keeps_the_chunk_law(tiny):
+    """What is drawn anew beside it sees what is kept: it is not only pasted over."""
+    whole = pixels(tiny, [Keeps()])
+    assert difference(pixels(tiny, [Keeps()], [2, 2, 1]), whole) <= SAME
+    assert difference(pixels(tiny)[..., 20:], whole[..., 20:]) > 10 * SAME
+
+
+def test_keeping_nothing_is_no_plugin(tiny):
+    assert torch.equal(pixels(tiny, [Keeps(share=0.0)]), pixels(tiny))
+
+
+def test_a_plugin_may_change_the_model_while_it_samples(tiny):
+    before = state(tiny)
+    assert difference(pixels(tiny, [Doubles()]), pixels(tiny)) > 10 * SAME
+    assert_untouched(tiny, before)
+
+
+def edit_whole(model: Model, plugins) -> list:
+    return list(zs2kit.edit(drawn_clip(3), model=model, plugins=plugins, num_inference_steps=4))
 
 
 @dataclass(eq=False)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zs2kit import __version__
-from zs2kit.errors import UsageError, Zs2Error
+from zs2kit.errors import UsageError, Zs2Error, is_out_of_memory
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -59,7 +59,7 @@ class Commands(click.Group):
         except Zs2Error as error:
             code = _fail(str(error), 1)
         except Exception as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             code = _fail("out of memory; use a smaller --chunk-size or --size", 1)
         sys.exit(code)
@@ -83,12 +83,6 @@ def _interruptible() -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out: for Python, for torch on its device, or for torch on the CPU."""
-    names = {each.__name__ for each in type(error).__mro__}
-    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 
 def _fail(message: str, code: int) -> int:

@@ -99,6 +99,7 @@ class Chunk:
     frames: list[NDArray[np.uint8]] | None = None  # each (source height, source width, 3) RGB
     pixels: torch.Tensor | None = None  # (frames, 3, height, width) in [-1, 1], float32 on the CPU
     fit: Fit | None = None
+    kept: NDArray[np.float32] | None = None  # what `keep` gave: (frames, source height, source width)
 
     @property
     def indices(self) -> range:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +49,7 @@ class Denoiser:
         self.hook = hook
         self.momentum = momentum
         self.networks: dict[str, Any] = {}
+        self._contexts: list[Callable[[], AbstractContextManager[Any]]] = []
         self.attach("unet", model.unet)
         self._average = TemporalMomentum(momentum, Carry(), Carry())
 
@@ -63,11 +64,22 @@ class Denoiser:
         self_attention(network)
         self.networks[name] = network
 
+    def within(self, context: Callable[[], AbstractContextManager[Any]]) -> None:
+        """Have ``context()`` entered whenever a chunk is sampled, and left before the frames are handed out.
+
+        For plugins that must change the model, as adapters do: between chunks it belongs to others, so
+        what the context changes it must undo. The model's lock is held meanwhile.
+        """
+        self._contexts.append(context)
+
     @contextmanager
     def sampling(self, carry: Carry, following: Carry) -> Iterator[None]:
         """Within this context calls read their running averages from ``carry`` and write ``following``."""
         self._average = TemporalMomentum(self.momentum, carry, following)
-        with attached(self.networks, self._average):
+        with ExitStack() as stack:
+            for context in self._contexts:
+                stack.enter_context(context())
+            stack.enter_context(attached(self.networks, self._average))
             yield
 
     def __call__(self, latents: torch.Tensor, step: Step, branch: Branch) -> torch.Tensor:

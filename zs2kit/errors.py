@@ -7,6 +7,12 @@ class Zs2Error(Exception):
     """An expected failure: the command line prints it as one line and exits with 1."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: for Python, for torch on its device, or for torch on the CPU."""
+    names = {each.__name__ for each in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
+
+
 class UsageError(Zs2Error):
     """A wrong argument or option value: the command line exits with 2."""
 

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
-    from zs2kit.clip import Chunk
+    from zs2kit.clip import Chunk, Clip
     from zs2kit.denoiser import Branch, Denoiser, Step
     from zs2kit.model import Model
 
@@ -41,11 +43,14 @@ class DenoiserInputs:
 
 
 @hookspec
-def setup(model: Model, denoiser: Denoiser) -> None:
+def setup(model: Model, denoiser: Denoiser, scheduler: Any, clip: Clip) -> None:
     """Load side networks; called once per edit, before the first chunk.
 
     ``denoiser.attach(name, network)`` gives a side network's self-attention the same temporal
-    momentum as the U-Net's. Check here that options fit ``model``, and raise `zs2kit.Zs2Error` if not.
+    momentum as the U-Net's; ``denoiser.within(context)`` is for what must change the model itself
+    while it samples. ``scheduler`` is like those that the chunks will get. ``clip`` is what is
+    edited: its size, rate and number of frames are here to be read, its frames are not.
+    Check here that the options fit all of these, and raise `zs2kit.Zs2Error` if not.
     """
 
 
@@ -67,13 +72,19 @@ def prepare(chunk: Chunk, model: Model) -> None:
 
 @hookspec
 def initial_latents(
-    chunk: Chunk, noise: torch.Tensor, steps: Sequence[Step], model: Model, denoiser: Denoiser
+    chunk: Chunk,
+    noise: torch.Tensor,
+    scheduler: Any,
+    steps: Sequence[Step],
+    model: Model,
+    denoiser: Denoiser,
 ) -> tuple[torch.Tensor, int] | None:
     """Return the latents to start from and the index of the first step to take, or None.
 
-    ``noise`` (frames, channels, height, width) is the chunk's dependency noise of unit variance.
-    Called once per chunk; one plugin at most may implement it; without it, sampling starts from
-    the noise at step 0.
+    ``noise`` (frames, channels, height, width) is the chunk's dependency noise of unit variance,
+    ``scheduler`` the chunk's own, with its ``steps``. The latents have the noise level of the first
+    step, as the scheduler has it. Called once per chunk; one plugin at most may implement it;
+    without it, sampling starts from the noise at step 0.
     """
 
 
@@ -82,6 +93,15 @@ def denoiser_inputs(step: Step, branch: Branch, latents: torch.Tensor) -> Denois
     """Return what to add to this call of the U-Net, or None; called for every step and branch.
 
     ``latents`` (frames, channels, height, width) are already scaled for the model by the scheduler.
+    """
+
+
+@hookspec
+def keep(chunk: Chunk) -> NDArray[np.float32] | None:
+    """Return what of the source stays as it is, or None for nothing; called once per chunk, after `prepare`.
+
+    (frames, height, width) of the source's frames, in [0, 1]: 1 stays to the bit, 0 is drawn anew,
+    between them both are blended. Several plugins' masks combine by their maximum.
     """
 
 

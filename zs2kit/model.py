@@ -17,7 +17,11 @@ from zs2kit.errors import ModelError, UsageError
 
 BUNDLED = "puppets"
 _WEIGHTS = Path(__file__).parent / "puppets" / "weights"
-_BUNDLED_PROMPT = "a red robot on the beach"
+# name -> folder and default prompt; they share the side networks, which lie beside the first
+_BUNDLED = {
+    "puppets": (_WEIGHTS, "a red robot on the beach"),
+    "puppets-instruct": (_WEIGHTS / "instruct", "turn it into a blue knight"),
+}
 
 
 class Embeds(NamedTuple):
@@ -58,7 +62,9 @@ class Model:
     def load(
         cls, name: str | Path = BUNDLED, *, device: str | None = None, dtype: str | None = None
     ) -> Model:
-        """Load a checkpoint: ``puppets``, a diffusers folder, a .safetensors file, or a name on the hub.
+        """Load a checkpoint: a diffusers folder, a .safetensors file, a name on the hub, or a bundled one.
+
+        ``puppets`` and ``puppets-instruct`` are bundled.
 
         device: as torch names it; by default the accelerator if there is one. dtype: float32, float16
         or bfloat16; by default float16 on CUDA and float32 elsewhere. Weights load from safetensors
@@ -66,8 +72,8 @@ class Model:
         """
         where = _device(device)
         weights = {"dtype": _dtype(dtype, where)}
-        bundled = str(name) == BUNDLED
-        path = _WEIGHTS if bundled else Path(name)
+        bundled = str(name) in _BUNDLED
+        path, prompt = _BUNDLED.get(str(name), (Path(name), ""))
         if path.is_dir() and not (path / "model_index.json").is_file():
             raise ModelError(f"{name}: this folder is no checkpoint, it has no model_index.json")
         if path.is_file() and path.suffix != ".safetensors":
@@ -76,8 +82,8 @@ class Model:
             raise ModelError("the bundled model's weights are missing; install zs2kit again")
         if not path.exists() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(name)):
             raise ModelError(
-                f"{name}: no such model; give '{BUNDLED}', a diffusers folder, a .safetensors file "
-                "or a name on the hub"
+                f"{name}: no such model; give {' or '.join(_BUNDLED)}, a diffusers folder, "
+                "a .safetensors file or a name on the hub"
             )
         try:
             with quiet():
@@ -87,8 +93,8 @@ class Model:
                     pipeline = diffusers.DiffusionPipeline.from_pretrained(
                         path if path.is_dir() else str(name), use_safetensors=True, **weights
                     )
-                folder = path if path.is_dir() else None
-                model = cls(pipeline, str(name), folder, _BUNDLED_PROMPT if bundled else "")
+                folder = _WEIGHTS if bundled else path if path.is_dir() else None
+                model = cls(pipeline, str(name), folder, prompt)
                 pipeline.safety_checker = None  # it judges pictures, which never pass through the pipeline
                 pipeline.to(where)
                 # Its activations overflow float16, which gives black frames.

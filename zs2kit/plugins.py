@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import pluggy
 
 from zs2kit import hookspecs
-from zs2kit.errors import PluginError, UsageError
+from zs2kit.errors import PluginError, UsageError, Zs2Error, is_out_of_memory
 
 GROUP = "zs2kit"  # the entry-point group in which distributions name their plugins
 
@@ -208,7 +209,10 @@ def manager(plugins: Sequence[object]) -> pluggy.PluginManager:
             hooks.register(copy, name)
         except pluggy.PluginValidationError as error:
             raise PluginError(f"plugin '{name}': {' '.join(str(error).split())}") from error
-        marked = {caller.name for caller in hooks.get_hookcallers(copy) or ()}
+        callers = hooks.get_hookcallers(copy) or ()
+        for impl in (impl for caller in callers for impl in caller.get_hookimpls() if impl.plugin is copy):
+            impl.function = _named(impl.function, name)  # type: ignore[misc]  # pluggy only reads it
+        marked = {caller.name for caller in callers}
         for hook in (each for each in vars(hooks.hook) if hasattr(copy, each) and each not in marked):
             raise PluginError(f"plugin '{name}': {hook}() is not marked as a hook; put @hookimpl above it")
         if not marked:
@@ -222,6 +226,23 @@ def manager(plugins: Sequence[object]) -> pluggy.PluginManager:
         if len(providers) > 1:
             raise PluginError(f"only one plugin may give {hook}, not {' and '.join(sorted(providers))}")
     return hooks
+
+
+def _named(hook: Callable[..., Any], plugin: str) -> Callable[..., Any]:
+    """Return ``hook``, which now says whose it is if it fails."""
+
+    @functools.wraps(hook)
+    def call(*arguments: Any) -> Any:
+        try:
+            return hook(*arguments)
+        except Exception as error:  # a third party's code may raise anything
+            if isinstance(error, Zs2Error) or is_out_of_memory(error):
+                raise
+            raise PluginError(
+                f"plugin '{plugin}' failed in {hook.__name__}(): {type(error).__name__}: {error}"
+            ) from error
+
+    return call
 
 
 def default_model(plugins: Sequence[object]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffusers
 import torch
@@ -48,6 +48,14 @@ def steps_of(scheduler: Any) -> list[Step]:
     return [Step(index, t, len(scheduler.timesteps)) for index, t in enumerate(scheduler.timesteps)]
 
 
+class Kept(NamedTuple):
+    """What stays as in the source: put back after every step, as noisy as the rest then is."""
+
+    latents: torch.Tensor  # (frames, channels, height, width)
+    noise: torch.Tensor  # of the same shape, unit variance
+    mask: torch.Tensor  # (frames, 1, height, width) in [0, 1]; 1 stays
+
+
 def sample(
     denoiser: Denoiser,
     scheduler: Any,
@@ -55,19 +63,26 @@ def sample(
     branches: Sequence[Branch],
     step_noise: Callable[[Step], torch.Tensor],
     start: int = 0,
+    kept: Kept | None = None,
 ) -> torch.Tensor:
     """Denoise ``latents`` (frames, channels, height, width) from step ``start`` on; return them.
 
     latents: float32, at the noise level of step ``start``. step_noise: gives the noise of a step, of
-    the latents' shape, to schedulers that add some.
+    the latents' shape, to schedulers that add some. kept: what of another picture stays.
     """
-    for step in steps_of(scheduler)[start:]:
+    steps = steps_of(scheduler)
+    for step in steps[start:]:
         scaled = scheduler.scale_model_input(latents, step.timestep)
         prediction = sum(
             (branch.weight * denoiser(scaled, step, branch) for branch in branches),
             start=torch.zeros_like(latents),
         )
         latents = advance(scheduler, prediction, step, latents, step_noise)
+        if kept is not None:
+            source = kept.latents
+            if step.index < step.count - 1:
+                source = scheduler.add_noise(source, kept.noise, steps[step.index + 1].timestep[None])
+            latents = torch.lerp(latents, source, kept.mask)
     return latents
 
 

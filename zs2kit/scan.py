@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pluggy import PluginManager
 
 from zs2kit import plugins as plugins_
@@ -21,7 +22,7 @@ from zs2kit.denoiser import Branch, Denoiser
 from zs2kit.errors import ModelError, UsageError
 from zs2kit.model import BUNDLED, Model
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
-from zs2kit.sampler import SCHEDULERS, make_scheduler, sample, steps_of
+from zs2kit.sampler import SCHEDULERS, Kept, make_scheduler, sample, steps_of
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Scan:
         self,
         model: Model,
         hooks: PluginManager,
+        clip: Clip,
         *,
         prompt: str | None,
         negative_prompt: str,
@@ -53,8 +55,7 @@ class Scan:
         self.guidance_scale = guidance_scale
         self.divergence = divergence
         self.seed = seed
-        self._scheduler()  # says now what it can't do
-        self.hook.setup(model=model, denoiser=self.denoiser)
+        self.hook.setup(model=model, denoiser=self.denoiser, scheduler=self._scheduler(), clip=clip)
 
     @torch.no_grad()
     def __call__(self, carry: Carry, chunk: Chunk) -> tuple[Carry, torch.Tensor]:
@@ -71,9 +72,11 @@ class Scan:
             )
             scheduler = self._scheduler()
             noise = self._noise(carry, following, chunk, "initial")
+            kept = self._kept(chunk, noise)
             start = self.hook.initial_latents(
                 chunk=chunk,
                 noise=noise,
+                scheduler=scheduler,
                 steps=steps_of(scheduler),
                 model=self.model,
                 denoiser=self.denoiser,
@@ -86,6 +89,7 @@ class Scan:
                 branches[0] if branches else self._classifier_free(chunk),
                 lambda step: self._noise(carry, following, chunk, "step", step.index),
                 first,
+                kept,
             )
             pixels = self.model.decode(latents)
             if not pixels.isfinite().all():  # they would become black frames
@@ -116,6 +120,18 @@ class Scan:
         )
         following[key] = noise[-1].clone()
         return noise.to(self.model.device)
+
+    def _kept(self, chunk: Chunk, noise: torch.Tensor) -> Kept | None:
+        """What the plugins keep of the source, for the sampler here and for `finished` in ``chunk.kept``."""
+        masks = self.hook.keep(chunk=chunk)
+        if not masks:
+            return None
+        assert chunk.fit is not None and chunk.pixels is not None
+        chunk.kept = np.maximum.reduce(masks)
+        mask = torch.from_numpy(np.stack([chunk.fit.apply(each) for each in chunk.kept]))[:, None]
+        # A latent stays only where all of its pixels do, or what is drawn anew would be cut short.
+        mask = -torch.nn.functional.max_pool2d(-mask, self.model.vae_scale)
+        return Kept(self.model.encode(chunk.pixels), noise, mask.clamp(0, 1).to(noise))
 
     def _classifier_free(self, chunk: Chunk) -> list[Branch]:
         """Classifier-free guidance: s times the prediction with the prompt, 1 - s times that without."""
@@ -199,6 +215,7 @@ def edit(
     scan = Scan(
         model,
         hooks,
+        clip,
         prompt=prompt,
         negative_prompt=negative_prompt,
         scheduler=scheduler,
@@ -220,11 +237,12 @@ def _edited(clip: Clip, scan: Scan, fit: Fit, chunk_size: int) -> Iterator[Frame
     carry = Carry()
     index = 0
     for frames in clip.chunks(chunk_size):
-        carry, pixels = scan(carry, chunk_of(frames, index, clip.time_base, fit))
+        chunk = chunk_of(frames, index, clip.time_base, fit)
+        carry, pixels = scan(carry, chunk)
         if index == 0:
             log.info("the carry between chunks takes %.1f MB", carry.nbytes / 1e6)
-        for frame, image in zip(frames, to_images(pixels), strict=True):
-            yield frame._replace(image=fit.undo(image))
+        for frame, image in zip(frames, finished(chunk, pixels), strict=True):
+            yield frame._replace(image=image)
         index += len(frames)
     scan.hook.finish(frames=index)
 
@@ -238,6 +256,20 @@ def chunk_of(frames: Sequence[Frame], index: int, time_base: Fraction, fit: Fit)
     return Chunk(index, len(images), *fit.padded, times, images, pixels, fit)
 
 
-def to_images(pixels: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def finished(chunk: Chunk, pixels: torch.Tensor) -> Iterator[NDArray[np.uint8]]:
+    """Yield the frames at the source's size, with what is kept of the source in its place.
+
+    pixels: (frames, 3, height, width) in [0, 1], what was made of ``chunk``.
+    """
+    assert chunk.fit is not None and chunk.frames is not None
+    for index, image in enumerate(to_images(pixels)):
+        image = chunk.fit.undo(image)
+        if chunk.kept is not None:
+            mask, source = chunk.kept[index, :, :, None], chunk.frames[index]
+            image = (mask * source + (1 - mask) * image).round().astype(np.uint8)
+        yield image
+
+
+def to_images(pixels: torch.Tensor) -> NDArray[np.uint8]:
     """(frames, 3, height, width) in [0, 1] -> (frames, height, width, 3) uint8."""
     return (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

@@ -125,7 +125,9 @@ def drawn_clip(frames: int = 6, *, width: int = 32, height: int = 32, rate: Frac
     return Clip(draw(), width, height, rate, 1 / rate, frames)
 
 
-def make_scan(model: Model, plugins: Sequence[object] = (), **settings: Any) -> Scan:
+def make_scan(
+    model: Model, plugins: Sequence[object] = (), clip: Clip | None = None, **settings: Any
+) -> Scan:
     """Return an edit under way; its settings are those of `zs2kit.edit`, by default quick ones."""
     quick: dict[str, Any] = {
         "prompt": "a red robot",
@@ -137,7 +139,7 @@ def make_scan(model: Model, plugins: Sequence[object] = (), **settings: Any) -> 
         "divergence": 0.4,
         "seed": 0,
     }
-    return Scan(model, manager(plugins), **(quick | settings))
+    return Scan(model, manager(plugins), clip or drawn_clip(), **(quick | settings))
 
 
 def chunks(clip: Clip, sizes: Sequence[int], model: Model) -> list[Chunk]:

@@ -12,7 +12,7 @@ import torch
 
 from zs2kit import plugins
 from zs2kit.carry import Carry
-from zs2kit.clip import Clip, Fit, Frame
+from zs2kit.clip import Clip, Fit
 from zs2kit.denoiser import Branch
 from zs2kit.model import BUNDLED, Model
 from zs2kit.puppets.world import Scene, motion_scenes, render
@@ -31,8 +31,9 @@ def measure(name: str | None, repeats: int) -> None:
     """
     model = Model.load(name or BUNDLED)
     scenes = motion_scenes(Scene("robot", "red", "city"), "dance", FRAMES)
-    frames = [Frame(render(scene, SIDE).image, index) for index, scene in enumerate(scenes)]
-    chunk = chunk_of(frames, 0, Fraction(1, 12), Fit.into((SIDE, SIDE), model.native_size, model.multiple))
+    clip = Clip.from_images([render(scene, SIDE).image for scene in scenes], 12)
+    frames = list(clip)
+    chunk = chunk_of(frames, 0, clip.time_base, Fit.into((SIDE, SIDE), model.native_size, model.multiple))
     assert chunk.pixels is not None
     images = ((chunk.pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
@@ -44,6 +45,7 @@ def measure(name: str | None, repeats: int) -> None:
     scan = Scan(
         model,
         plugins.manager([pose]),
+        clip,
         prompt=PROMPT,
         negative_prompt="",
         scheduler="ddim",
