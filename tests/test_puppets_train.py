@@ -25,7 +25,7 @@ def work(tmp_path_factory):
     for stage in ("vae", "decoder", "reconstructions"):
         train.train(stage, run)
     train.make_latents(run, 64)
-    for stage in ("unet", "controlnet_pose", "detector", "classifier"):
+    for stage in ("unet", "controlnet_pose", "controlnet_depth", "controlnet_edges", "detector", "classifier"):
         train.train(stage, run)
     train.export(run, folder / "weights")
     yield folder

@@ -60,6 +60,24 @@ def shard(work: Path, index: int) -> Shard:
     return Shard(*(np.load(path, mmap_mode="r") for path in paths))
 
 
+def maps(work: Path, index: int) -> NDArray[np.uint8]:
+    """Depth (255 = near) and mask (255 = figure) of these pictures, (SHARD, SIZE, SIZE, 2), kept likewise."""
+    path = work / "maps" / f"{index:05d}.npy"
+    if not path.exists():
+        save_array(path, draw_maps(range(index * SHARD, (index + 1) * SHARD)))
+    return np.asarray(np.load(path, mmap_mode="r"))
+
+
+def draw_maps(numbers: range, split: str = "train") -> NDArray[np.uint8]:
+    """Depth and mask of the scenes of these numbers, (pictures, SIZE, SIZE, 2)."""
+    drawn = np.empty((len(numbers), SIZE, SIZE, 2), np.uint8)
+    for i, number in enumerate(numbers):
+        picture = render(scene(number, split), SIZE)
+        drawn[i, ..., 0] = np.rint(picture.depth * 255)
+        drawn[i, ..., 1] = picture.mask * 255
+    return drawn
+
+
 def save_array(path: Path, array: NDArray[Any]) -> None:
     """Write an array in one step, so that nobody reads half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -43,12 +43,13 @@ from . import networks
 from .detector import HEATMAP, SPREAD, resize
 from .diffusion import Diffusion, load_vae, save_part, text_to_image, to_tensor, tokenizer, train_faster
 from .networks import GROUPS, SIZE
-from .pictures import SHARD, draw, empty_places, reconstructions, save_array, shard
+from .pictures import SHARD, draw, empty_places, maps, reconstructions, save_array, shard
 from .skeleton import draw_skeleton
 from .training import Run, fit, load_weights
 
 WEIGHTS = Path(__file__).with_name("weights")
 PICTURE_SHARDS = 10  # for the VAE, the detector and the classifier
+CONTROLNETS = ("controlnet_pose", "controlnet_depth", "controlnet_edges")
 EMPTY = 1024  # places with nobody in them
 
 
@@ -134,28 +135,50 @@ def train_controlnet_pose(run: Run) -> None:
     """The ControlNet of skeletons."""
     points = [shard(run.work, i).keypoints for i in range(PICTURE_SHARDS)]
 
-    def skeleton(number: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    def skeleton(number: int, _: np.random.Generator) -> NDArray[np.uint8]:
         return draw_skeleton(points[number // SHARD][number % SHARD], SIZE, SIZE)
 
     _train_controlnet("controlnet_pose", skeleton, run)
 
 
+def train_controlnet_depth(run: Run) -> None:
+    """The ControlNet of depth, near is bright."""
+    depths = [maps(run.work, i) for i in range(PICTURE_SHARDS)]
+
+    def depth(number: int, _: np.random.Generator) -> NDArray[np.uint8]:
+        return depths[number // SHARD][number % SHARD, ..., 0]
+
+    _train_controlnet("controlnet_depth", depth, run)
+
+
+def train_controlnet_edges(run: Run) -> None:
+    """The ControlNet of Canny's edges, white on black, few ones and many."""
+    images = [shard(run.work, i).images for i in range(PICTURE_SHARDS)]
+
+    def edges(number: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+        low = float(rng.uniform(60, 140))
+        found = cv2.Canny(images[number // SHARD][number % SHARD], low, low * float(rng.uniform(1.6, 2.4)))
+        return np.asarray(found, np.uint8)
+
+    _train_controlnet("controlnet_edges", edges, run)
+
+
 def _train_controlnet(
     name: str, draw_map: Callable[[int, np.random.Generator], NDArray[np.uint8]], run: Run
 ) -> None:
-    """A ControlNet on the frozen U-Net, of the maps (SIZE, SIZE, 3) that are drawn of the scenes."""
+    """A ControlNet on the frozen U-Net, of maps of the scenes: (SIZE, SIZE, 3), or (SIZE, SIZE) if grey."""
     data, both = Diffusion(run, PICTURE_SHARDS), text_to_image(run)
     load_weights(both, run, "unet")
     both.requires_grad_(False)
     network = networks.controlnet(both["unet"])
-    if name != "controlnet_pose" and run.path("controlnet_pose").exists():
+    if run.path("controlnet_pose").exists():
         load_weights(network, run, "controlnet_pose")  # which knows how to steer, only not yet by what
     train_faster(network, run)
 
     def loss(rng: np.random.Generator) -> Tensor:
         noised, timesteps, ids, velocity, numbers = data.draw(rng, run.batch or 16)
-        maps = np.stack([draw_map(number, rng) for number in numbers])
-        hints = (to_tensor(maps, run.device) + 1) / 2
+        drawn = [np.broadcast_to(np.atleast_3d(draw_map(number, rng)), (SIZE, SIZE, 3)) for number in numbers]
+        hints = (to_tensor(np.stack(drawn), run.device) + 1) / 2
         with torch.autocast(run.device, torch.bfloat16):
             embeds = both["text_encoder"](ids).last_hidden_state
             down, middle = network(noised, timesteps, embeds, hints, return_dict=False)
@@ -316,7 +339,7 @@ def export_base(run: Run, folder: Path) -> dict[str, int]:
     for name, network in (
         ("detector", networks.detector()),
         ("classifier", networks.classifier()),
-        ("controlnet_pose", networks.controlnet(both["unet"])),
+        *((name, networks.controlnet(both["unet"])) for name in CONTROLNETS),
     ):
         if run.path(name).exists():
             steps[name] = load_weights(network, run, name)
@@ -336,6 +359,8 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "classifier": train_classifier,
     "unet": train_unet,
     "controlnet_pose": train_controlnet_pose,
+    "controlnet_depth": train_controlnet_depth,
+    "controlnet_edges": train_controlnet_edges,
     "reconstructions": make_reconstructions,
 }
 EXPORTED: list[Callable[[Run, Path], dict[str, int]]] = [export_base]
