@@ -106,6 +106,13 @@ class Chunk:
         """The positions in the clip of this chunk's frames."""
         return range(self.index, self.index + self.length)
 
+    @property
+    def images(self) -> NDArray[np.uint8]:
+        """The source as the model gets it, in bytes: (frames, height, width, 3) RGB."""
+        assert self.pixels is not None
+        pixels = ((self.pixels + 1) * 127.5).round().numpy().astype(np.uint8)
+        return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
+
 
 @dataclass(frozen=True)
 class Fit:
