@@ -23,7 +23,7 @@ LAYERS = [
     {"zs2kit", "errors"},
     {"clip", "hookspecs", "carry", "noise"},
     {"attention", "io", "model", "plugins", "sheet"},
-    {"denoiser"},
+    {"companion", "denoiser"},
     {"control", "sampler", "puppets"},
     {"scan", "zs2kit_plugins"},
     {"cli", "testing", "puppets.evaluate"},

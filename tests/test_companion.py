@@ -1,0 +1,87 @@
+"""The clip that is read beside the source: the same size, the same length, the same frame."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import repeat
+
+import cv2
+import numpy as np
+import pytest
+
+import zs2kit
+from zs2kit.clip import Chunk
+from zs2kit.companion import Companion
+from zs2kit.errors import ClipError
+from zs2kit.testing import drawn_clip
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    """Ten frames a second, 12 of them, each 20 levels brighter than the one before."""
+    images = (np.full((32, 32, 3), 20 * index, np.uint8) for index in range(12))
+    return zs2kit.write(
+        tmp_path_factory.mktemp("companion") / "maps.mp4", zs2kit.Clip.from_images(images, Fraction(10))
+    )
+
+
+def levels(companion: Companion, index: int, length: int) -> list[int]:
+    """Which of the video's frames the companion hands out, as told by their brightness."""
+    images = companion.frames_of(Chunk(index, length, 32, 32))
+    return [round(float(image.mean()) / 20) for image in images]
+
+
+def test_it_stays_in_step_in_chunks_of_any_size(video):
+    companion = Companion(video, drawn_clip(12))
+    assert levels(companion, 0, 5) == [0, 1, 2, 3, 4]
+    assert levels(companion, 5, 3) == [5, 6, 7]
+    assert levels(companion, 8, 4) == [8, 9, 10, 11]
+
+
+def test_a_resumed_edit_skips_to_where_it_goes_on(video):
+    companion = Companion(video, drawn_clip(12))
+    assert levels(companion, 7, 2) == [7, 8]
+    assert levels(companion, 3, 2) == [3, 4]
+
+
+def test_it_is_cut_as_the_source_is(video):
+    source = zs2kit.read(video, start=0.3, end=0.8)
+    assert levels(Companion(video, source), 0, 5) == [3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("start", [None, 5])
+def test_a_picture_holds_for_every_frame(tmp_path, start):
+    cv2.imwrite(str(tmp_path / "map.png"), np.full((32, 32, 3), 60, np.uint8))
+    source = drawn_clip(3)
+    source.start = start
+    companion = Companion(tmp_path / "map.png", source)
+    assert levels(companion, 0, 2) + levels(companion, 2, 1) == [3, 3, 3]
+    companion.finish(3)
+
+
+def test_another_length_is_said_before_any_work(video):
+    for frames in (11, 13):
+        with pytest.raises(ClipError, match=f"has 12 frames and the clip {frames}"):
+            Companion(video, drawn_clip(frames))
+
+
+def test_another_size_is_said_before_any_work(video):
+    with pytest.raises(ClipError, match="is 32x32 pixels and the clip 48x40"):
+        Companion(video, drawn_clip(12, width=48, height=40))
+
+
+def test_a_length_that_is_not_known_before_is_said_when_it_shows(video):
+    source = zs2kit.Clip.from_images(repeat(np.zeros((32, 32, 3), np.uint8), 13), 10)
+    companion = Companion(video, source)
+    levels(companion, 0, 10)
+    with pytest.raises(ClipError, match="has 12 frames and the clip more"):
+        levels(companion, 10, 3)
+    companion = Companion(video, source)
+    levels(companion, 0, 10)
+    with pytest.warns(UserWarning, match="more than the clip's 10 frames"):
+        companion.finish(10)
+
+
+def test_a_missing_file_is_one_line(tmp_path):
+    with pytest.raises(ClipError, match="no such file"):
+        Companion(tmp_path / "maps.mp4", drawn_clip(2))

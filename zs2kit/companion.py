@@ -1,0 +1,77 @@
+"""A second clip that the user brings, read in step with the source: control maps, or masks."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zs2kit.clip import Chunk, Clip, Frame
+from zs2kit.errors import ClipError
+from zs2kit.io import read
+
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}  # one of these holds for all frames
+
+
+class Companion:
+    """A video with a picture for every frame of ``clip``, or one picture for all of them.
+
+    A video is cut to the same start and end as ``clip``. Size and, where both are known, lengths are
+    compared here, before any work: a plugin opens it in `setup`. Raises `ClipError` if they differ, or if
+    the file can't be read.
+    """
+
+    def __init__(self, path: str | Path, clip: Clip) -> None:
+        self.path = Path(path)
+        self.is_picture = self.path.suffix.lower() in PICTURES
+        self.clip = clip
+        opened = self._read()
+        if (opened.width, opened.height) != (clip.width, clip.height):
+            raise ClipError(
+                f"{path} is {opened.width}x{opened.height} pixels and the clip {clip.width}x{clip.height}; "
+                "give one of the clip's size"
+            )
+        ours, clips = opened.frame_count, clip.frame_count
+        if not self.is_picture and ours and clips and ours != clips:
+            raise self._other_length(ours, clips)
+        self._frames: Iterator[Frame] = iter(opened)
+        self._position = 0  # of the next frame
+        self._picture = next(self._frames).image if self.is_picture else None
+
+    def frames_of(self, chunk: Chunk) -> list[NDArray[np.uint8]]:
+        """Return the pictures for the chunk's frames, each (source height, source width, 3) RGB.
+
+        Raises `ClipError` where the video ends before the chunk does.
+        """
+        if self._picture is not None:
+            return [self._picture] * chunk.length
+        if chunk.index < self._position:
+            self._frames, self._position = iter(self._read()), 0
+        skipped = chunk.index - self._position  # an edit that is resumed doesn't start with frame 0
+        images = [frame.image for frame in islice(self._frames, skipped, skipped + chunk.length)]
+        if len(images) < chunk.length:
+            raise self._other_length(chunk.index + len(images), self.clip.frame_count)
+        self._position = chunk.index + chunk.length
+        return images
+
+    def finish(self, frames: int) -> None:
+        """Warn if there are pictures left over after ``frames`` frames; for a plugin's hook of that name."""
+        if self._picture is None and next(self._frames, None) is not None:
+            warnings.warn(
+                f"{self.path} has more than the clip's {frames} frames; the rest was not used", stacklevel=3
+            )
+
+    def _read(self) -> Clip:
+        if self.is_picture:
+            return read(self.path)
+        return read(self.path, start=self.clip.start, end=self.clip.end)
+
+    def _other_length(self, ours: int, clips: int | None) -> ClipError:
+        return ClipError(
+            f"{self.path} has {ours} frames and the clip {clips or 'more'}; "
+            "give one with a picture for each of the clip's frames"
+        )
