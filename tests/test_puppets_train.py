@@ -9,7 +9,9 @@ from transformers import ResNetForImageClassification
 from zs2kit.puppets import diffusion, networks, pictures, train
 from zs2kit.puppets.captions import is_held_out
 from zs2kit.puppets.detector import detect, peaks
+from zs2kit.puppets.estimator import estimate
 from zs2kit.puppets.training import Run, load_weights, orthogonalize
+from zs2kit.puppets.world import render
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def work(tmp_path_factory):
     for stage in ("vae", "decoder", "reconstructions"):
         train.train(stage, run)
     train.make_latents(run, 64)
-    for stage in ("unet", "controlnet_pose", "controlnet_depth", "controlnet_edges", "detector", "classifier"):
+    for stage in ("unet", *train.CONTROLNETS, "detector", "estimator", "classifier"):
         train.train(stage, run)
     train.export(run, folder / "weights")
     yield folder
@@ -42,11 +44,29 @@ def test_exported_folder_draws_pictures(work):
 
 
 def test_exported_side_networks_load(work):
-    ControlNetModel.from_pretrained(work / "weights/controlnet_pose")
+    for name in train.CONTROLNETS:
+        ControlNetModel.from_pretrained(work / "weights" / name)
     ResNetForImageClassification.from_pretrained(work / "weights/classifier")
     network = UNet2DModel.from_pretrained(work / "weights/detector")
     found = detect(network, np.zeros((2, 96, 160, 3), np.uint8))
     assert found.shape == (2, 18, 3) and (found[..., 2] <= 1).all()
+    network = UNet2DModel.from_pretrained(work / "weights/estimator")
+    frames = np.random.default_rng(0).integers(256, size=(3, 96, 160, 3), dtype=np.uint8)
+    for maps, last in zip(estimate(network, frames), estimate(network, frames[2:]), strict=True):
+        assert maps.shape == (3, 96, 160) and maps.dtype == np.float32
+        assert 0 <= maps.min() < maps.max() <= 1
+        assert (maps[2:] == last).all()
+
+
+def test_export_leaves_what_others_made(work):
+    other = work / "weights/loras/own.safetensors"
+    other.parent.mkdir()
+    other.write_bytes(b"own")
+    stale = work / "weights/detector/stale"
+    stale.write_bytes(b"old")
+    train.export(Run(work), work / "weights")
+    assert other.read_bytes() == b"own" and not stale.exists()
+    assert not list(work.glob("*.partial"))
 
 
 def test_resumed_is_uninterrupted(work, tmp_path):
@@ -68,6 +88,14 @@ def test_cooled_weights_are_kept_apart(work):
     train.train("classifier", Run(work, steps=2, batch=4, cooldown=True))
     assert (work / "classifier.pt").read_bytes() == before
     assert load_weights(networks.classifier(), Run(work), "classifier") == 4
+
+
+def test_maps_are_those_of_the_pictures(work):
+    depth, mask = pictures.maps(work, 0)[5].astype(np.float32).transpose(2, 0, 1) / 255
+    picture = render(pictures.scene(5))
+    assert np.abs(depth - picture.depth).max() <= 0.5 / 255 + 1e-6
+    assert (mask == picture.mask).all()
+    assert not pictures.empty_maps(3)[..., 1].any() and pictures.empty_maps(3)[..., 0].max() > 100
 
 
 def test_training_never_sees_what_is_held_out():

@@ -83,7 +83,7 @@ def unet() -> Any:
 
 
 def controlnet(base: Any) -> Any:
-    """A pose ControlNet that starts as a copy of the base's first half."""
+    """A ControlNet that starts as a copy of the base's first half."""
     return ControlNetModel.from_unet(
         base, conditioning_channels=3, conditioning_embedding_out_channels=(16, 16, 32, 64)
     )
@@ -135,10 +135,19 @@ def tokenizer(captions: Iterable[str]) -> Any:
 
 def detector() -> Any:
     """Heatmaps of 18 keypoints on frames of 64x64 pixels."""
+    return _pixel_unet(3, 18)
+
+
+def estimator() -> Any:
+    """Depth and mask of frames of 128x128 pixels, of which 2x2 are four times the channels at 64x64."""
+    return _pixel_unet(3 * 4, 2 * 4)
+
+
+def _pixel_unet(in_channels: int, out_channels: int) -> Any:
     return UNet2DModel(
         sample_size=64,
-        in_channels=3,
-        out_channels=18,
+        in_channels=in_channels,
+        out_channels=out_channels,
         layers_per_block=1,
         norm_num_groups=8,
         block_out_channels=(16, 32, 64, 64),

@@ -108,10 +108,16 @@ def empty_places(work: Path, count: int) -> NDArray[np.uint8]:
     """Places with nobody in them: (count, SIZE, SIZE, 3)."""
     path = work / "pictures" / "empty.npy"
     if not path.exists():
-        images = np.empty((count, SIZE, SIZE, 3), np.uint8)
-        for i in range(count):
-            canvas = Canvas(SIZE)
-            paint(canvas, PLACES[i % len(PLACES)], i, 0.0)
-            images[i] = canvas.finish()
-        save_array(path, images)
+        save_array(path, np.stack([_empty_place(i, Canvas(SIZE)) for i in range(count)]))
     return np.asarray(np.load(path))
+
+
+def empty_maps(index: int) -> NDArray[np.uint8]:
+    """Depth and mask of the place of this number with nobody in it: (SIZE, SIZE, 2)."""
+    drawn: NDArray[np.float32] = _empty_place(index, Canvas(SIZE, maps=True))
+    return np.rint(drawn * 255).astype(np.uint8)
+
+
+def _empty_place(index: int, canvas: Canvas) -> NDArray[Any]:
+    paint(canvas, PLACES[index % len(PLACES)], index, 0.0)
+    return np.asarray(canvas.finish())

@@ -42,8 +42,9 @@ from torch.multiprocessing.spawn import spawn
 from . import networks
 from .detector import HEATMAP, SPREAD, resize
 from .diffusion import Diffusion, load_vae, save_part, text_to_image, to_tensor, tokenizer, train_faster
+from .estimator import estimate_logits
 from .networks import GROUPS, SIZE
-from .pictures import SHARD, draw, empty_places, maps, reconstructions, save_array, shard
+from .pictures import SHARD, draw, empty_maps, empty_places, maps, reconstructions, save_array, shard
 from .skeleton import draw_skeleton
 from .training import Run, fit, load_weights
 
@@ -202,20 +203,16 @@ class Augmented:
         self.shards = [shard(run.work, i) for i in range(PICTURE_SHARDS)]
         self.decoded = reconstructions(run.work)
 
-    def draw(
-        self, rng: np.random.Generator, count: int
-    ) -> tuple[Tensor, NDArray[np.float32], NDArray[np.uint8]]:
-        """Pictures (count, 3, SIZE, SIZE) in about -1..1, their keypoints and their labels."""
-        images, points, labels = np.empty((count, SIZE, SIZE, 3), np.uint8), [], []
+    def draw(self, rng: np.random.Generator, count: int) -> tuple[Tensor, list[tuple[int, int]]]:
+        """Pictures (count, 3, SIZE, SIZE) in about -1..1, and the shard and row in it of each."""
+        images, picked = np.empty((count, SIZE, SIZE, 3), np.uint8), []
         for i in range(count):
             use_decoded = self.decoded and rng.random() < 0.5
             index = int(rng.integers(len(self.decoded if use_decoded else self.shards)))
             row = int(rng.integers(SHARD))
-            source = self.shards[index]
-            images[i] = (self.decoded[index] if use_decoded else source.images)[row]
-            points.append(source.keypoints[row])
-            labels.append(source.labels[row])
-        return augment(to_tensor(images, self.run.device), rng), np.stack(points), np.stack(labels)
+            images[i] = (self.decoded[index] if use_decoded else self.shards[index].images)[row]
+            picked.append((index, row))
+        return augment(to_tensor(images, self.run.device), rng), picked
 
 
 def augment(pixels: Tensor, rng: np.random.Generator) -> Tensor:
@@ -242,7 +239,8 @@ def train_detector(run: Run) -> None:
 
     def loss(rng: np.random.Generator) -> Tensor:
         count = run.batch or 16
-        pixels, keypoints, _ = data.draw(rng, count)
+        pixels, picked = data.draw(rng, count)
+        keypoints = np.stack([data.shards[index].keypoints[row] for index, row in picked])
         empties = count // 16 + int(rng.random() < 0.5)
         rows = np.sort(rng.integers(len(nobody), size=empties))
         pixels[:empties] = augment(to_tensor(nobody[rows], run.device), rng)
@@ -264,12 +262,37 @@ def train_detector(run: Run) -> None:
     fit("detector", network, loss, run, rate=2e-3)
 
 
+def train_estimator(run: Run) -> None:
+    """Depth and the figure's mask, also where nobody is."""
+    data, network = Augmented(run), networks.estimator()
+    nobody = empty_places(run.work, EMPTY)
+    truth = [maps(run.work, i) for i in range(PICTURE_SHARDS)]
+
+    def loss(rng: np.random.Generator) -> Tensor:
+        count = run.batch or 16
+        pixels, picked = data.draw(rng, count)
+        targets = np.stack([truth[index][row] for index, row in picked])
+        empties = count // 16 + int(rng.random() < 0.5)
+        rows = np.sort(rng.integers(len(nobody), size=empties))
+        pixels[:empties] = augment(to_tensor(nobody[rows], run.device), rng)
+        for i, row in enumerate(rows):
+            targets[i] = empty_maps(int(row))
+        depth, mask = ((to_tensor(targets, run.device) + 1) / 2).unbind(1)
+        with torch.autocast(run.device, torch.bfloat16):
+            logits = estimate_logits(network, pixels).float()
+        far = (logits[:, 0].sigmoid() - depth).abs().mean()
+        return 10 * far + F.binary_cross_entropy_with_logits(logits[:, 1], mask)
+
+    fit("estimator", network, loss, run, rate=2e-3)
+
+
 def train_classifier(run: Run) -> None:
     """Kind, colour and place."""
     data, network = Augmented(run), networks.classifier()
 
     def loss(rng: np.random.Generator) -> Tensor:
-        pixels, _, labels = data.draw(rng, run.batch or 32)
+        pixels, picked = data.draw(rng, run.batch or 32)
+        labels = np.stack([data.shards[index].labels[row] for index, row in picked])
         with torch.autocast(run.device, torch.bfloat16):
             logits = network(pixels).logits.float()
         parts = logits.split([len(names) for names in GROUPS.values()], dim=1)
@@ -338,6 +361,7 @@ def export_base(run: Run, folder: Path) -> dict[str, int]:
     parts = {"vae": vae, "text_encoder": both["text_encoder"], "unet": both["unet"]}
     for name, network in (
         ("detector", networks.detector()),
+        ("estimator", networks.estimator()),
         ("classifier", networks.classifier()),
         *((name, networks.controlnet(both["unet"])) for name in CONTROLNETS),
     ):
@@ -356,6 +380,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "vae": train_vae,
     "decoder": train_decoder,
     "detector": train_detector,
+    "estimator": train_estimator,
     "classifier": train_classifier,
     "unet": train_unet,
     "controlnet_pose": train_controlnet_pose,
