@@ -1,0 +1,180 @@
+"""Mask: only a region is drawn anew, and all else stays as it is in the source."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from zs2kit import hookimpl
+from zs2kit.companion import Companion
+from zs2kit.errors import ModelError, UsageError
+from zs2kit.plugins import option
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from zs2kit.clip import Chunk, Clip
+    from zs2kit.model import Model
+
+    Regions = Callable[[Chunk], list[NDArray[np.bool_]]]  # each (source height, source width)
+
+
+@dataclass(eq=False)
+class Mask:
+    """Draws a region of each frame anew and keeps everything outside of it as in the source, to the bit.
+
+    The region is what is white in a clip of masks of your own, or what a segmentation model finds: the
+    bundled one finds puppets, and any of transformers' finds what its labels name. It grows a little, since
+    a new figure seldom has the old one's outline, and its edge is blended on the inside.
+    """
+
+    clip: str | None = option(
+        None,
+        "A video of masks, of the source's size and length, or one picture for all of its frames: white is "
+        "drawn anew, black stays.",
+    )
+    model: str | None = option(
+        None,
+        "Folder or hub name of a segmentation model for transformers; none is the checkpoint's own, which "
+        "finds its figures.",
+    )
+    label: str | None = option(None, "What of that model's labels the region is, such as person.")
+    invert: bool = option(False, "Keep the region, and draw the rest anew.")
+    grow: float = option(
+        5.0, "By how much the region grows, in percent of the frame's shorter side.", minimum=0, maximum=100
+    )
+    feather: float = option(
+        2.0,
+        "How far inside the region the source fades out, in percent of the frame's shorter side.",
+        minimum=0,
+        maximum=100,
+    )
+
+    @hookimpl
+    def setup(self, model: Model, clip: Clip) -> None:
+        if self.clip and self.model:
+            raise UsageError("mask.clip and mask.model exclude each other; use one of them")
+        if self.label and not self.model:
+            raise UsageError("mask.label is a label of mask.model; set both")
+        self._without: list[int] = []  # frames in which there is nothing to draw
+        self._masks = Companion(self.clip, clip) if self.clip else None
+        if self._masks:
+            self._regions = _drawn(self._masks)
+        elif self.model:
+            self._regions = _segmented(self.model, self.label, model)
+        else:
+            self._regions = _figures(model)
+
+    @hookimpl
+    def keep(self, chunk: Chunk) -> NDArray[np.float32]:
+        assert chunk.fit is not None
+        side = min(chunk.fit.source) / 100
+        kept = []
+        for index, region in zip(chunk.indices, self._regions(chunk), strict=True):
+            if self.invert:
+                region = ~region
+            if not region.any():
+                self._without.append(index)
+            kept.append(outside(region, round(self.grow * side), round(self.feather * side)))
+        return np.stack(kept)
+
+    @hookimpl
+    def finish(self, frames: int) -> None:
+        if self._masks:
+            self._masks.finish(frames)
+        if self._without:
+            warnings.warn(
+                f"mask: {len(self._without)} of {frames} frames stay as they are, since nothing in them is "
+                f"to be drawn anew (the first is frame {self._without[0]})",
+                stacklevel=2,
+            )
+
+
+def outside(region: NDArray[np.bool_], grow: int, feather: int) -> NDArray[np.float32]:
+    """Return what stays around ``region`` (height, width): 1 outside of it, 0 inside, fading within.
+
+    The region first grows by ``grow`` pixels; then 1 fades to 0 over ``feather`` pixels inward of its edge,
+    so that all outside of the grown region is exactly 1.
+    """
+    if grow and region.any():
+        to_region = cv2.distanceTransform((~region).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        region = to_region <= grow
+    if region.all():  # no edge to fade from
+        return np.zeros(region.shape, np.float32)
+    inward = cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.clip(1 - inward / (feather + 1), 0, 1).astype(np.float32)
+
+
+def _drawn(masks: Companion) -> Regions:
+    """What is lighter than half in the user's masks: codecs leave neither black black nor white white."""
+
+    def regions(chunk: Chunk) -> list[NDArray[np.bool_]]:
+        return [image.mean(axis=2) > 127.5 for image in masks.frames_of(chunk)]
+
+    return regions
+
+
+def _segmented(name: str, label: str | None, model: Model) -> Regions:
+    """What a model of transformers' finds, be it of the semantic, the instance or the panoptic kind."""
+    import transformers
+    from PIL import Image
+
+    from zs2kit.model import quiet
+
+    try:
+        with quiet():
+            segment: Any = transformers.pipeline(
+                "image-segmentation",
+                model=name,
+                device=model.device,
+                model_kwargs={"use_safetensors": True},
+            )
+    except Exception as error:  # loaders raise anything for a damaged or missing model
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"mask.model: {name} can't be loaded for segmentation: {reason[0]}") from error
+    labels = list(segment.model.config.id2label.values())
+    if label not in labels:
+        asked = f"has no label '{label}'" if label else "needs mask.label"
+        raise UsageError(f"mask.model: {name} {asked}; choose from {', '.join(labels)}")
+
+    def regions(chunk: Chunk) -> list[NDArray[np.bool_]]:
+        assert chunk.frames is not None
+        found = []
+        for image in chunk.frames:
+            region = np.zeros(image.shape[:2], bool)
+            with quiet():
+                parts = segment(Image.fromarray(image))
+            for part in parts:
+                if part["label"] == label:
+                    region |= np.asarray(part["mask"]) > 0
+            found.append(region)
+        return found
+
+    return regions
+
+
+def _figures(model: Model) -> Regions:
+    """The figures that the bundled estimator finds."""
+    folder = model.bundled("estimator")
+    if folder is None:
+        raise ModelError(
+            f"mask: {model.name} brings no segmentation model of its own; name one of transformers' by "
+            "mask.model and mask.label, or give your own masks by mask.clip"
+        )
+    from diffusers import UNet2DModel
+
+    from zs2kit.puppets.estimator import estimate
+
+    network = model.load_network(UNet2DModel, folder).float()  # small, and resizing needs float32
+
+    def regions(chunk: Chunk) -> list[NDArray[np.bool_]]:
+        assert chunk.fit is not None
+        _, masks = estimate(network, chunk.images)
+        return [chunk.fit.undo(mask) > 0.5 for mask in masks]
+
+    return regions

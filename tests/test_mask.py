@@ -1,0 +1,213 @@
+"""Mask: what is outside the region stays to the bit, and the rest is drawn to fit it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import diffusers
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import zs2kit
+from zs2kit import hookimpl
+from zs2kit.errors import ClipError, ModelError, UsageError
+from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
+from zs2kit.sampler import make_scheduler
+from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan
+from zs2kit_plugins.mask import Mask, outside
+
+FRAMES = 3
+
+
+def masks(tmp_path, frames=FRAMES, width=32, height=32):
+    """A clip of masks on disk: a white square that moves to the right."""
+    images = np.zeros((frames, height, width, 3), np.uint8)
+    for index, image in enumerate(images):
+        image[height // 4 : height // 2, 4 + index : width // 2 + index] = 255
+    path = tmp_path / f"masks-{frames}-{width}.mkv"
+    zs2kit.write(path, zs2kit.Clip.from_images(images, 12))
+    return path
+
+
+def edit(tiny, plugin, source=None, **settings):
+    source = source or drawn_clip(FRAMES)
+    return [
+        f.image for f in zs2kit.edit(source, model=tiny, plugins=[plugin], num_inference_steps=2, **settings)
+    ]
+
+
+@pytest.mark.parametrize("width, height", [(32, 32), (51, 37)])
+def test_all_outside_a_clip_of_masks_stays_to_the_bit(tiny, tmp_path, width, height):
+    path = masks(tmp_path, width=width, height=height)
+    region = np.stack([frame.image[..., 0] > 127 for frame in zs2kit.read(path)])
+    source = [frame.image for frame in drawn_clip(FRAMES, width=width, height=height)]
+    edited = edit(tiny, Mask(clip=str(path), grow=0), drawn_clip(FRAMES, width=width, height=height))
+    for was, now, inside in zip(source, edited, region, strict=True):
+        assert np.array_equal(now[~inside], was[~inside])
+        assert not np.array_equal(now[inside], was[inside])
+
+
+def test_the_region_may_be_what_is_kept(tiny, tmp_path):
+    plugin = Mask(clip=str(masks(tmp_path)), grow=0, invert=True)
+    first, was = edit(tiny, plugin)[0], next(iter(drawn_clip(FRAMES))).image
+    assert np.array_equal(first[8:16, 4:16], was[8:16, 4:16]) and not np.array_equal(first[:8], was[:8])
+
+
+def test_growing_and_feathering_are_in_pixels_of_the_frame():
+    region = np.zeros((40, 40), bool)
+    region[10:30, 10:30] = True
+    plain = outside(region, 0, 0)
+    assert set(np.unique(plain)) == {0, 1} and np.array_equal(plain == 0, region)
+    grown = outside(region, 4, 0)
+    assert (grown[6:34, 15:25] == 0).all() and (grown[:6] == 1).all() and grown[6, 6] == 1  # round corners
+    soft = outside(region, 0, 4)
+    assert (soft[~region] == 1).all() and soft[20, 20] == 0
+    assert np.allclose(soft[20, 10:15], [0.8, 0.6, 0.4, 0.2, 0])
+
+
+def test_no_region_keeps_all_and_a_whole_one_nothing():
+    assert (outside(np.zeros((8, 8), bool), 3, 2) == 1).all()
+    assert (outside(np.ones((8, 8), bool), 0, 2) == 0).all()
+
+
+def test_nothing_to_draw_is_said(tiny, tmp_path):
+    path = tmp_path / "black.mkv"
+    zs2kit.write(path, zs2kit.Clip.from_images([np.zeros((32, 32, 3), np.uint8)] * FRAMES, 12))
+    with pytest.warns(UserWarning, match="3 of 3 frames stay as they are"):
+        edited = edit(tiny, Mask(clip=str(path)))
+    assert all(np.array_equal(a, b.image) for a, b in zip(edited, drawn_clip(FRAMES), strict=True))
+
+
+@dataclass(eq=False)
+class Half:
+    """Keeps the right half: whole latents, so that any way of scaling the mask agrees."""
+
+    @hookimpl
+    def keep(self, chunk):
+        kept = np.zeros((chunk.length, 32, 32), np.float32)
+        kept[:, :, 16:] = 1
+        return kept
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "euler", "dpm++"])
+def test_parity_with_the_diffusers_inpainting_pipeline(tiny, scheduler):
+    (chunk,) = chunks(drawn_clip(FRAMES), [FRAMES], tiny)
+    settings = {"momentum": 0, "divergence": MAX_DIVERGENCE, "scheduler": scheduler}
+    ours = edited_pixels(make_scan(tiny, [Half()], **settings), [chunk])
+    components = {name: part for name, part in tiny.pipeline.components.items() if name != "image_encoder"}
+    components["scheduler"] = make_scheduler(scheduler, tiny.scheduler_config, 8, tiny.device)
+    pipeline = diffusers.StableDiffusionInpaintPipeline(**components, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = dependency_noise(tiny.latent_shape(32, 32), range(FRAMES), MAX_DIVERGENCE, 0)
+    source = tiny.encode(chunk.pixels)
+    drawn = torch.zeros(1, 1, 32, 32)
+    drawn[..., :16] = 1
+    for index in range(FRAMES):
+        theirs = pipeline(
+            "a red robot",
+            image=source[index : index + 1],  # latents are taken as they are
+            mask_image=drawn,
+            masked_image_latents=torch.zeros(1, 4, 8, 8),  # for denoisers of 9 channels, unused here
+            height=32,
+            width=32,
+            latents=noise[index : index + 1],
+            num_inference_steps=8,
+            guidance_scale=5.0,
+            output_type="pt",
+        ).images
+        worst = (ours[index] - theirs[0]).abs().max().item()
+        print(f"largest difference, inpainting, {scheduler}: {worst:.1e}")
+        assert worst <= 1e-3
+    plain = edited_pixels(make_scan(tiny, **settings), [chunk])
+    assert (plain - ours).abs().max() > 1e-2
+
+
+def segmenter(folder):
+    """A SegFormer of random weights with two labels."""
+    torch.manual_seed(0)
+    config = transformers.SegformerConfig(
+        num_encoder_blocks=2,
+        depths=[1, 1],
+        sr_ratios=[2, 1],
+        hidden_sizes=[8, 16],
+        patch_sizes=[3, 3],
+        strides=[2, 2],
+        num_attention_heads=[1, 2],
+        mlp_ratios=[2, 2],
+        decoder_hidden_size=16,
+        id2label={0: "wall", 1: "person"},
+        label2id={"wall": 0, "person": 1},
+    )
+    network = transformers.SegformerForSemanticSegmentation(config)
+    network.save_pretrained(folder)
+    transformers.SegformerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def test_a_model_of_transformers_finds_the_region(tiny, tmp_path):
+    folder = segmenter(tmp_path / "segmenter")
+    scan = make_scan(tiny, [Mask(model=str(folder), label="wall", grow=0, feather=0)])
+    (chunk,) = chunks(drawn_clip(FRAMES, width=48, height=40), [FRAMES], tiny)
+    wall = scan.hook.keep(chunk=chunk)[0]
+    other = make_scan(tiny, [Mask(model=str(folder), label="person", grow=0, feather=0)])
+    person = other.hook.keep(chunk=chunk)[0]
+    assert wall.shape == (FRAMES, 40, 48) and 0 < wall.mean() < 1
+    assert np.array_equal(wall, 1 - person)  # every pixel has one label
+
+
+def test_a_label_that_the_model_lacks_is_answered_with_those_that_it_has(tiny, tmp_path):
+    folder = str(segmenter(tmp_path / "segmenter"))
+    for label in (None, "dog"):
+        with pytest.raises(UsageError, match="choose from wall, person"):
+            edit(tiny, Mask(model=folder, label=label))
+
+
+@pytest.mark.parametrize(
+    "settings, error, message",
+    [
+        ({}, ModelError, "brings no segmentation model of its own"),
+        ({"clip": "a.mp4", "model": "b"}, UsageError, "exclude each other"),
+        ({"label": "person"}, UsageError, "set both"),
+        (
+            {"model": "/nowhere/at/all", "label": "person"},
+            ModelError,
+            "can't be loaded for segmentation",
+        ),
+        ({"clip": "/nowhere/at/all.mp4"}, ClipError, "nowhere"),
+    ],
+)
+def test_bad_options_are_one_line_before_any_work(tiny, settings, error, message):
+    with pytest.raises(error, match=message) as raised:
+        edit(tiny, Mask(**settings))
+    assert "\n" not in str(raised.value)
+
+
+def test_masks_of_another_size_or_length(tiny, tmp_path):
+    for path in (masks(tmp_path, width=48), masks(tmp_path, frames=2), masks(tmp_path, frames=4)):
+        with pytest.raises(ClipError, match="masks-"):
+            edit(tiny, Mask(clip=str(path)))
+
+
+def test_the_background_of_a_puppet_stays(tmp_path):
+    """With the bundled segmenter, and in the default file: at least 40 dB where nothing was to change."""
+    from zs2kit.puppets.world import Scene, motion_scenes, render
+
+    scenes = motion_scenes(Scene("robot", "red", "city"), "dance", 2)
+    pictures = [render(scene) for scene in scenes]
+    plugin = Mask()
+    source = zs2kit.Clip.from_images([picture.image for picture in pictures], 12)
+    edited = zs2kit.edit(source, "a green wizard", plugins=[plugin], num_inference_steps=4)
+    frames = list(edited)
+    zs2kit.write(tmp_path / "out.mp4", replace(edited, frames=iter(frames)))
+    written = list(zs2kit.read(tmp_path / "out.mp4"))
+    for picture, frame, read in zip(pictures, frames, written, strict=True):
+        near = cv2.dilate(picture.mask.astype(np.uint8), np.ones((21, 21), np.uint8)) > 0
+        assert near.mean() < 0.9
+        assert np.array_equal(frame.image[~near], picture.image[~near])
+        assert not np.array_equal(frame.image[picture.mask], picture.image[picture.mask])
+        error = np.square(read.image[~near].astype(float) - picture.image[~near]).mean() / 255**2
+        print(f"kept part in the file: {-10 * np.log10(error):.1f} dB")
+        assert -10 * np.log10(error) >= 40
