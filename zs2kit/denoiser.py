@@ -31,7 +31,8 @@ class Branch:
 
     prompt_embeds: (1 or frames, tokens, channels). conditions: further entries of the U-Net's
     ``added_cond_kwargs``, each (1 or frames, ...). timestep_cond: (1 or frames, channels), for
-    models that take the guidance scale as an input.
+    models that take the guidance scale as an input. conditional: whether it draws what is asked for.
+    What guidance leads away from doesn't, nor the source as it was: no reference is shown to those.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Branch:
     prompt_embeds: torch.Tensor
     conditions: Mapping[str, torch.Tensor] = field(default_factory=dict)
     timestep_cond: torch.Tensor | None = None
+    conditional: bool = True
 
 
 class Denoiser:

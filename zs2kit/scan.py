@@ -147,7 +147,13 @@ class Scan:
         text = Branch("text", self.guidance_scale, embeds.prompt_embeds, embeds.conditions)
         if self.guidance_scale == 1:
             return [text]
-        empty = Branch("negative", 1 - self.guidance_scale, negative.prompt_embeds, negative.conditions)
+        empty = Branch(
+            "negative",
+            1 - self.guidance_scale,
+            negative.prompt_embeds,
+            negative.conditions,
+            conditional=False,
+        )
         return [empty, text]
 
 
