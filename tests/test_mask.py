@@ -14,6 +14,7 @@ import transformers
 import zs2kit
 from zs2kit import hookimpl
 from zs2kit.errors import ClipError, ModelError, UsageError
+from zs2kit.model import Model
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
 from zs2kit.sampler import make_scheduler
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan
@@ -168,7 +169,6 @@ def test_a_label_that_the_model_lacks_is_answered_with_those_that_it_has(tiny, t
 @pytest.mark.parametrize(
     "settings, error, message",
     [
-        ({}, ModelError, "brings no segmentation model of its own"),
         ({"clip": "a.mp4", "model": "b"}, UsageError, "exclude each other"),
         ({"label": "person"}, UsageError, "set both"),
         (
@@ -183,6 +183,11 @@ def test_bad_options_are_one_line_before_any_work(tiny, settings, error, message
     with pytest.raises(error, match=message) as raised:
         edit(tiny, Mask(**settings))
     assert "\n" not in str(raised.value)
+
+
+def test_a_model_without_a_segmenter(tiny):
+    with pytest.raises(ModelError, match="name one of transformers'"):
+        edit(Model(tiny.pipeline, "other"), Mask())
 
 
 def test_masks_of_another_size_or_length(tiny, tmp_path):
