@@ -11,11 +11,12 @@ from zs2kit.clip import Clip
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
 from zs2kit.puppets.captions import load_prompts
 from zs2kit.puppets.detector import detect
-from zs2kit.puppets.evaluate import classify, correct, draw_prompts, pose_edits, psnr, reconstruct
+from zs2kit.puppets.evaluate import draw_prompts, pose_edits
 from zs2kit.puppets.networks import GROUPS
 from zs2kit.puppets.pictures import draw
 from zs2kit.puppets.train import WEIGHTS
 from zs2kit.puppets.world import Scene, motion_scenes, render
+from zs2kit.puppets.yardsticks import classify, correct, psnr, reconstruct
 from zs2kit.testing import chunks, edited_pixels, make_scan
 from zs2kit_plugins.pose import Pose
 

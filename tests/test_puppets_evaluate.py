@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from zs2kit.puppets.evaluate import correct, grid, psnr
 from zs2kit.puppets.pictures import draw
+from zs2kit.puppets.yardsticks import correct, grid, psnr
 
 
 def test_keypoints_count_when_they_are_near_and_seen():

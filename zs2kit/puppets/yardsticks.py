@@ -1,0 +1,77 @@
+"""What pictures of the puppets world are measured with, and how they are shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .diffusion import to_tensor
+from .networks import GROUPS, SIZE
+
+Images = NDArray[np.uint8]  # (pictures, SIZE, SIZE, 3)
+Points = NDArray[np.float32]  # (pictures, 18, 3)
+Numbers = dict[str, float]
+
+
+def body_heights(keypoints: Points) -> NDArray[np.float32]:
+    """The extent of each figure's keypoints (pictures,) in pixels, head to ankle or hand to hand."""
+    extents: NDArray[np.float32] = np.ptp(keypoints[..., :2], axis=1).max(axis=1)
+    return extents
+
+
+def correct(found: Points, true: Points, tolerance: float) -> NDArray[np.bool_]:
+    """Which keypoints (pictures, 18) were found within `tolerance` of the figure's height."""
+    distance = np.linalg.norm(found[..., :2] - true[..., :2], axis=-1)
+    near: NDArray[np.bool_] = (distance <= tolerance * body_heights(true)[:, None]) & (found[..., 2] > 0)
+    return near
+
+
+@torch.no_grad()
+def classify(network: Any, images: Images) -> NDArray[np.intp]:
+    """Read kind, colour and place: (pictures, 3) numbers into `GROUPS`."""
+    logits = torch.cat([network(to_tensor(images[i : i + 32])).logits for i in range(0, len(images), 32)])
+    parts = torch.split(logits, [len(names) for names in GROUPS.values()], dim=1)
+    return np.stack([part.argmax(dim=1).numpy() for part in parts], axis=1)
+
+
+def shares(right: NDArray[np.bool_], name: str) -> Numbers:
+    """The share of right answers for kind, colour and place (pictures, 3)."""
+    return {f"{name}: {group}": float(share) for group, share in zip(GROUPS, right.mean(axis=0), strict=True)}
+
+
+@torch.no_grad()
+def reconstruct(vae: Any, images: Images) -> Images:
+    """Encode and decode."""
+    decoded = []
+    for i in range(0, len(images), 32):
+        pixels = vae.decode(vae.encode(to_tensor(images[i : i + 32])).latent_dist.mean).sample
+        decoded.append(((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+    return np.concatenate(decoded)
+
+
+def psnr(images: Images, others: Images) -> float:
+    """Mean over pictures of their PSNR in dB."""
+    error = np.square((images.astype(np.float32) - others) / 255).mean(axis=(1, 2, 3))
+    return float(np.mean(-10 * np.log10(error)))
+
+
+def grid(images: Images, columns: int, missed: NDArray[np.bool_] | None = None) -> Images:
+    """Pictures in rows, those missed in a red frame: (height, width, 3)."""
+    cells = [image.copy() for image in images]
+    for cell, miss in zip(cells, missed if missed is not None else [], strict=False):
+        if miss:
+            cv2.rectangle(cell, (1, 1), (SIZE - 2, SIZE - 2), (255, 0, 0), 3)
+    cells += [np.full_like(images[0], 255)] * (-len(cells) % columns)
+    rows = [np.concatenate(cells[i : i + columns], axis=1) for i in range(0, len(cells), columns)]
+    return np.concatenate(rows)
+
+
+def save_picture(path: Path, image: Images) -> None:
+    """Write a picture as JPEG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
