@@ -11,7 +11,7 @@ from zs2kit.clip import Clip
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
 from zs2kit.puppets.captions import load_prompts
 from zs2kit.puppets.detector import detect
-from zs2kit.puppets.evaluate import draw_prompts, pose_edits
+from zs2kit.puppets.evaluate import draw_prompts, edits
 from zs2kit.puppets.networks import GROUPS
 from zs2kit.puppets.pictures import draw
 from zs2kit.puppets.train import WEIGHTS
@@ -142,9 +142,9 @@ def test_pose_edits():
     classifier = ResNetForImageClassification.from_pretrained(WEIGHTS / "classifier").eval()
     near = {}
     for scale in (1.0, 0.0):
-        edited, points, wanted = pose_edits(WEIGHTS, 3, scale, num_inference_steps=20, guidance_scale=5.0)
-        near[scale] = correct(detect(detector, edited), points, 0.1).mean()
-        right = (classify(classifier, edited) == wanted).mean(axis=0)
+        made = edits(WEIGHTS, "pose", 3, scale)
+        near[scale] = correct(detect(detector, made.frames), made.points, 0.1).mean()
+        right = (classify(classifier, made.frames) == made.asked).mean(axis=0)
         print(f"scale {scale}: PCK@0.1 {near[scale]:.3f}, kind, colour and place right: {right}")
         assert scale == 0 or (right >= FLOORS["edits"]).all()
     assert near[1.0] >= FLOORS["pose"] and near[0.0] < 0.5

@@ -1,25 +1,33 @@
-"""Measure the model on what training never saw: python -m zs2kit.puppets.evaluate [--docs docs]."""
+"""Measure the model on what training never saw: python -m zs2kit.puppets.evaluate [--docs docs].
+
+The numbers are kept in docs/puppets.json, so that parts may be measured one by one; the page shows them all.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DModel
 from numpy.typing import NDArray
 from transformers import ResNetForImageClassification
 
-from .captions import Prompt, is_held_out, load_prompts
+from .captions import WHERE, Prompt, Triple, is_held_out, load_prompts, with_article
 from .detector import detect
+from .estimator import estimate
+from .figures import COLOURS
 from .networks import GROUPS, SIZE
-from .pictures import draw, scene
+from .pictures import draw, draw_maps, scene
+from .places import PLACES
 from .train import WEIGHTS
-from .world import MOTIONS, motion_scenes, render
+from .world import MOTIONS, Scene, motion_scenes, render
 from .yardsticks import (
     Images,
     Numbers,
@@ -28,57 +36,65 @@ from .yardsticks import (
     classify,
     correct,
     grid,
+    overlap,
     psnr,
     reconstruct,
     save_picture,
     shares,
 )
 
-WANTED = {
-    "VAE": "30",
-    "classifier, renders": "99%",
-    "classifier, reconstructions": "98%",
-    "detector, renders": "95%",
-    "text, held-out": "",
-    "text": "95%",
-    "pose edits, scale 1": "90%",
-    "pose edits, scale 0: PCK": "near chance",
-}
+STEPS, GUIDANCE = 20, 5.0
+PICTURES = range(512)  # held-out renders
+CLIPS = 16  # of 8 frames each
+COLUMNS = 16
 
-PAGE = """# The puppets model in numbers
 
-Made by `python -m zs2kit.puppets.evaluate --docs docs`; do not edit. All seeds are ones that training never
-saw, the weights are those of the package (float16, run as float32), steps and guidance the command line's.
+class Part(NamedTuple):
+    """A section of the page."""
 
-| what | measured | wanted |
-| --- | --- | --- |
-{rows}
+    measure: Callable[[Path, Path | None], Numbers]  # of the weights' folder; pictures go to the docs' one
+    wanted: dict[str, str]  # what the numbers whose names start so are to reach
+    notes: str  # Markdown below the table
 
-Steps trained: {trained}. `python -m zs2kit.puppets.train --help` says how to train on.
 
-- *Text*: 200 template and 50 hand-written prompts (`zs2kit/puppets/prompts.jsonl`), one picture each, read by
-  a classifier that was trained on renders and reconstructions alone. Held-out triples: kind, colour and place
-  each known, never seen together in training (the VAE, which knows no captions, saw some early on).
-- *Pose edits*: clips of walking, waving, dancing and jumping figures at least 40% as high as the frame,
-  edited by `zs2kit.edit` with the pose plugin; the detector's keypoints on the edited frames against the
-  renderer's of the source (PCK@0.1: within a tenth of the figure's extent). Scale 0 shows what chance gives.
+class Edits(NamedTuple):
+    """Frames of edited clips, what they were made of, and what was asked for."""
 
-## A picture of every prompt; framed in red where kind, colour or place was misread
+    frames: Images
+    sources: Images
+    points: Points  # true keypoints of the sources
+    asked: NDArray[np.intp]  # (frames, 3) numbers into `GROUPS`
 
-![250 pictures](puppets-text.jpg)
 
-## Held-out renders, and what the VAE makes of them to their right
+def load_classifier(folder: Path) -> Any:
+    """What reads kind, colour and place."""
+    return ResNetForImageClassification.from_pretrained(folder / "classifier").eval()
 
-![reconstructions](puppets-vae.jpg)
 
-## Pose edits, two clips of eight frames in a row
+def load_reader(folder: Path, name: str) -> Any:
+    """The detector or the estimator."""
+    return UNet2DModel.from_pretrained(folder / name).eval()
 
-![pose edits](puppets-pose-1.jpg)
 
-The same with scale 0:
-
-![unsteered edits](puppets-pose-0.jpg)
-"""
+def measure_readers(folder: Path, docs: Path | None) -> Numbers:
+    """The VAE, and what reads pictures: on held-out renders and on what the VAE makes of them."""
+    vae = AutoencoderKL.from_pretrained(folder / "vae").eval()
+    renders, maps = draw(PICTURES, "test"), draw_maps(PICTURES, "test")
+    decoded = reconstruct(vae, renders.images)
+    numbers: Numbers = {"VAE: PSNR of reconstructions, dB": psnr(renders.images, decoded)}
+    for images, name in ((renders.images, "renders"), (decoded, "reconstructions")):
+        numbers |= shares(classify(load_classifier(folder), images) == renders.labels, f"classifier, {name}")
+        found = detect(load_reader(folder, "detector"), images)
+        numbers[f"detector, {name}: PCK@0.05"] = float(correct(found, renders.keypoints, 0.05).mean())
+        depth, mask = estimate(load_reader(folder, "estimator"), images)
+        numbers[f"estimator, {name}: error of depth, 0..1"] = float(np.abs(depth - maps[..., 0] / 255).mean())
+        numbers[f"estimator, {name}: IoU of masks"] = overlap(mask >= 0.5, maps[..., 1] > 0)
+    if docs:
+        depth, mask = estimate(load_reader(folder, "estimator"), decoded[:12])
+        greys = [np.rint(each * 255).astype(np.uint8)[..., None].repeat(3, -1) for each in (depth, mask)]
+        rows = [renders.images[:12], decoded[:12], *greys]
+        save_picture(docs / "puppets-readers.jpg", grid(np.concatenate(rows), 12))
+    return numbers
 
 
 def draw_prompts(pipe: Any, prompts: list[Prompt], steps: int, guidance: float) -> Images:
@@ -98,60 +114,15 @@ def draw_prompts(pipe: Any, prompts: list[Prompt], steps: int, guidance: float) 
     return np.concatenate(images)
 
 
-def pose_edits(
-    folder: Path, clips: int, scale: float, **settings: Any
-) -> tuple[Images, Points, NDArray[np.intp]]:
-    """Edit clips of moving figures: edited frames, true keypoints of their sources, what was asked for."""
-    import zs2kit
-    from zs2kit.clip import Clip
-    from zs2kit_plugins.pose import Pose  # type: ignore[import-not-found, unused-ignore]
-
-    prompts = [prompt for prompt in load_prompts() if prompt.source == "template"]
-    model = zs2kit.Model.load(folder)
-    frames, points, asked = [], [], []
-    for i in range(clips):
-        rng = np.random.default_rng((2, i))
-        start = replace(scene(10_000 + i, "test"), height=float(rng.uniform(0.62, 0.9)))
-        sources = [
-            render(each, SIZE) for each in motion_scenes(start, MOTIONS[i % len(MOTIONS)], 8, travel=0.1)
-        ]
-        prompt = prompts[int(rng.integers(len(prompts)))]
-        source = Clip.from_images([picture.image for picture in sources], 12)
-        edited = zs2kit.edit(
-            source, prompt.prompt, plugins=[Pose(scale=scale)], model=model, seed=i, **settings
-        )
-        for frame, picture in zip(edited, sources, strict=True):
-            if body_heights(picture.keypoints[None])[0] >= 0.4 * SIZE:
-                frames.append(frame.image)
-                points.append(picture.keypoints)
-                asked.append([names.index(getattr(prompt, group)) for group, names in GROUPS.items()])
-    return np.stack(frames), np.stack(points), np.array(asked)
-
-
-def measure(
-    folder: Path, docs: Path | None, *, steps: int, guidance: float, pictures: int, clips: int
-) -> Numbers:
-    """All numbers of the model in `folder`; pictures go to `docs`."""
+def measure_text(folder: Path, docs: Path | None) -> Numbers:
+    """What the classifier reads off pictures of all prompts."""
     pipe = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
-    classifier = ResNetForImageClassification.from_pretrained(folder / "classifier").eval()
-    detector = UNet2DModel.from_pretrained(folder / "detector").eval()
-    renders = draw(range(pictures), "test")
-    numbers: Numbers = {}
-
-    decoded = reconstruct(pipe.vae, renders.images)
-    numbers["VAE: PSNR of reconstructions, dB"] = psnr(renders.images, decoded)
-    numbers |= shares(classify(classifier, renders.images) == renders.labels, "classifier, renders")
-    numbers |= shares(classify(classifier, decoded) == renders.labels, "classifier, reconstructions")
-    found = detect(detector, renders.images)
-    numbers["detector, renders: PCK@0.05"] = float(correct(found, renders.keypoints, 0.05).mean())
-    found = detect(detector, decoded)
-    numbers["detector, reconstructions: PCK@0.05"] = float(correct(found, renders.keypoints, 0.05).mean())
-
     prompts = load_prompts()
-    drawn = draw_prompts(pipe, prompts, steps, guidance)
+    drawn = draw_prompts(pipe, prompts, STEPS, GUIDANCE)
     asked = np.array([[names.index(getattr(p, g)) for g, names in GROUPS.items()] for p in prompts])
-    right = classify(classifier, drawn) == asked
+    right = classify(load_classifier(folder), drawn) == asked
+    numbers: Numbers = {}
     for name in ("template", "hand"):
         chosen = np.array([prompt.source == name for prompt in prompts])
         numbers |= shares(right[chosen], f"text, {name} prompts")
@@ -159,58 +130,213 @@ def measure(
     numbers |= shares(right[held], "text, held-out triples")
     if docs:
         save_picture(docs / "puppets-text.jpg", grid(drawn, 20, ~right.all(axis=1)))
-        pairs = np.stack([renders.images[:24], decoded[:24]], axis=1).reshape(-1, *renders.images.shape[1:])
-        save_picture(docs / "puppets-vae.jpg", grid(pairs, 12))
-
-    for scale in (1.0, 0.0) if clips else ():
-        edited, points, wanted = pose_edits(
-            folder, clips, scale, num_inference_steps=steps, guidance_scale=guidance
-        )
-        right = classify(classifier, edited) == wanted
-        name = f"pose edits, scale {scale:g}"
-        near = correct(detect(detector, edited), points, 0.1)
-        numbers[f"{name}: PCK@0.1"] = float(near.mean())
-        numbers |= shares(right, name)
-        if docs:
-            save_picture(docs / f"puppets-pose-{scale:g}.jpg", grid(edited, 16, ~right.all(axis=1)))
     return numbers
 
 
-def write_page(page: Path, numbers: Numbers, steps: dict[str, int]) -> None:
-    """The numbers, what they are to reach, and the pictures, as Markdown."""
-    rows = [f"| {name} | {shown(name, value)} | {wanted(name)} |" for name, value in numbers.items()]
-    trained = ", ".join(f"{name} {count:,}" for name, count in steps.items())
-    page.write_text(PAGE.format(rows="\n".join(rows), trained=trained))
+def ask_anything(_: Scene, rng: np.random.Generator) -> tuple[str, Triple]:
+    """Any of the prompts by template."""
+    prompts = [prompt for prompt in load_prompts() if prompt.source == "template"]
+    prompt = prompts[int(rng.integers(len(prompts)))]
+    return prompt.prompt, (prompt.kind, prompt.colour, prompt.place)
 
 
-def shown(name: str, value: float) -> str:
+def ask_elsewhere(shown: Scene, rng: np.random.Generator) -> tuple[str, Triple]:
+    """The kind that is there, in another colour and another place."""
+    place = str(rng.choice([place for place in PLACES if place != shown.place]))
+    return ask_recoloured(replace(shown, place=place), rng)
+
+
+def ask_recoloured(shown: Scene, rng: np.random.Generator) -> tuple[str, Triple]:
+    """What is there in another colour."""
+    colour = str(rng.choice([colour for colour in COLOURS if colour != shown.colour]))
+    prompt = f"{with_article(f'{colour} {shown.kind}')} {WHERE[shown.place][0]}"
+    return prompt, (shown.kind, colour, shown.place)
+
+
+# A skeleton lets the prompt choose everything; a depth map shows the kind as well, and edges the place too.
+ASK: dict[str, Callable[[Scene, np.random.Generator], tuple[str, Triple]]] = {
+    "pose": ask_anything,
+    "depth": ask_elsewhere,
+    "edges": ask_recoloured,
+}
+
+
+def edits(folder: Path, name: str, clips: int, scale: float) -> Edits:
+    """Edit clips of moving figures with the ControlNet plugin called ``name``."""
+    import zs2kit
+    from zs2kit.clip import Clip
+    from zs2kit.plugins import load
+
+    model = zs2kit.Model.load(folder)
+    frames, originals, points, asked = [], [], [], []
+    for i in range(clips):
+        rng = np.random.default_rng((2, i))
+        start = replace(scene(10_000 + i, "test"), height=float(rng.uniform(0.62, 0.9)))
+        sources = [
+            render(each, SIZE) for each in motion_scenes(start, MOTIONS[i % len(MOTIONS)], 8, travel=0.1)
+        ]
+        prompt, wanted = ASK[name](start, rng)
+        edited = zs2kit.edit(
+            Clip.from_images([picture.image for picture in sources], 12),
+            prompt,
+            plugins=[load(name)(scale=scale)],
+            model=model,
+            seed=i,
+            num_inference_steps=STEPS,
+            guidance_scale=GUIDANCE,
+        )
+        for frame, picture in zip(edited, sources, strict=True):
+            if body_heights(picture.keypoints[None])[0] >= 0.4 * SIZE:
+                frames.append(frame.image)
+                originals.append(picture.image)
+                points.append(picture.keypoints)
+                asked.append([names.index(word) for names, word in zip(GROUPS.values(), wanted, strict=True)])
+    return Edits(np.stack(frames), np.stack(originals), np.stack(points), np.array(asked))
+
+
+def measure_edits(name: str, folder: Path, docs: Path | None) -> Numbers:
+    """Edits with the plugin of this name, steered and not."""
+    classifier = load_classifier(folder)
+    detector, estimator = load_reader(folder, "detector"), load_reader(folder, "estimator")
+    numbers: Numbers = {}
+    rows, missed = [], []
+    for scale in (1.0, 0.0):
+        made = edits(folder, name, CLIPS, scale)
+        right = classify(classifier, made.frames) == made.asked
+        about = f"{name} edits, scale {scale:g}"
+        numbers[f"{about}: PCK@0.1"] = float(correct(detect(detector, made.frames), made.points, 0.1).mean())
+        if name == "depth":
+            before, after = (estimate(estimator, images)[0] for images in (made.sources, made.frames))
+            numbers[f"{about}: difference of depth, 0..1"] = float(np.abs(before - after).mean())
+        numbers |= shares(right, about)
+        rows.append(made.frames)
+        missed.append(~right.all(axis=1))
+    if docs:
+        shown = _interlaced(np.stack([made.sources, *rows]))
+        wrong = _interlaced(np.stack([np.zeros_like(missed[0]), *missed]))
+        save_picture(docs / f"puppets-{name}.jpg", grid(shown, COLUMNS, wrong))
+    return numbers
+
+
+def _interlaced(rows: NDArray[Any]) -> NDArray[Any]:
+    """The beginnings of several rows (rows, cells, ...), a line of each in turn, as one row."""
+    lines = rows[:, : 4 * COLUMNS].reshape(len(rows), 4, COLUMNS, *rows.shape[2:]).swapaxes(0, 1)
+    return lines.reshape(-1, *rows.shape[2:])
+
+
+READ = """512 held-out renders, and what the VAE makes of them. Error of depth: mean absolute. IoU of masks:
+of all pixels together. Below: renders, their reconstructions, and of these the estimator's depth and mask.
+
+![readers](puppets-readers.jpg)
+"""
+
+DRAWN = """200 template and 50 hand-written prompts (`zs2kit/puppets/prompts.jsonl`), one picture each, read
+by a classifier that was trained on renders and reconstructions alone. Held-out triples: kind, colour and
+place each known, never seen together in training (the VAE, which knows no captions, saw some early on).
+Framed in red where kind, colour or place was misread.
+
+![250 pictures](puppets-text.jpg)
+"""
+
+EDITED = """Clips of walking, waving, dancing and jumping figures at least 40% as high as the frame, edited by
+`zs2kit.edit`; {asked}. The detector's keypoints on the edited frames are held against the renderer's of the
+source (PCK@0.1: within a tenth of the figure's extent). Scale 0 shows what chance gives. Below: source, edit,
+edit with scale 0, and again; framed in red where kind, colour or place was misread.
+
+![{name} edits](puppets-{name}.jpg)
+"""
+
+ASKED = {
+    "pose": "the prompts are among those of *text*",
+    "depth": """the prompt names the kind that is there, in another colour and another place. Difference of
+depth: mean absolute, between the estimator's maps of source and edit""",
+    "edges": "the prompt names what is there in another colour",
+}
+
+PARTS: dict[str, Part] = {
+    "readers": Part(
+        measure_readers,
+        {
+            "VAE": "30",
+            "classifier, renders": "99%",
+            "classifier, reconstructions": "98%",
+            "detector, renders": "95%",
+        },
+        READ,
+    ),
+    "text": Part(measure_text, {"text, held-out": "", "text": "95%"}, DRAWN),
+}
+for _name, _asked in ASKED.items():
+    PARTS[_name] = Part(
+        partial(measure_edits, _name),
+        {f"{_name} edits, scale 1": "90%", f"{_name} edits, scale 0: PCK": "near chance"},
+        EDITED.format(name=_name, asked=_asked),
+    )
+
+PAGE = """# The puppets model in numbers
+
+Made by `python -m zs2kit.puppets.evaluate --docs docs`; do not edit. All seeds are ones that training never
+saw, the weights are those of the package (float16, run as float32), steps and guidance the command line's.
+
+Steps trained: {trained}. `python -m zs2kit.puppets.train --help` says how to train on.
+"""
+
+SECTION = """
+## {name}
+
+| what | measured | wanted |
+| --- | --- | --- |
+{rows}
+
+{notes}"""
+
+
+def page(numbers: dict[str, Numbers], steps: dict[str, int]) -> str:
+    """The numbers of all parts, what they are to reach, and the pictures, as Markdown."""
+    text = PAGE.format(trained=", ".join(f"{name} {count:,}" for name, count in steps.items()))
+    for name, part in PARTS.items():
+        rows = [
+            f"| {what} | {shown(what, value)} | {least(part, what)} |"
+            for what, value in numbers.get(name, {}).items()
+        ]
+        if rows:
+            text += SECTION.format(name=name.capitalize(), rows="\n".join(rows), notes=part.notes)
+    return text
+
+
+def shown(what: str, value: float) -> str:
     """A number as the page shows it."""
-    return f"{value:.2f}" if "dB" in name else f"{value:.1%}"
+    if "dB" in what:
+        return f"{value:.2f}"
+    return f"{value:.3f}" if "0..1" in what else f"{value:.1%}"
 
 
-def wanted(name: str) -> str:
+def least(part: Part, what: str) -> str:
     """What a number is to reach at least, if anything."""
-    return next((least for start, least in WANTED.items() if name.startswith(start)), "")
+    return next((least for start, least in part.wanted.items() if what.startswith(start)), "")
 
 
 @click.command(help=__doc__)
 @click.option(
     "--weights", type=click.Path(path_type=Path), default=WEIGHTS, help="The diffusers folder to measure."
 )
-@click.option("--docs", type=click.Path(path_type=Path), help="Folder for puppets.md and its pictures.")
-@click.option("--steps", default=20, show_default=True)
-@click.option("--guidance", default=5.0, show_default=True)
-@click.option("--pictures", default=512, show_default=True, help="Held-out renders.")
 @click.option(
-    "--clips", default=16, show_default=True, help="Clips of 8 frames for the pose edits; 0 skips them."
+    "--docs", type=click.Path(path_type=Path), help="Folder for puppets.md, its numbers and pictures."
 )
-def main(weights: Path, docs: Path | None, **options: Any) -> None:
+@click.option("--only", type=click.Choice(list(PARTS)), multiple=True, help="Measure this part, not all.")
+def main(weights: Path, docs: Path | None, only: tuple[str, ...]) -> None:
     """Print every number, and write them and the pictures to ``docs``."""
-    numbers = measure(weights, docs, **options)
-    for name, value in numbers.items():
-        print(f"{name:45s} {shown(name, value):>8s}   {wanted(name)}")
-    if docs:
-        write_page(docs / "puppets.md", numbers, json.loads((weights / "training.json").read_text()))
+    for name in only or PARTS:
+        found = PARTS[name].measure(weights, docs)
+        for what, value in found.items():
+            print(f"{what:45s} {shown(what, value):>8s}   {least(PARTS[name], what)}", flush=True)
+        if docs:
+            record = docs / "puppets.json"
+            numbers = json.loads(record.read_text()) if record.exists() else {}
+            numbers[name] = found
+            record.write_text(json.dumps(numbers, indent=2) + "\n")
+            steps = json.loads((weights / "training.json").read_text())
+            (docs / "puppets.md").write_text(page(numbers, steps))
 
 
 if __name__ == "__main__":

@@ -44,6 +44,11 @@ def shares(right: NDArray[np.bool_], name: str) -> Numbers:
     return {f"{name}: {group}": float(share) for group, share in zip(GROUPS, right.mean(axis=0), strict=True)}
 
 
+def overlap(found: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
+    """Intersection over union of masks of any one shape, all pixels taken together."""
+    return float((found & true).sum() / (found | true).sum())
+
+
 @torch.no_grad()
 def reconstruct(vae: Any, images: Images) -> Images:
     """Encode and decode."""
