@@ -122,6 +122,20 @@ def size(text: str) -> tuple[int, int]:
     return int(match[2]), int(match[1])
 
 
+def lora(text: str) -> tuple[str, float]:
+    """NAME or NAME:WEIGHT -> name and weight, by default 1."""
+    name, colon, number = text.rpartition(":")
+    try:
+        weight = float(number)
+    except ValueError:  # a colon inside the name, as in C:\looks
+        return text, 1.0
+    if not (name and colon):
+        return text, 1.0
+    if not math.isfinite(weight):
+        raise click.BadParameter(f"'{number}' is no weight; write NAME:WEIGHT, such as {name}:0.8.")
+    return name, weight
+
+
 @click.group(
     name="zs2kit",
     cls=Commands,
@@ -159,6 +173,29 @@ def main(ctx: click.Context) -> None:
     "--model",
     metavar="NAME",
     help="A diffusers folder, a .safetensors file or a hub name.  [default: puppets, the bundled model]",
+)
+@click.option(
+    "--config",
+    metavar="FOLDER",
+    help="The configs of a .safetensors file given as --model: any checkpoint folder of its family. "
+    "[default: from the hub]",
+)
+@click.option(
+    "--lora",
+    "loras",
+    type=lora,
+    metavar="NAME[:WEIGHT]",
+    multiple=True,
+    help="Add a LoRA to the model: a .safetensors file, a folder, a hub name, or a bundled one's name; "
+    "may be repeated.",
+)
+@click.option(
+    "--embedding",
+    "embeddings",
+    metavar="NAME",
+    multiple=True,
+    help="Teach the model the token of a textual inversion: a .safetensors file, a folder or a hub name; "
+    "may be repeated.",
 )
 @click.option("--scheduler", type=click.Choice(SCHEDULERS), default="ddim", help="The sampler.")
 @click.option("--steps", metavar="N", type=click.IntRange(1), default=20, help="Denoising steps.")
@@ -231,6 +268,9 @@ def edit(
     names: Sequence[str],
     settings: Sequence[str],
     model: str | None,
+    config: str | None,
+    loras: Sequence[tuple[str, float]],
+    embeddings: Sequence[str],
     scheduler: str,
     steps: int,
     guidance_scale: float,
@@ -257,6 +297,9 @@ def edit(
     if start is not None and end is not None and start >= end:
         raise UsageError("--start must lie before --end")
     chosen = _settings(names, settings)
+    weights = dict(loras)
+    if len(weights) < len(loras):
+        raise UsageError("--lora names one twice; give it once, with the sum of the weights")
     with _manners(verbose), _progress(quiet) as progress:
         task = progress.add_task("looking at the clip", total=None)
         # What is quickly checked is checked first: a typing error must not cost the loading of a model.
@@ -278,7 +321,9 @@ def edit(
         from zs2kit.scan import edit
 
         name = model or plugins.default_model(built) or BUNDLED
-        loaded = Model.load(name, device=device, dtype=dtype)
+        loaded = Model.load(
+            name, config=config, loras=weights, embeddings=embeddings, device=device, dtype=dtype
+        )
         log.info("model %s on %s in %s", loaded.name, loaded.device, loaded.dtype)
         if prompt is None and not quiet:
             own = loaded.default_prompt

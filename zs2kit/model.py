@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -12,6 +13,9 @@ from typing import Any, NamedTuple
 import diffusers
 import torch
 import transformers
+from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from zs2kit.errors import ModelError, UsageError
 
@@ -22,6 +26,10 @@ _BUNDLED = {
     "puppets": (_WEIGHTS, "a red robot on the beach"),
     "puppets-instruct": (_WEIGHTS / "instruct", "turn it into a blue knight"),
 }
+_ON_THE_HUB = r"[\w-][\w.-]*/[\w.-]+"
+# The files that folders and repositories of adapters hold, as diffusers writes them
+_LORA = "pytorch_lora_weights.safetensors"
+_EMBEDDING = "learned_embeds.safetensors"
 
 
 class Embeds(NamedTuple):
@@ -33,6 +41,9 @@ class Embeds(NamedTuple):
 
 class Model:
     """A checkpoint with a `UNet2DConditionModel`, loaded once and used for any number of clips.
+
+    pipeline: its diffusers pipeline, which embeds prompts and knows how LoRAs load. name: what messages
+    call it. folder: where side networks of its own may lie.
 
     Edits leave it as it was. ``lock`` is held while a chunk is sampled, so that two edits in one
     process don't meet in its attention layers.
@@ -49,6 +60,13 @@ class Model:
                 f"{name}: its denoiser has no self-attention (attn1) to give momentum to; supported are "
                 "Stable Diffusion 1, 2 and XL and other checkpoints with a UNet2DConditionModel"
             )
+        if not hasattr(pipeline, "encode_prompt"):  # Instruct-Pix2Pix's own pipeline has another
+            pipeline = diffusers.StableDiffusionPipeline(**pipeline.components, requires_safety_checker=False)
+        if pipeline.vae.config.get("shift_factor"):
+            raise ModelError(
+                f"{name}: its VAE shifts latents (shift_factor), as those of Stable Diffusion 3 and Flux do; "
+                "supported are the VAEs of Stable Diffusion 1, 2 and XL"
+            )
         self.pipeline = pipeline
         self.name = name
         self.folder = folder
@@ -57,18 +75,33 @@ class Model:
         self.vae: Any = pipeline.vae
         self.scheduler_config = pipeline.scheduler.config
         self.lock = Lock()
+        self._cut: set[str] = set()  # prompts of which it was said that they are too long
 
     @classmethod
     def load(
-        cls, name: str | Path = BUNDLED, *, device: str | None = None, dtype: str | None = None
+        cls,
+        name: str | Path = BUNDLED,
+        *,
+        config: str | Path | None = None,
+        loras: Mapping[str | Path, float] | None = None,
+        embeddings: Sequence[str | Path] = (),
+        device: str | None = None,
+        dtype: str | None = None,
     ) -> Model:
         """Load a checkpoint: a diffusers folder, a .safetensors file, a name on the hub, or a bundled one.
 
         ``puppets`` and ``puppets-instruct`` are bundled.
 
+        config: for a .safetensors file, the diffusers folder (or hub name) with the configs that it
+        lacks; None is what diffusers takes from the hub for files of its kind.
+        loras: LoRAs and their weights, which are added to the checkpoint's: .safetensors files, folders,
+        names on the hub (REPOSITORY or REPOSITORY/FILE), or for a bundled model the name of a bundled one.
+        embeddings: textual inversions, named likewise. A prompt calls one by the token that its file
+        gives, or else by the file's name without its suffix.
         device: as torch names it; by default the accelerator if there is one. dtype: float32, float16
         or bfloat16; by default float16 on CUDA and float32 elsewhere. Weights load from safetensors
-        alone. Raises `ModelError` if it can't be loaded, `UsageError` for an unknown device or dtype.
+        alone. Raises `ModelError` if something can't be loaded or doesn't fit, `UsageError` for an
+        unknown device or dtype, and for a config that nothing needs.
         """
         where = _device(device)
         weights = {"dtype": _dtype(dtype, where)}
@@ -80,21 +113,27 @@ class Model:
             raise ModelError(f"{name}: checkpoints load from .safetensors files only; convert it first")
         if bundled and not path.exists():
             raise ModelError("the bundled model's weights are missing; install zs2kit again")
-        if not path.exists() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(name)):
+        if config is not None and not path.is_file():
+            raise UsageError(f"{name} brings its own configs; config is for a single .safetensors file")
+        if not path.exists() and not re.fullmatch(_ON_THE_HUB, str(name)):
             raise ModelError(
                 f"{name}: no such model; give {' or '.join(_BUNDLED)}, a diffusers folder, "
                 "a .safetensors file or a name on the hub"
             )
+        own = {path.stem: path for path in (_WEIGHTS / "loras").glob("*.safetensors")} if bundled else {}
+        lora_files = {each: own.get(str(each)) or _weights_file(each, _LORA, own) for each in loras or {}}
+        embedding_files = {each: _weights_file(each, _EMBEDDING) for each in embeddings}
         try:
             with quiet():
                 if path.is_file():
-                    pipeline = _single_file(path, weights)
+                    pipeline = _single_file(path, config, weights)
                 else:
                     pipeline = diffusers.DiffusionPipeline.from_pretrained(
                         path if path.is_dir() else str(name), use_safetensors=True, **weights
                     )
                 folder = _WEIGHTS if bundled else path if path.is_dir() else None
                 model = cls(pipeline, str(name), folder, prompt)
+                pipeline = model.pipeline
                 pipeline.safety_checker = None  # it judges pictures, which never pass through the pipeline
                 pipeline.to(where)
                 # Its activations overflow float16, which gives black frames.
@@ -104,7 +143,61 @@ class Model:
             raise
         except Exception as error:  # loaders raise anything for a damaged checkpoint
             raise ModelError(f"{name}: can't be loaded: {_first_line(error)}") from error
+        for lora, weight in (loras or {}).items():
+            model._add_lora(lora, lora_files[lora], weight)
+        for embedding, file in embedding_files.items():
+            model._add_embedding(embedding, file)
         return model
+
+    def _add_lora(self, name: str | Path, file: Path, weight: float) -> None:
+        """Add ``weight`` times a LoRA to the weights of the U-Net and the text encoders."""
+        pipeline = self.pipeline
+        foreign = f"{name} was made for another family of models than {self.name}; choose a LoRA for this one"
+        if any("dora_scale" in key for key in _keys(file)):  # diffusers leaves these out
+            raise ModelError(f"{name}: it is a DoRA, of which only a part would load; use a plain LoRA")
+        with quiet():
+            try:
+                matrices, _ = pipeline.lora_state_dict(
+                    file, use_safetensors=True, unet_config=self.unet.config
+                )
+            except Exception as error:  # as in `load`
+                raise ModelError(f"{name}: can't be loaded as a LoRA: {_first_line(error)}") from error
+            if not matrices or not all("lora" in key for key in matrices):
+                raise ModelError(f"{name}: this file is no LoRA")
+            try:
+                pipeline.load_lora_weights(file, adapter_name="lora", use_safetensors=True)
+            except Exception as error:  # matrices of other shapes, or for layers that there aren't
+                raise ModelError(foreign) from error
+        parts = [each for each in pipeline._lora_loadable_modules if getattr(pipeline, each) is not None]
+        names = [key for each in parts for key, _ in getattr(pipeline, each).named_parameters()]
+        if sum(".lora_" in key for key in names) < len(matrices):  # diffusers passes over the others
+            raise ModelError(foreign)
+        # Plain layers again: as fast as before, and what plugins and attention processors expect.
+        pipeline.fuse_lora(parts, lora_scale=weight)
+        pipeline.unload_lora_weights()
+
+    def _add_embedding(self, name: str | Path, file: Path) -> None:
+        """Teach the text encoders the token of a textual inversion."""
+        keys = _keys(file)
+        pipeline = self.pipeline
+        encoders = {"clip_l": (pipeline.tokenizer, pipeline.text_encoder)}
+        if hasattr(pipeline, "text_encoder_2"):
+            encoders["clip_g"] = (pipeline.tokenizer_2, pipeline.text_encoder_2)
+        elif len(keys) == 1:
+            encoders = {keys[0]: encoders["clip_l"]}
+        vectors = load_file(file)
+        foreign = f"{name} was made for another family of models than {self.name}; choose an embedding for it"
+        if vectors.keys() != encoders.keys():
+            raise ModelError(foreign)
+        named = len(keys) == 1 and keys[0] != "emb_params"  # which is what others than diffusers write
+        token = keys[0] if named else file.stem
+        for key, (tokenizer, encoder) in encoders.items():
+            if vectors[key].shape[-1] != encoder.config.hidden_size:
+                raise ModelError(foreign)
+            if token in tokenizer.get_vocab():
+                raise ModelError(f"{name}: the model knows '{token}' already; rename the file")
+            with quiet():
+                pipeline.load_textual_inversion({token: vectors[key]}, None, tokenizer, encoder)
 
     @property
     def device(self) -> torch.device:
@@ -152,13 +245,16 @@ class Model:
     @torch.no_grad()
     def embed(self, prompt: str, negative_prompt: str, height: int, width: int) -> tuple[Embeds, Embeds]:
         """Return ``prompt`` and ``negative_prompt`` as the U-Net takes them, by the checkpoint's pipeline."""
-        embeds, negative, *pooled = self.pipeline.encode_prompt(
-            prompt=prompt,
-            device=self.device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=True,
-            negative_prompt=negative_prompt or None,
-        )
+        self._say_what_is_cut(prompt)
+        self._say_what_is_cut(negative_prompt)
+        with quiet():
+            embeds, negative, *pooled = self.pipeline.encode_prompt(
+                prompt=prompt,
+                device=self.device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=True,
+                negative_prompt=negative_prompt or None,
+            )
         if not pooled:
             return Embeds(embeds, {}), Embeds(negative, {})
         sizes = [[height, width, 0, 0, height, width]]  # original, crop's corner, target
@@ -169,6 +265,26 @@ class Model:
             Embeds(negative, {"text_embeds": negative_text, "time_ids": time_ids}),
         )
 
+    def _say_what_is_cut(self, prompt: str) -> None:
+        """Warn, once, of a prompt that is longer than the text encoder reads."""
+        tokenizer = self.pipeline.tokenizer
+        with quiet():
+            tokens = tokenizer(self.pipeline.maybe_convert_prompt(prompt, tokenizer)).input_ids
+        cut = tokens[tokenizer.model_max_length - 1 : -1]  # the last one read is the end's own
+        if cut and prompt not in self._cut:
+            self._cut.add(prompt)
+            warnings.warn(
+                f"{self.name} reads {tokenizer.model_max_length - 2} tokens of a prompt; what comes after "
+                f"them has no effect: '{tokenizer.decode(cut)}'",
+                stacklevel=2,
+            )
+
+    def _mean_and_std(self) -> Sequence[torch.Tensor]:
+        """What the VAE's latents are normalised by, (channels, 1, 1) each; 0 and 1 for most checkpoints."""
+        mean = self.vae.config.get("latents_mean") or [0.0] * self.latent_channels
+        std = self.vae.config.get("latents_std") or [1.0] * self.latent_channels
+        return [torch.tensor(each, device=self.vae.device).view(-1, 1, 1) for each in (mean, std)]
+
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels (frames, 3, height, width) in [-1, 1] -> latents (frames, channels, ...), float32.
@@ -177,12 +293,14 @@ class Model:
         """
         pixels = pixels.to(self.vae.device, self.vae.dtype)
         latents = torch.cat([self.vae.encode(each[None]).latent_dist.mode() for each in pixels])
-        return latents.float() * float(self.vae.config.scaling_factor)
+        mean, std = self._mean_and_std()
+        return (latents.float() - mean) / std * float(self.vae.config.scaling_factor)
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (frames, channels, ...) -> pixels (frames, 3, height, width) in [0, 1], float32."""
-        latents = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
+        mean, std = self._mean_and_std()
+        latents = (latents / self.vae.config.scaling_factor * std + mean).to(self.vae.dtype)
         # Frame by frame: at SDXL's size a chunk's activations would fill a graphics card.
         pixels = torch.cat([self.vae.decode(each[None], return_dict=False)[0] for each in latents])
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
@@ -200,16 +318,49 @@ class Model:
             raise ModelError(f"{name}: can't be loaded as {cls.__name__}: {_first_line(error)}") from error
 
 
-def _single_file(path: Path, weights: dict[str, Any]) -> Any:
-    from safetensors import SafetensorError, safe_open
+def _single_file(path: Path, config: str | Path | None, weights: dict[str, Any]) -> Any:
+    is_xl = any(key.startswith("conditioner.") for key in _keys(path))
+    cls = diffusers.StableDiffusionXLPipeline if is_xl else diffusers.StableDiffusionPipeline
+    try:
+        return cls.from_single_file(str(path), config=None if config is None else str(config), **weights)
+    except Exception as error:
+        if config is not None:
+            raise
+        raise OSError(
+            f"{_first_line(error)} (offline, its configs must be given: "
+            "config, or --config, is a folder with a checkpoint of its family)"
+        ) from error
 
+
+def _weights_file(name: str | Path, usual: str, bundled: Iterable[str] = ()) -> Path:
+    """Return the .safetensors file that ``name`` means; of a folder or a repository the ``usual`` one."""
+    path = Path(name)
+    if path.is_dir():
+        found = [path / usual] if (path / usual).is_file() else list(path.glob("*.safetensors"))
+        if len(found) != 1:
+            raise ModelError(f"{name}: this folder has {len(found)} .safetensors files; name one of them")
+        return found[0]
+    if path.suffix in (".bin", ".pt", ".pth", ".ckpt") or (path.is_file() and path.suffix != ".safetensors"):
+        raise ModelError(f"{name}: weights load from .safetensors files only; convert it first")
+    if path.is_file():
+        return path
+    on_the_hub = re.fullmatch(rf"({_ON_THE_HUB})(?:/(.+\.safetensors))?", str(name))
+    if not on_the_hub:
+        known = f"; bundled are: {', '.join(sorted(bundled))}" if bundled else ""
+        raise ModelError(f"{name}: no such file, folder or name on the hub{known}")
+    try:
+        return Path(hf_hub_download(on_the_hub[1], on_the_hub[2] or usual))
+    except Exception as error:
+        raise ModelError(f"{name}: there is no such file, and the hub says: {_first_line(error)}") from error
+
+
+def _keys(path: Path) -> list[str]:
+    """The names of the tensors in a file."""
     try:
         with safe_open(path, framework="pt") as tensors:
-            is_xl = any(key.startswith("conditioner.") for key in tensors.keys())  # noqa: SIM118
+            return list(tensors.keys())
     except SafetensorError as error:
-        raise OSError(f"it is no safetensors file ({error})") from error
-    cls = diffusers.StableDiffusionXLPipeline if is_xl else diffusers.StableDiffusionPipeline
-    return cls.from_single_file(str(path), **weights)
+        raise ModelError(f"{path} is no safetensors file ({error})") from error
 
 
 def _device(name: str | None) -> torch.device:

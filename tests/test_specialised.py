@@ -1,0 +1,436 @@
+"""Specialised models: LoRA, textual inversion, single files, and checkpoints that somebody trained on."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
+
+import zs2kit
+from zs2kit import Model, cli, io
+from zs2kit.errors import ModelError, UsageError
+from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
+from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan, tiny_model
+
+LAYERS = {  # of which a LoRA has matrices, by the part of the pipeline: attention, a convolution, an MLP
+    "unet": ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "conv1", "ff.net.2"),
+    "text_encoder": ("q_proj", "fc1"),
+    "text_encoder_2": ("k_proj", "fc2"),
+}
+
+
+@pytest.fixture(scope="module")
+def sd(tiny_folders) -> Path:
+    return tiny_folders["epsilon"]
+
+
+@pytest.fixture(scope="module")
+def sdxl(tiny_folders) -> Path:
+    return tiny_folders["sdxl"]
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory) -> Path:
+    """A checkpoint of another family: as SD 2 differs from SD 1, by the width of its text encoder."""
+    return tiny_model(tmp_path_factory.mktemp("wide"), unet={"cross_attention_dim": 32})
+
+
+def lora(model: Model, seed: int = 0, rank: int = 2, strength: float = 0.1) -> dict[str, torch.Tensor]:
+    """A LoRA for ``model``, under the names that diffusers writes."""
+    generator = torch.Generator().manual_seed(seed)
+    matrices = {}
+    for part, endings in LAYERS.items():
+        for name, layer in getattr(model.pipeline, part, torch.nn.Module()).named_modules():
+            if not name.endswith(endings):
+                continue
+            out, into, *kernel = layer.weight.shape
+            down = torch.randn(rank, into, *kernel, generator=generator)
+            up = torch.randn(out, rank, *(1 for _ in kernel), generator=generator)
+            matrices[f"{part}.{name}.lora_A.weight"] = strength * down
+            matrices[f"{part}.{name}.lora_B.weight"] = up
+    return matrices
+
+
+def change(matrices: dict[str, torch.Tensor], weight: str) -> torch.Tensor:
+    """What a LoRA adds to the weight called so, up times down; 0 to those that it doesn't touch."""
+    layer = weight.removesuffix(".weight")
+    if f"{layer}.lora_A.weight" not in matrices:
+        return torch.zeros(())
+    down, up = matrices[f"{layer}.lora_A.weight"], matrices[f"{layer}.lora_B.weight"]
+    return (up.flatten(1) @ down.flatten(1)).reshape(len(up), *down.shape[1:])
+
+
+def weights(model: Model) -> dict[str, torch.Tensor]:
+    parts = (part for part in LAYERS if hasattr(model.pipeline, part))
+    return {f"{each}.{k}": v for each in parts for k, v in getattr(model.pipeline, each).state_dict().items()}
+
+
+def saved(tensors: dict[str, torch.Tensor], path: Path) -> str:
+    save_file({key: value.contiguous() for key, value in tensors.items()}, path)
+    return str(path)
+
+
+def refused(*args: object, **how: object) -> str:
+    with pytest.raises(ModelError) as error:
+        Model.load(*args, **how)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def frames(model: Model, **settings: object) -> torch.Tensor:
+    return edited_pixels(make_scan(model, **settings), chunks(drawn_clip(2), [2], model))
+
+
+# LoRA
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_loras_add_their_matrices_by_their_weights(sd, tmp_path, dtype):
+    base = Model.load(sd)
+    first, second = lora(base, seed=1), lora(base, seed=2, rank=3)
+    files = {saved(first, tmp_path / "1.safetensors"): 0.7, saved(second, tmp_path / "2.safetensors"): -0.3}
+    model = Model.load(sd, loras=files, dtype=dtype)
+    made = weights(model)
+    assert made.keys() == weights(base).keys()  # peft's layers are gone
+    largest = 0.0
+    for name, before in weights(base).items():
+        added = 0.7 * change(first, name) - 0.3 * change(second, name)
+        largest = max(largest, added.abs().max().item())
+        # Both additions round once to the model's data type, and so do what they add and the weights.
+        error = (made[name].float() - (before + added)).abs() / torch.maximum(
+            before.abs(), added.abs() + before.abs()
+        ).clamp(min=0.1)
+        assert error.max() <= 4 * torch.finfo(model.dtype).eps, name
+    assert largest > 0.1
+    assert {type(each) for each in model.unet.attn_processors.values()} == {
+        type(each) for each in base.unet.attn_processors.values()
+    }
+
+
+def test_a_lora_of_weight_0_is_none(sd, tmp_path):
+    model = Model.load(sd, loras={saved(lora(Model.load(sd)), tmp_path / "a.safetensors"): 0})
+    assert torch.equal(frames(model), frames(Model.load(sd)))
+
+
+def test_an_edit_with_a_lora_is_what_the_pipeline_makes_of_it(sd, tmp_path):
+    """Of one that isn't merged: peft's own layers run beside the base's."""
+    file = saved(lora(Model.load(sd)), tmp_path / "a.safetensors")
+    settings = {"momentum": 0, "divergence": MAX_DIVERGENCE}
+    ours = frames(Model.load(sd, loras={file: 0.5}), **settings)
+    model = Model.load(sd)
+    assert (ours - frames(model, **settings)).abs().max() > 1e-2
+    model.pipeline.load_lora_weights(file, adapter_name="a")
+    model.pipeline.set_adapters("a", 0.5)
+    assert (ours - pipeline(model)).abs().max() <= 1e-3
+
+
+def pipeline(model: Model, prompt: str = "a red robot") -> torch.Tensor:
+    """The frames that the checkpoint's own pipeline draws with the settings and the noise of `frames`."""
+    model.pipeline.set_progress_bar_config(disable=True)
+    height, width = model.native_size
+    noise = dependency_noise(model.latent_shape(height, width), range(2), MAX_DIVERGENCE, 0)
+    how = {"num_inference_steps": 8, "guidance_scale": 5.0, "output_type": "pt"}
+    return torch.cat([model.pipeline(prompt, latents=each[None], **how).images for each in noise])
+
+
+def test_loras_as_kohya_writes_them(sd, tmp_path):
+    """Other names, and an alpha by which the matrices are scaled."""
+    base = Model.load(sd)
+    matrices = {key: value for key, value in lora(base).items() if key.startswith("unet.")}
+    kohya = {}
+    for key, value in matrices.items():
+        layer, _, kind = key.removesuffix(".weight").removeprefix("unet.").rpartition(".")
+        layer = "lora_unet_" + layer.replace(".", "_")
+        kohya[f"{layer}.{'lora_down' if kind == 'lora_A' else 'lora_up'}.weight"] = value
+        kohya[f"{layer}.alpha"] = torch.tensor(1.0)  # of rank 2: half
+    made = weights(Model.load(sd, loras={saved(kohya, tmp_path / "kohya.safetensors"): 1}))
+    for name, before in weights(base).items():
+        assert torch.allclose(made[name], before + 0.5 * change(matrices, name), atol=1e-6), name
+
+
+def test_a_lora_of_sdxl_reaches_both_text_encoders(sdxl, tmp_path):
+    base = Model.load(sdxl)
+    matrices = lora(base)
+    assert {key.partition(".")[0] for key in matrices} == set(LAYERS)
+    made = weights(Model.load(sdxl, loras={saved(matrices, tmp_path / "a.safetensors"): 1}))
+    for name, before in weights(base).items():
+        assert torch.allclose(made[name], before + change(matrices, name), atol=1e-6), name
+
+
+def test_loras_are_found_in_folders_and_on_the_hub(sd, tmp_path, monkeypatch):
+    matrices = lora(Model.load(sd))
+    # A hub's cache, which serves offline what was fetched before.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--somebody--looks"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    folder = repository / "snapshots" / ("0" * 40)
+    folder.mkdir(parents=True)
+    saved(matrices, folder / "pytorch_lora_weights.safetensors")
+    usual = weights(Model.load(sd, loras={folder: 1}))
+    saved({key: 2 * value for key, value in matrices.items()}, folder / "chalk.safetensors")
+    for name in (folder, "somebody/looks"):
+        assert all(torch.equal(v, usual[k]) for k, v in weights(Model.load(sd, loras={name: 1})).items())
+    named = weights(Model.load(sd, loras={"somebody/looks/chalk.safetensors": 1}))
+    assert any(not torch.equal(value, usual[key]) for key, value in named.items())
+    assert "hub" in refused(sd, loras={"somebody/looks/ink.safetensors": 1})
+    (folder / "pytorch_lora_weights.safetensors").rename(folder / "ink.safetensors")
+    assert "2 .safetensors files" in refused(sd, loras={folder: 1})
+
+
+def test_a_lora_for_another_family_is_refused(sd, wide, sdxl, tmp_path):
+    for number, other in enumerate((wide, sdxl)):
+        file = saved(lora(Model.load(other)), tmp_path / f"{number}.safetensors")
+        assert re.search("another family .* choose a LoRA", refused(sd, loras={file: 1}))
+    file = saved(lora(Model.load(sd)), tmp_path / "sd.safetensors")
+    assert "another family" in refused(sdxl, loras={file: 1})
+
+
+@pytest.mark.parametrize(
+    "change_key",
+    [
+        lambda key: key.replace("unet.", "transformer.").replace("text_encoder.", "text_encoder_9."),
+        lambda key: key.replace("mid_block", "mid_block.blocks"),
+        lambda key: key.replace("layers.1", "layers.7"),
+    ],
+    ids=["every layer", "a block of the U-Net", "a layer of the text encoder"],
+)
+def test_a_lora_of_which_something_finds_no_layer_is_refused(sd, tmp_path, change_key):
+    """diffusers only logs it."""
+    matrices = {change_key(key): value for key, value in lora(Model.load(sd)).items()}
+    assert "another family" in refused(sd, loras={saved(matrices, tmp_path / "a.safetensors"): 1})
+
+
+def test_what_is_no_lora(sd, tmp_path):
+    matrices = lora(Model.load(sd))
+    dora = matrices | {"unet.conv_in.dora_scale": torch.ones(8)}
+    assert "DoRA" in refused(sd, loras={saved(dora, tmp_path / "dora.safetensors"): 1})
+    assert "no LoRA" in refused(sd, loras={sd / "unet" / "diffusion_pytorch_model.safetensors": 1})
+    assert "no LoRA" in refused(sd, loras={saved({}, tmp_path / "empty.safetensors"): 1})
+    (tmp_path / "torn.safetensors").write_bytes(b"torn")
+    assert "no safetensors file" in refused(sd, loras={tmp_path / "torn.safetensors": 1})
+    torch.save(matrices, tmp_path / "pickle.bin")
+    assert "safetensors" in refused(sd, loras={tmp_path / "pickle.bin": 1})
+    assert "no such file" in refused(sd, loras={"chalk": 1})
+    assert "no such file" in refused("puppets", loras={"no-such-look": 1})
+    assert "0 .safetensors files" in refused(sd, loras={tmp_path.parent: 1})
+
+
+# Textual inversion
+
+
+def vectors(number: int = 1, width: int = 16) -> torch.Tensor:
+    return torch.randn(number, width, generator=torch.Generator().manual_seed(number))
+
+
+def test_an_embedding_is_called_by_its_own_token_or_by_its_files_name(sd, tmp_path):
+    own = saved({"<robot>": vectors(3)}, tmp_path / "own.safetensors")
+    other = saved({"emb_params": vectors()}, tmp_path / "sketchy.safetensors")
+    model = Model.load(sd, embeddings=[own, other])
+    settings = {"momentum": 0, "divergence": MAX_DIVERGENCE}
+    for prompt in ("a red <robot>", "a sketchy cat"):
+        ours = frames(model, prompt=prompt, **settings)
+        assert (ours - frames(Model.load(sd), prompt=prompt, **settings)).abs().max() > 1e-3
+        assert (ours - pipeline(model, prompt)).abs().max() <= 1e-3
+    # All three vectors take part, each as a token of its own.
+    tokenizer = model.pipeline.tokenizer
+    tokens = tokenizer(model.pipeline.maybe_convert_prompt("<robot>", tokenizer)).input_ids[1:-1]
+    learned = model.pipeline.text_encoder.get_input_embeddings().weight[tokens]
+    assert torch.equal(learned, vectors(3))
+
+
+def test_an_embedding_of_sdxl_teaches_both_text_encoders(sdxl, tmp_path):
+    both = {"clip_l": vectors(2), "clip_g": vectors(1)}
+    model = Model.load(sdxl, embeddings=[saved(both, tmp_path / "chalky.safetensors")])
+    base = Model.load(sdxl)
+    ours, theirs = (each.embed("a chalky cat", "", 32, 32)[0] for each in (model, base))
+    assert not torch.allclose(ours.prompt_embeds[..., :16], theirs.prompt_embeds[..., :16], atol=1e-3)
+    assert not torch.allclose(ours.prompt_embeds[..., 16:], theirs.prompt_embeds[..., 16:], atol=1e-3)
+
+
+def test_an_embedding_for_another_family_is_refused(sd, sdxl, tmp_path):
+    wide = saved({"<robot>": vectors(width=32)}, tmp_path / "wide.safetensors")
+    of_sd = saved({"<robot>": vectors()}, tmp_path / "sd.safetensors")
+    of_sdxl = saved({"clip_l": vectors(), "clip_g": vectors()}, tmp_path / "sdxl.safetensors")
+    for model, file in ((sd, wide), (sdxl, of_sd), (sd, of_sdxl)):
+        assert "another family" in refused(model, embeddings=[file])
+
+
+def test_what_is_no_embedding(sd, tmp_path):
+    files = [saved({"<robot>": vectors()}, tmp_path / f"{number}.safetensors") for number in (1, 2)]
+    assert "'<robot>' already" in refused(sd, embeddings=files)
+    assert "no such file" in refused(sd, embeddings=["robot"])
+    torch.save({}, tmp_path / "robot.pt")
+    assert "safetensors" in refused(sd, embeddings=[tmp_path / "robot.pt"])
+
+
+# Checkpoints
+
+
+def test_a_checkpoint_that_was_trained_on_and_saved(sd, tmp_path):
+    model = Model.load(sd)
+    model.unet.conv_out.bias.data += 0.5
+    model.pipeline.save_pretrained(tmp_path / "tuned")
+    tuned = Model.load(tmp_path / "tuned")
+    assert torch.equal(frames(tuned), frames(model))
+    assert not torch.allclose(frames(tuned), frames(Model.load(sd)), atol=1e-2)
+
+
+def test_a_checkpoint_for_another_task_embeds_as_any_other(tmp_path):
+    """Published Instruct-Pix2Pix checkpoints name a pipeline of their own."""
+    folder = tiny_model(tmp_path / "edits", unet={"in_channels": 8, "out_channels": 4})
+    plain = Model.load(folder)
+    index = folder / "model_index.json"
+    entries = json.loads(index.read_text()) | {"_class_name": "StableDiffusionInstructPix2PixPipeline"}
+    index.write_text(json.dumps(entries))
+    model = Model.load(folder, dtype="bfloat16")
+    assert model.unet.config.in_channels == 8 and model.dtype == model.vae.dtype == torch.bfloat16
+    ours, theirs = (Model.load(folder), plain)
+    assert torch.equal(
+        ours.embed("a cat", "", 32, 32)[0].prompt_embeds, theirs.embed("a cat", "", 32, 32)[0].prompt_embeds
+    )
+
+
+def single_file(model: Model) -> dict[str, torch.Tensor]:
+    """The weights of a tiny checkpoint under the names of the original Stable Diffusion code."""
+    text_encoder = model.pipeline.text_encoder.state_dict()
+    unet, vae = model.unet.state_dict(), model.vae.state_dict()
+    for name, value in vae.items():
+        if "attentions" in name and value.ndim == 2:
+            vae[name] = value[:, :, None, None]  # what is linear was a convolution
+    return {
+        **{f"cond_stage_model.transformer.text_model.{name}": value for name, value in text_encoder.items()},
+        **{f"model.diffusion_model.{renamed(unet_name(name), UNET)}": unet[name] for name in unet},
+        **{f"first_stage_model.{renamed(vae_name(name), VAE)}": vae[name] for name in vae},
+    }
+
+
+def renamed(name: str, pairs: dict[str, str]) -> str:
+    for pattern, replacement in pairs.items():
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+UNET = {
+    r"^conv_in": "input_blocks.0.0",
+    r"^time_embedding.linear_1": "time_embed.0",
+    r"^time_embedding.linear_2": "time_embed.2",
+    r"^conv_norm_out": "out.0",
+    r"^conv_out": "out.2",
+    r"^mid_block.resnets.0": "middle_block.0",
+    r"^mid_block.attentions.0": "middle_block.1",
+    r"^mid_block.resnets.1": "middle_block.2",
+    # Inside residual blocks, which are the places 0, and 2 in the middle.
+    r"^(\w+(?:\.\d)?\.[02])\.norm1": r"\1.in_layers.0",
+    r"^(\w+(?:\.\d)?\.[02])\.conv1": r"\1.in_layers.2",
+    r"^(\w+(?:\.\d)?\.[02])\.time_emb_proj": r"\1.emb_layers.1",
+    r"^(\w+(?:\.\d)?\.[02])\.norm2": r"\1.out_layers.0",
+    r"^(\w+(?:\.\d)?\.[02])\.conv2": r"\1.out_layers.3",
+    r"conv_shortcut": "skip_connection",
+}
+VAE = {
+    r"down_blocks\.(\d)": r"down.\1",
+    r"mid_block\.resnets\.0": "mid.block_1",
+    r"mid_block\.resnets\.1": "mid.block_2",
+    r"mid_block\.attentions\.0": "mid.attn_1",
+    r"resnets\.": "block.",
+    r"(down|up)samplers\.0": r"\1sample",
+    r"conv_shortcut": "nin_shortcut",
+    r"conv_norm_out": "norm_out",
+    r"group_norm": "norm",
+    r"to_([qkv])\.": r"\1.",
+    r"to_out\.0": "proj_out",
+}
+
+
+def unet_name(name: str) -> str:
+    """Every layer of the ways down and up has a number of its own; these are for one layer a block."""
+    found = re.match(r"(down|up)_blocks\.(\d)\.(\w+)\.(\d)\.(.+)", name)
+    if not found:
+        return name
+    way, block, kind, layer, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]
+    if kind == "downsamplers":
+        return f"input_blocks.{2 * block + 2}.0.{rest.replace('conv', 'op')}"
+    if kind == "upsamplers":
+        return f"output_blocks.{2 * block + 1}.1.{rest}"
+    number = 2 * block + layer + (way == "down")
+    return f"{'input' if way == 'down' else 'output'}_blocks.{number}.{int(kind == 'attentions')}.{rest}"
+
+
+def vae_name(name: str) -> str:
+    """The way up is counted from its end."""
+    return re.sub(r"up_blocks\.(\d)", lambda found: f"up.{2 - int(found[1])}", name)
+
+
+def test_a_single_file_is_what_its_folder_is(sd, tmp_path):
+    model = Model.load(sd)
+    file = saved(single_file(model), tmp_path / "model.safetensors")
+    loaded = Model.load(file, config=sd)
+    assert weights(loaded).keys() == weights(model).keys()
+    assert torch.equal(frames(loaded), frames(model))
+
+
+def test_a_single_file_takes_a_lora_too(sd, tmp_path):
+    model = Model.load(sd)
+    file = saved(single_file(model), tmp_path / "model.safetensors")
+    loras = {saved(lora(model), tmp_path / "lora.safetensors"): 0.5}
+    ours, theirs = Model.load(file, config=sd, loras=loras), Model.load(sd, loras=loras)
+    assert torch.equal(frames(ours), frames(theirs))
+
+
+def test_a_single_file_needs_its_configs(sd, wide, tmp_path):
+    tensors = single_file(Model.load(sd))
+    file = saved(tensors, tmp_path / "model.safetensors")
+    assert "config" in refused(file)
+    assert "can't be loaded" in refused(file, config=wide)
+    assert "can't be loaded" in refused(file, config=tmp_path)
+    part = {key: value for key, value in tensors.items() if not key.startswith("first_stage_model")}
+    assert "can't be loaded" in refused(saved(part, tmp_path / "part.safetensors"), config=sd)
+    with pytest.raises(UsageError, match="config"):
+        Model.load(sd, config=sd)
+
+
+# The command line
+
+
+def test_they_reach_the_edit_from_the_command_line(sd, tmp_path):
+    model = Model.load(sd)
+    clip = tmp_path / "clip.mp4"
+    io.write(clip, drawn_clip(2))
+    file = saved(single_file(model), tmp_path / "model.safetensors")
+    first, second = (saved(lora(model, seed), tmp_path / f"{seed}.safetensors") for seed in (1, 2))
+    token = saved({"<robot>": vectors()}, tmp_path / "robot.safetensors")
+    options = ["--config", sd, "--lora", f"{first}:0.5", "--lora", second, "--embedding", token]
+    command = ["edit", clip, "--model", file, *options, "--prompt", "a <robot>", "--steps", "2"]
+    result = CliRunner().invoke(cli.main, [str(each) for each in (*command, "--quality", "0")])
+    assert result.exit_code == 0, result.output
+    there = Model.load(file, config=sd, loras={first: 0.5, second: 1}, embeddings=[token])
+    made = zs2kit.edit(io.read(clip), "a <robot>", model=there, num_inference_steps=2)
+    io.write(tmp_path / "wanted.mp4", made, quality=0)
+    assert (tmp_path / "clip-edit.mp4").read_bytes() == (tmp_path / "wanted.mp4").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "weight"),
+    [
+        ("chalk", "chalk", 1.0),
+        ("chalk:0.6", "chalk", 0.6),
+        ("looks/chalk.safetensors:-1", "looks/chalk.safetensors", -1.0),
+        (r"C:\looks\chalk.safetensors", r"C:\looks\chalk.safetensors", 1.0),
+        (r"C:\looks\chalk.safetensors:2", r"C:\looks\chalk.safetensors", 2.0),
+    ],
+)
+def test_a_lora_and_its_weight(text, name, weight):
+    assert cli.lora(text) == (name, weight)
+
+
+@pytest.mark.parametrize("options", [["--lora", "a:nan"], ["--lora", "a", "--lora", "a:0.5"]])
+def test_wrong_loras_are_wrong_use(options, tmp_path):
+    result = CliRunner().invoke(cli.main, ["edit", str(tmp_path / "clip.mp4"), *options])
+    assert result.exit_code == 2 and "lora" in result.output.lower() and result.output.count("\n") == 1
