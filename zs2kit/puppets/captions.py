@@ -64,8 +64,8 @@ _OPENINGS = ("show me", "this is", "here is", "I want", "please draw", "there is
 def caption(kind: str, colour: str, place: str, rng: np.random.Generator, *, drop: float = 0.2) -> str:
     """A caption in words and order drawn at random; each of the three is left out with probability `drop`."""
     named_kind, named_colour, named_place = (bool(named) for named in rng.random(3) >= drop)
-    noun = _usual(rng, KIND_WORDS[kind]) if named_kind else _one(rng, ANYBODY)
-    hue = _usual(rng, COLOUR_WORDS[colour], 0.75) if named_colour else ""
+    noun = usual(rng, KIND_WORDS[kind]) if named_kind else one_of(rng, ANYBODY)
+    hue = usual(rng, COLOUR_WORDS[colour], 0.75) if named_colour else ""
     text = _sentence(rng, noun, hue, place if named_place else "", open_kind=not named_kind)
     return text[0].upper() + text[1:] + "." if rng.random() < 0.1 else text
 
@@ -73,49 +73,49 @@ def caption(kind: str, colour: str, place: str, rng: np.random.Generator, *, dro
 def _sentence(rng: np.random.Generator, noun: str, hue: str, place: str, *, open_kind: bool) -> str:
     style = float(rng.random())
     if style < 0.1:  # a bare list of words
-        words = [noun, *([hue] if hue else []), *([_usual(rng, PLACE_WORDS[place])] if place else [])]
+        words = [noun, *([hue] if hue else []), *([usual(rng, PLACE_WORDS[place])] if place else [])]
         return ", ".join(words[i] for i in rng.permutation(len(words)))
     if open_kind and not hue and place and rng.random() < 0.35:
-        return _one(rng, PLACE_WORDS[place])
+        return one_of(rng, PLACE_WORDS[place])
     # "show me red robot" is no English, "red robot on the beach" will do
     subject = _subject(rng, noun, hue, open_kind=open_kind, bare=style >= 0.36)
     if place:
         return _placed(rng, style, subject, place)
     if rng.random() < 0.25:
-        subject = f"{subject} {_one(rng, _VERBS)}"
+        subject = f"{subject} {one_of(rng, _VERBS)}"
     return f"{_opening(rng)} {subject}" if 0.2 <= style < 0.36 else subject
 
 
 def _placed(rng: np.random.Generator, style: float, subject: str, place: str) -> str:
-    where = _usual(rng, WHERE[place])
+    where = usual(rng, WHERE[place])
     if style < 0.20:
         return f"{where} there is {subject}"
     if style < 0.24:
-        return f"{where} {_one(rng, _PRESENT)} {subject}"
+        return f"{where} {one_of(rng, _PRESENT)} {subject}"
     if style < 0.36:
         return f"{_opening(rng)} {subject} {where}"
     if style < 0.46:
         return f"{where}, {subject}"
     if style < 0.52:
-        return f"{_usual(rng, PLACE_WORDS[place])}: {subject}"
+        return f"{usual(rng, PLACE_WORDS[place])}: {subject}"
     if style < 0.6:
-        return f"{subject}, {_usual(rng, PLACE_WORDS[place])}"
+        return f"{subject}, {usual(rng, PLACE_WORDS[place])}"
     if style < 0.63:
-        return f"{_one(rng, PLACE_WORDS[place])} {_one(rng, ('with', 'and'))} {subject}"
+        return f"{one_of(rng, PLACE_WORDS[place])} {one_of(rng, ('with', 'and'))} {subject}"
     if style < 0.66:
         return f"{subject} is {where}"
     doing = float(rng.random())
     if doing < 0.2:
-        subject = f"{subject} {_one(rng, _VERBS)}"
+        subject = f"{subject} {one_of(rng, _VERBS)}"
     elif doing < 0.3:
-        subject = f"{subject} is {_one(rng, _VERBS)}"
+        subject = f"{subject} is {one_of(rng, _VERBS)}"
     elif doing < 0.4:
-        subject = f"{subject} {_one(rng, _PRESENT)}"
+        subject = f"{subject} {one_of(rng, _PRESENT)}"
     return f"{subject} {where}"
 
 
 def _opening(rng: np.random.Generator) -> str:
-    return _one(rng, _PICTURES if rng.random() < 0.5 else _OPENINGS)
+    return one_of(rng, _PICTURES if rng.random() < 0.5 else _OPENINGS)
 
 
 def _subject(rng: np.random.Generator, noun: str, hue: str, *, open_kind: bool, bare: bool) -> str:
@@ -125,29 +125,32 @@ def _subject(rng: np.random.Generator, noun: str, hue: str, *, open_kind: bool, 
     if not hue:
         if style < 0.1 and bare:
             return noun
-        return f"the {noun}" if style < 0.2 else _with_article(noun)
+        return f"the {noun}" if style < 0.2 else with_article(noun)
     if style < 0.5:
-        return _with_article(f"{hue} {noun}")
+        return with_article(f"{hue} {noun}")
     if style < 0.58:
         return f"the {hue} {noun}"
     if style < 0.7 and bare:
         return f"{hue} {noun}"
     joint = "in"
     if "armour" in noun or style > 0.85:  # not "in armour in red"
-        joint = _one(rng, ("dressed in", "wearing", "all in", "who wears"))
-    return f"{_with_article(noun)} {joint} {hue}"
+        joint = one_of(rng, ("dressed in", "wearing", "all in", "who wears"))
+    return f"{with_article(noun)} {joint} {hue}"
 
 
-def _with_article(words: str) -> str:
+def with_article(words: str) -> str:
+    """The words after "a" or "an"."""
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
-def _one(rng: np.random.Generator, words: tuple[str, ...]) -> str:
+def one_of(rng: np.random.Generator, words: tuple[str, ...]) -> str:
+    """Any of the words."""
     return words[int(rng.integers(len(words)))]
 
 
-def _usual(rng: np.random.Generator, words: tuple[str, ...], share: float = 0.5) -> str:
-    return words[0] if rng.random() < share else _one(rng, words)
+def usual(rng: np.random.Generator, words: tuple[str, ...], share: float = 0.5) -> str:
+    """The first of the words with probability `share`, else any of them."""
+    return words[0] if rng.random() < share else one_of(rng, words)
 
 
 def _choose_held_out(count: int) -> frozenset[Triple]:

@@ -7,8 +7,13 @@
     python -m zs2kit.puppets.train latents --count 200000
     python -m zs2kit.puppets.train unet --minutes 120 --processes 2
     python -m zs2kit.puppets.train controlnet_pose --minutes 60 --processes 2
+    python -m zs2kit.puppets.train controlnet_depth --minutes 30 --batch 24
+    python -m zs2kit.puppets.train controlnet_edges --minutes 30 --batch 24
     python -m zs2kit.puppets.train detector --minutes 15
+    python -m zs2kit.puppets.train estimator --minutes 15
     python -m zs2kit.puppets.train classifier --minutes 15
+    python -m zs2kit.puppets.train pairs --processes 2
+    python -m zs2kit.puppets.train instruct --minutes 70
     python -m zs2kit.puppets.train export
 
 Once there are latents the VAE's encoder is frozen for good, and `decoder` goes on improving its other half:
@@ -43,6 +48,7 @@ from . import networks
 from .detector import HEATMAP, SPREAD, resize
 from .diffusion import Diffusion, load_vae, save_part, text_to_image, to_tensor, tokenizer, train_faster
 from .estimator import estimate_logits
+from .instruct import export_instruct, make_pairs, train_instruct
 from .networks import GROUPS, SIZE
 from .pictures import SHARD, draw, empty_maps, empty_places, maps, reconstructions, save_array, shard
 from .skeleton import draw_skeleton
@@ -387,8 +393,10 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "controlnet_depth": train_controlnet_depth,
     "controlnet_edges": train_controlnet_edges,
     "reconstructions": make_reconstructions,
+    "pairs": make_pairs,
+    "instruct": train_instruct,
 }
-EXPORTED: list[Callable[[Run, Path], dict[str, int]]] = [export_base]
+EXPORTED: list[Callable[[Run, Path], dict[str, int]]] = [export_base, export_instruct]
 """Each writes its parts of the weights into a folder and returns the steps that they were trained for; none
 of what isn't trained yet."""
 

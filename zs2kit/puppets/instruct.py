@@ -1,0 +1,167 @@
+"""The Instruct-Pix2Pix model of the puppets world: scenes and their variations, training, export, measuring.
+
+A family is a scene of the training set and two variations of it, alike but for kind, colour or place. Each of
+the three can be turned into each of the others, by instructions made up while training.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .captions import is_held_out
+from .diffusion import Diffusion, load_vae, save_part, text_to_image, to_tensor, tokenizer
+from .instructions import instruction
+from .networks import GROUPS, LATENT_SIZE, MODEL_INDEX, SIZE, scheduler
+from .pictures import SHARD, latents, save_array, scene
+from .training import Run, fit, load_weights
+from .world import Scene, render
+
+VARIATIONS = 2  # of each scene: six pairs a family
+DROPPED = 0.05  # of the samples for each way of dropping a condition, as Brooks et al. (2022) do
+
+
+def vary(original: Scene, group: str, rng: np.random.Generator) -> Scene:
+    """The same scene with another kind, colour or place, never one that is held out."""
+    others = [
+        replace(original, **{group: name}) for name in GROUPS[group] if name != getattr(original, group)
+    ]
+    trained = [other for other in others if not is_held_out(other.kind, other.colour, other.place)]
+    return trained[int(rng.integers(len(trained)))]
+
+
+def variations(number: int) -> list[Scene]:
+    """The scene of this number with one change and with another, every second time of the same group."""
+    rng = np.random.default_rng((3, number))
+    original = scene(number)
+    first, second = (str(name) for name in rng.choice(list(GROUPS), 2, replace=False))
+    if rng.random() < 0.5:
+        second = first
+    found = [vary(original, first, rng), vary(original, second, rng)]
+    while found[0] == found[1]:
+        found[1] = vary(original, second, rng)
+    return found
+
+
+@torch.no_grad()
+def make_pairs(run: Run) -> None:
+    """Render and encode the variations of all scenes that there are latents of."""
+    vae = load_vae(run)
+    folder = run.work / "pairs"
+    for index in range(run.rank, len(latents(run.work)), run.processes):
+        if (folder / f"{index:05d}.labels.npy").exists():
+            continue
+        scenes = [each for row in range(SHARD) for each in variations(index * SHARD + row)]
+        labels = [[names.index(getattr(each, group)) for group, names in GROUPS.items()] for each in scenes]
+        encoded = []
+        for start in range(0, len(scenes), 32):
+            images = np.stack([render(each, SIZE).image for each in scenes[start : start + 32]])
+            with torch.autocast(run.device, torch.bfloat16):
+                encoded.append(vae.encode(to_tensor(images, run.device)).latent_dist.mean.float())
+        shape = (SHARD, VARIATIONS, 4, LATENT_SIZE, LATENT_SIZE)
+        values = torch.cat(encoded).half().cpu().numpy()
+        save_array(folder / f"{index:05d}.latents.npy", values.reshape(shape))
+        # last: a shard with labels is complete
+        save_array(folder / f"{index:05d}.labels.npy", np.array(labels, np.uint8).reshape(SHARD, -1, 3))
+        print(f"pairs {index + 1} shards", flush=True)
+
+
+class Pairs:
+    """What the edit model learns from: two of a family, and an instruction that turns one into the other."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        names = [path.name.split(".")[0] for path in sorted((run.work / "pairs").glob("*.labels.npy"))]
+        if not names:
+            raise SystemExit("no pairs yet: run the stage 'pairs' first")
+        self.shards = []
+        for name, (values, _, labels) in zip(names, latents(run.work), strict=False):
+            varied = [np.load(run.work / f"pairs/{name}.{part}.npy") for part in ("latents", "labels")]
+            self.shards.append(
+                (
+                    np.concatenate([np.asarray(values)[:, None], varied[0]], axis=1),
+                    np.concatenate([np.asarray(labels)[:, None], varied[1]], axis=1),
+                )
+            )
+        self.diffusion = Diffusion(run)
+
+    def draw(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor, list[str]]:
+        """Latents of sources and of targets, both (count, 4, LATENT_SIZE, LATENT_SIZE), and instructions."""
+        picked = np.empty((2, count, 4, LATENT_SIZE, LATENT_SIZE), np.float32)
+        texts = []
+        for i in range(count):
+            values, labels = self.shards[rng.integers(len(self.shards))]
+            row = int(rng.integers(SHARD))
+            pair = rng.choice(VARIATIONS + 1, 2, replace=False)
+            picked[:, i] = values[row, pair]
+            before, after = (
+                tuple(names[label] for names, label in zip(GROUPS.values(), labels[row, member], strict=True))
+                for member in pair
+            )
+            texts.append(instruction(before, after, rng))
+        sources, targets = torch.from_numpy(picked).to(self.run.device)
+        return sources, targets, texts
+
+
+def widen(unet: Any) -> None:
+    """Give a U-Net four more channels for the source's latents, which it ignores at first."""
+    narrow = unet.conv_in
+    unet.conv_in = nn.Conv2d(8, narrow.out_channels, narrow.kernel_size, padding=narrow.padding)
+    with torch.no_grad():
+        unet.conv_in.weight.zero_()
+        unet.conv_in.weight[:, :4] = narrow.weight
+        unet.conv_in.bias.copy_(narrow.bias)
+    unet.register_to_config(in_channels=8)
+
+
+def edit_model(run: Run) -> nn.ModuleDict:
+    """Text encoder and U-Net of the base, ready to learn from pairs."""
+    both = text_to_image(run)
+    load_weights(both, run, "unet")
+    widen(both["unet"])
+    return both
+
+
+def train_instruct(run: Run) -> None:
+    """Text encoder and U-Net together, on from those that draw from text."""
+    data, both = Pairs(run), edit_model(run)
+
+    def loss(rng: np.random.Generator) -> Tensor:
+        sources, targets, texts = data.draw(rng, run.batch or 24)
+        dropped = rng.random(len(texts))
+        texts = ["" if chance < 2 * DROPPED else text for chance, text in zip(dropped, texts, strict=True)]
+        # a twentieth without text, as many with neither text nor source, as many without source
+        blank = torch.from_numpy((dropped >= DROPPED) & (dropped < 3 * DROPPED))
+        sources[blank.to(run.device)] = 0
+        noised, timesteps, velocity = data.diffusion.noise(targets, rng)
+        with torch.autocast(run.device, torch.bfloat16):
+            embeds = both["text_encoder"](data.diffusion.tokenize(texts)).last_hidden_state
+            predicted = both["unet"](
+                torch.cat([noised, sources], dim=1), timesteps, encoder_hidden_states=embeds
+            ).sample
+        return F.mse_loss(predicted.float(), velocity)
+
+    fit("instruct", both, loss, run, rate=1e-3)
+
+
+def export_instruct(run: Run, folder: Path) -> dict[str, int]:
+    """The edit model as a diffusers folder of its own: ``instruct`` in ``folder``."""
+    if not run.path("instruct").exists():
+        return {}
+    both, vae = edit_model(run), load_vae(run)
+    steps = load_weights(both, run, "instruct")
+    vae.register_to_config(scaling_factor=Diffusion(run).scale)
+    for name, network in {"vae": vae, **both}.items():
+        save_part(network, folder / "instruct" / name)
+    tokenizer(run).save_pretrained(folder / "instruct/tokenizer")
+    scheduler().save_pretrained(folder / "instruct/scheduler")
+    index = MODEL_INDEX | {"_class_name": "StableDiffusionInstructPix2PixPipeline"}
+    (folder / "instruct/model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    return {"instruct": steps}
