@@ -11,13 +11,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for a hub
 
 
 @pytest.fixture(scope="session")
-def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    from zs2kit.testing import tiny_model
+def tiny_folders() -> dict[str, Path]:
+    from zs2kit.testing import tiny_models
 
-    return {
-        prediction_type: tiny_model(tmp_path_factory.mktemp(prediction_type), prediction_type)
-        for prediction_type in ("epsilon", "v_prediction")
-    }
+    return tiny_models()
 
 
 @pytest.fixture(scope="session", params=["epsilon", "v_prediction"])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,22 +17,50 @@ import torch
 
 from zs2kit.carry import Carry
 from zs2kit.clip import Chunk, Clip, Fit, Frame
-from zs2kit.model import Model
+from zs2kit.model import Model, quiet
 from zs2kit.plugins import manager
 from zs2kit.scan import Scan, chunk_of
 
 
+@functools.cache
+def tiny_models() -> dict[str, Path]:
+    """Return a tiny checkpoint of each kind: ``epsilon``, ``v_prediction``, ``instruct`` and ``sdxl``.
+
+    They are made at the first call, in a folder that goes when the process ends. The first two are like
+    Stable Diffusion 1.5; ``instruct`` is too, but takes eight channels. Each brings the side networks that
+    the bundled model has, so that plugins find theirs.
+    """
+    folder = TemporaryDirectory(prefix="zs2kit-tiny-")
+    atexit.register(folder.cleanup)
+    kinds: dict[str, dict[str, Any]] = {
+        "epsilon": {},
+        "v_prediction": {"prediction_type": "v_prediction"},
+        "instruct": {"unet": {"in_channels": 8, "out_channels": 4}},
+        "sdxl": {"sdxl": True},
+    }
+    made = {kind: tiny_model(Path(folder.name) / kind, **how) for kind, how in kinds.items()}
+    for path in made.values():
+        _detector(18).save_pretrained(path / "detector")  # of a figure's keypoints
+        _detector(2).save_pretrained(path / "estimator")  # of depth and mask
+    return made
+
+
 def tiny_model(
-    folder: Path, prediction_type: str = "epsilon", *, unet: dict[str, Any] | None = None, seed: int = 0
+    folder: Path,
+    prediction_type: str = "epsilon",
+    *,
+    unet: dict[str, Any] | None = None,
+    sdxl: bool = False,
+    seed: int = 0,
 ) -> Path:
     """Save a Stable Diffusion checkpoint of random weights to ``folder``; return it.
 
-    Real diffusers and transformers classes, for pictures of 32x32 pixels and 8x8 latents. Inside lies
-    a ControlNet (``controlnet_pose``) that has an effect, unlike an untrained one. ``unet`` overrides
-    entries of the U-Net's config.
+    Real diffusers and transformers classes, for pictures of 32x32 pixels and 8x8 latents. Inside lie
+    ControlNets (``controlnet_pose``, ``controlnet_depth``, ``controlnet_edges``) that have an effect,
+    unlike untrained ones. ``unet`` overrides entries of the U-Net's config; ``sdxl`` gives it two text
+    encoders and the further conditions of SDXL.
     """
     import diffusers
-    import transformers
 
     torch.manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,34 +74,26 @@ def tiny_model(
         "attention_head_dim": 2,
         "norm_num_groups": 4,
     } | (unet or {})
-    network = diffusers.UNet2DConditionModel(**config)
-    for name, layer in network.named_modules():
-        if name.endswith("attn1.to_out.0"):
-            layer.weight.data *= 4  # untrained attention hardly shows; tests need it to
-    pipeline = diffusers.StableDiffusionPipeline(
-        vae=diffusers.AutoencoderKL(
+    width = config["cross_attention_dim"]
+    if sdxl:
+        config |= {
+            "cross_attention_dim": 2 * width,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 6 * 8 + width,  # six numbers, and the pooled text
+        }
+    parts: dict[str, Any] = {
+        "vae": diffusers.AutoencoderKL(
             block_out_channels=(8, 8, 8),
             down_block_types=("DownEncoderBlock2D",) * 3,
             up_block_types=("UpDecoderBlock2D",) * 3,
             norm_num_groups=4,
             sample_size=32,
         ),
-        text_encoder=transformers.CLIPTextModel(
-            transformers.CLIPTextConfig(
-                vocab_size=300,
-                hidden_size=config["cross_attention_dim"],
-                intermediate_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                max_position_embeddings=16,
-                bos_token_id=0,
-                eos_token_id=1,
-                pad_token_id=1,
-            )
-        ).eval(),
-        tokenizer=_tokenizer(folder),
-        unet=network,
-        scheduler=diffusers.DDIMScheduler(
+        "text_encoder": _text_encoder(width),
+        "tokenizer": _tokenizer(folder),
+        "unet": _unet(config),
+        "scheduler": diffusers.DDIMScheduler(
             prediction_type=prediction_type,
             beta_schedule="scaled_linear",
             beta_start=0.00085,
@@ -80,20 +103,77 @@ def tiny_model(
             rescale_betas_zero_snr=prediction_type == "v_prediction",
             timestep_spacing="trailing",
         ),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(folder)
-    if config.get("in_channels", 4) == 4:
-        controlnet = diffusers.ControlNetModel.from_unet(
-            network, conditioning_embedding_out_channels=(8, 8, 8)
-        )  # a copy of the U-Net's first half, strong attention included
-        for layer in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
-            torch.nn.init.normal_(layer.weight, std=0.3)  # untrained, these are zero: no effect
-        torch.nn.init.normal_(controlnet.controlnet_cond_embedding.conv_out.weight, std=0.3)
-        controlnet.save_pretrained(folder / "controlnet_pose")
+    }
+    with quiet():
+        if sdxl:
+            second = {"text_encoder_2": _text_encoder(width, pooled=True), "tokenizer_2": parts["tokenizer"]}
+            pipeline = diffusers.StableDiffusionXLPipeline(**parts, **second)
+        else:
+            none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+            pipeline = diffusers.StableDiffusionPipeline(**parts, **none)
+        pipeline.save_pretrained(folder)
+        for kind in ("pose", "depth", "edges"):
+            _controlnet(config).save_pretrained(folder / f"controlnet_{kind}")
     return folder
+
+
+def _text_encoder(width: int, *, pooled: bool = False) -> Any:
+    """A CLIP text encoder; ``pooled`` is the kind that SDXL has as its second."""
+    import transformers
+
+    config = transformers.CLIPTextConfig(
+        vocab_size=300,
+        hidden_size=width,
+        intermediate_size=32,
+        projection_dim=width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    kind = transformers.CLIPTextModelWithProjection if pooled else transformers.CLIPTextModel
+    return kind(config).eval()
+
+
+def _unet(config: dict[str, Any]) -> Any:
+    import diffusers
+
+    network = diffusers.UNet2DConditionModel(**config)
+    for name, layer in network.named_modules():
+        if name.endswith("attn1.to_out.0"):
+            layer.weight.data *= 4  # untrained attention hardly shows; tests need it to
+    return network
+
+
+def _controlnet(config: dict[str, Any]) -> Any:
+    """A ControlNet for the U-Net of this config."""
+    import diffusers
+
+    # Whatever channels the U-Net has beside the latents, a ControlNet takes the latents alone.
+    network = diffusers.ControlNetModel.from_unet(
+        _unet(config | {"in_channels": 4}), conditioning_embedding_out_channels=(8, 8, 8)
+    )
+    for layer in (*network.controlnet_down_blocks, network.controlnet_mid_block):
+        torch.nn.init.normal_(layer.weight, std=0.3)  # untrained, these are zero: no effect
+    torch.nn.init.normal_(network.controlnet_cond_embedding.conv_out.weight, std=0.3)
+    return network
+
+
+def _detector(channels: int) -> Any:
+    """A network that makes maps of so many channels of a picture."""
+    import diffusers
+
+    return diffusers.UNet2DModel(
+        out_channels=channels,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=4,
+        add_attention=False,
+    )
 
 
 def _tokenizer(folder: Path) -> Any:
@@ -104,7 +184,7 @@ def _tokenizer(folder: Path) -> Any:
     words = ["<|startoftext|>", "<|endoftext|>", *characters, *(each + "</w>" for each in characters)]
     (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, model_max_length=16)
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, model_max_length=32)
     for name in ("vocab.json", "merges.txt"):
         (folder / name).unlink()
     return tokenizer
