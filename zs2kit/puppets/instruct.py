@@ -30,9 +30,8 @@ DROPPED = 0.05  # of the samples for each way of dropping a condition, as Brooks
 
 def vary(original: Scene, group: str, rng: np.random.Generator) -> Scene:
     """The same scene with another kind, colour or place, never one that is held out."""
-    others = [
-        replace(original, **{group: name}) for name in GROUPS[group] if name != getattr(original, group)
-    ]
+    changes: list[dict[str, Any]] = [{group: name} for name in GROUPS[group]]
+    others = [other for change in changes if (other := replace(original, **change)) != original]
     trained = [other for other in others if not is_held_out(other.kind, other.colour, other.place)]
     return trained[int(rng.integers(len(trained)))]
 

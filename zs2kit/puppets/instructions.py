@@ -179,7 +179,7 @@ def load_edits() -> list[Edit]:
 
 
 def template_edits(count: int = 160, seed: int = 2025) -> list[Edit]:
-    """Different instructions, each for a scene of its own: every eighth changes two of the three, in turn."""
+    """Different instructions, each for a scene of its own; every eighth changes two of the three."""
     rng = np.random.default_rng(seed)
     edits: dict[str, Edit] = {}
     for i in range(count):
@@ -187,12 +187,12 @@ def template_edits(count: int = 160, seed: int = 2025) -> list[Edit]:
         shown = scene(number, "test")
         before = (shown.kind, shown.colour, shown.place)
         spared = [(i + 1) % 3, (i + 2) % 3] if i % 8 else [i % 3]
-        after = tuple(
+        kind, colour, place = (
             name if group in spared else one_of(rng, tuple(other for other in names if other != name))
             for group, (name, names) in enumerate(zip(before, GROUPS.values(), strict=True))
         )
-        text = instruction(before, after, rng)
-        while text in edits:
-            text = instruction(before, after, rng)
-        edits[text] = Edit(number, text, *after, "template")
+        text = ""
+        while not text or text in edits:
+            text = instruction(before, (kind, colour, place), rng)
+        edits[text] = Edit(number, text, kind, colour, place, "template")
     return list(edits.values())
