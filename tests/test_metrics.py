@@ -1,0 +1,162 @@
+"""Metrics on clips whose answers are known, and against scikit-image where it has the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import pytest
+from skimage.metrics import structural_similarity
+
+from zs2kit import Clip, metrics
+from zs2kit.errors import ClipError
+
+SIZE = 64
+
+
+def texture(seed: int = 0, size: int = SIZE) -> np.ndarray:
+    """A smooth random picture that optical flow can hold on to."""
+    noise = np.random.default_rng(seed).random((size, size, 3)).astype(np.float32)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 2)
+    low, high = smooth.min(), smooth.max()
+    return ((smooth - low) / (high - low) * 255).astype(np.uint8)
+
+
+def clip(images: Sequence[np.ndarray], rate: int = 8) -> Clip:
+    return Clip.from_images(images, rate)
+
+
+def shifted(pixels: float, count: int = 6) -> list[np.ndarray]:
+    """A texture that moves to the right by so many pixels a frame."""
+    wide = texture(size=SIZE * 2)
+    moves = [np.float32([[1, 0, pixels * i - SIZE / 2], [0, 1, -SIZE / 2]]) for i in range(count)]
+    return [cv2.warpAffine(wide, move, (SIZE, SIZE), flags=cv2.INTER_LINEAR) for move in moves]
+
+
+def test_a_still_is_perfect_and_does_not_move():
+    numbers = metrics.measure(clip([texture()] * 4), clip([texture()] * 4))
+    assert numbers["temporal flickering"] == 1 and numbers["neighbour psnr"] == 100
+    assert numbers["neighbour ssim"] == pytest.approx(1)
+    assert numbers["luma drift"] == numbers["colour drift"] == numbers["warp error"] == 0
+    assert numbers["motion"] == numbers["dynamic"] == 0
+    assert numbers["motion alignment"] == 0
+    assert "temporal amplification" not in numbers  # of nothing
+
+
+def test_a_known_flicker():
+    dark, bright = np.full((SIZE, SIZE, 3), 100, np.uint8), np.full((SIZE, SIZE, 3), 151, np.uint8)
+    numbers = metrics.measure(clip([dark, bright, dark, bright]))
+    assert numbers["temporal flickering"] == pytest.approx(1 - 51 / 255)
+    assert numbers["neighbour psnr"] == pytest.approx(-20 * np.log10(51 / 255), abs=1e-3)
+    assert numbers["luma drift"] == pytest.approx(51 / 255 * 2 / 3, abs=1e-4)  # frames 1 and 3 of 1 to 3
+
+
+def test_a_known_shift_is_motion_and_no_error():
+    numbers = metrics.measure(clip(shifted(2)), clip(shifted(2)))
+    assert numbers["motion"] == pytest.approx(2, abs=0.4)
+    assert numbers["dynamic"] == 1  # 2 pixels of 64 are more than the threshold of 1.5
+    assert numbers["warp error"] < 0.1 * float(
+        np.mean(
+            [np.square(metrics.to_float(a) - metrics.to_float(b)).mean() for a, b in pairwise(shifted(2))]
+        )
+    )
+    assert numbers["warp ssim"] > 0.85
+    assert numbers["temporal amplification"] == pytest.approx(1)
+
+
+def test_what_moves_against_its_source_is_seen():
+    along = metrics.measure(clip(shifted(2)), clip(shifted(2)))
+    against = metrics.measure(clip(shifted(-2)), clip(shifted(2)))
+    assert along["motion alignment"] == 0 and against["motion alignment"] == pytest.approx(-4, abs=0.8)
+    assert against["warp error"] > 10 * along["warp error"]
+    assert against["warp ssim"] < along["warp ssim"] - 0.2
+
+
+def test_pure_noise_is_far_from_everything():
+    noise = [np.random.default_rng(seed).integers(0, 256, (SIZE, SIZE, 3), np.uint8) for seed in range(4)]
+    numbers = metrics.measure(clip(noise), clip([texture(), *shifted(1, 3)]))
+    assert numbers["temporal flickering"] == pytest.approx(2 / 3, abs=0.01)  # of two uniform draws
+    assert abs(numbers["neighbour ssim"]) < 0.05
+    assert numbers["temporal amplification"] > 5
+
+
+def test_a_cut_shows_as_a_seam_where_chunks_meet():
+    images = [texture(0)] * 4 + [texture(1)] * 4
+    moving = [np.roll(image, index, axis=1) for index, image in enumerate(images)]
+    at_the_cut = metrics.measure(clip(moving), chunk_size=4)["seam score"]
+    beside_it = metrics.measure(clip(moving), chunk_size=3)["seam score"]
+    assert at_the_cut > 2 > 1 > beside_it
+
+
+def test_the_background_is_what_is_black_in_the_region():
+    source = shifted(1, 3)
+    region = [np.zeros((SIZE, SIZE, 3), np.uint8) for _ in source]
+    for mask in region:
+        mask[:, : SIZE // 2] = 255
+    inside = [np.where(mask > 0, 255 - image, image) for image, mask in zip(source, region, strict=True)]
+    kept = metrics.measure(clip(inside), clip(source), region=clip(region))
+    assert kept["background psnr"] == 100
+    lost = metrics.measure(clip([255 - image for image in source]), clip(source), region=clip(region))
+    assert lost["background psnr"] < 20
+
+
+def test_ssim_is_that_of_scikit_image():
+    a, b = metrics.to_float(texture(0)), metrics.to_float(texture(1))
+    theirs = structural_similarity(
+        a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1.0, channel_axis=2
+    )
+    assert metrics.ssim(a, b) == pytest.approx(theirs, abs=1e-6)
+    assert metrics.ssim(a, a) == 1
+
+
+def test_what_is_hidden_is_not_counted():
+    """A square moves over a still background: what it uncovers has no counterpart."""
+    images = []
+    for left in (20, 28):
+        image = texture()
+        image[20:40, left : left + 20] = texture(5)[20:40, 20:40] // 2 + 120
+        images.append(metrics.to_float(image))
+    forward, backward = metrics.flow(*images), metrics.flow(*images[::-1])
+    seen = metrics.visible(forward, backward)
+    assert seen[:15].mean() > 0.95 and seen[22:38, 42:48].mean() < 0.6  # covered in the second picture
+
+
+def test_three_consistencies_of_known_features():
+    features = np.array([[1, 0], [0, 1], [1, 0]], np.float32)
+    assert metrics.consistency(features) == pytest.approx(
+        {"all pairs": 1 / 3, "neighbours": 0.0, "subject": 0.25}
+    )
+    numbers = metrics.measure(clip([texture(i) for i in range(3)]), embeds={"toy": lambda image: image[0, 0]})
+    assert 0 < numbers["toy neighbours"] <= 1
+
+
+def test_alignment_is_a_cosine():
+    images = np.array([[2, 0], [1, 1]], np.float32)
+    assert metrics.alignment(images, np.array([3, 0], np.float32)) == pytest.approx([100, 100 / 2**0.5])
+
+
+def test_frechet_distance_of_known_normals():
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(20_000, 3))
+    b = rng.normal(size=(20_000, 3)) * 2 + [1, 0, 0]
+    # |m1 - m2|^2 + sum of (s1 - s2)^2 over independent channels
+    assert metrics.frechet_distance(a, b) == pytest.approx(1 + 3, abs=0.15)
+    assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "source, message",
+    [([texture(size=32)] * 3, "one size"), ([texture()] * 2, "2 frames"), ([texture()] * 4, "3 frames")],
+)
+def test_clips_that_differ_are_one_line(source, message):
+    with pytest.raises(ClipError, match=message):
+        metrics.measure(clip([texture()] * 3), clip(source))
+
+
+@pytest.mark.parametrize("size", [1, 8])
+def test_a_single_frame_and_a_tiny_one(size):
+    numbers = metrics.measure(clip([np.zeros((size, size, 3), np.uint8)]))
+    assert numbers == {"frames": 1.0}
+    assert "motion" not in metrics.measure(clip([np.zeros((size, size, 3), np.uint8)] * 3))

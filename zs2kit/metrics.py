@@ -1,0 +1,269 @@
+"""What can be measured of an edited clip, in one pass over it. docs/metrics.md says what each number means.
+
+Pictures here are float32 RGB in [0, 1], (height, width, 3); a flow (height, width, 2) from a to b is such
+that a(p) is to be found at b(p + flow(p)), in pixels, x before y.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from zs2kit.clip import Clip
+from zs2kit.errors import ClipError
+
+Picture = NDArray[np.float32]
+Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # (height, width, 3) RGB -> (channels,)
+
+SMALLEST = 16  # pixels of the shorter side, below which there is no optical flow
+DYNAMIC_RATE = 8.0  # frames a second at which VBench decides whether something moves
+
+
+def measure(
+    result: Clip,
+    source: Clip | None = None,
+    *,
+    region: Clip | None = None,
+    chunk_size: int | None = None,
+    embeds: Mapping[str, Embed] | None = None,
+) -> dict[str, float]:
+    """Return the metrics of ``result`` by name; those that need a source or a region where there is one.
+
+    source: what was edited. region: a clip of masks, white where the edit was to change something.
+    chunk_size: that of the edit, to look for seams. embeds: what turns a frame into features, by the name
+    under which their consistency is reported, such as ``clip``. Iterates over the clips.
+
+    Raises `ClipError` if the clips differ in size or length, or if there is no frame.
+    """
+    for other in (source, region):
+        if other is not None and (other.width, other.height) != (result.width, result.height):
+            raise ClipError(
+                f"the clips are {result.width}x{result.height} and {other.width}x{other.height} pixels; "
+                "metrics need clips of one size"
+            )
+    values: dict[str, list[float]] = {}
+    features: dict[str, list[NDArray[np.float32]]] = {name: [] for name in embeds or {}}
+    stride = max(1, round(float(result.rate) / DYNAMIC_RATE))
+    has_flow = min(result.width, result.height) >= SMALLEST
+    first: Picture | None = None
+    before: tuple[Picture, Picture | None] | None = None
+    sampled: Picture | None = None
+    moves: list[float] = []
+
+    def add(name: str, value: float) -> None:
+        values.setdefault(name, []).append(value)
+
+    index = 0
+    for index, (image, original, white) in enumerate(_together(result, source, region), 1):
+        now, was = to_float(image), None if original is None else to_float(original)
+        for name, embed in (embeds or {}).items():
+            features[name].append(embed(image))
+        if first is None:
+            first = now
+        else:
+            add("luma drift", abs(luma(now).mean() - luma(first).mean()))
+            add("colour drift", colour_difference(now, first))
+        if was is not None and white is not None:
+            kept = white.mean(axis=2) < 127.5
+            if kept.any():
+                add("background psnr", psnr(now[kept], was[kept]))
+        if before is not None:
+            for name, value in _pair(before, (now, was), has_flow).items():
+                add(name, value)
+            if chunk_size:
+                step = float(np.abs(now - before[0]).mean())
+                add("seam" if (index - 1) % chunk_size == 0 else "no seam", step)
+        if has_flow and (index - 1) % stride == 0:
+            if sampled is not None:
+                moves.append(top_motion(flow(sampled, now)))
+            sampled = now
+        before = (now, was)
+    if not index:
+        raise ClipError("there is no frame to measure")
+    numbers = {name: float(np.mean(each)) for name, each in values.items()}
+    return _summed_up(numbers, moves, features, result, index)
+
+
+def _together(*clips: Clip | None) -> Iterator[tuple[Any, Any, Any]]:
+    """The clips' pictures side by side; `ClipError` where one ends before another."""
+    given = [clip for clip in clips if clip is not None]
+    for index, frames in enumerate(zip_longest(*given)):
+        if None in [None if frame is None else 0 for frame in frames]:
+            raise ClipError(f"one clip has {index} frames and another more; metrics need clips of one length")
+        images = iter(frame.image for frame in frames)
+        yield tuple(None if clip is None else next(images) for clip in clips)  # type: ignore[misc]
+
+
+def _pair(
+    before: tuple[Picture, Picture | None], after: tuple[Picture, Picture | None], has_flow: bool
+) -> dict[str, float]:
+    """What two neighbouring frames tell, each with that of the source."""
+    (a, source_a), (b, source_b) = before, after
+    numbers = {
+        "temporal flickering": float(1 - np.abs(a - b).mean()),
+        "neighbour psnr": psnr(a, b),
+        "neighbour ssim": ssim(a, b),
+    }
+    if source_a is None or source_b is None:
+        return numbers
+    numbers["energy"] = float(np.square(b - a).mean())
+    numbers["source energy"] = float(np.square(source_b - source_a).mean())
+    if has_flow:
+        forward, backward = flow(source_a, source_b), flow(source_b, source_a)
+        numbers["warp error"] = warp_error(a, b, forward, visible(forward, backward))
+        numbers["warp ssim"] = ssim(warp(a, backward), b)
+        numbers["motion alignment"] = -float(np.linalg.norm(flow(a, b) - forward, axis=2).mean())
+    return numbers
+
+
+def _summed_up(
+    numbers: dict[str, float],
+    moves: list[float],
+    features: Mapping[str, Sequence[NDArray[np.float32]]],
+    result: Clip,
+    frames: int,
+) -> dict[str, float]:
+    """The means of single frames and pairs, and what is made of them."""
+    energy, source_energy = numbers.pop("energy", None), numbers.pop("source energy", None)
+    if energy is not None and source_energy:
+        numbers["temporal amplification"] = energy / source_energy
+    seam, elsewhere = numbers.pop("seam", None), numbers.pop("no seam", None)
+    if seam is not None and elsewhere:
+        numbers["seam score"] = seam / elsewhere
+    if moves:
+        threshold = 6 * min(result.height, result.width) / 256
+        moving = sum(move > threshold for move in moves)
+        numbers["motion"] = float(np.mean(moves))
+        numbers["dynamic"] = float(moving >= max(1, round(4 * len(moves) / 16)))
+    for name, each in features.items():
+        if frames > 1:
+            stacked = np.stack(each)
+            numbers |= {f"{name} {key}": value for key, value in consistency(stacked).items()}
+    return {"frames": float(frames), **numbers}
+
+
+def to_float(image: NDArray[np.uint8]) -> Picture:
+    """Bytes -> float32 in [0, 1]."""
+    return image.astype(np.float32) / np.float32(255)
+
+
+def luma(picture: Picture) -> NDArray[np.float32]:
+    """(height, width, 3) -> (height, width), by BT.601's weights."""
+    return cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)  # type: ignore[return-value]
+
+
+def psnr(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Peak signal-to-noise ratio in dB, at most 100: what is equal has none."""
+    return float(min(100.0, -10 * np.log10(max(float(np.square(a - b).mean()), 1e-10))))
+
+
+def ssim(a: Picture, b: Picture) -> float:
+    """Structural similarity, mean over pixels and channels (Wang et al. 2004).
+
+    Gaussian window of 11x11 pixels and sigma 1.5; as in their code, only where it lies inside the picture.
+    """
+
+    def blur(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return cv2.GaussianBlur(x, (11, 11), 1.5, borderType=cv2.BORDER_REFLECT)  # type: ignore[return-value]
+
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    mean_x, mean_y = blur(x), blur(y)
+    var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
+    covariance = blur(x * y) - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    similar = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
+        (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
+    )
+    if min(similar.shape[:2]) > 10:
+        similar = similar[5:-5, 5:-5]
+    return float(similar.mean())
+
+
+def colour_difference(a: Picture, b: Picture) -> float:
+    """CIE 1976 Delta E of the mean colours: 2 is just to be seen, 100 is black against white."""
+    lab = [cv2.cvtColor(each, cv2.COLOR_RGB2LAB).mean(axis=(0, 1)) for each in (a, b)]
+    return float(np.linalg.norm(lab[0] - lab[1]))
+
+
+def flow(a: Picture, b: Picture) -> NDArray[np.float32]:
+    """Dense optical flow from ``a`` to ``b`` by OpenCV's DIS (Kroeger et al. 2016)."""
+    grey = [(luma(each) * 255).round().astype(np.uint8) for each in (a, b)]
+    finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # type: ignore[attr-defined, unused-ignore]
+    return finder.calc(*grey, None)  # type: ignore[no-any-return, unused-ignore]
+
+
+def warp(picture: NDArray[np.float32], motion: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``picture`` as seen along a flow that leads to it: (height, width, ...)."""
+    rows, columns = np.indices(motion.shape[:2], np.float32)
+    x, y = columns + motion[..., 0], rows + motion[..., 1]
+    return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
+
+
+def visible(forward: NDArray[np.float32], backward: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where what ``forward`` starts from is still to be seen: ``backward`` leads back.
+
+    The test of Sundaram et al. (2010).
+    """
+    returned = warp(backward, forward)
+    lengths = np.square(forward).sum(2) + np.square(returned).sum(2)
+    rows, columns = np.indices(forward.shape[:2], np.float32)
+    x, y = columns + forward[..., 0], rows + forward[..., 1]
+    inside = (x >= 0) & (y >= 0) & (x <= forward.shape[1] - 1) & (y <= forward.shape[0] - 1)
+    seen: NDArray[np.bool_] = inside & (np.square(forward + returned).sum(2) < 0.01 * lengths + 0.5)
+    return seen
+
+
+def warp_error(a: Picture, b: Picture, forward: NDArray[np.float32], seen: NDArray[np.bool_]) -> float:
+    """Mean squared difference of ``a`` and ``b`` brought back along ``forward``, where ``seen``.
+
+    The warping error of Lai et al. (2018).
+    """
+    if not seen.any():
+        return 0.0
+    return float(np.square(warp(b, forward) - a)[seen].mean())
+
+
+def top_motion(motion: NDArray[np.float32]) -> float:
+    """Mean length of the largest twentieth of a flow, in pixels (VBench's dynamic degree)."""
+    lengths = np.sort(np.linalg.norm(motion, axis=2), axis=None)
+    return float(lengths[-max(1, round(0.05 * lengths.size)) :].mean())
+
+
+def consistency(features: NDArray[np.float32]) -> dict[str, float]:
+    """How alike frames are by their features (frames, channels): three definitions of the field, all cosines.
+
+    ``all pairs`` as in TGVE and RAVE, ``neighbours`` as in FateZero and V2VBench, and ``subject`` as in
+    VBench, which compares with the frame before and the first.
+    """
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    cosines: NDArray[np.float32] = unit @ unit.T
+    above = cosines[np.triu_indices(len(unit), 1)]
+    near, to_first = np.diag(cosines, 1), cosines[0, 1:]
+    subject = (near.clip(min=0) + to_first.clip(min=0)) / 2
+    return {
+        "all pairs": float(above.mean()),
+        "neighbours": float(near.mean()),
+        "subject": float(subject.mean()),
+    }
+
+
+def alignment(images: NDArray[np.float32], text: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cosines of frames' features (frames, channels) with a prompt's (channels,), times 100: CLIP-T."""
+    unit = images / np.linalg.norm(images, axis=1, keepdims=True)
+    cosines: NDArray[np.float32] = 100 * unit @ (text / np.linalg.norm(text))
+    return cosines
+
+
+def frechet_distance(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> float:
+    """Frechet distance of normals fitted to two sets of features (samples, channels), as in FID and FVD."""
+    mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
+    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    # The trace of the root of a product of covariances is the sum of the roots of its eigenvalues.
+    eigenvalues = np.linalg.eigvals(np.atleast_2d(cov_a) @ np.atleast_2d(cov_b))
+    root = np.sqrt(eigenvalues.real.clip(min=0)).sum()
+    return float(np.square(mean_a - mean_b).sum() + np.trace(np.atleast_2d(cov_a + cov_b)) - 2 * root)
