@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import dataclass
+from typing import Any
 
 import diffusers
 import pytest
@@ -10,8 +13,10 @@ import torch
 
 import zs2kit
 from zs2kit import Model
+from zs2kit.control import Control
 from zs2kit.errors import ModelError, UsageError
-from zs2kit.testing import drawn_clip, tiny_model
+from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
+from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan, tiny_model
 
 
 def test_a_folder_loads_with_its_geometry(tiny_folders):
@@ -143,72 +148,137 @@ def test_values_out_of_range_are_refused_before_any_work(tiny_folders, settings)
 
 def test_a_clip_of_one_frame_and_of_another_shape(tiny_folders):
     frames = list(
-        zs2kit.edit(
-            drawn_clip(1, width=50, height=20), model=tiny_folders["epsilon"], num_inference_steps=2
-        )
+        zs2kit.edit(drawn_clip(1, width=50, height=20), model=tiny_folders["epsilon"], num_inference_steps=2)
     )
     assert len(frames) == 1 and frames[0].image.shape == (20, 50, 3)
 
 
-def test_sdxl_takes_its_conditions_and_agrees_with_its_pipeline(tmp_path):
-    """A tiny SDXL: two text encoders, pooled embeddings, size conditions."""
-    import transformers
+@dataclass(eq=False)
+class Picture(Control):
+    """Steers with the source's own pixels as the map."""
 
-    from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
+    def controlnet(self, model):
+        return model.bundled("controlnet_pose")
 
-    base = diffusers.StableDiffusionPipeline.from_pretrained(
-        tiny_model(tmp_path / "base", unet={"cross_attention_dim": 32}), safety_checker=None
-    )
-    torch.manual_seed(0)
-    unet = diffusers.UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=64,
-        attention_head_dim=2,
-        norm_num_groups=4,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + 32,
-    )
-    settings = base.text_encoder.config.to_dict() | {"projection_dim": 32}
-    pipeline = diffusers.StableDiffusionXLPipeline(
-        vae=base.vae,
-        unet=unet,
-        scheduler=diffusers.EulerDiscreteScheduler.from_config(base.scheduler.config),
-        tokenizer=base.tokenizer,
-        tokenizer_2=base.tokenizer,
-        text_encoder=transformers.CLIPTextModel(transformers.CLIPTextConfig(**settings)).eval(),
-        text_encoder_2=transformers.CLIPTextModelWithProjection(
-            transformers.CLIPTextConfig(**settings)
-        ).eval(),
-    )
-    pipeline.save_pretrained(tmp_path / "xl")
-    model = Model.load(tmp_path / "xl")
-    frames = list(
-        zs2kit.edit(
-            drawn_clip(2),
-            "a cat",
-            model=model,
-            num_inference_steps=4,
-            momentum=0,
-            divergence=MAX_DIVERGENCE,
-            scheduler="euler",
-        )
-    )
+    def detect(self, images, chunk):
+        return images
+
+
+def drawn(model: Model, plugins=(), **settings) -> torch.Tensor:
+    """Two frames as an edit draws them without momentum and with independent noise."""
+    scan = make_scan(model, plugins, momentum=0, divergence=MAX_DIVERGENCE, **settings)
+    return edited_pixels(scan, chunks(drawn_clip(2), [2], model))
+
+
+PARTS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "scheduler")
+
+
+def by_the_pipeline(model: Model, controlnet: Any = None, guidance_scale: float = 5.0) -> torch.Tensor:
+    """The same two frames by the checkpoint's own pipeline."""
+    pipeline, further = model.pipeline, [{}, {}]
+    if controlnet is not None:
+        parts = {each: getattr(pipeline, each) for each in PARTS}
+        pipeline = diffusers.StableDiffusionXLControlNetPipeline(**parts, controlnet=controlnet)
+        maps = chunks(drawn_clip(2), [2], model)[0].pixels / 2 + 0.5
+        further = [{"image": each[None]} for each in maps]
     pipeline.set_progress_bar_config(disable=True)
     noise = dependency_noise(model.latent_shape(32, 32), range(2), MAX_DIVERGENCE, 0)
-    for frame, start in zip(frames, noise, strict=True):
-        image = pipeline(
-            "a cat",
-            latents=start[None],
-            num_inference_steps=4,
-            guidance_scale=5.0,
-            output_type="pt",
-            height=32,
-            width=32,
-        ).images[0]
-        ours = torch.from_numpy(frame.image).permute(2, 0, 1) / 255
-        assert (ours - image).abs().max() <= 1 / 255
+    how = {"num_inference_steps": 8, "guidance_scale": guidance_scale, "output_type": "pt"}
+    images = [
+        pipeline("a red robot", latents=each[None], height=32, width=32, **how, **more).images
+        for each, more in zip(noise, further, strict=True)
+    ]
+    return torch.cat(images)
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    return (a - b).abs().max().item()
+
+
+def test_sdxl_is_what_its_pipeline_draws(tiny_folders):
+    model = Model.load(tiny_folders["sdxl"])
+    embeds, negative = model.embed("a cat", "", 32, 48)
+    assert embeds.prompt_embeds.shape[-1] == model.unet.config.cross_attention_dim
+    assert embeds.conditions["time_ids"].tolist() == [[32, 48, 0, 0, 32, 48]]
+    assert not torch.equal(embeds.conditions["text_embeds"], negative.conditions["text_embeds"])
+    assert difference(drawn(model), by_the_pipeline(model)) <= 1e-3
+    assert difference(drawn(model, guidance_scale=2), by_the_pipeline(model)) > 1e-2
+
+
+def test_sdxl_with_a_controlnet_is_what_its_pipeline_draws(tiny_folders):
+    model = Model.load(tiny_folders["sdxl"])
+    controlnet = model.load_network(diffusers.ControlNetModel, model.bundled("controlnet_pose"))
+    steered = drawn(model, [Picture()])
+    assert difference(steered, by_the_pipeline(model, controlnet)) <= 1e-3
+    assert difference(steered, drawn(model)) > 1e-2
+
+
+def test_an_autoencoder_that_normalises_its_latents(tiny_folders):
+    """As Playground's does: a mean and a standard deviation for each channel."""
+    model = Model.load(tiny_folders["sdxl"])
+    before = drawn(model)
+    mean, std = [0.5, -1.0, 0.0, 2.0], [1.5, 0.5, 1.0, 2.0]
+    model.vae.register_to_config(latents_mean=mean, latents_std=std)
+    assert difference(drawn(model), by_the_pipeline(model)) <= 1e-3
+    assert difference(drawn(model), before) > 1e-2
+    # As StableDiffusionXLImg2ImgPipeline does it: (latents - mean) * scaling factor / std.
+    scale = model.vae.config.scaling_factor
+    mean, std = (torch.tensor(each)[:, None, None] for each in (mean, std))
+    torch.manual_seed(0)
+    pixels = torch.rand(1, 3, 32, 32) * 2 - 1
+    normalised = model.encode(pixels)
+    model.vae.register_to_config(latents_mean=None, latents_std=None)
+    assert torch.allclose(normalised, (model.encode(pixels) - mean * scale) / std, atol=1e-5)
+
+
+def test_an_autoencoder_that_shifts_its_latents_is_refused(tiny_folders, tmp_path):
+    folder = tmp_path / "shifted"
+    shutil.copytree(tiny_folders["epsilon"], folder)
+    config = folder / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"shift_factor": 0.1}))
+    with pytest.raises(ModelError) as error:
+        Model.load(folder)
+    assert "shift_factor" in one_line(error)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
+def test_a_distilled_denoiser_takes_the_guidance_scale_as_an_input(tiny_folders, tmp_path, guidance_scale):
+    base = Model.load(tiny_folders["epsilon"])
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DConditionModel.from_config({**base.unet.config, "time_cond_proj_dim": 16})
+    base.pipeline.register_modules(unet=unet)
+    base.pipeline.save_pretrained(tmp_path)
+    model = Model.load(tmp_path)
+    theirs = by_the_pipeline(model, guidance_scale=guidance_scale)
+    assert difference(drawn(model, guidance_scale=guidance_scale), theirs) <= 1e-3
+    assert difference(drawn(model, guidance_scale=12.0), theirs) > 1e-2
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("epsilon", "float16"), ("sdxl", "bfloat16")])
+def test_half_precision_draws_nearly_the_same(tiny_folders, kind, dtype):
+    def psnr(a, b):
+        return -10 * (a - b).square().mean().log10().item()
+
+    whole = drawn(Model.load(tiny_folders[kind]), [Picture()])
+    half = psnr(whole, drawn(Model.load(tiny_folders[kind], dtype=dtype), [Picture()]))
+    print(f"{kind} in {dtype}: {half:.1f} dB of float32")
+    assert half >= 40
+    assert psnr(whole, drawn(Model.load(tiny_folders[kind]), [Picture()], seed=1)) < 20
+
+
+def test_what_of_a_prompt_is_cut_is_said_once(tiny_folders):
+    model = Model.load(tiny_folders["epsilon"])
+    read = model.pipeline.tokenizer.model_max_length - 2
+    with pytest.warns(UserWarning) as warned:
+        list(zs2kit.edit(drawn_clip(3), "a" * read + "xyz", model=model, num_inference_steps=1, chunk_size=1))
+    (warning,) = warned
+    assert f"{read} tokens" in str(warning.message) and str(warning.message).endswith("'xyz'")
+    with pytest.warns(UserWarning, match="'no'"):
+        model.embed("a" * read, "b" * read + "no", 32, 32)
+
+
+def test_prompts_may_be_empty(tiny_folders):
+    model = Model.load(tiny_folders["epsilon"])
+    embeds, negative = model.embed("", "", 32, 32)
+    assert torch.equal(embeds.prompt_embeds, negative.prompt_embeds)
+    assert len(list(zs2kit.edit(drawn_clip(1), "", model=model, num_inference_steps=1))) == 1
