@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from zs2kit.clip import Chunk
+    from zs2kit.clip import Chunk, Clip
     from zs2kit.denoiser import Branch, Denoiser, Step
     from zs2kit.model import Model
 
@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 class Control:
     """A ControlNet on maps that are detected in the source.
 
-    A subclass says which network (`controlnet`) and what the maps are (`detect`), and may load its
-    detector in `load_detector`.
+    A subclass says which network it is by default (`controlnet`) and what the maps are (`detect`), and may
+    load its detector in `load_detector`.
     """
 
+    model: str | None = option(
+        None, "Folder or hub name of the ControlNet; none is the plugin's own choice, where it has one."
+    )
     scale: float = option(1.0, "How strongly the maps steer; 0 is not at all.", minimum=0)
     start: float = option(
         0.0, "Share of the steps after which the maps begin to steer.", minimum=0, maximum=1
@@ -36,18 +39,18 @@ class Control:
     end: float = option(1.0, "Share of the steps after which the maps cease to steer.", minimum=0, maximum=1)
 
     def controlnet(self, model: Model) -> str | Path:
-        """Return the folder or hub name of the ControlNet for ``model``."""
+        """Return the folder or hub name of the ControlNet for ``model``, where the user names none."""
         raise TypeError(f"{type(self).__name__} doesn't say which ControlNet it uses")
 
-    def load_detector(self, model: Model) -> None:
-        """Load what `detect` needs; called once per edit."""
+    def load_detector(self, model: Model, clip: Clip) -> None:
+        """Load what `detect` needs; called once per edit, with the clip that is edited."""
 
     def detect(self, images: NDArray[np.uint8], chunk: Chunk) -> NDArray[np.uint8]:
         """Return the maps (frames, height, width, 3) for RGB ``images`` of the same shape."""
         raise TypeError(f"{type(self).__name__} doesn't say how its maps are made")
 
     @hookimpl
-    def setup(self, model: Model, denoiser: Denoiser) -> None:
+    def setup(self, model: Model, denoiser: Denoiser, clip: Clip) -> None:
         from diffusers import ControlNetModel
 
         if self.start >= self.end:
@@ -56,21 +59,13 @@ class Control:
             )
         if self.scale == 0:
             return
-        where = self.controlnet(model)
+        where = self.model or self.controlnet(model)
+        _check_family(where, model.load_config(ControlNetModel, where), model)  # before gigabytes are fetched
+        self.load_detector(model, clip)
         self._network: Any = model.load_network(ControlNetModel, where)
-        for name in ("cross_attention_dim", "in_channels", "block_out_channels"):
-            theirs, ours = _plain(self._network.config[name]), _plain(model.unet.config[name])
-            if name == "in_channels":
-                ours = model.latent_channels
-            if theirs != ours:
-                raise ModelError(
-                    f"{where} was made for another family of models than {model.name} "
-                    f"({name} {theirs}, not {ours}); choose a ControlNet for this one"
-                )
         embedding = self._network.controlnet_cond_embedding
         embedding.forward = _once(embedding.forward)
         denoiser.attach(name_of(self), self._network)
-        self.load_detector(model)
 
     @hookimpl
     def prepare(self, chunk: Chunk, model: Model) -> None:
@@ -78,9 +73,7 @@ class Control:
 
         if self.scale == 0:
             return
-        assert chunk.pixels is not None
-        images = ((chunk.pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        maps = torch.from_numpy(self.detect(images, chunk)).permute(0, 3, 1, 2)
+        maps = torch.from_numpy(self.detect(chunk.images, chunk)).permute(0, 3, 1, 2)
         self._maps = maps.to(model.device, model.dtype) / 255  # (frames, 3, height, width) in [0, 1]
 
     @hookimpl
@@ -90,6 +83,9 @@ class Control:
         # The same bounds as in StableDiffusionControlNetPipeline.
         acts = self.start <= step.index / step.count and (step.index + 1) / step.count <= self.end
         if self.scale == 0 or not acts:
+            return None
+        # One that only sums a picture up, as that of shuffle, steers what is asked for; so in that pipeline.
+        if self._network.config.global_pool_conditions and not branch.conditional:
             return None
         frames = len(latents)
         conditions = {name: per_frame(value, frames) for name, value in branch.conditions.items()}
@@ -103,6 +99,21 @@ class Control:
             return_dict=False,
         )
         return DenoiserInputs(down=down, mid=mid)
+
+
+def _check_family(where: str | Path, config: Mapping[str, Any], model: Model) -> None:
+    """`ModelError` if a network of this config is no ControlNet for ``model``."""
+    kind = config.get("_class_name", "ControlNetModel")
+    if kind != "ControlNetModel":
+        raise ModelError(f"{where} is a {kind}; give a ControlNet (a ControlNetModel of diffusers)")
+    ours = {"in_channels": model.latent_channels}
+    for name in ("cross_attention_dim", "in_channels", "block_out_channels"):
+        expected = ours.get(name, model.unet.config[name])
+        if _plain(config.get(name, expected)) != _plain(expected):
+            raise ModelError(
+                f"{where} was made for another family of models than {model.name} "
+                f"({name} {_plain(config[name])}, not {_plain(expected)}); choose a ControlNet for this one"
+            )
 
 
 def _plain(value: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import diffusers
 import torch
 import transformers
+from diffusers.loaders.single_file_utils import SingleFileComponentError
 from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -305,17 +306,31 @@ class Model:
         pixels = torch.cat([self.vae.decode(each[None], return_dict=False)[0] for each in latents])
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
+    def load_config(self, cls: Any, name: str | Path) -> dict[str, Any]:
+        """Return the config of a side network of diffusers class ``cls``, without fetching its weights.
+
+        Raises `ModelError` if it can't be loaded.
+        """
+        with _loading(cls, name):
+            return dict(cls.load_config(name))
+
     def load_network(self, cls: Any, name: str | Path) -> Any:
         """Load a side network of diffusers class ``cls``, from safetensors, to this model's device and dtype.
 
         Raises `ModelError` if it can't be loaded.
         """
-        try:
-            with quiet():
-                network = cls.from_pretrained(name, use_safetensors=True, dtype=self.dtype)
-                return network.to(self.device).eval()
-        except Exception as error:  # as in `load`
-            raise ModelError(f"{name}: can't be loaded as {cls.__name__}: {_first_line(error)}") from error
+        with _loading(cls, name):
+            network = cls.from_pretrained(name, use_safetensors=True, dtype=self.dtype)
+            return network.to(self.device).eval()
+
+
+@contextmanager
+def _loading(cls: type, name: str | Path) -> Iterator[None]:
+    try:
+        with quiet():
+            yield
+    except Exception as error:  # as in `Model.load`
+        raise ModelError(f"{name}: can't be loaded as {cls.__name__}: {_first_line(error)}") from error
 
 
 def _single_file(path: Path, config: str | Path | None, weights: dict[str, Any]) -> Any:
@@ -323,12 +338,14 @@ def _single_file(path: Path, config: str | Path | None, weights: dict[str, Any])
     cls = diffusers.StableDiffusionXLPipeline if is_xl else diffusers.StableDiffusionPipeline
     try:
         return cls.from_single_file(str(path), config=None if config is None else str(config), **weights)
+    except SingleFileComponentError:  # it says which part the file lacks
+        raise
     except Exception as error:
         if config is not None:
-            raise
+            raise OSError(f"the configs of {config} aren't for it; name a checkpoint of its family") from error
         raise OSError(
-            f"{_first_line(error)} (offline, its configs must be given: "
-            "config, or --config, is a folder with a checkpoint of its family)"
+            f"its configs can't be had from the hub ({_first_line(error)}); name a folder that has them, "
+            "a checkpoint of its family, as config or with --config"
         ) from error
 
 
@@ -337,7 +354,9 @@ def _weights_file(name: str | Path, usual: str, bundled: Iterable[str] = ()) -> 
     path = Path(name)
     if path.is_dir():
         found = [path / usual] if (path / usual).is_file() else list(path.glob("*.safetensors"))
-        if len(found) != 1:
+        if not found:
+            raise ModelError(f"{name}: this folder has no .safetensors file")
+        if len(found) > 1:
             raise ModelError(f"{name}: this folder has {len(found)} .safetensors files; name one of them")
         return found[0]
     if path.suffix in (".bin", ".pt", ".pth", ".ckpt") or (path.is_file() and path.suffix != ".safetensors"):

@@ -1,0 +1,60 @@
+"""Control: any ControlNet, on maps of any detector or on your own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from zs2kit import hookimpl
+from zs2kit.companion import Companion
+from zs2kit.control import Control
+from zs2kit.detectors import NAMES, load_detector
+from zs2kit.errors import UsageError
+from zs2kit.plugins import option
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from zs2kit.clip import Chunk, Clip
+    from zs2kit.model import Model
+
+
+@dataclass(eq=False)
+class AnyControl(Control):
+    """Steers with any ControlNet that you name, on maps of any detector of controlnet-aux or on your own.
+
+    Your own maps come as a clip, such as a renderer's depth or hand-drawn lines.
+    """
+
+    detector: str | None = option(None, f"What makes the maps of the source: {', '.join(NAMES)}.")
+    annotators: str | None = option(
+        None, "Folder or hub name of the detector's weights; none is where controlnet-aux has them."
+    )
+    maps: str | None = option(
+        None,
+        "The maps themselves, instead of a detector: a video of the clip's size and length, which is cut to "
+        "the same start and end, or one picture for all frames.",
+    )
+
+    def controlnet(self, model: Model) -> str:
+        raise UsageError("control.model is not set; name the ControlNet's folder or hub name")
+
+    def load_detector(self, model: Model, clip: Clip) -> None:
+        if (self.detector is None) == (self.maps is None):
+            raise UsageError("control needs either control.detector or control.maps; set one of the two")
+        self._companion = Companion(self.maps, clip) if self.maps else None
+        if self.detector:
+            self._detector = load_detector(self.detector, model.device, self.annotators, plugin="control")
+
+    def detect(self, images: NDArray[np.uint8], chunk: Chunk) -> NDArray[np.uint8]:
+        if self._companion is None:
+            return self._detector(images)
+        assert chunk.fit is not None
+        return np.stack([chunk.fit.apply(image) for image in self._companion.frames_of(chunk)])
+
+    @hookimpl
+    def finish(self, frames: int) -> None:
+        if self.scale and self._companion:
+            self._companion.finish(frames)

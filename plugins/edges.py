@@ -1,0 +1,59 @@
+"""Edges: what is drawn has the source's outlines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from zs2kit.control import Control
+from zs2kit.detectors import load_detector
+from zs2kit.plugins import option
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from zs2kit.clip import Chunk, Clip
+    from zs2kit.model import Model
+
+CONTROLNETS = {
+    "canny": "lllyasviel/control_v11p_sd15_canny",
+    "hed": "lllyasviel/control_v11p_sd15_softedge",
+    "pidinet": "lllyasviel/control_v11p_sd15_softedge",
+    "teed": "lllyasviel/control_v11p_sd15_softedge",
+    "lineart": "lllyasviel/control_v11p_sd15_lineart",
+    "scribble": "lllyasviel/control_v11p_sd15_scribble",
+}
+
+
+@dataclass(eq=False)
+class Edges(Control):
+    """Finds the outlines in the source and has the model fill them anew.
+
+    A checkpoint that brings its own ControlNet of edges, as the bundled one does, uses it; with any other,
+    the one of lllyasviel's ControlNet 1.1 draws that was made for the detector: canny, softedge (for hed,
+    pidinet and teed), lineart or scribble.
+    """
+
+    detector: Literal["canny", "hed", "pidinet", "teed", "lineart", "scribble"] = option(
+        "canny", "What finds the edges; canny is OpenCV's own, the others are controlnet-aux's."
+    )
+    low: float = option(100.0, "Gradient down to which canny follows an edge.", minimum=0)
+    high: float = option(200.0, "Gradient from which on canny sees an edge begin.", minimum=0)
+    annotators: str | None = option(
+        None,
+        "Folder or hub name of the detector's weights; none is lllyasviel/Annotators (teed: fal-ai/teed).",
+    )
+
+    def controlnet(self, model: Model) -> str | Path:
+        return model.bundled("controlnet_edges") or CONTROLNETS[self.detector]
+
+    def load_detector(self, model: Model, clip: Clip) -> None:
+        settings = {"low": self.low, "high": self.high} if self.detector == "canny" else {}
+        self._detector = load_detector(
+            self.detector, model.device, self.annotators, plugin="edges", **settings
+        )
+
+    def detect(self, images: NDArray[np.uint8], chunk: Chunk) -> NDArray[np.uint8]:
+        return self._detector(images)

@@ -1,0 +1,225 @@
+"""What finds control maps in pictures: controlnet-aux's annotators and transformers' depth estimators."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from inspect import signature
+from io import StringIO
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zs2kit.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+# (frames, height, width, 3) RGB -> maps of the same shape; each from its own frame alone
+Detector = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+
+_LOCK = Lock()  # the annotators draw from NumPy's global generator, which all threads share
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """One of controlnet-aux's classes, and what it is loaded and called with."""
+
+    cls: str
+    files: tuple[str, ...] = ()  # of its weights; none: it has none
+    home: str = "lllyasviel/Annotators"  # where they are on the hub
+    loading: Mapping[str, Any] = field(default_factory=dict)
+    calling: Mapping[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()  # packages that it doesn't bring
+
+
+ANNOTATORS = {
+    "hed": Annotator("HEDdetector", ("ControlNetHED.pth",)),
+    "scribble": Annotator("HEDdetector", ("ControlNetHED.pth",), calling={"scribble": True}),
+    "pidinet": Annotator("PidiNetDetector", ("table5_pidinet.pth",)),
+    "teed": Annotator("TEEDdetector", ("5_model.pth",), "fal-ai/teed", {"filename": "5_model.pth"}),
+    "anyline": Annotator(
+        "AnylineDetector",
+        ("MTEED.pth",),
+        "TheMistoAI/MistoLine",
+        {"filename": "MTEED.pth", "subfolder": "Anyline"},
+    ),
+    "lineart": Annotator("LineartDetector", ("sk_model.pth", "sk_model2.pth")),
+    "lineart_coarse": Annotator(
+        "LineartDetector", ("sk_model.pth", "sk_model2.pth"), calling={"coarse": True}
+    ),
+    "lineart_anime": Annotator("LineartAnimeDetector", ("netG.pth",)),
+    "lineart_standard": Annotator("LineartStandardDetector"),
+    "mlsd": Annotator("MLSDdetector", ("mlsd_large_512_fp32.pth",)),
+    "normalbae": Annotator("NormalBaeDetector", ("scannet.pt",)),
+    "midas": Annotator("MidasDetector", ("dpt_hybrid-midas-501f0c75.pt",)),
+    "zoe": Annotator("ZoeDetector", ("ZoeD_M12_N.pt",)),
+    "leres": Annotator("LeresDetector", ("res101.pth", "latest_net_G.pth")),
+    "openpose": Annotator("OpenposeDetector", ("body_pose_model.pth", "hand_pose_model.pth", "facenet.pth")),
+    "dwpose": Annotator("DWposeDetector", needs=("mmcv", "mmdet", "mmpose")),
+    "mediapipe_face": Annotator("MediapipeFaceDetector", needs=("mediapipe",)),
+    "sam": Annotator(
+        "SamDetector", ("sam_vit_h_4b8939.pth",), "ybelkada/segment-anything", {"subfolder": "checkpoints"}
+    ),
+    "shuffle": Annotator("ContentShuffleDetector"),
+}
+NAMES = ("canny", *ANNOTATORS)
+_METRIC = {"depth_pro", "glpn", "prompt_depth_anything", "zoedepth"}  # they tell distance, others nearness
+
+
+def canny(low: float = 100, high: float = 200) -> Detector:
+    """Return OpenCV's Canny: edges begin where the gradient reaches ``high`` and go on down to ``low``."""
+    import cv2
+
+    def maps(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        edges = np.stack([cv2.Canny(image, low, high) for image in images])
+        return np.repeat(edges[..., None], 3, axis=3)
+
+    return maps
+
+
+def load_detector(
+    name: str, device: torch.device, weights: str | None = None, *, plugin: str, **settings: Any
+) -> Detector:
+    """Load the detector called ``name``, one of `NAMES`: `canny`, or one of controlnet-aux.
+
+    weights: a folder, or a repository on the hub, with its weights; None is where they are published.
+    They are .pth files, of which tensors alone are read, and no code. plugin: who has the options
+    ``detector`` and ``annotators``, for messages. settings: what the annotator is called with.
+
+    Raises `UsageError` for an unknown name, `ModelError` if packages or weights are missing or damaged.
+    """
+    if name not in NAMES:
+        raise UsageError(f"{plugin}.detector: no detector is called '{name}'; choose from {', '.join(NAMES)}")
+    if weights and not (name in ANNOTATORS and ANNOTATORS[name].files):
+        raise UsageError(
+            f"{plugin}.annotators: {name} takes no weights; leave it out, or set another detector"
+        )
+    if name == "canny":
+        return canny(**settings)
+    annotator = ANNOTATORS[name]
+    if missing := [package for package in annotator.needs if find_spec(package) is None]:
+        raise ModelError(
+            f"{plugin}.detector: {name} needs {' and '.join(missing)}, which controlnet-aux says how to "
+            "install; or choose another detector"
+        )
+    home = weights or annotator.home
+    try:
+        with _loading():
+            import controlnet_aux
+
+            cls = getattr(controlnet_aux, annotator.cls)
+            found = cls.from_pretrained(home, **annotator.loading) if annotator.files else cls()
+            if hasattr(found, "to"):
+                found.to(device)
+    except Exception as error:  # missing, out of reach or damaged files raise all sorts
+        remedy = (
+            f"put {' and '.join(annotator.files)} (from {annotator.home}) into a folder and name it with "
+            f"--set {plugin}.annotators=FOLDER"
+            if annotator.files
+            else "choose another detector"
+        )
+        raise ModelError(f"{plugin}.detector: {name} can't be loaded from {home}; {remedy}") from error
+    return _frame_by_frame(found, {**annotator.calling, **settings})
+
+
+def load_depth_estimator(name: str, device: torch.device, *, plugin: str) -> Detector:
+    """Load one of transformers' depth estimators, a folder or a name on the hub, from safetensors.
+
+    Its maps are grey, near is bright, and each frame's range is 0 to 255. ``plugin`` has the option
+    ``detector``, for messages. Raises `ModelError` if it can't be loaded.
+    """
+    import torch
+    import transformers
+    from PIL import Image
+
+    from zs2kit.model import quiet
+
+    try:
+        with quiet():
+            estimator = transformers.pipeline(
+                "depth-estimation",
+                model=name,
+                device=device,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True},
+            )
+    except Exception as error:  # as above
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(
+            f"{plugin}.detector: {name} can't be loaded as a depth-estimation model of transformers, from "
+            f"safetensors: {reason[0]}"
+        ) from error
+    config = estimator.model.config
+    metric = config.model_type in _METRIC or getattr(config, "depth_estimation_type", "") == "metric"
+
+    def maps(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        found = []
+        for image in images:
+            with quiet():
+                depth = estimator(Image.fromarray(image))["predicted_depth"].squeeze().cpu().numpy()
+            near = 1 / np.maximum(depth, 1e-3) if metric else depth
+            near = (near - near.min()) / max(float(np.ptp(near)), 1e-6)
+            found.append(np.repeat((near * 255).round().astype(np.uint8)[..., None], 3, axis=2))
+        return np.stack(found)
+
+    return maps
+
+
+@contextmanager
+def _loading() -> Iterator[None]:
+    """What controlnet-aux's code must not do while it is imported and loads weights.
+
+    It warns of optional packages, prints, reads our command line, and might unpickle more than tensors.
+    """
+    argv, forced = sys.argv, os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    with _LOCK, warnings.catch_warnings(), redirect_stdout(StringIO()):
+        warnings.simplefilter("ignore")
+        sys.argv, os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = argv[:1], "1"
+        try:
+            yield
+        finally:
+            sys.argv = argv
+            if forced is None:
+                del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
+            else:
+                os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = forced
+
+
+def _frame_by_frame(annotator: Any, settings: Mapping[str, Any]) -> Detector:
+    import cv2
+
+    takes = signature(annotator.__call__).parameters
+
+    def maps(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        height, width = images.shape[1:3]
+        resolution = max(64, min(height, width))  # it rounds to multiples of 64
+        sizes = {each: resolution for each in ("detect_resolution", "image_resolution") if each in takes}
+        found = []
+        for image in images:
+            with _seeded():
+                found.append(annotator(image, output_type="np", **sizes, **settings))
+        return np.stack([cv2.resize(each, (width, height), interpolation=cv2.INTER_LINEAR) for each in found])
+
+    return maps
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Give every frame the same draws from NumPy's global generator, and leave that as it was."""
+    with _LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        state = np.random.get_state()
+        np.random.seed(0)
+        try:
+            yield
+        finally:
+            np.random.set_state(state)
