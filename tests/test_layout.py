@@ -22,8 +22,8 @@ SOURCES = sorted(
 LAYERS = [
     {"zs2kit", "errors"},
     {"clip", "hookspecs", "carry", "noise"},
-    {"attention", "io", "metrics", "model", "plugins", "sheet"},
-    {"companion", "denoiser", "detectors"},
+    {"attention", "io", "model", "plugins", "sheet"},
+    {"companion", "denoiser", "detectors", "metrics"},
     {"control", "sampler", "puppets"},
     {"scan", "zs2kit_plugins"},
     {"cli", "testing", "puppets.evaluate"},

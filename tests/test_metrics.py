@@ -8,10 +8,13 @@ from itertools import pairwise
 import cv2
 import numpy as np
 import pytest
+import torch
+import transformers
 from skimage.metrics import structural_similarity
 
 from zs2kit import Clip, metrics
-from zs2kit.errors import ClipError
+from zs2kit.errors import ClipError, ModelError
+from zs2kit.testing import tiny_models
 
 SIZE = 64
 
@@ -128,8 +131,61 @@ def test_three_consistencies_of_known_features():
     assert metrics.consistency(features) == pytest.approx(
         {"all pairs": 1 / 3, "neighbours": 0.0, "subject": 0.25}
     )
-    numbers = metrics.measure(clip([texture(i) for i in range(3)]), embeds={"toy": lambda image: image[0, 0]})
-    assert 0 < numbers["toy neighbours"] <= 1
+    assert metrics.consistency(features[:1]) == {}
+
+
+@pytest.fixture(scope="module")
+def clip_model(tmp_path_factory):
+    """A CLIP of random weights, saved as those of the hub are."""
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.CLIPConfig(
+        text_config={**small, "vocab_size": 300, "max_position_embeddings": 16, "eos_token_id": 1},
+        vision_config={**small, "image_size": 32, "patch_size": 8},
+        projection_dim=8,
+    )
+    transformers.CLIPModel(config).save_pretrained(folder)
+    transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder)
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(tiny_models()["epsilon"] / "tokenizer")
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_clip_model_measures_frames_and_text(clip_model):
+    features = metrics.TransformersFeatures(clip_model)
+    frames = [texture(i) for i in range(3)]
+    numbers = metrics.measure(
+        clip(frames), features=[features], prompt="a red robot", source_prompt="a blue knight"
+    )
+    stacked = np.stack([features.image(frame) for frame in frames])
+    assert numbers["clip all pairs"] == pytest.approx(metrics.consistency(stacked)["all pairs"])
+    asked, was = (metrics.alignment(stacked, features.text(p)) for p in ("a red robot", "a blue knight"))
+    assert numbers["clip text"] == pytest.approx(asked.mean())
+    assert numbers["clip frame accuracy"] == (asked >= was).mean()
+
+
+def test_a_vision_model_measures_frames_alone(tmp_path):
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+    )
+    transformers.ViTModel(config).save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    features = metrics.TransformersFeatures(tmp_path)
+    numbers = metrics.measure(clip([texture(i) for i in range(3)]), features=[features], prompt="a robot")
+    assert 0 < numbers["vit subject"] <= 1 and "vit text" not in numbers
+
+
+def test_a_model_without_features_is_one_line(tmp_path):
+    with pytest.raises(ModelError, match="can't be loaded for its features") as raised:
+        metrics.TransformersFeatures(tmp_path)
+    assert "\n" not in str(raised.value)
 
 
 def test_alignment_is_a_cosine():

@@ -6,22 +6,82 @@ that a(p) is to be found at b(p + flow(p)), in pixels, x before y.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from zs2kit.clip import Clip
-from zs2kit.errors import ClipError
+from zs2kit.errors import ClipError, ModelError
 
 Picture = NDArray[np.float32]
-Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # (height, width, 3) RGB -> (channels,)
 
 SMALLEST = 16  # pixels of the shorter side, below which there is no optical flow
 DYNAMIC_RATE = 8.0  # frames a second at which VBench decides whether something moves
+
+
+class Features(Protocol):
+    """What turns pictures into features; with prompts into the same space, it measures text as well."""
+
+    name: str
+
+    def image(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(height, width, 3) RGB -> (channels,)."""
+
+    def text(self, prompt: str) -> NDArray[np.float32] | None:
+        """A prompt -> (channels,); None if it takes no text."""
+
+
+class TransformersFeatures:
+    """Features of a model of transformers': CLIP's, which take text as well, or DINO's and their like.
+
+    Raises `ModelError` if it can't be loaded; from safetensors only.
+    """
+
+    def __init__(self, name: str | Path, device: str = "cpu") -> None:
+        import transformers
+
+        from zs2kit.model import quiet
+
+        try:
+            with quiet():
+                self.model: Any = transformers.AutoModel.from_pretrained(name, use_safetensors=True)
+                self.processor: Any = transformers.AutoImageProcessor.from_pretrained(name)
+                self.takes_text = hasattr(self.model, "get_text_features")
+                self.tokenizer: Any = (
+                    transformers.AutoTokenizer.from_pretrained(name) if self.takes_text else None
+                )
+        except Exception as error:  # loaders raise anything for a damaged or missing model
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise ModelError(f"{name}: can't be loaded for its features: {reason[0]}") from error
+        self.model.eval().to(device)
+        self.name = str(self.model.config.model_type)
+
+    def image(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """CLIP's projected features, or the class token of other models."""
+        import torch
+
+        pixels = self.processor(images=image, return_tensors="pt").to(self.model.device)
+        with torch.no_grad():
+            if self.takes_text:
+                features = self.model.get_image_features(**pixels).pooler_output[0]
+            else:
+                features = self.model(**pixels).last_hidden_state[0, 0]
+        return features.float().cpu().numpy()  # type: ignore[no-any-return]
+
+    def text(self, prompt: str) -> NDArray[np.float32] | None:
+        """CLIP's projected features of a prompt."""
+        import torch
+
+        if not self.takes_text:
+            return None
+        tokens = self.tokenizer(prompt, truncation=True, return_tensors="pt").to(self.model.device)
+        with torch.no_grad():
+            return self.model.get_text_features(**tokens).pooler_output[0].float().cpu().numpy()  # type: ignore[no-any-return]
 
 
 def measure(
@@ -30,13 +90,16 @@ def measure(
     *,
     region: Clip | None = None,
     chunk_size: int | None = None,
-    embeds: Mapping[str, Embed] | None = None,
+    features: Sequence[Features] = (),
+    prompt: str | None = None,
+    source_prompt: str | None = None,
 ) -> dict[str, float]:
     """Return the metrics of ``result`` by name; those that need a source or a region where there is one.
 
     source: what was edited. region: a clip of masks, white where the edit was to change something.
-    chunk_size: that of the edit, to look for seams. embeds: what turns a frame into features, by the name
-    under which their consistency is reported, such as ``clip``. Iterates over the clips.
+    chunk_size: that of the edit, to look for seams. features: models such as `TransformersFeatures`.
+    prompt: what the result is to show, and source_prompt what the source shows, for models that take
+    text. Iterates over the clips.
 
     Raises `ClipError` if the clips differ in size or length, or if there is no frame.
     """
@@ -47,7 +110,7 @@ def measure(
                 "metrics need clips of one size"
             )
     values: dict[str, list[float]] = {}
-    features: dict[str, list[NDArray[np.float32]]] = {name: [] for name in embeds or {}}
+    embedded: dict[str, list[NDArray[np.float32]]] = {each.name: [] for each in features}
     stride = max(1, round(float(result.rate) / DYNAMIC_RATE))
     has_flow = min(result.width, result.height) >= SMALLEST
     first: Picture | None = None
@@ -61,8 +124,8 @@ def measure(
     index = 0
     for index, (image, original, white) in enumerate(_together(result, source, region), 1):
         now, was = to_float(image), None if original is None else to_float(original)
-        for name, embed in (embeds or {}).items():
-            features[name].append(embed(image))
+        for each in features:
+            embedded[each.name].append(each.image(image))
         if first is None:
             first = now
         else:
@@ -86,7 +149,12 @@ def measure(
     if not index:
         raise ClipError("there is no frame to measure")
     numbers = {name: float(np.mean(each)) for name, each in values.items()}
-    return _summed_up(numbers, moves, features, result, index)
+    for each in features:
+        stacked = np.stack(embedded[each.name])
+        numbers |= {f"{each.name} {key}": value for key, value in consistency(stacked).items()}
+        texts = [None if text is None else each.text(text) for text in (prompt, source_prompt)]
+        numbers |= {f"{each.name} {key}": value for key, value in _alignment(stacked, *texts).items()}
+    return {"frames": float(index), **_summed_up(numbers, moves, result)}
 
 
 def _together(*clips: Clip | None) -> Iterator[tuple[Any, Any, Any]]:
@@ -121,13 +189,7 @@ def _pair(
     return numbers
 
 
-def _summed_up(
-    numbers: dict[str, float],
-    moves: list[float],
-    features: Mapping[str, Sequence[NDArray[np.float32]]],
-    result: Clip,
-    frames: int,
-) -> dict[str, float]:
+def _summed_up(numbers: dict[str, float], moves: list[float], result: Clip) -> dict[str, float]:
     """The means of single frames and pairs, and what is made of them."""
     energy, source_energy = numbers.pop("energy", None), numbers.pop("source energy", None)
     if energy is not None and source_energy:
@@ -140,11 +202,7 @@ def _summed_up(
         moving = sum(move > threshold for move in moves)
         numbers["motion"] = float(np.mean(moves))
         numbers["dynamic"] = float(moving >= max(1, round(4 * len(moves) / 16)))
-    for name, each in features.items():
-        if frames > 1:
-            stacked = np.stack(each)
-            numbers |= {f"{name} {key}": value for key, value in consistency(stacked).items()}
-    return {"frames": float(frames), **numbers}
+    return numbers
 
 
 def to_float(image: NDArray[np.uint8]) -> Picture:
@@ -238,8 +296,10 @@ def consistency(features: NDArray[np.float32]) -> dict[str, float]:
     """How alike frames are by their features (frames, channels): three definitions of the field, all cosines.
 
     ``all pairs`` as in TGVE and RAVE, ``neighbours`` as in FateZero and V2VBench, and ``subject`` as in
-    VBench, which compares with the frame before and the first.
+    VBench, which compares with the frame before and the first. None of them for a single frame.
     """
+    if len(features) < 2:
+        return {}
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     cosines: NDArray[np.float32] = unit @ unit.T
     above = cosines[np.triu_indices(len(unit), 1)]
@@ -250,6 +310,19 @@ def consistency(features: NDArray[np.float32]) -> dict[str, float]:
         "neighbours": float(near.mean()),
         "subject": float(subject.mean()),
     }
+
+
+def _alignment(
+    images: NDArray[np.float32], text: NDArray[np.float32] | None, source_text: NDArray[np.float32] | None
+) -> dict[str, float]:
+    """How well frames show a prompt, and in which share of them better than the source's."""
+    if text is None:
+        return {}
+    shown = alignment(images, text)
+    numbers = {"text": float(shown.mean())}
+    if source_text is not None:
+        numbers["frame accuracy"] = float((shown >= alignment(images, source_text)).mean())
+    return numbers
 
 
 def alignment(images: NDArray[np.float32], text: NDArray[np.float32]) -> NDArray[np.float32]:
