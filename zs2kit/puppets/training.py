@@ -116,7 +116,8 @@ def optimizers(network: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
     inner = [p for p in trained if p.ndim >= 2 and min(p.shape[:2]) >= 16 and id(p) not in tables]
     chosen = {id(param) for param in inner}
     outer = [param for param in trained if id(param) not in chosen]
-    return [Muon(inner, rate), torch.optim.AdamW(outer, rate, betas=(0.9, 0.99), weight_decay=0.0)]
+    adam = torch.optim.AdamW(outer, rate, betas=(0.9, 0.99), weight_decay=0.0)
+    return [Muon(inner, rate), adam] if inner else [adam]  # a LoRA's matrices are all too narrow
 
 
 def fit(name: str, network: nn.Module, loss: Loss, run: Run, *, rate: float) -> None:
