@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
+from threading import Lock, RLock
 from typing import Any, NamedTuple
 
 import diffusers
@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from zs2kit.errors import ModelError, UsageError
 
 BUNDLED = "puppets"
+_LOADING = RLock()  # held within `quiet`, so whoever holds it must not wait for a model's lock
 _WEIGHTS = Path(__file__).parent / "puppets" / "weights"
 # name -> folder and default prompt; they share the side networks, which lie beside the first
 _BUNDLED = {
@@ -342,7 +343,7 @@ def _single_file(path: Path, config: str | Path | None, weights: dict[str, Any])
         raise
     except Exception as error:
         if config is not None:
-            raise OSError(f"the configs of {config} aren't for it; name a checkpoint of its family") from error
+            raise OSError(f"it doesn't fit the configs of {config}; name those of its family") from error
         raise OSError(
             f"its configs can't be had from the hub ({_first_line(error)}); name a folder that has them, "
             "a checkpoint of its family, as config or with --config"
@@ -412,16 +413,21 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep diffusers' and transformers' progress bars and log off the terminal: a library is silent."""
+    """Keep diffusers' and transformers' progress bars and log off the terminal: a library is silent.
+
+    One thread at a time. These settings are the process's, as is what those libraries replace in torch while
+    they load weights: two threads that load at once would leave it replaced, and later weights empty.
+    """
     libraries = (diffusers.utils.logging, transformers.utils.logging)
-    before = [(each.is_progress_bar_enabled(), each.get_verbosity()) for each in libraries]
-    for each in libraries:
-        each.disable_progress_bar()
-        each.set_verbosity_error()
-    try:
-        yield
-    finally:
-        for each, (was_shown, verbosity) in zip(libraries, before, strict=True):
-            each.set_verbosity(verbosity)
-            if was_shown:
-                each.enable_progress_bar()
+    with _LOADING:
+        before = [(each.is_progress_bar_enabled(), each.get_verbosity()) for each in libraries]
+        for each in libraries:
+            each.disable_progress_bar()
+            each.set_verbosity_error()
+        try:
+            yield
+        finally:
+            for each, (was_shown, verbosity) in zip(libraries, before, strict=True):
+                each.set_verbosity(verbosity)
+                if was_shown:
+                    each.enable_progress_bar()
