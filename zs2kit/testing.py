@@ -41,7 +41,8 @@ def tiny_models() -> dict[str, Path]:
     made = {kind: tiny_model(Path(folder.name) / kind, **how) for kind, how in kinds.items()}
     for path in made.values():
         _detector(18).save_pretrained(path / "detector")  # of a figure's keypoints
-        _detector(2).save_pretrained(path / "estimator")  # of depth and mask
+        # of depth and mask, with four pixels side by side as one
+        _detector(4 * 2, 4 * 3).save_pretrained(path / "estimator")
     return made
 
 
@@ -161,11 +162,12 @@ def _controlnet(config: dict[str, Any]) -> Any:
     return network
 
 
-def _detector(channels: int) -> Any:
-    """A network that makes maps of so many channels of a picture."""
+def _detector(channels: int, given: int = 3) -> Any:
+    """A network that makes maps of so many channels of a picture of ``given`` channels."""
     import diffusers
 
     return diffusers.UNet2DModel(
+        in_channels=given,
         out_channels=channels,
         block_out_channels=(8, 8),
         down_block_types=("DownBlock2D", "DownBlock2D"),
