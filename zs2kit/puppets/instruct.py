@@ -7,24 +7,31 @@ the three can be turned into each of the others, by instructions made up while t
 from __future__ import annotations
 
 import json
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import StableDiffusionInstructPix2PixPipeline, UNet2DModel
 from torch import Tensor, nn
+from transformers import ResNetForImageClassification
 
 from .captions import is_held_out
+from .detector import detect
 from .diffusion import Diffusion, load_vae, save_part, text_to_image, to_tensor, tokenizer
-from .instructions import instruction
+from .instructions import instruction, load_edits
 from .networks import GROUPS, LATENT_SIZE, MODEL_INDEX, SIZE, scheduler
 from .pictures import SHARD, latents, save_array, scene
 from .training import Run, fit, load_weights
 from .world import Scene, render
+from .yardsticks import Images, Numbers, classify, correct, grid, save_picture
 
 VARIATIONS = 2  # of each scene: six pairs a family
+STEPS, GUIDANCE = 20, (5.0, 1.5)  # of the edits to judge by; guidance by text and by image
 DROPPED = 0.05  # of the samples for each way of dropping a condition, as Brooks et al. (2022) do
 
 
@@ -164,3 +171,74 @@ def export_instruct(run: Run, folder: Path) -> dict[str, int]:
     index = MODEL_INDEX | {"_class_name": "StableDiffusionInstructPix2PixPipeline"}
     (folder / "instruct/model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     return {"instruct": steps}
+
+
+def follow(pipe: Any, images: Images, texts: list[str], steps: int, guidance: tuple[float, float]) -> Images:
+    """Pictures (pictures, SIZE, SIZE, 3) edited by their instructions; guidance by text and by image.
+
+    The number of the picture is its seed.
+    """
+    edited = []
+    for i in range(0, len(images), 10):
+        batch = range(i, min(i + 10, len(images)))
+        edited.append(
+            pipe(
+                [texts[k] for k in batch],
+                image=(to_tensor(images[batch.start : batch.stop]) + 1) / 2,
+                num_inference_steps=steps,
+                guidance_scale=guidance[0],
+                image_guidance_scale=guidance[1],
+                generator=[torch.Generator().manual_seed(k) for k in batch],
+                output_type="np",
+            ).images
+        )
+    return (np.concatenate(edited) * 255).round().astype(np.uint8)
+
+
+def measure_instruct(folder: Path, docs: Path | None) -> Numbers:
+    """What came of the edits to judge by, and what else did."""
+    pipe = StableDiffusionInstructPix2PixPipeline.from_pretrained(folder / "instruct", local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    classifier = ResNetForImageClassification.from_pretrained(folder / "classifier").eval()
+    detector = UNet2DModel.from_pretrained(folder / "detector").eval()
+    edits = load_edits()
+    scenes = [scene(edit.scene, "test") for edit in edits]
+    pictures = [render(each, SIZE) for each in scenes]
+    sources = np.stack([picture.image for picture in pictures])
+    results = follow(pipe, sources, [edit.instruction for edit in edits], STEPS, GUIDANCE)
+    before, after = (
+        np.array([[names.index(getattr(each, group)) for group, names in GROUPS.items()] for each in what])
+        for what in (scenes, edits)
+    )
+    asked, right = before != after, classify(classifier, results) == after
+    found, others = (right | ~asked).all(axis=1), (right | asked).all(axis=1)
+    near = correct(
+        detect(detector, results), np.stack([picture.keypoints for picture in pictures]), 0.1
+    ).mean(axis=1)
+    pose = near >= 0.8
+    by_hand = np.array([edit.source == "hand" for edit in edits])
+    numbers = {
+        "asked for and found": found.mean(),
+        "asked for and found, hand-written": found[by_hand].mean(),
+        **{f"asked for and found, {name}": right[asked[:, i], i].mean() for i, name in enumerate(GROUPS)},
+        "nothing else changed": (others & pose).mean(),
+        "kind, colour and place else kept": others.mean(),
+        "pose kept": pose.mean(),
+        "PCK@0.1": near.mean(),
+    }
+    if docs:
+        kept = found & others & pose
+        cells = [
+            _cell(edits[k].instruction, sources[k], results[k], kept[k]) for k in range(0, len(edits), 5)
+        ]
+        rows = [np.concatenate(cells[i : i + 10], axis=1) for i in range(0, len(cells), 10)]
+        save_picture(docs / "puppets-instruct.jpg", np.concatenate(rows))
+    return {f"instruct: {name}": float(value) for name, value in numbers.items()}
+
+
+def _cell(text: str, source: Images, result: Images, right: bool) -> Images:
+    """An instruction above its source above its result, which a red frame marks as wrong."""
+    strip = np.full((40, SIZE, 3), 255, np.uint8)
+    for i, line in enumerate(textwrap.wrap(text, 24)):
+        cv2.putText(strip, line, (3, 10 + 11 * i), cv2.FONT_HERSHEY_SIMPLEX, 0.3, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate([strip, source, grid(result[None], 1, np.array([not right]))])
