@@ -1,11 +1,16 @@
-"""For tests: tiny models of the real classes, made on the spot, a drawn clip, and edits before 8 bits."""
+"""For tests: tiny models of the real classes, made on the spot, a drawn clip, and the laws for plugins."""
 
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Sequence
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -14,12 +19,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from zs2kit.carry import Carry
 from zs2kit.clip import Chunk, Clip, Fit, Frame
+from zs2kit.errors import PluginError
+from zs2kit.hookspecs import hookimpl
 from zs2kit.model import Model, quiet
-from zs2kit.plugins import manager
-from zs2kit.scan import Scan, chunk_of
+from zs2kit.plugins import manager, name_of
+from zs2kit.scan import Scan, chunk_of, edit
+
+SAME = 1e-4  # the largest difference of frames in [0, 1], in float32, that is none
+SHOWS = 10 * SAME  # the least that is one
+FRAMES = 4  # of the clip that `check_plugin` edits
 
 
 @functools.cache
@@ -242,3 +254,273 @@ def edited_pixels(scan: Scan, chunks: Sequence[Chunk], *, carried: bool = True) 
         carry, pixels = scan(carry if carried else Carry(), chunk)
         made.append(pixels)
     return torch.cat(made)
+
+
+def check_plugin(
+    *plugins: object,
+    model: str | Path | Model | None = None,
+    neutral: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> None:
+    """Edit a drawn clip with ``plugins``, used together, and assert the laws that every plugin keeps.
+
+    It acts; two edits alike are equal; how the clip is cut into chunks doesn't show, nor that an edit is
+    taken up again half-way; several plugins' order doesn't show; the model and the caller's plugins are
+    afterwards what they were, also after an edit that fails or is left half-way; and edits in two threads
+    give what each gives alone. Each law is held against an edit that breaks it, lest it hold for lack of
+    any effect. The clip is ``drawn_clip(4)``: 4 frames of 32x32 pixels.
+
+    model: what `edit` takes; None is a tiny one, as `tiny_models` makes them, with random weights.
+    neutral: options with which a single plugin changes nothing, such as ``{"scale": 0}``.
+    settings: those of `edit`, by default quick ones (8 steps).
+
+    Raises AssertionError: which law is broken, by how much, and what that usually means.
+    """
+    model = model or tiny_models()["epsilon"]
+    trial = _Trial(model if isinstance(model, Model) else Model.load(model), plugins, settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # there may be nothing for a plugin to find in a disc
+        given = [dict(vars(each)) for each in plugins]
+        before = _state(trial.model)
+        whole = trial.pixels()
+        _check_acts(trial, whole)
+        _check_same_twice(trial, whole)
+        _check_chunks(trial, whole)
+        if neutral is not None:
+            _check_neutral(trial, neutral)
+        _check_no_trace(trial, before)
+        _check_threads(trial)
+    for plugin, options in zip(plugins, given, strict=True):
+        assert vars(plugin) == options, (
+            f"{name_of(plugin)} changed the object that it was given as: usually by a list or a class "
+            "attribute that all copies share; hooks run on a copy for each edit, keep what they need on self"
+        )
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Edits of one clip with a model and plugins, to be compared."""
+
+    model: Model
+    plugins: Sequence[object]
+    settings: Mapping[str, Any]
+
+    def pixels(
+        self,
+        sizes: Sequence[int] = (FRAMES,),
+        plugins: Sequence[object] | None = None,
+        *,
+        carried: bool = True,
+        resumed: bool = False,
+    ) -> torch.Tensor:
+        """Return the frames made in chunks of ``sizes``; ``resumed``: each chunk by an edit begun anew."""
+        plugins = self.plugins if plugins is None else plugins
+        clip = drawn_clip(FRAMES)
+        scan = make_scan(self.model, plugins, clip, **self.settings)
+        carry, made = Carry(), []
+        for chunk in chunks(clip, sizes, self.model):
+            if resumed:
+                scan = make_scan(self.model, plugins, drawn_clip(FRAMES), **self.settings)
+            carry, pixels = scan(carry if carried else Carry(), chunk)
+            made.append(pixels)
+        return torch.cat(made)
+
+    def edit(self, clip: Clip, *further: object, seed: int = 0) -> Clip:
+        """Return ``clip`` edited in few steps, in chunks of 2, with ``further`` plugins."""
+        quick: dict[str, Any] = {
+            "prompt": "a red robot",
+            "num_inference_steps": 4,
+            "chunk_size": 2,
+            "seed": seed,
+        }
+        return edit(clip, plugins=[*self.plugins, *further], model=self.model, **{**quick, **self.settings})
+
+
+def _check_acts(trial: _Trial, whole: torch.Tensor) -> None:
+    for plugin in trial.plugins:
+        try:
+            without = trial.pixels(plugins=[each for each in trial.plugins if each is not plugin])
+        except PluginError:  # the model can't do without it, as one of eight channels can't
+            continue
+        found = _difference(whole, without)
+        assert found > SHOWS, (
+            f"leaving out {name_of(plugin)} changes the picture by {found:.1e} at most, so the other laws "
+            "would hold for lack of any effect: usually an option is set to what does nothing, or a hook "
+            "computes something and doesn't return it"
+        )
+
+
+def _check_same_twice(trial: _Trial, whole: torch.Tensor) -> None:
+    found = _difference(trial.pixels(), whole)
+    assert found == 0, (
+        f"the same edit twice differs by {found:.1e}: usually random numbers that aren't drawn from a "
+        "generator of the plugin's own with a fixed seed, or something left over from the edit before"
+    )
+
+
+def _check_chunks(trial: _Trial, whole: torch.Tensor) -> None:
+    for sizes in ([1] * FRAMES, [2, 2], [3, 1]):
+        found = _difference(trial.pixels(sizes), whole)
+        assert found <= SAME, (
+            f"frames depend on their chunk: in chunks of {', '.join(map(str, sizes))} they differ by "
+            f"{found:.1e} from those made in one: usually something is computed over the whole chunk (a "
+            "mean, a range, a kernel that rounds otherwise for another number of frames), or kept from "
+            "chunk to chunk; compute frame by frame"
+        )
+    found = _difference(trial.pixels([2, 2], resumed=True), whole)
+    assert found <= SAME, (
+        f"an edit that is taken up again half-way goes on otherwise, by {found:.1e}: usually something is "
+        "kept on self from one chunk for the next, or frames are counted there; chunk.indices says which "
+        "frames these are, and only the carry outlives an edit"
+    )
+    found = _difference(trial.pixels([2, 2], carried=False), whole)
+    assert found > SHOWS, (
+        f"chunks that know nothing of one another differ by {found:.1e} only, so the law that chunks don't "
+        "show would hold for lack of anything to draw: usually options leave nothing to the sampler"
+    )
+    if len(trial.plugins) > 1:
+        found = _difference(trial.pixels(plugins=trial.plugins[::-1]), whole)
+        assert found <= SAME, (
+            f"the plugins' order shows, by {found:.1e}: usually one of them reads what another one changes"
+        )
+
+
+def _check_neutral(trial: _Trial, neutral: Mapping[str, Any]) -> None:
+    (plugin,) = trial.plugins  # of several it wouldn't say whose options these are
+    neutral_one = dataclasses.replace(plugin, **neutral)  # type: ignore[type-var]
+    found = _difference(trial.pixels(plugins=[neutral_one]), trial.pixels(plugins=[]))
+    options = ", ".join(f"{name}={value!r}" for name, value in neutral.items())
+    assert found <= SAME, (
+        f"{name_of(plugin)} with {options} differs from no plugin by {found:.1e}: usually one of its hooks "
+        "doesn't look at the option"
+    )
+
+
+def _check_no_trace(trial: _Trial, before: Mapping[str, Any]) -> None:
+    def check(when: str) -> None:
+        changed = next(_changes(before, _state(trial.model)), None)
+        assert changed is None, (
+            f"the model is not what it was {when}, in {changed}: usually a hook changes the model itself; "
+            "change it in a context given to denoiser.within(), and undo that in a finally"
+        )
+        assert not trial.model.lock.locked(), (
+            f"the model is still locked {when}: its lock is the core's alone"
+        )
+
+    check("after an edit")
+    frames = iter(trial.edit(drawn_clip(FRAMES)))
+    next(frames)
+    check("between two chunks")
+    frames.close()  # type: ignore[attr-defined]  # edit() gives a generator
+    check("after an edit that is left half-way")
+    for hook, failing in (("setup", _FailsInSetup()), ("denoiser_inputs", _FailsInStep())):
+        try:
+            list(trial.edit(drawn_clip(FRAMES), failing))
+        except PluginError:
+            check(f"after an edit that fails in {hook}()")
+        else:
+            raise AssertionError(f"an edit goes on though a plugin fails in {hook}()")
+
+
+@dataclass(eq=False)
+class _FailsInSetup:
+    @hookimpl
+    def setup(self) -> None:
+        raise RuntimeError("on purpose")
+
+
+@dataclass(eq=False)
+class _FailsInStep:
+    @hookimpl
+    def setup(self) -> None:
+        self._calls = 0
+
+    @hookimpl
+    def denoiser_inputs(self) -> None:
+        self._calls += 1
+        if self._calls == 3:
+            raise RuntimeError("on purpose")
+
+
+def _check_threads(trial: _Trial) -> None:
+    together = threading.Barrier(2)
+
+    def images(seed: int, wait: Callable[[], object]) -> list[NDArray[np.uint8]]:
+        """One of two different edits, of whose source ``wait`` holds back every frame."""
+
+        def frames() -> Iterator[Frame]:
+            for frame in drawn_clip(FRAMES):
+                wait()
+                yield frame._replace(image=frame.image[:, ::-1].copy()) if seed else frame
+
+        clip = dataclasses.replace(drawn_clip(FRAMES), frames=frames())
+        return [frame.image for frame in trial.edit(clip, seed=seed)]
+
+    def in_step(seed: int) -> list[NDArray[np.uint8]]:
+        """The same, chunk by chunk in turn with the other."""
+        try:
+            return images(seed, together.wait)
+        except BaseException:
+            together.abort()  # or the other one would wait for ever
+            raise
+
+    alone = [images(seed, lambda: None) for seed in (0, 1)]
+    with ThreadPoolExecutor(2) as threads:
+        under_way = [threads.submit(in_step, seed) for seed in (0, 1)]
+    failed = [each.exception() for each in under_way]
+    error = next(
+        (each for each in failed if each and not isinstance(each, threading.BrokenBarrierError)), None
+    )
+    why = (
+        "usually something is kept on the class or in the module that belongs on self, or setup() changes "
+        "the model without holding model.lock"
+    )
+    assert error is None, f"of two edits at once, in two threads, one fails: {error}: {why}"
+    assert np.array_equal([each.result() for each in under_way], alone), (
+        f"two edits at once, in two threads, don't give what each gives alone: {why}"
+    )
+
+
+def _difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    return (a - b).abs().max().item()
+
+
+def _state(model: Model) -> dict[str, Any]:
+    """A copy of all that an edit might change in a model: every module's attributes, weights, schedule."""
+    parts = model.pipeline.components
+    found: dict[str, Any] = {
+        "model": {name: value for name, value in vars(model).items() if not name.startswith("_")},
+        "pipeline": dict(parts),
+        "scheduler": vars(model.pipeline.scheduler),
+    }
+    for name, part in parts.items():
+        if isinstance(part, torch.nn.Module):
+            for place, module in part.named_modules(prefix=name):
+                found[place] = vars(module)
+    copied: dict[str, Any] = _copied(found)
+    return copied
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):  # diffusers' configs are dicts with attributes, which loaders set
+        return {name: _copied(each) for name, each in (value | getattr(value, "__dict__", {})).items()}
+    return value
+
+
+def _changes(before: Any, now: Any, where: str = "") -> Iterator[str]:
+    """Yield the places, such as ``unet.conv_out.weight``, in which two copies of a state differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in (*before, *(now.keys() - before.keys())):
+            # Modules keep what they consist of in such dicts, and are known by the names in them.
+            place = f"{where}.{name}".strip(".").replace("._parameters", "").replace("._modules", "")
+            if name in before and name in now:
+                yield from _changes(before[name], now[name], place)
+            else:
+                yield place
+    elif isinstance(before, torch.Tensor) and isinstance(now, torch.Tensor):
+        if before.dtype != now.dtype or not torch.equal(before, now):
+            yield where
+    elif before is not now and not (isinstance(before, str | int | float | list | tuple) and before == now):
+        yield where
