@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
 import transformers
+from click.testing import CliRunner
 from skimage.metrics import structural_similarity
 
+import zs2kit
 from zs2kit import Clip, metrics
+from zs2kit.cli import main
 from zs2kit.errors import ClipError, ModelError
 from zs2kit.testing import tiny_models
 
@@ -216,3 +221,53 @@ def test_a_single_frame_and_a_tiny_one(size):
     numbers = metrics.measure(clip([np.zeros((size, size, 3), np.uint8)]))
     assert numbers == {"frames": 1.0}
     assert "motion" not in metrics.measure(clip([np.zeros((size, size, 3), np.uint8)] * 3))
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ["metrics", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    made = {"source": shifted(2), "result": [255 - image for image in shifted(2)], "short": shifted(2, 3)}
+    return {name: zs2kit.write(folder / f"{name}.mkv", clip(images)) for name, images in made.items()}
+
+
+def test_the_command_prints_what_measure_returns(files):
+    printed = run(files["result"], "--source", files["source"], "--json")
+    assert printed.exit_code == 0, printed.output
+    numbers = metrics.measure(zs2kit.read(files["result"]), zs2kit.read(files["source"]))
+    assert json.loads(printed.output) == pytest.approx(numbers)
+    table = run(files["result"]).output.splitlines()
+    assert table[0].split() == ["frames", "6"] and any(line.startswith("motion ") for line in table)
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        (["{result}", "--source", "{short}"], 1, "one clip has 3 frames"),
+        (["{result}", "--source", "nowhere.mp4"], 1, "nowhere.mp4"),
+        (["{result}", "--region", "{source}"], 2, "--region needs --source"),
+        (["{result}", "--prompt", "a robot"], 2, "name one by --features"),
+        (["{result}", "--features", "./nowhere"], 1, "can't be loaded for its features"),
+    ],
+)
+def test_bad_input_is_one_line(files, arguments, code, message, capfd):
+    ended = run(*(each.format(**files) for each in arguments))
+    said = ended.output + capfd.readouterr().err
+    assert ended.exit_code == code and message in said and said.count("\n") == 1
+
+
+def test_every_number_is_documented(files, clip_model):
+    numbers = metrics.measure(
+        *(zs2kit.read(files[name]) for name in ("result", "source")),
+        region=zs2kit.read(files["source"]),
+        chunk_size=2,
+        features=[metrics.TransformersFeatures(clip_model)],
+        prompt="a",
+        source_prompt="b",
+    )
+    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+    for name in numbers.keys() - {"frames"}:
+        assert name.removeprefix("clip ") in page, name
