@@ -247,12 +247,12 @@ edit with scale 0, and again; framed in red where kind, colour or place was misr
 ![{name} edits](puppets-{name}.jpg)
 """
 
-FOLLOWED = """200 edits of held-out scenes (`zs2kit/puppets/edits.jsonl`), 40 of them in hand-written words, by
-diffusers' own pipeline at 20 steps, guidance 5 by text and 1.5 by image; one in eight asks for two changes.
-Asked for and found: the classifier reads all that was asked for. Nothing else changed: it reads the rest as
-it was, and the pose is kept, which is to say that at least 80% of the detector's keypoints lie within a tenth
-of the figure's extent from the renderer's of the source. Below: a fifth of the edits, source above result,
-framed in red where something was not as asked for.
+FOLLOWED = """200 edits of held-out scenes (`zs2kit/puppets/edits.jsonl`), 40 of them in hand-written words,
+by diffusers' own pipeline at 20 steps, guidance 5 by text and 1.5 by image; one in eight of the others asks
+for two changes. Asked for and found: the classifier reads all that was asked for. Nothing else changed: it
+reads the rest as it was, and the pose is kept, which is to say that at least 80% of the detector's keypoints
+lie within a tenth of the figure's extent from the renderer's of the source. Below: a fifth of the edits,
+source above result, framed in red where something was not as asked for.
 
 ![instruct edits](puppets-instruct.jpg)
 """
