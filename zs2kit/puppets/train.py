@@ -22,7 +22,8 @@ renders. `latents` adds to what is there, a file of 2,048 at a time; the U-Net s
 start. The learning rate is constant, so a stage may be taken up again at any time; --cooldown lets it fall to
 zero over this run and keeps the result beside, as NAME.cooled.pt, which export takes until NAME.pt has seen
 more steps. To train on from a cooled network, rename it to NAME.pt. A ControlNet needs some minutes to follow
-a U-Net that went on. Ctrl-C and SIGTERM save what there is.
+a U-Net that went on; those of depth and edges begin as copies of the one of poses. Ctrl-C and SIGTERM save
+what there is.
 """
 
 from __future__ import annotations
