@@ -130,14 +130,16 @@ class Model:
                 if path.is_file():
                     pipeline = _single_file(path, config, weights)
                 else:
+                    # The safety checker judges pictures, which never pass through the pipeline.
                     pipeline = diffusers.DiffusionPipeline.from_pretrained(
-                        path if path.is_dir() else str(name), use_safetensors=True, **weights
+                        path if path.is_dir() else str(name),
+                        use_safetensors=True,
+                        safety_checker=None,
+                        **weights,
                     )
                 folder = _WEIGHTS if bundled else path if path.is_dir() else None
                 model = cls(pipeline, str(name), folder, prompt)
-                pipeline = model.pipeline
-                pipeline.safety_checker = None  # it judges pictures, which never pass through the pipeline
-                pipeline.to(where)
+                model.pipeline.to(where)
                 # Its activations overflow float16, which gives black frames.
                 if model.vae.config.force_upcast and model.dtype == torch.float16:
                     model.vae.to(torch.float32)
