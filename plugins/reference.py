@@ -1,0 +1,188 @@
+"""Reference: a picture says, beside the prompt, what to draw."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zs2kit import hookimpl
+from zs2kit.errors import ModelError, UsageError
+from zs2kit.hookspecs import DenoiserInputs
+from zs2kit.plugins import option
+
+if TYPE_CHECKING:
+    from zs2kit.denoiser import Branch, Denoiser
+    from zs2kit.model import Model
+
+SD15 = "h94/IP-Adapter/models/ip-adapter_sd15.safetensors"
+SDXL = "h94/IP-Adapter/sdxl_models/ip-adapter_sdxl.safetensors"
+
+
+@dataclass(eq=False)
+class Reference:
+    """Draws what a picture of yours shows, by an IP-Adapter: someone's look, a place, a style.
+
+    What counts is the picture's middle, cut to a square. The prompt counts too: leave open there what
+    the picture should tell.
+    """
+
+    image: str | None = option(None, "Path of the picture; it must be given.")
+    scale: float = option(
+        1.0, "How much the picture counts beside the prompt; 0 is not at all.", minimum=0, maximum=1
+    )
+    adapter: str | None = option(
+        None,
+        "Path of the IP-Adapter's .safetensors file, with its image_encoder folder beside it, here or on "
+        f"the hub; none is the checkpoint's own, else {SD15} (or its counterpart for SDXL).",
+    )
+
+    @hookimpl
+    def setup(self, model: Model, denoiser: Denoiser) -> None:
+        if self.scale == 0:
+            return
+        import torch
+        from diffusers.models.embeddings import ImageProjection
+        from transformers import CLIPVisionModelWithProjection
+
+        from zs2kit.model import quiet
+
+        picture = _read(self.image)
+        file = _file(self.adapter, model)
+        layers = _layers_in(file)
+        if not (file.parent / "image_encoder").is_dir():
+            raise ModelError(f"reference.adapter: {file} needs its image encoder in image_encoder/ beside it")
+        encoder = model.load_network(CLIPVisionModelWithProjection, file.parent / "image_encoder")
+        unet = model.unet
+        with model.lock, _restored(unet):  # another edit may be wearing an adapter of its own
+            if not hasattr(model.pipeline, "load_ip_adapter") or unet.encoder_hid_proj is not None:
+                raise ModelError(f"reference: {model.name} takes no IP-Adapter; use another model")
+            if layers != _layers_of(unet):
+                raise ModelError(
+                    f"reference.adapter: {file} was made for another family of models than {model.name}; "
+                    "choose an IP-Adapter for this one"
+                )
+            pipeline = copy.copy(model.pipeline)  # it shares the U-Net, but keeps the encoder to itself
+            pipeline.register_modules(image_encoder=encoder)
+            try:
+                with quiet(), torch.no_grad():
+                    pipeline.load_ip_adapter(str(file.parent), subfolder="", weight_name=file.name)
+                    pipeline.set_ip_adapter_scale(self.scale)
+                    projection: Any = unet.encoder_hid_proj
+                    # Adapters with more than a few tokens look at what the encoder sees of each patch.
+                    patches = not isinstance(projection.image_projection_layers[0], ImageProjection)
+                    shown, blank = pipeline.encode_image(picture, model.device, 1, patches)
+                    self._shown, self._blank = shown[:, None], blank[:, None]  # (1, pictures, ...)
+                    projection([self._shown])  # fails if the encoder is another adapter's
+            except Exception as error:  # loaders raise anything for damaged files
+                reason = str(error).strip().splitlines() or [type(error).__name__]
+                raise ModelError(f"reference.adapter: {file} can't be used: {reason[0]}") from error
+            unet.encoder_hid_proj = None  # its own attention, if it has any, is not among the U-Net's
+            processors = {name: unet.attn_processors[name] for name in _replaced(unet)}
+
+        @contextmanager
+        def adapted() -> Iterator[None]:
+            with _restored(unet):
+                unet.set_attn_processor(unet.attn_processors | processors)
+                unet.encoder_hid_proj = projection
+                unet.config.encoder_hid_dim_type = "ip_image_proj"
+                yield
+
+        denoiser.within(adapted)
+
+    @hookimpl
+    def denoiser_inputs(self, branch: Branch) -> DenoiserInputs | None:
+        if self.scale == 0:
+            return None
+        return DenoiserInputs(
+            conditions={"image_embeds": [self._shown if branch.conditional else self._blank]}
+        )
+
+
+@contextmanager
+def _restored(unet: Any) -> Iterator[None]:
+    """Take off again, at the end, all that an IP-Adapter puts on a U-Net."""
+    processors, kind = dict(unet.attn_processors), unet.config.encoder_hid_dim_type
+    try:
+        yield
+    finally:
+        unet.encoder_hid_proj = None
+        unet.set_attn_processor(processors)
+        unet.config.encoder_hid_dim_type = kind
+
+
+def _read(path: str | None) -> Any:
+    from PIL import Image, ImageOps
+
+    if path is None:
+        raise UsageError("reference.image: say which picture, with --set reference.image=PICTURE")
+    try:
+        with Image.open(path) as picture:
+            return ImageOps.exif_transpose(picture).convert("RGB")
+    except Exception as error:  # damaged files raise all sorts
+        raise UsageError(f"reference.image: {path} can't be read as a picture; use a PNG or JPEG") from error
+
+
+def _file(adapter: str | None, model: Model) -> Path:
+    """Return the adapter's file, fetched from the hub if it is there."""
+    if adapter is None:
+        own = model.bundled("reference/image_encoder")
+        if own is not None:
+            return own.parent / "ip-adapter.safetensors"
+        adapter = SDXL if model.unet.config.addition_embed_type == "text_time" else SD15
+    if not adapter.endswith(".safetensors"):
+        raise ModelError(
+            f"reference.adapter: {adapter} is no .safetensors file; adapters load from these only"
+        )
+    if Path(adapter).is_file():
+        return Path(adapter)
+    owner, _, rest = adapter.partition("/")
+    name, _, file = rest.partition("/")
+    folder = file.rpartition("/")[0]
+    encoder = f"{folder}/image_encoder".lstrip("/")
+    try:
+        from huggingface_hub import snapshot_download
+
+        wanted = [file, f"{encoder}/*.json", f"{encoder}/*.safetensors"]
+        return Path(snapshot_download(f"{owner}/{name}", allow_patterns=wanted)) / file
+    except Exception as error:  # out of reach, or no such repository
+        raise ModelError(
+            f"reference.adapter: there is no file {adapter}, and it can't be had from the hub; give the path "
+            "of an IP-Adapter's .safetensors file"
+        ) from error
+
+
+def _layers_in(file: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the adapter's layers by their names in its file."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            layers = {
+                key: tuple(tensors.get_slice(key).get_shape())
+                for key in tensors.keys()  # noqa: SIM118  # it is no dict
+                if key.endswith(".to_k_ip.weight")
+            }
+    except Exception as error:  # missing or damaged
+        raise ModelError(f"reference.adapter: {file} can't be read as a safetensors file") from error
+    if not layers:
+        raise ModelError(f"reference.adapter: {file} is no IP-Adapter")
+    return layers
+
+
+def _layers_of(unet: Any) -> dict[str, tuple[int, ...]]:
+    """Return what `_layers_in` finds in a file that was made for ``unet``."""
+    projections = [unet.get_submodule(name.removesuffix("processor") + "to_k") for name in _replaced(unet)]
+    # In the files the attention to prompts has the odd numbers.
+    return {
+        f"ip_adapter.{2 * index + 1}.to_k_ip.weight": tuple(each.weight.shape)
+        for index, each in enumerate(projections)
+    }
+
+
+def _replaced(unet: Any) -> list[str]:
+    """Return the names of the attention processors that an adapter replaces: those that see the prompt."""
+    return [name for name in unet.attn_processors if not name.endswith("attn1.processor")]

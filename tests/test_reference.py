@@ -1,0 +1,318 @@
+"""The reference plugin: IP-Adapters, as diffusers loads them, beside momentum attention."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import zs2kit
+from zs2kit import Model
+from zs2kit.errors import ModelError, UsageError
+from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
+from zs2kit.sampler import make_scheduler
+from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan, tiny_model
+from zs2kit_plugins.instruct import Instruct
+from zs2kit_plugins.reference import Reference
+
+SAME = 1e-4  # of decoded frames in [0, 1], float32
+FRAMES = 3
+
+# diffusers' names of the parts of an image projection -> those in adapters' files
+NAMES = {
+    "image_embeds": "proj",
+    "ln0": "0.norm1",
+    "ln1": "0.norm2",
+    "attn.to_q": "0.to_q",
+    "attn.to_out.0": "0.to_out",
+    "ff.0": "1.0",
+    "ff.1.net.0.proj": "1.1",
+    "ff.1.net.2": "1.3",
+}
+
+
+def save_adapter(folder, unet, *, tokens=0, seed=0):
+    """Save an IP-Adapter of random weights for a U-Net, in the files that diffusers reads; return its path.
+
+    tokens: 0 is the plain kind, more the one that looks at all of the picture's patches ("plus").
+    """
+    import transformers
+    from diffusers.models.embeddings import ImageProjection, IPAdapterPlusImageProjection
+    from safetensors.torch import save_file
+
+    torch.manual_seed(seed)
+    encoder = transformers.CLIPVisionModelWithProjection(
+        transformers.CLIPVisionConfig(
+            hidden_size=16,
+            intermediate_size=32,
+            projection_dim=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=8,
+        )
+    )
+    encoder.save_pretrained(folder / "image_encoder")
+    width = unet.config.cross_attention_dim
+    if tokens:
+        projection = IPAdapterPlusImageProjection(16, width, 64, heads=1, num_queries=tokens)
+    else:
+        projection = ImageProjection(24, width, num_image_text_embeds=4)
+    weights = projection.state_dict()
+    for layer in range(4 if tokens else 0):  # the files have one matrix for keys and values
+        both = [weights.pop(f"layers.{layer}.attn.to_{each}.weight") for each in "kv"]
+        weights[f"layers.{layer}.0.to_kv.weight"] = torch.cat(both)
+    state = {}
+    for key, value in weights.items():
+        for ours, written in NAMES.items():
+            key = key.replace(ours, written)
+        state[f"image_proj.{key}"] = value
+    layers = [layer for name, layer in unet.named_modules() if name.endswith("attn2")]
+    for number, layer in enumerate(layers):
+        for kind in ("to_k_ip", "to_v_ip"):
+            state[f"ip_adapter.{2 * number + 1}.{kind}.weight"] = torch.randn_like(layer.to_k.weight)
+    save_file(state, folder / "ip-adapter.safetensors")
+    return folder / "ip-adapter.safetensors"
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_folders):
+    return Model.load(tiny_folders["epsilon"])
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny, tmp_path_factory):
+    return save_adapter(tmp_path_factory.mktemp("adapter"), tiny.unet)
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    """A picture that is not square."""
+    path = tmp_path_factory.mktemp("picture") / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def plugin(picture, adapter):
+    return Reference(image=str(picture), scale=0.7, adapter=str(adapter))
+
+
+def pixels(model, plugins=(), sizes=(FRAMES,), *, carried=True, **settings):
+    scan = make_scan(model, plugins, **settings)
+    return edited_pixels(scan, chunks(drawn_clip(sum(sizes)), sizes, model), carried=carried)
+
+
+def difference(a, b):
+    return (a - b).abs().max().item()
+
+
+def theirs(model, cls, adapter, picture, scheduler="ddim", guidance_scale=5.0, **settings):
+    """Frame by frame, what diffusers' own pipeline makes of the same noise; this changes the model."""
+    components = model.pipeline.components | {
+        "scheduler": make_scheduler(scheduler, model.scheduler_config, 8, model.device)
+    }
+    pipeline = cls(**components, requires_safety_checker=False)
+    pipeline.load_ip_adapter(str(adapter.parent), subfolder="", weight_name=adapter.name)
+    pipeline.set_ip_adapter_scale(0.7)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = dependency_noise(model.latent_shape(32, 32), range(FRAMES), MAX_DIVERGENCE, 0)
+    (chunk,) = chunks(drawn_clip(FRAMES), [FRAMES], model)
+    made = []
+    for index in range(FRAMES):
+        source = {"height": 32, "width": 32}
+        if "image_guidance_scale" in settings:
+            source = {"image": (chunk.pixels[index : index + 1] + 1) / 2}
+        made.append(
+            pipeline(
+                "a red robot",
+                ip_adapter_image=Image.open(picture),
+                latents=noise[index : index + 1],
+                num_inference_steps=8,
+                guidance_scale=guidance_scale,
+                output_type="pt",
+                **source,
+                **settings,
+            ).images
+        )
+    return torch.cat(made)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
+@pytest.mark.parametrize("tokens", [0, 6])
+def test_parity_with_the_diffusers_pipeline(tiny, tiny_folders, tmp_path, picture, tokens, guidance_scale):
+    adapter = save_adapter(tmp_path, tiny.unet, tokens=tokens)
+    settings = {"momentum": 0, "divergence": MAX_DIVERGENCE, "guidance_scale": guidance_scale}
+    ours = pixels(tiny, [Reference(image=str(picture), scale=0.7, adapter=str(adapter))], **settings)
+    other = Model.load(tiny_folders["epsilon"])
+    reference = theirs(
+        other, diffusers.StableDiffusionPipeline, adapter, picture, guidance_scale=guidance_scale
+    )
+    worst = difference(ours, reference)
+    print(f"largest difference, {tokens or 4} tokens, guidance {guidance_scale}: {worst:.1e}")
+    assert worst <= 1e-3
+    assert difference(pixels(tiny, **settings), reference) > 1e-2
+
+
+def test_parity_together_with_an_instruction(tmp_path, picture):
+    """Of the three branches only the one with the instruction sees the picture."""
+    folder = tiny_model(tmp_path / "editor", unet={"in_channels": 8, "out_channels": 4})
+    model, other = Model.load(folder), Model.load(folder)
+    adapter = save_adapter(tmp_path / "adapter", model.unet)
+    plugins = [Instruct(), Reference(image=str(picture), scale=0.7, adapter=str(adapter))]
+    ours = pixels(model, plugins, momentum=0, divergence=MAX_DIVERGENCE)
+    cls = diffusers.StableDiffusionInstructPix2PixPipeline
+    reference = theirs(other, cls, adapter, picture, image_guidance_scale=1.5)
+    print(f"largest difference, with instruct: {difference(ours, reference):.1e}")
+    assert difference(ours, reference) <= 1e-3
+    assert difference(pixels(model, [Instruct()], momentum=0, divergence=MAX_DIVERGENCE), ours) > 1e-2
+
+
+def test_it_lives_together_with_momentum(tiny, plugin):
+    """The adapter replaces the attention to prompts, momentum wraps that of frames to themselves."""
+    whole = pixels(tiny, [plugin])
+    assert difference(pixels(tiny, [plugin], [1, 2]), whole) <= SAME
+    assert difference(pixels(tiny, [plugin], [1, 2], carried=False), whole) > 10 * SAME
+    assert difference(pixels(tiny, [plugin], momentum=0), whole) > 10 * SAME
+    assert difference(pixels(tiny), whole) > 10 * SAME
+
+
+def test_scale_0_is_no_plugin(tiny, plugin):
+    plugin.scale = 0.0
+    assert torch.equal(pixels(tiny, [plugin]), pixels(tiny))
+
+
+def test_the_checkpoints_own_adapter_is_the_default(tiny_folders, adapter, picture, tmp_path, plugin):
+    shutil.copytree(tiny_folders["epsilon"], tmp_path / "own")
+    shutil.copytree(adapter.parent, tmp_path / "own" / "reference")
+    ours = pixels(Model.load(tmp_path / "own"), [Reference(image=str(picture), scale=0.7)])
+    assert torch.equal(ours, pixels(Model.load(tiny_folders["epsilon"]), [plugin]))
+
+
+# No trace.
+
+
+def state(unet):
+    return (
+        unet.attn_processors,
+        copy.deepcopy(unet.state_dict()),
+        dict(unet.config),
+        unet.config.encoder_hid_dim_type,
+        unet.encoder_hid_proj,
+    )
+
+
+def assert_untouched(unet, before):
+    processors, weights, *config = before
+    now = unet.attn_processors
+    assert list(now) == list(processors) and all(now[name] is each for name, each in processors.items())
+    tensors = unet.state_dict()
+    assert list(tensors) == list(weights)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in tensors.items())
+    assert [dict(unet.config), unet.config.encoder_hid_dim_type, unet.encoder_hid_proj] == config
+
+
+def test_no_trace_between_chunks_and_after(tiny, plugin):
+    before, parts = state(tiny.unet), dict(tiny.pipeline.components)
+    frames = iter(
+        zs2kit.edit(drawn_clip(4), model=tiny, plugins=[plugin], num_inference_steps=2, chunk_size=2)
+    )
+    assert_untouched(tiny.unet, before)
+    next(frames)
+    assert_untouched(tiny.unet, before)
+    frames.close()
+    assert_untouched(tiny.unet, before)
+    assert tiny.pipeline.components == parts and not tiny.lock.locked()
+
+
+def test_a_trace_would_be_seen(tiny_folders, adapter):
+    model = Model.load(tiny_folders["epsilon"])
+    before = state(model.unet)
+    model.pipeline.load_ip_adapter(str(adapter.parent), subfolder="", weight_name=adapter.name)
+    with pytest.raises(AssertionError):
+        assert_untouched(model.unet, before)
+
+
+def test_two_threads_with_one_model_give_what_each_gives_alone(tiny, tmp_path, picture, plugin):
+    """Also while the other is being set up, and has more attention than the U-Net's own."""
+    plus = save_adapter(tmp_path, tiny.unet, tokens=6)
+    both = [[plugin], [Reference(image=str(picture), adapter=str(plus))]]
+    alone = [pixels(tiny, plugins, [1, 1]) for plugins in both]
+    assert difference(*alone) > 10 * SAME
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(2):
+            together = [threads.submit(pixels, tiny, plugins, [1, 1]) for plugins in both]
+            for each, expected in zip(together, alone, strict=True):
+                assert torch.equal(each.result(), expected)
+
+
+# Bad input: one line, before any sampling.
+
+
+def message(model, error, plugin) -> str:
+    before = state(model.unet)
+    with pytest.raises(error) as raised:
+        zs2kit.edit(drawn_clip(1), model=model, plugins=[plugin])
+    assert_untouched(model.unet, before)
+    assert not model.lock.locked() and "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_an_adapter_of_another_family(tiny, tmp_path, plugin):
+    wide = tiny_model(tmp_path / "wide", unet={"cross_attention_dim": 32})
+    plugin.adapter = str(save_adapter(tmp_path, Model.load(wide).unet))
+    assert "another family of models" in message(tiny, ModelError, plugin)
+
+
+def test_an_image_encoder_of_another_adapter(tiny, tmp_path, adapter, plugin):
+    plugin.adapter = str(save_adapter(tmp_path, tiny.unet))
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    settings = CLIPVisionConfig.from_pretrained(adapter.parent / "image_encoder").to_dict()
+    other = CLIPVisionModelWithProjection(CLIPVisionConfig(**settings | {"projection_dim": 40}))
+    other.save_pretrained(tmp_path / "image_encoder")
+    assert "can't be used" in message(tiny, ModelError, plugin)
+
+
+def test_an_adapter_without_its_image_encoder(tiny, tmp_path, adapter, plugin):
+    plugin.adapter = str(shutil.copy(adapter, tmp_path))
+    assert "in image_encoder/ beside it" in message(tiny, ModelError, plugin)
+
+
+def test_a_pickled_adapter(tiny, tmp_path, plugin):
+    plugin.adapter = str(tmp_path / "ip-adapter.bin")
+    torch.save({}, plugin.adapter)
+    assert "safetensors" in message(tiny, ModelError, plugin)
+
+
+def test_a_file_that_only_claims_to_be_an_adapter(tiny, tiny_folders, tmp_path, plugin):
+    plugin.adapter = str(tmp_path / "adapter.safetensors")
+    (tmp_path / "adapter.safetensors").write_bytes(b"not weights")
+    assert "can't be read" in message(tiny, ModelError, plugin)
+    plugin.adapter = str(next((tiny_folders["epsilon"] / "unet").glob("*.safetensors")))
+    assert "is no IP-Adapter" in message(tiny, ModelError, plugin)
+
+
+def test_an_adapter_that_is_nowhere(tiny, picture, plugin):
+    plugin.adapter = "nobody/nothing/ip-adapter.safetensors"
+    assert "nobody/nothing/ip-adapter.safetensors" in message(tiny, ModelError, plugin)
+    assert "h94/IP-Adapter" in message(tiny, ModelError, Reference(image=str(picture)))
+
+
+def test_a_picture_that_can_not_be_read(tiny, tmp_path, picture, plugin):
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "cut.png").write_bytes(picture.read_bytes()[:2000])
+    for path in (tmp_path / "text.png", tmp_path / "cut.png", tmp_path / "missing.png", tmp_path):
+        plugin.image = str(path)
+        assert "can't be read as a picture" in message(tiny, UsageError, plugin)
+
+
+def test_a_picture_must_be_given(tiny, plugin):
+    plugin.image = None
+    assert "reference.image=PICTURE" in message(tiny, UsageError, plugin)
