@@ -1,0 +1,272 @@
+"""Depth, edges and any other control: alike to diffusers' pipelines, and bad input said before any work."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from fractions import Fraction
+
+import cv2
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+import zs2kit
+from zs2kit.errors import ClipError, ModelError, UsageError
+from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
+from zs2kit.sampler import make_scheduler
+from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan
+from zs2kit_plugins.control import AnyControl
+from zs2kit_plugins.depth import Depth
+from zs2kit_plugins.edges import Edges
+from zs2kit_plugins.pose import Pose
+
+FRAMES = 3
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_folders):
+    return tiny_folders["epsilon"]
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return zs2kit.Model.load(folder)
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    """A map that stands for all frames."""
+    path = tmp_path_factory.mktemp("maps") / "map.png"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
+    return path
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    """A clip of maps, one brighter than the other."""
+    images = [np.full((32, 32, 3), 20 * index, np.uint8) for index in range(12)]
+    path = tmp_path_factory.mktemp("maps") / "maps.mp4"
+    return zs2kit.write(path, zs2kit.Clip.from_images(images, Fraction(12)))
+
+
+def pixels(model, plugins, sizes=(FRAMES,), **settings) -> torch.Tensor:
+    """Frame by frame what stands alone: neither noise nor attention ties frames together."""
+    plain = {"momentum": 0, "divergence": MAX_DIVERGENCE, "num_inference_steps": STEPS}
+    scan = make_scan(model, plugins, drawn_clip(FRAMES), **(plain | settings))
+    return edited_pixels(scan, chunks(drawn_clip(FRAMES), sizes, model))
+
+
+def reference(model, cls, controlnets, maps, **settings) -> torch.Tensor:
+    """What diffusers' own ControlNet pipeline makes of the same noise, frame by frame."""
+    components = {name: part for name, part in model.pipeline.components.items() if name != "image_encoder"}
+    components["scheduler"] = make_scheduler("ddim", model.scheduler_config, STEPS, model.device)
+    none = {} if cls is diffusers.StableDiffusionXLControlNetPipeline else {"requires_safety_checker": False}
+    loaded = [diffusers.ControlNetModel.from_pretrained(each) for each in controlnets]
+    pipeline = cls(**components, **none, controlnet=loaded if len(loaded) > 1 else loaded[0])
+    pipeline.set_progress_bar_config(disable=True)
+    noise = dependency_noise(model.latent_shape(32, 32), range(FRAMES), MAX_DIVERGENCE, 0)
+    made = []
+    for index in range(FRAMES):
+        images = [torch.from_numpy(each[index]).permute(2, 0, 1)[None] / 255 for each in maps]
+        made.append(
+            pipeline(
+                "a red robot",
+                image=images if len(images) > 1 else images[0],
+                num_inference_steps=STEPS,
+                guidance_scale=5.0,
+                latents=noise[index : index + 1],
+                output_type="pt",
+                height=32,
+                width=32,
+                **settings,
+            ).images
+        )
+    return torch.cat(made)
+
+
+def maps_of(model, plugin) -> np.ndarray:
+    """The maps that a plugin makes of the drawn clip."""
+    (chunk,) = chunks(drawn_clip(FRAMES), [FRAMES], model)
+    plugin.load_detector(model, drawn_clip(FRAMES))
+    return plugin.detect(chunk.images, chunk)
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    return (a - b).abs().max().item()
+
+
+# Neutral is neutral.
+
+
+def test_depth_and_edges_together_are_diffusers_multi_controlnet(model, folder):
+    ours = pixels(model, [Depth(scale=0.6), Edges(scale=0.9)])
+    theirs = reference(
+        model,
+        diffusers.StableDiffusionControlNetPipeline,
+        [folder / "controlnet_depth", folder / "controlnet_edges"],
+        [maps_of(model, Depth()), maps_of(model, Edges())],
+        controlnet_conditioning_scale=[0.6, 0.9],
+    )
+    worst = difference(ours, theirs)
+    print(f"largest difference, depth and edges: {worst:.1e}")
+    assert worst <= 1e-3
+    assert difference(pixels(model, [Depth(scale=0.6)]), theirs) > 1e-2
+    assert difference(pixels(model, [Edges(scale=0.9)]), theirs) > 1e-2
+
+
+def test_sdxl_is_alike_to_its_pipeline(tiny_folders):
+    xl = zs2kit.Model.load(tiny_folders["sdxl"])
+    ours = pixels(xl, [Edges(scale=0.8)])
+    theirs = reference(
+        xl,
+        diffusers.StableDiffusionXLControlNetPipeline,
+        [tiny_folders["sdxl"] / "controlnet_edges"],
+        [maps_of(xl, Edges())],
+        controlnet_conditioning_scale=0.8,
+    )
+    worst = difference(ours, theirs)
+    print(f"largest difference, SDXL: {worst:.1e}")
+    assert worst <= 1e-3
+    assert difference(pixels(xl, []), theirs) > 1e-2
+
+
+def test_a_controlnet_that_sums_up_steers_as_in_its_pipeline(model, folder, picture, tmp_path):
+    """As that of shuffle does: its residuals are averages, and only the prompted branch gets them."""
+    shutil.copytree(folder / "controlnet_pose", tmp_path / "pooled")
+    config = json.loads((tmp_path / "pooled" / "config.json").read_text())
+    (tmp_path / "pooled" / "config.json").write_text(json.dumps(config | {"global_pool_conditions": True}))
+    plugin = AnyControl(model=str(tmp_path / "pooled"), maps=str(picture))
+    theirs = reference(
+        model, diffusers.StableDiffusionControlNetPipeline, [tmp_path / "pooled"], [maps_of(model, plugin)]
+    )
+    worst = difference(pixels(model, [plugin]), theirs)
+    print(f"largest difference, pooled: {worst:.1e}")
+    assert worst <= 1e-3
+    plain = AnyControl(model=str(folder / "controlnet_pose"), maps=str(picture))
+    assert difference(pixels(model, [plain]), theirs) > 1e-2
+
+
+def test_scale_0_is_no_plugin(model, folder, picture):
+    plain = pixels(model, [])
+    plugins = [Depth(), Edges(), AnyControl(model=str(folder / "controlnet_pose"), maps=str(picture))]
+    for plugin in plugins:
+        assert difference(pixels(model, [plugin]), plain) > 1e-2
+        plugin.scale = 0
+        assert torch.equal(pixels(model, [plugin]), plain)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "sdxl"])
+def test_half_precision_runs(tiny_folders, kind):
+    half = zs2kit.Model.load(tiny_folders[kind], dtype="bfloat16")
+    steered = pixels(half, [Depth(), Edges()])
+    assert steered.isfinite().all() and difference(steered, pixels(half, [])) > 1e-2
+
+
+# What the maps are made of.
+
+
+def test_edges_follow_the_thresholds(model):
+    (chunk,) = chunks(drawn_clip(FRAMES), [FRAMES], model)
+    expected = cv2.Canny(chunk.images[0], 50, 80)
+    assert np.array_equal(maps_of(model, Edges(low=50, high=80))[0, ..., 0], expected) and expected.any()
+
+
+def test_depth_is_grey_and_a_map_of_every_frame(model):
+    maps = maps_of(model, Depth())
+    assert maps.shape == (FRAMES, 32, 32, 3) and maps.dtype == np.uint8
+    assert np.array_equal(maps[..., 0], maps[..., 1]) and not np.array_equal(maps[0], maps[-1])
+
+
+def test_a_clip_of_maps_is_read_in_step(model, folder, video):
+    """Another source size than the model's, and a part of the source."""
+    source = zs2kit.read(video, start=0.5)  # from frame 6 on
+    plugin = AnyControl(model=str(folder / "controlnet_pose"), maps=str(video))
+    for sizes in ([6], [4, 2]):
+        plugin.load_detector(model, source)
+        found = [
+            each.mean()
+            for chunk in chunks(drawn_clip(6), sizes, model)
+            for each in plugin.detect(chunk.images, chunk)
+        ]
+        assert np.allclose(found, [20 * index for index in range(6, 12)], atol=3)
+
+
+def test_maps_are_fitted_to_the_model_as_the_source_is(model, folder, tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (20, 48, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "map.png"), image[..., ::-1])
+    clip = drawn_clip(1, width=48, height=20)
+    (chunk,) = chunks(drawn_clip(1, width=48, height=20), [1], model)
+    plugin = AnyControl(model=str(folder / "controlnet_pose"), maps=str(tmp_path / "map.png"))
+    plugin.load_detector(model, clip)
+    assert np.array_equal(plugin.detect(chunk.images, chunk)[0], chunk.fit.apply(image))
+
+
+# Bad input is one line, before any sampling.
+
+
+def refusal(model, plugin, clip=None) -> str:
+    with pytest.raises((ModelError, UsageError, ClipError)) as error:
+        zs2kit.edit(clip or drawn_clip(2), model=model, plugins=[plugin])
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_maps_of_another_length_or_size(model, folder, video):
+    plugin = AnyControl(model=str(folder / "controlnet_pose"), maps=str(video))
+    assert "has 12 frames and the clip 2" in refusal(model, plugin)
+    assert "32x32 pixels and the clip 48x32" in refusal(model, plugin, drawn_clip(12, width=48))
+    plugin.maps = str(folder / "no.mp4")
+    assert "no such file" in refusal(model, plugin)
+
+
+def test_maps_that_go_on_are_said_at_the_end(model, folder, video):
+    images = [frame.image for frame in drawn_clip(2)]
+    plugin = AnyControl(model=str(folder / "controlnet_pose"), maps=str(video))
+    clip = zs2kit.Clip.from_images(images, 12)  # of a length that is not known before
+    with pytest.warns(UserWarning, match="more than the clip's 2 frames"):
+        list(zs2kit.edit(clip, model=model, plugins=[plugin], num_inference_steps=1))
+
+
+def test_control_says_what_it_needs(model, folder, picture):
+    name = str(folder / "controlnet_pose")
+    assert "control.model is not set" in refusal(model, AnyControl(detector="canny"))
+    assert "either control.detector or control.maps" in refusal(model, AnyControl(model=name))
+    both = AnyControl(model=name, detector="canny", maps=str(picture))
+    assert "either control.detector or control.maps" in refusal(model, both)
+    assert "no detector is called 'magic'" in refusal(model, AnyControl(model=name, detector="magic"))
+
+
+@pytest.mark.parametrize("cls", [Pose, Depth, Edges])
+def test_a_controlnet_of_another_family_is_refused_by_its_config_alone(model, tiny_folders, tmp_path, cls):
+    """So gigabytes aren't fetched for nothing."""
+    network = tiny_folders["sdxl"] / "controlnet_pose"
+    shutil.copy(network / "config.json", tmp_path)
+    assert "made for another family of models" in refusal(model, cls(model=str(tmp_path)))
+    xl = zs2kit.Model.load(tiny_folders["sdxl"])
+    assert "can't be loaded as ControlNetModel" in refusal(xl, cls(model=str(tmp_path)))
+
+
+def test_what_is_no_controlnet_is_refused(model, folder):
+    assert "is a UNet2DConditionModel" in refusal(model, Edges(model=str(folder / "unet")))
+    assert "can't be loaded" in refusal(model, Edges(model=str(folder)))
+
+
+def test_controlnets_load_from_safetensors_alone(model, folder, tmp_path):
+    network = diffusers.ControlNetModel.from_pretrained(folder / "controlnet_edges")
+    network.save_pretrained(tmp_path, safe_serialization=False)
+    assert "safetensors" in refusal(model, Edges(model=str(tmp_path)))
+
+
+def test_a_model_without_an_estimator_of_its_own_says_what_to_use(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "bare", ignore=shutil.ignore_patterns("estimator"))
+    bare = zs2kit.Model.load(tmp_path / "bare")
+    assert "use midas" in refusal(bare, Depth(detector="puppets"))
+    assert "Depth-Anything-V2" in refusal(bare, Depth())  # which can't be had offline
+
+
+def test_weights_for_what_needs_none(model):
+    assert "edges.annotators: canny takes no weights" in refusal(model, Edges(annotators="folder"))
+    assert "depth.annotators is for midas" in refusal(model, Depth(annotators="folder"))
