@@ -14,6 +14,9 @@
     python -m zs2kit.puppets.train classifier --minutes 15
     python -m zs2kit.puppets.train pairs --processes 2
     python -m zs2kit.puppets.train instruct --minutes 70
+    python -m zs2kit.puppets.train image_encoder --minutes 5
+    python -m zs2kit.puppets.train reference --minutes 20
+    python -m zs2kit.puppets.train lora --minutes 8
     python -m zs2kit.puppets.train export
 
 Once there are latents the VAE's encoder is frozen for good, and `decoder` goes on improving its other half:
@@ -50,8 +53,10 @@ from .detector import HEATMAP, SPREAD, resize
 from .diffusion import Diffusion, load_vae, save_part, text_to_image, to_tensor, tokenizer, train_faster
 from .estimator import estimate_logits
 from .instruct import export_instruct, make_pairs, train_instruct
+from .lora import export_lora, train_lora
 from .networks import GROUPS, SIZE
 from .pictures import SHARD, draw, empty_maps, empty_places, maps, reconstructions, save_array, shard
+from .reference import export_reference, train_image_encoder, train_reference
 from .skeleton import draw_skeleton
 from .training import Run, fit, load_weights
 
@@ -396,8 +401,16 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "reconstructions": make_reconstructions,
     "pairs": make_pairs,
     "instruct": train_instruct,
+    "image_encoder": train_image_encoder,
+    "reference": train_reference,
+    "lora": train_lora,
 }
-EXPORTED: list[Callable[[Run, Path], dict[str, int]]] = [export_base, export_instruct]
+EXPORTED: list[Callable[[Run, Path], dict[str, int]]] = [
+    export_base,
+    export_instruct,
+    export_reference,
+    export_lora,
+]
 """Each writes its parts of the weights into a folder and returns the steps that they were trained for; none
 of what isn't trained yet."""
 
