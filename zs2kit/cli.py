@@ -124,16 +124,13 @@ def size(text: str) -> tuple[int, int]:
 
 def lora(text: str) -> tuple[str, float]:
     """NAME or NAME:WEIGHT -> name and weight, by default 1."""
-    name, colon, number = text.rpartition(":")
-    try:
-        weight = float(number)
-    except ValueError:  # a colon inside the name, as in C:\looks
-        return text, 1.0
+    name, colon, weight = text.rpartition(":")
     if not (name and colon):
         return text, 1.0
-    if not math.isfinite(weight):
-        raise click.BadParameter(f"'{number}' is no weight; write NAME:WEIGHT, such as {name}:0.8.")
-    return name, weight
+    try:
+        return name, float(weight)
+    except ValueError:  # a colon inside the name, as in C:\looks
+        return text, 1.0
 
 
 @click.group(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -103,8 +104,11 @@ class Model:
         device: as torch names it; by default the accelerator if there is one. dtype: float32, float16
         or bfloat16; by default float16 on CUDA and float32 elsewhere. Weights load from safetensors
         alone. Raises `ModelError` if something can't be loaded or doesn't fit, `UsageError` for an
-        unknown device or dtype, and for a config that nothing needs.
+        unknown device or dtype, a weight that is not finite, and a config that nothing needs.
         """
+        for lora, weight in (loras or {}).items():
+            if not math.isfinite(weight):
+                raise UsageError(f"the weight of LoRA {lora} must be a finite number, not {weight}")
         where = _device(device)
         weights = {"dtype": _dtype(dtype, where)}
         bundled = str(name) in _BUNDLED
