@@ -280,7 +280,11 @@ PARTS: dict[str, Part] = {
 for _name, _asked in ASKED.items():
     PARTS[_name] = Part(
         partial(measure_edits, _name),
-        {f"{_name} edits, scale 1": "90%", f"{_name} edits, scale 0: PCK": "near chance"},
+        {
+            f"{_name} edits, scale 1: difference": "",
+            f"{_name} edits, scale 1": "90%",
+            f"{_name} edits, scale 0: PCK": "near chance",
+        },
         EDITED.format(name=_name, asked=_asked),
     )
 PARTS["instruct"] = Part(
