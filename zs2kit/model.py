@@ -429,7 +429,7 @@ def quiet() -> Iterator[None]:
         before = [(each.is_progress_bar_enabled(), each.get_verbosity()) for each in libraries]
         for each in libraries:
             each.disable_progress_bar()
-            each.set_verbosity_error()
+            each.set_verbosity(each.CRITICAL)  # what fails is raised, and we say it
         try:
             yield
         finally:
