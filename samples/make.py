@@ -1,4 +1,4 @@
-"""Draws the sample clips: `python samples/make.py` writes them beside this file, the same every time."""
+"""Draws the samples: `python samples/make.py` writes them beside this file, the same every time."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import av
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 import zs2kit
+from zs2kit.puppets.skeleton import draw_skeleton
 from zs2kit.puppets.world import Scene, motion_scenes, render
 
+FOLDER = Path(__file__).parent
 SIZE = 256
 HERTZ = 44100  # samples of sound a second
 NOTES = 220 * 2 ** (np.array([0, 2, 4, 7, 9, 12]) / 12)  # pentatonic from A: any order sounds well
@@ -47,7 +50,21 @@ def main() -> None:
                 *(SIZE, SIZE, rate, 1 / rate, count),
                 source=sound,
             )
-            print(zs2kit.write(Path(__file__).with_name(f"{name}.mp4"), clip, overwrite=True))
+            print(zs2kit.write(FOLDER / f"{name}.mp4", clip, overwrite=True))
+    print(zs2kit.write(FOLDER / "skeleton-jump.mp4", skeleton(), overwrite=True))
+    cv2.imwrite(str(FOLDER / "pink-wizard.png"), picture()[..., ::-1])  # OpenCV wants BGR
+
+
+def skeleton() -> zs2kit.Clip:
+    """Poses as a ControlNet takes them, of somebody who jumps for as long as the robot dances."""
+    scene, _, count, rate, *_ = SAMPLES["robot-dance"]
+    poses = [render(each, SIZE).keypoints for each in motion_scenes(scene, "jump", count, fps=float(rate))]
+    return zs2kit.Clip.from_images([draw_skeleton(each, SIZE, SIZE) for each in poses], rate)
+
+
+def picture() -> NDArray[np.uint8]:
+    """Somebody whom a result may be made to look like: (height, width, 3) RGB."""
+    return render(Scene("wizard", "pink", "snow", background=3, height=0.8), SIZE).image
 
 
 def frames(scenes: Sequence[Scene]) -> Iterator[zs2kit.Frame]:

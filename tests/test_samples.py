@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -18,7 +19,16 @@ import make  # noqa: E402
 
 
 def test_the_table_names_the_files() -> None:
-    assert {path.stem for path in SAMPLES.glob("*.mp4") if "-pose" not in path.stem} == set(make.SAMPLES)
+    found = {path.stem for path in SAMPLES.glob("*.mp4") if "-pose" not in path.stem}
+    assert found == {*make.SAMPLES, "skeleton-jump"}
+
+
+def test_maps_and_picture_are_what_the_script_draws() -> None:
+    read, drawn = zs2kit.read(SAMPLES / "skeleton-jump.mp4"), make.skeleton()
+    assert read.frame_count == make.SAMPLES["robot-dance"][2]
+    for a, b in zip(read, drawn, strict=True):
+        assert np.abs(a.image.astype(float) - b.image).mean() < 3
+    assert np.array_equal(cv2.imread(str(SAMPLES / "pink-wizard.png"))[..., ::-1], make.picture())
 
 
 @pytest.mark.parametrize("name", make.SAMPLES)
