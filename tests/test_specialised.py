@@ -189,6 +189,20 @@ def test_loras_are_found_in_folders_and_on_the_hub(sd, tmp_path, monkeypatch):
     assert "2 .safetensors files" in refused(sd, loras={folder: 1})
 
 
+def test_bundled_loras_are_found_by_their_names(sd, tmp_path, monkeypatch):
+    base = Model.load()
+    (tmp_path / "loras").mkdir()
+    matrices = lora(base)
+    file = saved(matrices, tmp_path / "loras" / "chalk.safetensors")
+    monkeypatch.setattr("zs2kit.model._WEIGHTS", tmp_path)
+    made = weights(Model.load(loras={"chalk": 0.5}))
+    for name, before in weights(base).items():
+        assert torch.allclose(made[name], before + 0.5 * change(matrices, name), atol=1e-6), name
+    assert "bundled are: chalk" in refused("puppets", loras={"ink": 1})
+    assert "no such file" in refused(sd, loras={"chalk": 1})  # it is for the bundled models
+    assert "another family" in refused(sd, loras={file: 1})
+
+
 def test_a_lora_for_another_family_is_refused(sd, wide, sdxl, tmp_path):
     for number, other in enumerate((wide, sdxl)):
         file = saved(lora(Model.load(other)), tmp_path / f"{number}.safetensors")
@@ -223,7 +237,6 @@ def test_what_is_no_lora(sd, tmp_path):
     torch.save(matrices, tmp_path / "pickle.bin")
     assert "safetensors" in refused(sd, loras={tmp_path / "pickle.bin": 1})
     assert "no such file" in refused(sd, loras={"chalk": 1})
-    assert "no such file" in refused("puppets", loras={"no-such-look": 1})
     assert "no .safetensors file" in refused(sd, loras={tmp_path.parent: 1})
 
 

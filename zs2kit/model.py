@@ -86,7 +86,7 @@ class Model:
         name: str | Path = BUNDLED,
         *,
         config: str | Path | None = None,
-        loras: Mapping[str | Path, float] | None = None,
+        loras: Mapping[str, float] | Mapping[Path, float] | None = None,
         embeddings: Sequence[str | Path] = (),
         device: str | None = None,
         dtype: str | None = None,
