@@ -41,7 +41,10 @@ def theirs(model, cls, scheduler="ddim", **settings):
     components = model.pipeline.components | {
         "scheduler": make_scheduler(scheduler, model.scheduler_config, 8, model.device)
     }
-    pipeline = cls(**components, requires_safety_checker=False)
+    if cls is diffusers.StableDiffusionXLInstructPix2PixPipeline:  # it takes no image encoder
+        pipeline = cls(**{name: part for name, part in components.items() if part is not None})
+    else:
+        pipeline = cls(**components, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     noise = dependency_noise(model.latent_shape(32, 32), range(FRAMES), MAX_DIVERGENCE, 0)
     (chunk,) = chunks(drawn_clip(FRAMES), [FRAMES], model)
@@ -90,6 +93,20 @@ def test_parity_with_the_diffusers_pipeline(editor, scheduler, text, image):
     kind = editor.scheduler_config["prediction_type"]
     print(f"largest difference, {kind}, {scheduler}, text {text}, image {image}: {worst:.1e}")
     assert worst <= 1e-3
+
+
+def test_parity_with_the_diffusers_pipeline_of_sdxl(tmp_path):
+    model = Model.load(tiny_model(tmp_path / "xl", unet=EIGHT, sdxl=True))
+    ours = pixels(model, [Instruct()], momentum=0, divergence=MAX_DIVERGENCE, negative_prompt="a cat")
+    reference = theirs(
+        model,
+        diffusers.StableDiffusionXLInstructPix2PixPipeline,
+        guidance_scale=5.0,
+        image_guidance_scale=1.5,
+        negative_prompt="a cat",
+    )
+    print(f"largest difference, SDXL: {difference(ours, reference):.1e}")
+    assert difference(ours, reference) <= 1e-3
 
 
 def test_parity_would_notice_another_scale_and_scaled_latents(editor, monkeypatch):

@@ -118,7 +118,8 @@ def theirs(model, cls, adapter, picture, scheduler="ddim", guidance_scale=5.0, *
     components = model.pipeline.components | {
         "scheduler": make_scheduler(scheduler, model.scheduler_config, 8, model.device)
     }
-    pipeline = cls(**components, requires_safety_checker=False)
+    none = {} if "XL" in cls.__name__ else {"requires_safety_checker": False}
+    pipeline = cls(**components, **none)
     pipeline.load_ip_adapter(str(adapter.parent), subfolder="", weight_name=adapter.name)
     pipeline.set_ip_adapter_scale(0.7)
     pipeline.set_progress_bar_config(disable=True)
@@ -172,6 +173,17 @@ def test_parity_together_with_an_instruction(tmp_path, picture):
     print(f"largest difference, with instruct: {difference(ours, reference):.1e}")
     assert difference(ours, reference) <= 1e-3
     assert difference(pixels(model, [Instruct()], momentum=0, divergence=MAX_DIVERGENCE), ours) > 1e-2
+
+
+def test_parity_with_the_diffusers_pipeline_of_sdxl(tmp_path, picture):
+    folder = tiny_model(tmp_path / "xl", sdxl=True)
+    model, other = Model.load(folder), Model.load(folder)
+    adapter = save_adapter(tmp_path / "adapter", model.unet)
+    plugins = [Reference(image=str(picture), scale=0.7, adapter=str(adapter))]
+    ours = pixels(model, plugins, momentum=0, divergence=MAX_DIVERGENCE)
+    reference = theirs(other, diffusers.StableDiffusionXLPipeline, adapter, picture)
+    print(f"largest difference, SDXL: {difference(ours, reference):.1e}")
+    assert difference(ours, reference) <= 1e-3
 
 
 def test_it_lives_together_with_momentum(tiny, plugin):
