@@ -39,7 +39,7 @@ class AnyControl(Control):
     )
 
     def controlnet(self, model: Model) -> str:
-        raise UsageError("control.model is not set; name the ControlNet's folder or hub name")
+        raise UsageError("control.model is not set; give the ControlNet's folder or hub name")
 
     def load_detector(self, model: Model, clip: Clip) -> None:
         if (self.detector is None) == (self.maps is None):

@@ -186,6 +186,14 @@ def test_maps_are_fitted_to_the_model_as_the_source_is(model, folder, tmp_path):
     assert np.array_equal(plugin.detect(chunk.images, chunk)[0], chunk.fit.apply(image))
 
 
+def test_a_checkpoints_own_controlnet_is_known_by_its_name(model, folder, picture):
+    ours, theirs = (
+        pixels(model, [AnyControl(model=str(name), maps=str(picture))])
+        for name in ("controlnet_depth", folder / "controlnet_depth")
+    )
+    assert torch.equal(ours, theirs)
+
+
 # Bad input is one line, before any sampling.
 
 

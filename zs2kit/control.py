@@ -30,7 +30,9 @@ class Control:
     """
 
     model: str | None = option(
-        None, "Folder or hub name of the ControlNet; none is the plugin's own choice, where it has one."
+        None,
+        "The ControlNet: a folder, a hub name, or the name of one inside the checkpoint, such as "
+        "controlnet_pose; none is the plugin's own choice, where it has one.",
     )
     scale: float = option(1.0, "How strongly the maps steer; 0 is not at all.", minimum=0)
     start: float = option(
@@ -60,6 +62,7 @@ class Control:
         if self.scale == 0:
             return
         where = self.model or self.controlnet(model)
+        where = model.bundled(str(where)) or where
         _check_family(where, model.load_config(ControlNetModel, where), model)  # before gigabytes are fetched
         self.load_detector(model, clip)
         self._network: Any = model.load_network(ControlNetModel, where)
