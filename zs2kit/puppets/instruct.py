@@ -238,7 +238,7 @@ def measure_instruct(folder: Path, docs: Path | None) -> Numbers:
 
 def _cell(text: str, source: Images, result: Images, right: bool) -> Images:
     """An instruction above its source above its result, which a red frame marks as wrong."""
-    strip = np.full((40, SIZE, 3), 255, np.uint8)
+    strip = np.full((48, SIZE, 3), 255, np.uint8)
     for i, line in enumerate(textwrap.wrap(text, 24)):
         cv2.putText(strip, line, (3, 10 + 11 * i), cv2.FONT_HERSHEY_SIMPLEX, 0.3, (0, 0, 0), 1, cv2.LINE_AA)
     return np.concatenate([strip, source, grid(result[None], 1, np.array([not right]))])
