@@ -44,11 +44,7 @@ class Reference:
     def setup(self, model: Model, denoiser: Denoiser) -> None:
         if self.scale == 0:
             return
-        import torch
-        from diffusers.models.embeddings import ImageProjection
         from transformers import CLIPVisionModelWithProjection
-
-        from zs2kit.model import quiet
 
         picture = _read(self.image)
         file = _file(self.adapter, model)
@@ -56,32 +52,19 @@ class Reference:
         if not (file.parent / "image_encoder").is_dir():
             raise ModelError(f"reference.adapter: {file} needs its image encoder in image_encoder/ beside it")
         encoder = model.load_network(CLIPVisionModelWithProjection, file.parent / "image_encoder")
+        pipeline = copy.copy(model.pipeline)  # it shares the U-Net, but keeps the encoder to itself
+        pipeline.register_modules(image_encoder=encoder, feature_extractor=None)
         unet = model.unet
-        with model.lock, _restored(unet):  # another edit may be wearing an adapter of its own
-            if not hasattr(model.pipeline, "load_ip_adapter") or unet.encoder_hid_proj is not None:
+        with model.lock:  # another edit may be wearing an adapter of its own
+            if not hasattr(pipeline, "load_ip_adapter") or unet.encoder_hid_proj is not None:
                 raise ModelError(f"reference: {model.name} takes no IP-Adapter; use another model")
             if layers != _layers_of(unet):
                 raise ModelError(
                     f"reference.adapter: {file} was made for another family of models than {model.name}; "
                     "choose an IP-Adapter for this one"
                 )
-            pipeline = copy.copy(model.pipeline)  # it shares the U-Net, but keeps the encoder to itself
-            pipeline.register_modules(image_encoder=encoder)
-            try:
-                with quiet(), torch.no_grad():
-                    pipeline.load_ip_adapter(str(file.parent), subfolder="", weight_name=file.name)
-                    pipeline.set_ip_adapter_scale(self.scale)
-                    projection: Any = unet.encoder_hid_proj
-                    # Adapters with more than a few tokens look at what the encoder sees of each patch.
-                    patches = not isinstance(projection.image_projection_layers[0], ImageProjection)
-                    shown, blank = pipeline.encode_image(picture, model.device, 1, patches)
-                    self._shown, self._blank = shown[:, None], blank[:, None]  # (1, pictures, ...)
-                    projection([self._shown])  # fails if the encoder is another adapter's
-            except Exception as error:  # loaders raise anything for damaged files
-                reason = str(error).strip().splitlines() or [type(error).__name__]
-                raise ModelError(f"reference.adapter: {file} can't be used: {reason[0]}") from error
-            unet.encoder_hid_proj = None  # its own attention, if it has any, is not among the U-Net's
-            processors = {name: unet.attn_processors[name] for name in _replaced(unet)}
+            with _restored(unet):
+                processors, projection = self._load(pipeline, file, picture)
 
         @contextmanager
         def adapted() -> Iterator[None]:
@@ -92,6 +75,30 @@ class Reference:
                 yield
 
         denoiser.within(adapted)
+
+    def _load(self, pipeline: Any, file: Path, picture: Any) -> tuple[dict[str, Any], Any]:
+        """Put the adapter on the pipeline's U-Net and embed the picture; return what was put on."""
+        import torch
+        from diffusers.models.embeddings import ImageProjection
+
+        from zs2kit.model import quiet
+
+        unet = pipeline.unet
+        try:
+            with quiet(), torch.no_grad():
+                pipeline.load_ip_adapter(str(file.parent), subfolder="", weight_name=file.name)
+                pipeline.set_ip_adapter_scale(self.scale)
+                projection = unet.encoder_hid_proj
+                # Adapters with more than a few tokens look at what the encoder sees of each patch.
+                patches = not isinstance(projection.image_projection_layers[0], ImageProjection)
+                shown, blank = pipeline.encode_image(picture, unet.device, 1, patches)
+                self._shown, self._blank = shown[:, None], blank[:, None]  # (1, pictures, ...)
+                projection([self._shown])  # fails if the encoder is another adapter's
+        except Exception as error:  # loaders raise anything for damaged files
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise ModelError(f"reference.adapter: {file} can't be used: {reason[0]}") from error
+        unet.encoder_hid_proj = None  # its own attention, if it has any, is not among the U-Net's
+        return {name: unet.attn_processors[name] for name in _replaced(unet)}, projection
 
     @hookimpl
     def denoiser_inputs(self, branch: Branch) -> DenoiserInputs | None:
@@ -135,7 +142,7 @@ def _file(adapter: str | None, model: Model) -> Path:
         adapter = SDXL if model.unet.config.addition_embed_type == "text_time" else SD15
     if not adapter.endswith(".safetensors"):
         raise ModelError(
-            f"reference.adapter: {adapter} is no .safetensors file; adapters load from these only"
+            f"reference.adapter: {adapter} is no .safetensors file; name one, adapters load from no others"
         )
     if Path(adapter).is_file():
         return Path(adapter)

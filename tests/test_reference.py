@@ -255,13 +255,31 @@ def test_two_threads_with_one_model_give_what_each_gives_alone(tiny, tmp_path, p
     """Also while the other is being set up, and has more attention than the U-Net's own."""
     plus = save_adapter(tmp_path, tiny.unet, tokens=6)
     both = [[plugin], [Reference(image=str(picture), adapter=str(plus))]]
-    alone = [pixels(tiny, plugins, [1, 1]) for plugins in both]
+    alone = [pixels(tiny, plugins, [1, 1], num_inference_steps=3) for plugins in both]
     assert difference(*alone) > 10 * SAME
     with ThreadPoolExecutor(2) as threads:
         for _ in range(2):
-            together = [threads.submit(pixels, tiny, plugins, [1, 1]) for plugins in both]
+            together = [
+                threads.submit(pixels, tiny, plugins, [1, 1], num_inference_steps=3) for plugins in both
+            ]
             for each, expected in zip(together, alone, strict=True):
                 assert torch.equal(each.result(), expected)
+
+
+def test_an_adapter_on_the_hub_is_the_default_elsewhere(
+    tiny, adapter, picture, plugin, tmp_path, monkeypatch
+):
+    """As the hub's own library keeps what it has fetched."""
+    cached = tmp_path / "models--h94--IP-Adapter"
+    shutil.copytree(adapter.parent, cached / "snapshots" / "1" / "models")
+    (cached / "snapshots/1/models/ip-adapter.safetensors").rename(
+        cached / "snapshots/1/models/ip-adapter_sd15.safetensors"
+    )
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    ours = pixels(tiny, [Reference(image=str(picture), scale=0.7)], num_inference_steps=2)
+    assert torch.equal(ours, pixels(tiny, [plugin], num_inference_steps=2))
 
 
 # Bad input: one line, before any sampling.
@@ -280,6 +298,12 @@ def test_an_adapter_of_another_family(tiny, tmp_path, plugin):
     wide = tiny_model(tmp_path / "wide", unet={"cross_attention_dim": 32})
     plugin.adapter = str(save_adapter(tmp_path, Model.load(wide).unet))
     assert "another family of models" in message(tiny, ModelError, plugin)
+
+
+def test_a_model_that_wears_an_adapter_already(tiny_folders, adapter, plugin):
+    model = Model.load(tiny_folders["epsilon"])
+    model.pipeline.load_ip_adapter(str(adapter.parent), subfolder="", weight_name=adapter.name)
+    assert "takes no IP-Adapter" in message(model, ModelError, plugin)
 
 
 def test_an_image_encoder_of_another_adapter(tiny, tmp_path, adapter, plugin):
