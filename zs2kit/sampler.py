@@ -48,6 +48,23 @@ def steps_of(scheduler: Any) -> list[Step]:
     return [Step(index, t, len(scheduler.timesteps)) for index, t in enumerate(scheduler.timesteps)]
 
 
+def add_noise(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, step: Step) -> torch.Tensor:
+    """Return ``latents`` (frames, channels, height, width), with ``noise`` added as ``step`` expects it.
+
+    noise: of unit variance and the latents' shape. For the first step to be taken, before it is, or for the
+    next step.
+    """
+    if getattr(scheduler, "step_index", None) is None:
+        _begin(scheduler, step)
+    return scheduler.add_noise(latents, noise, step.timestep[None])  # type: ignore[no-any-return]
+
+
+def _begin(scheduler: Any, step: Step) -> None:
+    """Have the scheduler count its steps from ``step``, which it can't tell by timesteps that repeat."""
+    if hasattr(scheduler, "set_begin_index"):  # DDIM doesn't count
+        scheduler.set_begin_index(step.index)
+
+
 class Kept(NamedTuple):
     """What stays as in the source: put back after every step, as noisy as the rest then is."""
 
@@ -71,6 +88,7 @@ def sample(
     the latents' shape, to schedulers that add some. kept: what of another picture stays.
     """
     steps = steps_of(scheduler)
+    _begin(scheduler, steps[start])
     for step in steps[start:]:
         scaled = scheduler.scale_model_input(latents, step.timestep)
         prediction = sum(
@@ -81,7 +99,7 @@ def sample(
         if kept is not None:
             source = kept.latents
             if step.index < step.count - 1:
-                source = scheduler.add_noise(source, kept.noise, steps[step.index + 1].timestep[None])
+                source = add_noise(scheduler, source, kept.noise, steps[step.index + 1])
             latents = torch.lerp(latents, source, kept.mask)
     return latents
 
