@@ -17,7 +17,7 @@ SOURCES = sorted(
     path
     for folder in ("zs2kit", "plugins")
     for path in (ROOT / folder).rglob("*.py")
-    if "weights" not in path.parts
+    if not {"weights", "template"} & set(path.parts)
 )
 LAYERS = [
     {"zs2kit", "errors"},

@@ -14,11 +14,13 @@ import re
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from fractions import Fraction
+from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zs2kit import __version__
-from zs2kit.errors import UsageError, Zs2Error, is_out_of_memory
+from zs2kit.errors import PluginError, UsageError, Zs2Error, is_out_of_memory
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -391,6 +393,10 @@ def _manners(verbose: bool) -> Iterator[None]:
             warnings.filterwarnings("ignore", module=rf"({'|'.join(NOISY)})(\.|$)")
             warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
             yield
+    except PluginError as error:
+        if verbose and error.__cause__:  # for the plugin's author: where it failed
+            traceback.print_exception(error.__cause__)
+        raise
     finally:
         log.removeHandler(handler)
         log.setLevel(logging.NOTSET)
@@ -491,18 +497,71 @@ def metrics(
     click.echo(json.dumps(numbers, indent=2) if as_json else "\n".join(lines))
 
 
-@main.command()
-@click.argument("name", required=False)
+class PluginCommands(click.Group):
+    """The commands about plugins. A plugin's name is one too: it describes the plugin."""
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command:
+        """Return the command called ``name``, or else one that describes the plugin of that name."""
+        json = click.Option(["--json", "as_json"], is_flag=True, help="Print JSON.")
+        about = f"Describe the plugin {name} and its options."
+        return super().get_command(ctx, name) or click.Command(
+            name, callback=partial(_describe, name), params=[json], help=about
+        )
+
+
+@main.group(cls=PluginCommands, invoke_without_command=True, subcommand_metavar="[NAME | new NAME]")
+@click.option("--check", is_flag=True, help="Import every plugin, and say which can't be used, and why.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plugins(name: str | None, as_json: bool) -> None:
+@click.pass_context
+def plugins(ctx: click.Context, check: bool, as_json: bool) -> None:
     """List the installed plugins, or describe the one called NAME."""
     from zs2kit import plugins
 
-    if name is None:
-        found = [{"name": each, **_origin(entry)} for each, entry in plugins.installed().items()]
-        lines = [f"{each['name']:16}{each['distribution']} {each['version']}" for each in found]
-        click.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines))
+    if ctx.invoked_subcommand is not None:
+        if check:
+            raise UsageError("--check looks at every plugin; give it no name")
         return
+    found: list[dict[str, Any]] = [
+        {"name": name, **_origin(entry)} for name, entry in plugins.installed().items()
+    ]
+    for each in found if check else ():
+        each["fault"] = plugins.fault(each["name"])
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        for each in found:
+            origin = f"{each['distribution']} {each['version']}"
+            state = f"  {' '.join((each['fault'] or 'works').split())}" if check else ""
+            click.echo(f"{each['name']:16}{origin}{state}")
+    if faulty := [each["name"] for each in found if each.get("fault")]:
+        raise PluginError(f"{len(faulty)} of {len(found)} plugins can't be used: {', '.join(faulty)}")
+
+
+@plugins.command()
+@click.argument("name")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where to write it.  [default: zs2kit-NAME, here]",
+)
+def new(name: str, out: Path | None) -> None:
+    """Write a new plugin called NAME: a package that installs and works, with its test.
+
+    The folder's name is printed.
+    """
+    from zs2kit import plugins
+
+    folder = out or Path(f"zs2kit-{name}")
+    plugins.write_new(name, folder)
+    click.echo(os.fsencode(folder))
+
+
+def _describe(name: str, as_json: bool) -> None:
+    """Say what the plugin called ``name`` does, and which options it has."""
+    from zs2kit import plugins
+
     cls = plugins.load(name)
     about = inspect.cleandoc(cls.__doc__ or "")
     origin = _origin(plugins.installed()[name])

@@ -1,15 +1,20 @@
-"""Plugins by name: which are installed, what their options are, and one built from strings."""
+"""Plugins by name: which are installed, their options, one built from strings, and the files of a new one."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import keyword
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 import pluggy
@@ -18,6 +23,7 @@ from zs2kit import hookspecs
 from zs2kit.errors import PluginError, UsageError, Zs2Error, is_out_of_memory
 
 GROUP = "zs2kit"  # the entry-point group in which distributions name their plugins
+RESERVED = ("new",)  # what comes after `zs2kit plugins` and is no plugin's name; a test says so
 
 
 def option(default: Any, help: str, *, minimum: float | None = None, maximum: float | None = None) -> Any:
@@ -86,33 +92,42 @@ class Option:
 
 
 def installed() -> dict[str, EntryPoint]:
-    """Return the installed plugins' entry points by name, sorted, without importing any.
-
-    Raises `PluginError` if two distributions claim one name.
-    """
-    found: dict[str, EntryPoint] = {}
-    for entry in entry_points(group=GROUP):
-        if entry.name in found and found[entry.name].value != entry.value:
-            raise PluginError(
-                f"two plugins are called '{entry.name}': {found[entry.name].value} and {entry.value}; "
-                "uninstall one of them"
-            )
-        found[entry.name] = entry
-    return dict(sorted(found.items()))
+    """Return the installed plugins' entry points by name, sorted, without importing any."""
+    return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
 
 
 def load(name: str) -> type:
-    """Import the plugin class called ``name``; `UsageError` if there is none, `PluginError` if it fails."""
+    """Import the plugin class called ``name``.
+
+    Raises `UsageError` if there is none, `PluginError` if it can't be imported or two are called so.
+    """
     known = installed()
     if name not in known:
         raise UsageError(f"no plugin is called '{name}'; installed: {', '.join(known) or 'none'}")
+    if len(claims := {entry.value for entry in entry_points(group=GROUP, name=name)}) > 1:
+        raise PluginError(
+            f"two plugins are called '{name}': {' and '.join(sorted(claims))}; uninstall one of them"
+        )
     try:
         cls = known[name].load()
-    except Exception as error:  # a third party's module may raise anything
+    except (Exception, SystemExit) as error:  # a third party's module may raise anything
         raise PluginError(f"plugin '{name}' can't be imported: {type(error).__name__}: {error}") from error
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise PluginError(f"plugin '{name}' is not a dataclass ({known[name].value})")
     return cls
+
+
+def fault(name: str) -> str | None:
+    """Import the plugin called ``name``; return what is wrong with its class, options or hooks, or None."""
+    try:
+        cls = load(name)
+        options(cls)
+        manager([cls()])
+    except Zs2Error as error:
+        return str(error)
+    except Exception as error:
+        return f"plugin '{name}' can't be made: {type(error).__name__}: {error}"
+    return None
 
 
 def options(cls: type) -> list[Option]:
@@ -120,7 +135,10 @@ def options(cls: type) -> list[Option]:
 
     Raises `PluginError` for a field that isn't.
     """
-    hints = typing.get_type_hints(cls)
+    try:
+        hints = typing.get_type_hints(cls)
+    except Exception as error:  # names that are imported for the type checker alone, for one
+        raise PluginError(f"{cls.__name__}'s types can't be read: {error}; import what they name") from error
     found = []
     for field in dataclasses.fields(cls):
         if not field.init:
@@ -258,3 +276,29 @@ def _models(plugins: Sequence[object]) -> Iterator[tuple[object, str]]:
     for plugin in plugins:
         if model := getattr(plugin, "default_model", None):
             yield plugin, model
+
+
+def write_new(name: str, folder: Path) -> None:
+    """Write the distribution of a new plugin called ``name`` to ``folder``, which is new or empty.
+
+    It is complete: it installs, works, and its test passes. Raises `UsageError` for a name or a folder
+    that can't be used.
+    """
+    cls = "".join(part.capitalize() for part in name.split("_"))
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(cls) or name in RESERVED:
+        raise UsageError(
+            f"a plugin can't be called '{name}'; take lower-case letters, digits and _, such as soft_edges"
+        )
+    if name in installed() or find_spec(f"zs2kit_{name}"):
+        raise UsageError(f"there is a plugin called '{name}' already; take another name")
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UsageError(f"{folder} is there already; take another folder with --out")
+    template = files("zs2kit") / "template"
+    for source in ("pyproject.toml", "README.md", "zs2kit_example.py", "tests/test_example.py"):
+        text = (template / source).read_text(encoding="utf-8")
+        target = folder / source.replace("example", name)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text.replace("example", name).replace("Example", cls), encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"{target} can't be written: {error.strerror}; choose another --out") from error

@@ -1,0 +1,9 @@
+"""The plugin keeps the laws that every plugin keeps; at width 0 it changes nothing."""
+
+from zs2kit_example import Example
+
+from zs2kit.testing import check_plugin
+
+
+def test_it_keeps_the_laws():
+    check_plugin(Example(), neutral={"width": 0.0})

@@ -1,0 +1,23 @@
+"""A plugin for zs2kit: keeps a border of the source as it is."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from zs2kit import hookimpl
+from zs2kit.plugins import option
+
+
+@dataclass(eq=False)
+class Example:
+    """Keeps a border of the source as it is, and has only what is inside drawn anew."""
+
+    width: float = option(0.1, "Its width, as a share of the shorter side.", minimum=0, maximum=0.5)
+
+    @hookimpl
+    def keep(self, chunk):
+        height, width = chunk.fit.source
+        border = round(self.width * min(height, width))
+        mask = np.ones((chunk.length, height, width), np.float32)  # 1 stays
+        mask[:, border : height - border, border : width - border] = 0
+        return mask
