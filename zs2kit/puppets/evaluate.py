@@ -46,7 +46,7 @@ from .yardsticks import (
 
 STEPS, GUIDANCE = 20, 5.0
 PICTURES = range(512)  # held-out renders
-CLIPS = 16  # of 8 frames each
+CLIPS = 12  # of 8 frames each
 COLUMNS = 16
 
 
@@ -220,9 +220,10 @@ def measure_edits(name: str, folder: Path, docs: Path | None) -> Numbers:
 
 
 def _interlaced(rows: NDArray[Any]) -> NDArray[Any]:
-    """The beginnings of several rows (rows, cells, ...), a line of each in turn, as one row."""
-    lines = rows[:, : 4 * COLUMNS].reshape(len(rows), 4, COLUMNS, *rows.shape[2:]).swapaxes(0, 1)
-    return lines.reshape(-1, *rows.shape[2:])
+    """Several rows (rows, cells, ...) as one, four full lines at most: a line of each row in turn."""
+    count = min(4, rows.shape[1] // COLUMNS)
+    lines = rows[:, : count * COLUMNS].reshape(len(rows), count, COLUMNS, *rows.shape[2:])
+    return lines.swapaxes(0, 1).reshape(-1, *rows.shape[2:])
 
 
 READ = """512 held-out renders, and what the VAE makes of them. Error of depth: mean absolute. IoU of masks:
