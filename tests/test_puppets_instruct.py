@@ -115,3 +115,10 @@ def test_it_starts_as_the_base_blind_to_the_source(work):
     noised, source, words = torch.randn(2, 4, 16, 16), torch.randn(2, 4, 16, 16), torch.randn(2, 5, 128)
     wide = both["unet"](torch.cat([noised, source], dim=1), 500, words).sample
     torch.testing.assert_close(wide, base["unet"](noised, 500, words).sample)
+
+
+def test_the_bundled_model_does_what_it_is_told_and_no_more():
+    outcome = instruct.try_edits(train.WEIGHTS, load_edits()[::17])  # all are in docs/puppets.md
+    assert len(outcome.found) == 12
+    assert outcome.found.mean() >= 0.8
+    assert (outcome.others & outcome.pose).mean() >= 0.75

@@ -10,20 +10,21 @@ import json
 import textwrap
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import StableDiffusionInstructPix2PixPipeline, UNet2DModel
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import ResNetForImageClassification
 
 from .captions import is_held_out
 from .detector import detect
 from .diffusion import Diffusion, load_vae, save_part, text_to_image, to_tensor, tokenizer
-from .instructions import instruction, load_edits
+from .instructions import Edit, instruction, load_edits
 from .networks import GROUPS, LATENT_SIZE, MODEL_INDEX, SIZE, scheduler
 from .pictures import SHARD, latents, save_array, scene
 from .training import Run, fit, load_weights
@@ -195,13 +196,37 @@ def follow(pipe: Any, images: Images, texts: list[str], steps: int, guidance: tu
     return (np.concatenate(edited) * 255).round().astype(np.uint8)
 
 
-def measure_instruct(folder: Path, docs: Path | None) -> Numbers:
-    """What came of the edits to judge by, and what else did."""
+class Outcome(NamedTuple):
+    """What came of edits, one row each."""
+
+    sources: Images
+    results: Images
+    asked: NDArray[np.bool_]  # (edits, 3): which of kind, colour and place was to change
+    right: NDArray[np.bool_]  # (edits, 3): which is as it should be, changed or not
+    near: NDArray[np.float64]  # (edits,): share of the keypoints that are where they were
+
+    @property
+    def found(self) -> NDArray[np.bool_]:
+        """Whether all is to be seen that was asked for."""
+        return np.asarray((self.right | ~self.asked).all(axis=1))
+
+    @property
+    def others(self) -> NDArray[np.bool_]:
+        """Whether kind, colour and place are as they were, if nothing else was asked for."""
+        return np.asarray((self.right | self.asked).all(axis=1))
+
+    @property
+    def pose(self) -> NDArray[np.bool_]:
+        """Whether the pose was kept."""
+        return np.asarray(self.near >= 0.8)
+
+
+def try_edits(folder: Path, edits: list[Edit]) -> Outcome:
+    """Carry out edits with the models in `folder`, and see."""
     pipe = StableDiffusionInstructPix2PixPipeline.from_pretrained(folder / "instruct", local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     classifier = ResNetForImageClassification.from_pretrained(folder / "classifier").eval()
     detector = UNet2DModel.from_pretrained(folder / "detector").eval()
-    edits = load_edits()
     scenes = [scene(edit.scene, "test") for edit in edits]
     pictures = [render(each, SIZE) for each in scenes]
     sources = np.stack([picture.image for picture in pictures])
@@ -210,26 +235,35 @@ def measure_instruct(folder: Path, docs: Path | None) -> Numbers:
         np.array([[names.index(getattr(each, group)) for group, names in GROUPS.items()] for each in what])
         for what in (scenes, edits)
     )
-    asked, right = before != after, classify(classifier, results) == after
-    found, others = (right | ~asked).all(axis=1), (right | asked).all(axis=1)
-    near = correct(
-        detect(detector, results), np.stack([picture.keypoints for picture in pictures]), 0.1
-    ).mean(axis=1)
-    pose = near >= 0.8
+    true = np.stack([picture.keypoints for picture in pictures])
+    near = correct(detect(detector, results), true, 0.1).mean(axis=1)
+    return Outcome(sources, results, before != after, classify(classifier, results) == after, near)
+
+
+def measure_instruct(folder: Path, docs: Path | None) -> Numbers:
+    """What came of the edits to judge by, and what else did."""
+    edits = load_edits()
+    outcome = try_edits(folder, edits)
     by_hand = np.array([edit.source == "hand" for edit in edits])
+    kept = outcome.others & outcome.pose
     numbers = {
-        "asked for and found": found.mean(),
-        "asked for and found, hand-written": found[by_hand].mean(),
-        **{f"asked for and found, {name}": right[asked[:, i], i].mean() for i, name in enumerate(GROUPS)},
-        "nothing else changed": (others & pose).mean(),
-        "kind, colour and place else kept": others.mean(),
-        "pose kept": pose.mean(),
-        "PCK@0.1": near.mean(),
+        "asked for and found": outcome.found.mean(),
+        "asked for and found, hand-written": outcome.found[by_hand].mean(),
+        **{
+            f"asked for and found, {group}": outcome.right[outcome.asked[:, i], i].mean()
+            for i, group in enumerate(GROUPS)
+        },
+        "nothing else changed": kept.mean(),
+        "kind, colour and place else kept": outcome.others.mean(),
+        "pose kept": outcome.pose.mean(),
+        "PCK@0.1": outcome.near.mean(),
     }
     if docs:
-        kept = found & others & pose
         cells = [
-            _cell(edits[k].instruction, sources[k], results[k], kept[k]) for k in range(0, len(edits), 5)
+            _cell(
+                edits[k].instruction, outcome.sources[k], outcome.results[k], bool((outcome.found & kept)[k])
+            )
+            for k in range(0, len(edits), 5)
         ]
         rows = [np.concatenate(cells[i : i + 10], axis=1) for i in range(0, len(cells), 10)]
         save_picture(docs / "puppets-instruct.jpg", np.concatenate(rows))
