@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from zs2kit import hookimpl
 from zs2kit.errors import ModelError
-from zs2kit.hookspecs import DenoiserInputs
 from zs2kit.plugins import option
 
 if TYPE_CHECKING:
@@ -70,7 +69,6 @@ class Instruct:
         ]
 
     @hookimpl
-    def denoiser_inputs(self, branch: Branch, latents: torch.Tensor) -> DenoiserInputs:
+    def channels(self, branch: Branch) -> torch.Tensor:
         # Plugins that call the denoiser in branches of their own mean the source to be seen.
-        source = self._source if branch.name != "negative" else self._source.new_zeros(latents.shape)
-        return DenoiserInputs(channels=source)
+        return self._source.new_zeros(self._source.shape) if branch.name == "negative" else self._source

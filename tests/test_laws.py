@@ -20,7 +20,7 @@ from zs2kit.carry import Carry
 from zs2kit.control import Control
 from zs2kit.denoiser import Branch, Denoiser
 from zs2kit.errors import ModelError, PluginError
-from zs2kit.hookspecs import DenoiserInputs, hookimpl
+from zs2kit.hookspecs import hookimpl
 from zs2kit.model import Model
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
 from zs2kit.plugins import option
@@ -378,8 +378,8 @@ class Channels:
         self.latents = model.encode(chunk.pixels)
 
     @hookimpl
-    def denoiser_inputs(self):
-        return DenoiserInputs(channels=self.latents)
+    def channels(self):
+        return self.latents
 
 
 class MoreChannels(Channels):
@@ -427,7 +427,7 @@ def test_a_denoiser_of_eight_channels_takes_them_from_a_plugin(tmp_path):
     assert difference(pixels(model, [Channels()], [2, 2, 1]), whole) <= SAME
     with pytest.raises(PluginError, match="takes 8 channels, not 4"):
         pixels(model)
-    with pytest.raises(PluginError, match="extra channels"):
+    with pytest.raises(PluginError, match="only one plugin may give channels"):
         pixels(model, [Channels(), MoreChannels()])
 
 

@@ -98,10 +98,8 @@ class Denoiser:
             if both := conditions.keys() & each.conditions.keys():
                 raise PluginError(f"the condition '{min(both)}' is given twice; use one plugin of the two")
             conditions.update(each.conditions)
-        extra = [each.channels.to(latents) for each in given if each.channels is not None]
-        if len(extra) > 1:
-            raise PluginError("two plugins give extra channels; use one of them")
-        inputs = torch.cat([latents, *extra], dim=1)
+        extra: list[torch.Tensor] = self.hook.channels(step=step, branch=branch, latents=latents)
+        inputs = torch.cat([latents, *(each.to(latents) for each in extra)], dim=1)
         if inputs.shape[1] != self.model.unet.config.in_channels:
             raise PluginError(
                 f"{self.model.name} takes {self.model.unet.config.in_channels} channels, not "

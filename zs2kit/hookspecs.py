@@ -32,14 +32,11 @@ class DenoiserInputs:
 
     ``down`` and ``mid`` are residuals as a diffusers ControlNet returns them (already scaled); those
     of several plugins are added up. ``conditions`` join the call's ``added_cond_kwargs``.
-    ``channels`` (frames, channels, height, width of the latents) are appended to the latents, for
-    U-Nets with more input channels than latents; one plugin at most may give them.
     """
 
     down: Sequence[torch.Tensor] = ()
     mid: torch.Tensor | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
-    channels: torch.Tensor | None = None
 
 
 @hookspec
@@ -93,6 +90,15 @@ def denoiser_inputs(step: Step, branch: Branch, latents: torch.Tensor) -> Denois
     """Return what to add to this call of the U-Net, or None; called for every step and branch.
 
     ``latents`` (frames, channels, height, width) are already scaled for the model by the scheduler.
+    """
+
+
+@hookspec
+def channels(step: Step, branch: Branch, latents: torch.Tensor) -> torch.Tensor | None:
+    """Return what to append to the latents (frames, channels, height, width) in this call of the U-Net.
+
+    For U-Nets with more input channels than latents; called for every step and branch. ``latents`` are
+    already scaled for the model by the scheduler. One plugin at most may implement this.
     """
 
 

@@ -239,7 +239,7 @@ def manager(plugins: Sequence[object]) -> pluggy.PluginManager:
         hooks.check_pending()
     except pluggy.PluginValidationError as error:
         raise PluginError(" ".join(str(error).split())) from error
-    for hook in ("guidance", "initial_latents"):
+    for hook in ("guidance", "initial_latents", "channels"):
         providers = [impl.plugin_name for impl in getattr(hooks.hook, hook).get_hookimpls()]
         if len(providers) > 1:
             raise PluginError(f"only one plugin may give {hook}, not {' and '.join(sorted(providers))}")
