@@ -301,19 +301,18 @@ def draw_like(pipe: Any, references: Images, prompts: list[str], scale: float) -
     """A picture of every prompt and reference; its number is its seed."""
     pipe.set_ip_adapter_scale(scale)
     drawn = []
-    for start in range(0, len(prompts), 10):
-        shown = [Image.fromarray(image) for image in references[start : start + 10]]
-        embeds = pipe.encode_image(shown, pipe.device, 1)[0][:, None]  # (prompts, one image each, width)
+    # one by one: to the pipeline the references of a batch are all of every prompt
+    for i, (reference, prompt) in enumerate(zip(references, prompts, strict=True)):
         images = pipe(
-            prompts[start : start + 10],
-            ip_adapter_image_embeds=[torch.cat([torch.zeros_like(embeds), embeds])],
+            prompt,
+            ip_adapter_image=Image.fromarray(reference),
             num_inference_steps=STEPS,
             guidance_scale=GUIDANCE,
-            generator=[torch.Generator().manual_seed(start + i) for i in range(len(shown))],
+            generator=torch.Generator().manual_seed(i),
             output_type="np",
         ).images
-        drawn.append((images * 255).round().astype(np.uint8))
-    return np.concatenate(drawn)
+        drawn.append((images[0] * 255).round().astype(np.uint8))
+    return np.stack(drawn)
 
 
 def measure_reference(folder: Path, docs: Path | None) -> Numbers:
