@@ -47,7 +47,7 @@ def returned(model, chunk, plugins, **settings):
 
 
 def test_the_source_comes_back(puppets, chunk):
-    """At 50 steps, guidance 1, an empty prompt and defaults for the rest: within 3 dB of the VAE."""
+    """At 50 steps, guidance 1, an empty prompt and defaults for the rest: as good as the VAE."""
     source = (chunk.pixels + 1) / 2
     best = psnr(puppets.decode(puppets.encode(chunk.pixels)), source)
     made = []
@@ -56,7 +56,7 @@ def test_the_source_comes_back(puppets, chunk):
         scan = make_scan(puppets, [Invert(iterations=iterations)], prompt="", guidance_scale=1.0, **defaults)
         made.append(psnr(edited_pixels(scan, [chunk]), source))
     print(f"VAE {best:.2f} dB, inverted {made[1]:.2f} dB, without corrections {made[0]:.2f} dB")
-    assert made[1] >= best - 3 and made[1] > made[0]
+    assert made[1] >= best - 0.5 and made[1] > made[0]
 
 
 def test_the_more_corrections_the_nearer(puppets, chunk):
