@@ -133,6 +133,8 @@ def test_documented_commands_and_options_exist() -> None:
     for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for call in re.findall(r"zs2kit ((?:edit|plugins)[^`\n]*)", path.read_text()):
             command = cli.main.commands[call.split()[0]]
+            if call.startswith("plugins new"):
+                command = cli.plugins.commands["new"]
             known = {option for parameter in command.params for option in parameter.opts} | {"--help", "-h"}
             assert {word for word in call.split() if re.match(r"--?[a-z]", word)} <= known, call
 
