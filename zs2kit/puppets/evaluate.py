@@ -24,9 +24,11 @@ from .detector import detect
 from .estimator import estimate
 from .figures import COLOURS
 from .instruct import measure_instruct
+from .lora import measure_lora
 from .networks import GROUPS, SIZE
 from .pictures import draw, draw_maps, scene
 from .places import PLACES
+from .reference import measure_reference
 from .train import WEIGHTS
 from .world import MOTIONS, Scene, motion_scenes, render
 from .yardsticks import (
@@ -258,6 +260,21 @@ source above result, framed in red where something was not as asked for.
 ![instruct edits](puppets-instruct.jpg)
 """
 
+ALIKE = """100 held-out pictures as references, by diffusers' own pipeline at 20 steps and guidance 5. The
+prompt is "a figure": the drawn one is to be of the reference's kind and colour, and where the reference is.
+Another place named: "a figure on the beach" and the like, which is to be obeyed. Scale 0: what chance gives.
+Below: references, drawn after them, drawn after them elsewhere, and with scale 0.
+
+![pictures drawn after others](puppets-reference.jpg)
+"""
+
+STUCK = """64 of the prompts of *text*, with the LoRA as "a sticker of ..." and without it, same seeds.
+White of the margin: the share of white pixels 2 to 6 pixels from the figure that the estimator finds; the
+held-out stickers are renders with a margin drawn around them. Below: without, and with the LoRA.
+
+![stickers](puppets-lora.jpg)
+"""
+
 ASKED = {
     "pose": "the prompts are among those of *text*",
     "depth": """the prompt names the kind that is there, in another colour and another place. Difference of
@@ -293,6 +310,8 @@ PARTS["instruct"] = Part(
     {"instruct: asked for and found": "90%", "instruct: nothing else changed": "90%"},
     FOLLOWED,
 )
+PARTS["reference"] = Part(measure_reference, {"reference, scale 0": "near chance", "reference": "90%"}, ALIKE)
+PARTS["lora"] = Part(measure_lora, {}, STUCK)
 
 PAGE = """# The puppets model in numbers
 
