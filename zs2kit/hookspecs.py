@@ -80,8 +80,8 @@ def initial_latents(
 
     ``noise`` (frames, channels, height, width) is the chunk's dependency noise of unit variance,
     ``scheduler`` the chunk's own, with its ``steps``. The latents have the noise level of the first
-    step, as the scheduler has it. Called once per chunk; one plugin at most may implement it;
-    without it, sampling starts from the noise at step 0.
+    step, as `zs2kit.sampler.add_noise` gives it to those of a picture. Called once per chunk; one
+    plugin at most may implement it; without it, sampling starts from the noise at step 0.
     """
 
 
