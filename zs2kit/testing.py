@@ -507,7 +507,10 @@ def _state(model: Model) -> dict[str, Any]:
     for name, part in parts.items():
         if isinstance(part, torch.nn.Module):
             for place, module in part.named_modules(prefix=name):
-                found[place] = vars(module)
+                own = dict(vars(module))
+                for kind in ("_parameters", "_buffers", "_modules"):  # attributes too, kept apart
+                    own |= own.pop(kind)
+                found[place] = own
     copied: dict[str, Any] = _copied(found)
     return copied
 
@@ -524,8 +527,7 @@ def _changes(before: Any, now: Any, where: str = "") -> Iterator[str]:
     """Yield the places, such as ``unet.conv_out.weight``, in which two copies of a state differ."""
     if isinstance(before, dict) and isinstance(now, dict):
         for name in (*before, *(now.keys() - before.keys())):
-            # Modules keep what they consist of in such dicts, and are known by the names in them.
-            place = f"{where}.{name}".strip(".").replace("._parameters", "").replace("._modules", "")
+            place = f"{where}.{name}".strip(".")
             if name in before and name in now:
                 yield from _changes(before[name], now[name], place)
             else:
