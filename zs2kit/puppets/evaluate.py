@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 
 import click
 import numpy as np
-import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DModel
 from numpy.typing import NDArray
 from transformers import ResNetForImageClassification
 
-from .captions import WHERE, Prompt, Triple, is_held_out, load_prompts, with_article
+from .captions import WHERE, Triple, is_held_out, load_prompts, with_article
 from .detector import detect
 from .estimator import estimate
 from .figures import COLOURS
@@ -38,6 +37,7 @@ from .yardsticks import (
     body_heights,
     classify,
     correct,
+    draw_prompts,
     grid,
     overlap,
     psnr,
@@ -98,23 +98,6 @@ def measure_readers(folder: Path, docs: Path | None) -> Numbers:
         rows = [renders.images[:12], decoded[:12], *greys]
         save_picture(docs / "puppets-readers.jpg", grid(np.concatenate(rows), 12))
     return numbers
-
-
-def draw_prompts(pipe: Any, prompts: list[Prompt], steps: int, guidance: float) -> Images:
-    """One picture of each prompt; the number of the prompt is its seed."""
-    images = []
-    for i in range(0, len(prompts), 10):
-        batch = prompts[i : i + 10]
-        generators = [torch.Generator().manual_seed(i + k) for k in range(len(batch))]
-        drawn = pipe(
-            [prompt.prompt for prompt in batch],
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=generators,
-            output_type="np",
-        ).images
-        images.append((drawn * 255).round().astype(np.uint8))
-    return np.concatenate(images)
 
 
 def measure_text(folder: Path, docs: Path | None) -> Numbers:

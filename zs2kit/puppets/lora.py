@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from .estimator import estimate
 from .networks import GROUPS
 from .pictures import draw, draw_maps, maps, save_array, shard
 from .training import Run, fit, load_weights
-from .yardsticks import Images, Numbers, classify, grid, save_picture, shares
+from .yardsticks import Images, Numbers, classify, draw_prompts, grid, save_picture, shares
 
 NAME = "sticker"
 MARGIN = 8.0  # pixels
@@ -120,9 +121,10 @@ def measure_lora(folder: Path, docs: Path | None) -> Numbers:
     estimator = UNet2DModel.from_pretrained(folder / "estimator").eval()
     prompts = load_prompts()[:COUNT]
     asked = np.array([[names.index(getattr(p, g)) for g, names in GROUPS.items()] for p in prompts])
-    rows = [draw_all(pipe, [prompt.prompt for prompt in prompts])]
+    rows = [draw_prompts(pipe, prompts, STEPS, GUIDANCE)]
     pipe.load_lora_weights(folder / "loras", weight_name=f"{NAME}.safetensors")
-    rows.append(draw_all(pipe, [f"a sticker of {prompt.prompt}" for prompt in prompts]))
+    named = [replace(prompt, prompt=f"a sticker of {prompt.prompt}") for prompt in prompts]
+    rows.append(draw_prompts(pipe, named, STEPS, GUIDANCE))
     renders, maps_ = draw(HELD_OUT, "test"), draw_maps(HELD_OUT, "test")
     cut = cut_out(renders.images, maps_[..., 1] > 127)
     numbers: Numbers = {"LoRA, held-out stickers: white of the margin": whiteness(estimator, cut)}
@@ -132,23 +134,6 @@ def measure_lora(folder: Path, docs: Path | None) -> Numbers:
     if docs:
         save_picture(docs / "puppets-lora.jpg", grid(np.concatenate([each[:16] for each in rows]), 16))
     return numbers
-
-
-def draw_all(pipe: Any, prompts: list[str]) -> Images:
-    """A picture of every prompt; its number is its seed."""
-    drawn = []
-    for start in range(0, len(prompts), 10):
-        images = pipe(
-            prompts[start : start + 10],
-            num_inference_steps=STEPS,
-            guidance_scale=GUIDANCE,
-            generator=[
-                torch.Generator().manual_seed(start + i) for i in range(len(prompts[start : start + 10]))
-            ],
-            output_type="np",
-        ).images
-        drawn.append((images * 255).round().astype(np.uint8))
-    return np.concatenate(drawn)
 
 
 def whiteness(estimator: Any, images: Images) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .captions import Prompt
 from .diffusion import to_tensor
 from .networks import GROUPS, SIZE
 
@@ -63,6 +64,23 @@ def psnr(images: Images, others: Images) -> float:
     """Mean over pictures of their PSNR in dB."""
     error = np.square((images.astype(np.float32) - others) / 255).mean(axis=(1, 2, 3))
     return float(np.mean(-10 * np.log10(error)))
+
+
+def draw_prompts(pipe: Any, prompts: list[Prompt], steps: int, guidance: float) -> Images:
+    """One picture of each prompt; the number of the prompt is its seed."""
+    images = []
+    for i in range(0, len(prompts), 10):
+        batch = prompts[i : i + 10]
+        generators = [torch.Generator().manual_seed(i + k) for k in range(len(batch))]
+        drawn = pipe(
+            [prompt.prompt for prompt in batch],
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=generators,
+            output_type="np",
+        ).images
+        images.append((drawn * 255).round().astype(np.uint8))
+    return np.concatenate(images)
 
 
 def grid(images: Images, columns: int, missed: NDArray[np.bool_] | None = None) -> Images:
