@@ -100,8 +100,8 @@ def test_less_strength_keeps_more_of_the_source():
     assert away == sorted(away) and away[0] < away[2] / 4
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "unipc", "lcm"])
-def test_it_keeps_the_laws(scheduler):
+@pytest.mark.parametrize("scheduler", ["unipc", "lcm"])
+def test_it_keeps_the_laws_with_schedulers_that_count_their_steps(scheduler):
     check_plugin(Strength(), scheduler=scheduler)
 
 
