@@ -144,7 +144,7 @@ class Lightens:
         ([Border(rows=32)], "options leave nothing to the sampler"),
         ([Darkens(), Lightens(), Tints()], "the order of darkens and lightens and tints shows"),
         ([ForgetsNeutral()], "forgetsneutral with share=0 differs from no plugin"),
-        ([KeepsOnTheClass()], "don't give what each gives alone: usually something is kept on the class"),
+        ([KeepsOnTheClass(share=2.0)], "in two threads, don't give what each gives alone"),
         ([NeedsTheMainThread()], "one fails: plugin 'needsthemainthread' failed in setup"),
         ([GIVEN], "changesitself is not what it was after an edit"),
         ([Locks()], "the model is still locked after an edit"),

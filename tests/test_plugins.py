@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,26 +66,22 @@ def new(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_new_plugin_installs_passes_its_test_and_edits(new: Path, tiny_folders: dict, tmp_path: Path):
-    def python(*args: object, **environment: str) -> str:
-        command = [sys.executable, *map(str, args)]
-        done = subprocess.run(
-            command, cwd=new, env={**os.environ, **environment}, capture_output=True, text=True
-        )
+def test_a_new_plugin_installs_passes_its_test_and_edits(new, tiny_folders, tmp_path, monkeypatch):
+    def python(*args: object) -> str:
+        done = subprocess.run([sys.executable, *args], cwd=new, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     offline = ["--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
     site = str(tmp_path / "site")
     python("-m", "pip", "install", "-q", *offline, "--target", site, ".")
-    assert "1 passed" in python("-m", "pytest", "-p", "no:cacheprovider", "tests", PYTHONPATH=site)
+    monkeypatch.setenv("PYTHONPATH", site)
+    assert "1 passed" in python("-m", "pytest", "-p", "no:cacheprovider", "tests")
+    monkeypatch.syspath_prepend(site)
     clip = io.write(tmp_path / "clip.mp4", drawn_clip(2))
-    made = python(
-        *("-m", "zs2kit", "edit", clip, "--plugin", "soft_frame", "--set", "soft_frame.width=0.3"),
-        *("--model", tiny_folders["epsilon"], "--steps", 1, "--prompt", "x"),
-        PYTHONPATH=site,
-    )
-    assert made == f"{tmp_path / 'clip-soft_frame.mp4'}\n"
+    edit = ["edit", clip, "--plugin", "soft_frame", "--set", "soft_frame.width=0.3", "--prompt", "x"]
+    done = run(*edit, "--model", tiny_folders["epsilon"], "--steps", 1)
+    assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'clip-soft_frame.mp4'}\n"), done.output
     assert len(list(io.read(tmp_path / "clip-soft_frame.mp4"))) == 2
 
 
@@ -119,7 +114,7 @@ def test_a_name_that_cannot_be(name: str, says: str, tmp_path: Path):
 def test_a_folder_that_cannot_be(tmp_path: Path):
     (tmp_path / "file").write_text("mine")
     for folder in (tmp_path, tmp_path / "file", tmp_path / "file" / "below"):
-        done = run("plugins", "new", "soft_frame", "--out", folder)
+        done = run("plugins", "new", "other_frame", "--out", folder)
         assert done.exit_code == 2 and "--out" in done.stderr and len(done.stderr.splitlines()) == 1
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
 

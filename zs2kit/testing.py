@@ -328,7 +328,7 @@ class _Trial:
         """Return ``clip`` edited in few steps, in chunks of 2, with ``further`` plugins."""
         quick: dict[str, Any] = {
             "prompt": "a red robot",
-            "num_inference_steps": 4,
+            "num_inference_steps": 2,
             "chunk_size": 2,
             "seed": seed,
         }
