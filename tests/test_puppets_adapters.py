@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
-from transformers import CLIPImageProcessor
+from diffusers import StableDiffusionPipeline, UNet2DModel
+from transformers import CLIPImageProcessor, ResNetForImageClassification
 
 from zs2kit.puppets import diffusion, lora, pictures, reference, train
-from zs2kit.puppets.captions import COLOUR_WORDS, KIND_WORDS, WHERE
+from zs2kit.puppets.captions import COLOUR_WORDS, KIND_WORDS, WHERE, load_prompts
+from zs2kit.puppets.networks import GROUPS
 from zs2kit.puppets.training import Run, load_weights
 from zs2kit.puppets.world import Scene, render
+from zs2kit.puppets.yardsticks import classify, draw_prompts
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +127,39 @@ def test_diffusers_loads_the_lora(work, pipe):
     assert np.abs(draw(pipe) - plain).max() > 1e-4
     pipe.unload_lora_weights()
     assert np.array_equal(draw(pipe), plain)
+
+
+@pytest.fixture
+def bundled():
+    """The bundled model's pipeline, classifier and estimator."""
+    pipe = StableDiffusionPipeline.from_pretrained(train.WEIGHTS, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    classifier = ResNetForImageClassification.from_pretrained(train.WEIGHTS / "classifier").eval()
+    return pipe, classifier, UNet2DModel.from_pretrained(train.WEIGHTS / "estimator").eval()
+
+
+def test_the_bundled_adapter_draws_after_pictures(bundled):
+    """The floor is under the numbers in docs/puppets.md, with room for the smaller sample taken here."""
+    pipe, classifier, _ = bundled
+    pipe.load_ip_adapter(
+        train.WEIGHTS, subfolder="reference", weight_name=reference.FILE, local_files_only=True
+    )
+    shown = pictures.draw(range(20_000, 20_010), "test")
+    right = {}
+    for scale in (1.0, 0.0):
+        drawn = reference.draw_like(pipe, shown.images, ["a figure"] * len(shown.images), scale)
+        right[scale] = (classify(classifier, drawn) == shown.labels).mean(axis=0)
+    print("kind, colour and place as in the picture:", right)
+    assert (right[1.0] >= 0.8).all() and (right[0.0] < 0.7).all()
+
+
+def test_the_bundled_lora_draws_stickers(bundled):
+    pipe, classifier, estimator = bundled
+    prompts = load_prompts()[:10]
+    asked = np.array([[names.index(getattr(p, g)) for g, names in GROUPS.items()] for p in prompts])
+    plain = lora.whiteness(estimator, draw_prompts(pipe, prompts, 20, 5.0))
+    pipe.load_lora_weights(train.WEIGHTS / "loras", weight_name=f"{lora.NAME}.safetensors")
+    stickers = draw_prompts(pipe, prompts, 20, 5.0)
+    right = (classify(classifier, stickers) == asked).mean(axis=0)
+    print(f"white {plain:.2f} -> {lora.whiteness(estimator, stickers):.2f}, kind, colour and place: {right}")
+    assert lora.whiteness(estimator, stickers) > 2 * plain and (right >= 0.8).all()
