@@ -443,6 +443,7 @@ def test_plugins_are_listed_and_described() -> None:
     assert ["pose", "zs2kit"] in [line.split()[:2] for line in run("plugins").stdout.splitlines()]
     assert [each["name"] for each in json.loads(run("plugins", "--json").stdout)] == [*plugins.installed()]
     described = json.loads(run("plugins", "pose", "--json").stdout)
+    assert described == json.loads(run("plugins", "--json", "pose").stdout)
     text = run("plugins", "pose").stdout
     scale = next(each for each in described["options"] if each["name"] == "scale")
     assert scale | {"help": ""} == {

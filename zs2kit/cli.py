@@ -502,7 +502,8 @@ class PluginCommands(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command:
         """Return the command called ``name``, or else one that describes the plugin of that name."""
-        json = click.Option(["--json", "as_json"], is_flag=True, help="Print JSON.")
+        before_the_name = ctx.params.get("as_json", False)
+        json = click.Option(["--json", "as_json"], is_flag=True, default=before_the_name, help="Print JSON.")
         about = f"Describe the plugin {name} and its options."
         return super().get_command(ctx, name) or click.Command(
             name, callback=partial(_describe, name), params=[json], help=about
