@@ -131,15 +131,6 @@ def test_a_controlnet_that_sums_up_steers_as_in_its_pipeline(model, folder, pict
     assert difference(pixels(model, [plain]), theirs) > 1e-2
 
 
-def test_scale_0_is_no_plugin(model, folder, picture):
-    plain = pixels(model, [])
-    plugins = [Depth(), Edges(), AnyControl(model=str(folder / "controlnet_pose"), maps=str(picture))]
-    for plugin in plugins:
-        assert difference(pixels(model, [plugin]), plain) > 1e-2
-        plugin.scale = 0
-        assert torch.equal(pixels(model, [plugin]), plain)
-
-
 @pytest.mark.parametrize("kind", ["epsilon", "sdxl"])
 def test_half_precision_runs(tiny_folders, kind):
     half = zs2kit.Model.load(tiny_folders[kind], dtype="bfloat16")
