@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,17 @@ def test_a_folder_loads_with_its_geometry(tiny_folders):
     assert model.vae_scale == 4 and model.multiple == 8
     assert model.latent_shape(32, 64) == (4, 8, 16)
     assert model.dtype == torch.float32 and model.device.type == "cpu"
+
+
+def test_threads_may_load_at_once(tiny_folders):
+    """While they load, the libraries replace parts of torch: two at once left them replaced."""
+
+    def load(_):
+        assert Model.load(tiny_folders["epsilon"]).unet.device.type == "cpu"
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(load, range(6)))
+    load(None)
 
 
 def test_pixels_survive_encode_and_decode_in_shape_and_range(tiny_folders):
