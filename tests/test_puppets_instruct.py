@@ -21,13 +21,15 @@ def named(words, text):
 
 def test_instructions_name_what_is_wanted():
     rng = np.random.default_rng(0)
-    texts = set()
+    texts = []
     for kind, colour, place in list(product(*GROUPS.values()))[::7]:
         singles = [("clown", colour, place), (kind, "pink", place), (kind, colour, "snow")]
         doubles = [("clown", "pink", place), (kind, "pink", "snow"), ("clown", colour, "snow")]
-        for wanted in {*singles, *doubles} - {(kind, colour, place)}:
+        for wanted in [*singles, *doubles]:
+            if wanted == (kind, colour, place):
+                continue
             text = instruction((kind, colour, place), wanted, rng)
-            texts.add(text)
+            texts.append(text)
             assert "{" not in text and "  " not in text, text
             if wanted[0] != kind:
                 assert named(KIND_WORDS["clown"], text), text
@@ -35,7 +37,7 @@ def test_instructions_name_what_is_wanted():
                 assert named(COLOUR_WORDS["pink"], text), text
             if wanted[2] != place:
                 assert named((*SCENERY["snow"], *WHERE["snow"], *IDIOMS["snow"]), text), text
-    assert len(texts) > 200
+    assert len(set(texts)) > 0.8 * len(texts)
 
 
 def test_variations_change_one_thing_and_are_never_held_out():

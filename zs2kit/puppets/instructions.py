@@ -173,7 +173,7 @@ class Edit:
 
 
 def load_edits() -> list[Edit]:
-    """The 200 edits that models are judged by, fixed before the first was trained."""
+    """The 200 edits that models are judged by, fixed before any was judged."""
     text = resources.files(__package__).joinpath("edits.jsonl").read_text(encoding="utf-8")
     return [Edit(**json.loads(line)) for line in text.splitlines()]
 
