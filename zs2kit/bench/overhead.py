@@ -34,14 +34,11 @@ def measure(name: str | None, repeats: int) -> None:
     clip = Clip.from_images([render(scene, SIDE).image for scene in scenes], 12)
     frames = list(clip)
     chunk = chunk_of(frames, 0, clip.time_base, Fit.into((SIDE, SIDE), model.native_size, model.multiple))
-    assert chunk.pixels is not None
-    images = ((chunk.pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
     pose: Any = plugins.build("pose", {})
-    pose.load_detector(model)
-    maps = (
-        torch.from_numpy(pose.detect(images, chunk)).permute(0, 3, 1, 2).to(model.device, model.dtype) / 255
-    )
+    pose.load_detector(model, clip)
+    maps = torch.from_numpy(pose.detect(chunk.images, chunk)).permute(0, 3, 1, 2)
+    maps = maps.to(model.device, model.dtype) / 255
     scan = Scan(
         model,
         plugins.manager([pose]),
@@ -82,7 +79,7 @@ def measure(name: str | None, repeats: int) -> None:
                 )
 
     def bare_edit() -> None:
-        pose.detect(images, chunk)
+        pose.detect(chunk.images, chunk)
         bare_calls()
         model.decode(noise)
 
