@@ -21,6 +21,8 @@ from zs2kit.puppets.yardsticks import classify, correct, overlap, psnr, reconstr
 from zs2kit.testing import chunks, edited_pixels, make_scan
 from zs2kit_plugins.pose import Pose
 
+pytestmark = pytest.mark.slow
+
 SAME = 1e-4  # of decoded frames in [0, 1], float32
 
 # Just under the numbers in docs/puppets.md, with room for the smaller samples taken here.

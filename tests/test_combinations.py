@@ -17,6 +17,8 @@ from zs2kit import Model, hookimpl, plugins
 from zs2kit.errors import PluginError
 from zs2kit.testing import FRAMES, check_plugin, drawn_clip, tiny_models
 
+pytestmark = pytest.mark.slow
+
 # How each is made, with what lies in a folder of materials, and the options with which it does nothing.
 PLUGINS: dict[str, tuple[Callable[[Path], dict], Callable[[Path], dict] | None]] = {
     "control": (

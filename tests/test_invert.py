@@ -19,6 +19,8 @@ from zs2kit_plugins.invert import Invert
 from zs2kit_plugins.pose import Pose
 from zs2kit_plugins.strength import Strength
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "a blue knight on the beach"
 
 

@@ -13,6 +13,8 @@ from zs2kit.puppets.training import Run, load_weights
 from zs2kit.puppets.world import Scene, render
 from zs2kit.puppets.yardsticks import classify, draw_prompts
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):

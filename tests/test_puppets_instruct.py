@@ -14,6 +14,8 @@ from zs2kit.puppets.instructions import IDIOMS, SCENERY, instruction, load_edits
 from zs2kit.puppets.networks import GROUPS
 from zs2kit.puppets.training import Run
 
+pytestmark = pytest.mark.slow
+
 
 def named(words, text):
     return any(word.lower() in text.lower() for word in words)
