@@ -33,7 +33,7 @@ FLOORS = {
     "masks": 0.94,
     "text": 0.88,
     "pose": 0.95,
-    "edits": 0.88,
+    "edits": 0.9,
 }
 
 
@@ -142,8 +142,9 @@ def test_text():
     assert (right >= FLOORS["text"]).all()
 
 
-@pytest.mark.parametrize("plugin", ["pose", "depth", "edges"])
-def test_edits(plugin):
+# Of edges all clips of docs/puppets.md: in one of the first three the base takes orange for red by night.
+@pytest.mark.parametrize("plugin, clips", [("pose", 3), ("depth", 3), ("edges", 12)])
+def test_edits(plugin, clips):
     """The figure asked for, in the source's pose; without steering the pose is chance."""
     from diffusers import UNet2DModel
     from transformers import ResNetForImageClassification
@@ -152,10 +153,9 @@ def test_edits(plugin):
     classifier = ResNetForImageClassification.from_pretrained(WEIGHTS / "classifier").eval()
     near = {}
     for scale in (1.0, 0.0):
-        made = edits(WEIGHTS, plugin, 3, scale)
+        made = edits(WEIGHTS, plugin, clips if scale else 3, scale)
         near[scale] = correct(detect(detector, made.frames), made.points, 0.1).mean()
         right = (classify(classifier, made.frames) == made.asked).mean(axis=0)
         print(f"scale {scale}: PCK@0.1 {near[scale]:.3f}, kind, colour and place right: {right}")
-        # On average: in one clip of the edges', a third of them here, the base takes orange for red by night.
-        assert scale == 0 or right.mean() >= FLOORS["edits"]
+        assert scale == 0 or (right >= FLOORS["edits"]).all()
     assert near[1.0] >= FLOORS["pose"] and near[0.0] < 0.5

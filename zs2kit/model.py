@@ -398,7 +398,7 @@ def _device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # by backend
         raise UsageError(f"device '{name}' can't be used here: {_first_line(error)}") from error
     return device
 
