@@ -138,17 +138,17 @@ def contents(path: Path) -> Contents:
 
 
 def by_pyav(clip: Clip) -> Iterator[Frame]:
-    return io._pyav_frames(clip)
+    return io.reading._pyav_frames(clip)
 
 
 def by_decord(clip: Clip) -> Iterator[Frame]:
-    return io._decord_frames(clip, io._packets(clip)[0])
+    return io.reading._decord_frames(clip, io.reading._packets(clip)[0])
 
 
 def by_opencv(clip: Clip) -> Iterator[Frame]:
-    described = io._describe_with_opencv(clip.source)
+    described = io.reading._describe_with_opencv(clip.source)
     assert described is not None
-    return io._opencv_frames(described)
+    return io.reading._opencv_frames(described)
 
 
 VFR = np.cumsum(np.random.default_rng(0).integers(200, 2500, 30)).tolist()
@@ -184,8 +184,8 @@ NOT_FOR_DECORD: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", CLIPS)
 def test_every_reader_sees_the_same(tmp_path: Path, name: str) -> None:
     path = make(tmp_path / name, **CLIPS[name])
-    clip, fits_decord = io._describe(path)
-    assert fits_decord and io._packets(clip)[1]
+    clip, fits_decord = io.reading._describe(path)
+    assert fits_decord and io.reading._packets(clip)[1]
     frames = list(by_pyav(clip))
     assert len(frames) == clip.frame_count or clip.frame_count is None
     assert_drawn(frames)
@@ -202,7 +202,7 @@ def test_every_reader_sees_the_same(tmp_path: Path, name: str) -> None:
 def test_clips_that_decord_gets_wrong_are_not_given_to_it(tmp_path: Path, name: str) -> None:
     settings = NOT_FOR_DECORD[name]
     path = make(tmp_path / name, **settings)
-    assert not io._describe(path)[1]
+    assert not io.reading._describe(path)[1]
     frames = list(io.read(path))
     assert len(frames) == settings.get("frames", 12)
     assert_drawn(frames, settings.get("turn", 0))
@@ -242,12 +242,12 @@ def test_damage_costs_a_part_or_ends_in_a_line(tmp_path: Path, name: str) -> Non
     assert survived >= (1 if name.endswith("mp4") else 10)
 
 
-@pytest.mark.parametrize("small", [io.SMALL, 0], ids=["short", "long"])
+@pytest.mark.parametrize("small", [io.reading.SMALL, 0], ids=["short", "long"])
 @pytest.mark.parametrize("name", ["plain.mp4", "open-gop.mp4", "variable.mkv", "ntsc.mp4"])
 def test_start_and_end_keep_the_frames_between(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, small: int
 ) -> None:
-    monkeypatch.setattr(io, "SMALL", small)
+    monkeypatch.setattr(io.reading, "SMALL", small)
     settings = CLIPS[name] | {"options": {"g": "10", **CLIPS[name].get("options", {})}}
     if "pts" not in settings:
         settings["frames"] = 80
@@ -268,12 +268,12 @@ def test_start_and_end_keep_the_frames_between(
             assert cut.frame_count == (len(kept) if small else None)
 
 
-@pytest.mark.parametrize("small", [io.SMALL, 0], ids=["short", "long"])
+@pytest.mark.parametrize("small", [io.reading.SMALL, 0], ids=["short", "long"])
 @pytest.mark.parametrize("name", ["clip.ts", "clip.h264"])
 def test_a_start_in_a_container_without_an_index_loses_no_frame(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, small: int
 ) -> None:
-    monkeypatch.setattr(io, "SMALL", small)
+    monkeypatch.setattr(io.reading, "SMALL", small)
     tick = Fraction(1, 90_000) if name.endswith("ts") else Fraction(1, 25)
     path = make(tmp_path / name, frames=200, time_base=tick, options={"crf": "8", "g": "150"})
     whole = io.read(path)
@@ -286,10 +286,10 @@ def test_a_start_in_a_container_without_an_index_loses_no_frame(
 
 
 def test_reading_is_lazy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(io, "SMALL", 0)
+    monkeypatch.setattr(io.reading, "SMALL", 0)
     converted = []
-    rgb = io._rgb
-    monkeypatch.setattr(io, "_rgb", lambda *args: converted.append(1) or rgb(*args))
+    rgb = io.reading._rgb
+    monkeypatch.setattr(io.reading, "_rgb", lambda *args: converted.append(1) or rgb(*args))
     clip = io.read(make(tmp_path / "clip.mp4", frames=60))
     assert len(converted) == 1
     frames = iter(clip)
@@ -301,13 +301,13 @@ def test_reading_is_lazy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 # ---- law 6: the clip is the clip
 
 WRITTEN: dict[str, dict[str, Any]] = {
-    "plain.mp4": {"frames": 2 * io.SEGMENT + 5, "sound": "aac"},
+    "plain.mp4": {"frames": 2 * io.writing.SEGMENT + 5, "sound": "aac"},
     "ntsc.mov": {"frames": 60, "sound": "aac"} | CLIPS["ntsc.mp4"],
     "variable.mp4": {"pts": np.cumsum(np.random.default_rng(1).integers(200, 2500, 130)).tolist()},
     "variable.mkv": {"pts": [pts // 12 for pts in VFR], "time_base": Fraction(1, 1000), "sound": "libopus"},
     "one.mp4": {"frames": 1, "sound": "aac"},
     "two.mp4": {"frames": 2},
-    "just over a segment.mp4": {"frames": io.SEGMENT + 1},
+    "just over a segment.mp4": {"frames": io.writing.SEGMENT + 1},
     "odd.mp4": {"width": 63, "height": 47, "pix_fmt": "yuv444p"},
     "one pixel.mp4": {"width": 1, "height": 1, "pix_fmt": "yuv444p"},
     "late.mp4": {"pts": [6400 + 512 * index for index in range(60)], "sound": "aac"},
@@ -352,7 +352,7 @@ def test_the_clip_is_the_clip(tmp_path: Path, name: str, suffix: str) -> None:
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_segments_are_closed_and_joined_on_one_clock(tmp_path: Path, suffix: str) -> None:
-    count = 2 * io.SEGMENT + 7
+    count = 2 * io.writing.SEGMENT + 7
     pts = np.cumsum(np.random.default_rng(2).integers(1, 3000, count)).tolist()
     source = io.read(make(tmp_path / "clip.mp4", pts=pts, sound="aac"))
     out = io.write(tmp_path / f"out{suffix}", source)
@@ -362,7 +362,7 @@ def test_segments_are_closed_and_joined_on_one_clock(tmp_path: Path, suffix: str
     assert all(a < b for a, b in pairwise(decoded))
     assert all(packet.dts is None or packet.dts <= packet.pts for packet in packets)
     assert any(a.pts > b.pts for a, b in pairwise(packets)), "without B-frames"
-    starts = sorted(packet.pts for packet in packets)[:: io.SEGMENT]
+    starts = sorted(packet.pts for packet in packets)[:: io.writing.SEGMENT]
     assert set(starts) <= {packet.pts for packet in packets if packet.is_keyframe}
     # The second segment on its own, decoded afresh, gives the frames that it gives in its place.
     whole = {frame.pts: frame.image for frame in io.read(out)}
@@ -371,7 +371,7 @@ def test_segments_are_closed_and_joined_on_one_clock(tmp_path: Path, suffix: str
         decoder.extradata = container.streams.video[0].codec_context.extradata
         alone = [p for p in container.demux(video=0) if p.pts is not None and starts[1] <= p.pts < starts[2]]
         pictures = [picture for packet in [*alone, None] for picture in decoder.decode(packet)]
-    assert len(pictures) == io.SEGMENT
+    assert len(pictures) == io.writing.SEGMENT
     for picture in pictures:
         picture.colorspace = BT601
         np.testing.assert_array_equal(picture.to_ndarray(format="rgb24"), whole[picture.pts])
@@ -527,8 +527,8 @@ def test_writing_holds_few_frames_and_ends_segments_on_the_way(tmp_path: Path) -
 
     def frames() -> Iterator[Frame]:
         nonlocal most, alive
-        for index in range(3 * io.SEGMENT):
-            if index == io.SEGMENT + 1:
+        for index in range(3 * io.writing.SEGMENT):
+            if index == io.writing.SEGMENT + 1:
                 (folder,) = tmp_path.iterdir()
                 assert len(list(folder.glob("*.nut"))) >= 1
             image = drawn(index).view(Picture)
@@ -537,7 +537,7 @@ def test_writing_holds_few_frames_and_ends_segments_on_the_way(tmp_path: Path) -
             yield Frame(image, index)
 
     clip = Clip(frames(), 64, 48, Fraction(25), Fraction(1, 25))
-    assert len(list(io.read(io.write(tmp_path / "out.mp4", clip)))) == 3 * io.SEGMENT
+    assert len(list(io.read(io.write(tmp_path / "out.mp4", clip)))) == 3 * io.writing.SEGMENT
     assert most <= 3
 
 
@@ -711,7 +711,7 @@ def test_sound_that_the_output_cannot_hold_is_said_before_the_first_frame(tmp_pa
 
 
 @pytest.mark.parametrize("error", [RuntimeError, OSError, KeyboardInterrupt, ClipError])
-@pytest.mark.parametrize("after", [0, 5, io.SEGMENT + 5])
+@pytest.mark.parametrize("after", [0, 5, io.writing.SEGMENT + 5])
 def test_a_failure_on_the_way_leaves_nothing_behind(
     tmp_path: Path, error: type[BaseException], after: int
 ) -> None:

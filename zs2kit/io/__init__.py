@@ -1,0 +1,13 @@
+"""Reading and writing of clips: the only part of zs2kit that knows PyAV, decord and OpenCV's VideoCapture.
+
+PyAV's packets are the clock: timestamps, counts, rotation, colour tags, sound. decord supplies the pixels
+of short files that it is known to get right, PyAV those of all others, and OpenCV steps in where PyAV
+finds no picture. Only a few frames are in memory at a time, in either direction.
+"""
+
+from __future__ import annotations
+
+from zs2kit.io.reading import read as read
+from zs2kit.io.writing import FORMATS as FORMATS
+from zs2kit.io.writing import check_output as check_output
+from zs2kit.io.writing import write as write

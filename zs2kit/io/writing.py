@@ -1,0 +1,344 @@
+"""Writing of clips: H.264 in segments that need no other, joined with the sound of the source."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from heapq import merge
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+from av.container import InputContainer, OutputContainer
+from av.packet import Packet
+from av.stream import Stream
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from zs2kit.clip import Clip, Color, Frame
+from zs2kit.errors import ClipError, UsageError
+from zs2kit.io.reading import demux, frame_ticks, seek
+
+FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}  # suffix -> muxer; all of them hold H.264
+SEGMENT = 48  # frames encoded together: a segment starts with a keyframe and needs no other segment
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SOUND_TAGS = {"language", "title", "handler_name"}  # the last is MP4's title
+_REORDER = 2  # x264 emits a frame at most this many frames before its turn (b-pyramid)
+
+
+def write(path: str | Path, clip: Clip, *, quality: int = 18, overwrite: bool = False) -> Path:
+    """Encode the clip's frames to H.264 and copy the sound of its source beside them; return the path.
+
+    Frames are pulled from the clip one by one. Their timing, size, sample aspect ratio, colour matrix and
+    range are kept; a clip that was cut at its start begins at 0. ``quality`` is x264's CRF: 0 (lossless)
+    to 51, lower is better. Until all is done, everything lies in a hidden folder beside ``path``, which is
+    gone afterwards, come what may.
+
+    Raises ClipError or UsageError before the first frame is pulled if ``path`` can't be written
+    (see `check_output`), ClipError if the disk fills up, and whatever iterating over the clip raises.
+    """
+    path = Path(path)
+    if not 0 <= quality <= 51:
+        raise UsageError(f"quality must lie between 0 (lossless) and 51, not {quality}")
+    check_output(path, clip, overwrite)
+    size = _sound_size(clip)
+    with _workfolder(path) as folder:
+        joined = folder / path.name
+        try:
+            times, last_duration = _encode(clip, folder, quality)
+            if _sound_size(clip) < size:  # a file that was cut may still open, and just end early
+                raise _soundless(clip)
+            _join(joined, clip, folder, times, last_duration)
+        except av.FFmpegError as error:
+            raise _unwritable(path, error) from error
+        try:
+            _place(joined, path, overwrite)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+    return path
+
+
+def _place(joined: Path, path: Path, overwrite: bool) -> None:
+    """Move the finished file to ``path``; without ``overwrite``, never onto a file."""
+    if not overwrite:
+        with suppress(OSError):  # a file has appeared there, or the disk knows no links
+            os.link(joined, path)
+            return
+        if os.path.lexists(path):
+            raise ClipError(f"{path} exists by now; choose another name, or allow overwriting (--overwrite)")
+    joined.replace(path)
+
+
+def check_output(path: str | Path, clip: Clip, overwrite: bool) -> None:
+    """Raise ClipError or UsageError, in one line, if `write` could not put this clip there."""
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"can't write {path.name}: its name must end in {', '.join(FORMATS)}")
+    if os.path.isdir(path):
+        raise ClipError(f"{path} is a folder; name a file in it")
+    if not os.path.isdir(path.parent):
+        raise ClipError(f"there is no folder {path.parent}; create it first")
+    if os.path.lexists(path):
+        source = clip.source if clip.source and os.path.exists(clip.source) else None
+        if source and os.path.exists(path) and path.samefile(source):
+            raise ClipError(f"{path} is the input; write to another name")
+        if not overwrite:
+            raise ClipError(f"{path} exists; choose another name, or allow overwriting (--overwrite)")
+    with _workfolder(path) as folder, _sound(clip) as (_, sounds):
+        try:
+            (folder / path.name).touch()
+        except OSError as error:  # too long a name
+            raise _unwritable(path, error) from error
+        for sound in sounds:
+            try:  # Only an attempt tells: muxers refuse some of the codecs that they say they support.
+                with _output(folder / path.name) as output:
+                    output.add_stream_from_template(sound)
+                    output.start_encoding()
+            except (av.FFmpegError, ValueError) as error:
+                if getattr(error, "errno", None) in _FULL:
+                    raise _unwritable(path, error) from error
+                codec = sound.codec_context.name if sound.codec_context else "of an unknown codec"
+                advice = (
+                    "convert it to AAC first" if path.suffix.lower() == ".mkv" else "write to a .mkv file"
+                )
+                raise ClipError(
+                    f"{path.suffix} can't hold the sound of {clip.source} ({codec}); {advice}"
+                ) from error
+
+
+def _unwritable(path: Path, error: Any) -> ClipError:
+    if error.errno in _FULL:
+        return ClipError(f"no space left for {path}; free some on its disk and run again")
+    return ClipError(f"can't write {path}: {error.strerror}")
+
+
+@contextmanager
+def _workfolder(path: Path) -> Iterator[Path]:
+    """A folder beside ``path``, so that what is made in it is moved to ``path`` in one step."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=".zs2kit-", dir=path.parent, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise ClipError(
+            f"can't write into {path.parent} ({error.strerror}); choose another folder"
+        ) from error
+    with folder as name:
+        yield Path(name)
+
+
+def _output(path: Path) -> OutputContainer:
+    # FFmpeg would delay everything so that no time is negative, as those of decoding early and of the
+    # sound that an audio decoder starts up with are.
+    options = {"avoid_negative_ts": "disabled"}
+    return av.open(f"file:{path}", "w", format=FORMATS.get(path.suffix.lower()), container_options=options)
+
+
+@contextmanager
+def _sound(clip: Clip) -> Iterator[tuple[InputContainer | None, tuple[AudioStream, ...]]]:
+    """The source, opened, and its streams of sound."""
+    if clip.source is None or clip.silent:
+        yield None, ()
+        return
+    try:
+        container = av.open(f"file:{clip.source}", metadata_errors="replace")
+    except (av.FFmpegError, ValueError) as error:
+        raise _soundless(clip) from error
+    with container:
+        yield container, container.streams.audio
+
+
+def _sound_size(clip: Clip) -> int:
+    """The bytes of the file that the sound comes from; 0 where there is none."""
+    if clip.source is None or clip.silent:
+        return 0
+    try:
+        return os.path.getsize(clip.source)
+    except OSError:
+        return 0
+
+
+def _soundless(clip: Clip) -> ClipError:
+    return ClipError(f"the sound of {clip.source} can't be read any more; put the file back and run again")
+
+
+def _encode(clip: Clip, folder: Path, quality: int) -> tuple[array[int], int]:
+    """Encode the frames to segments in ``folder``.
+
+    Return the pts of all frames and the duration of the last; those in the segments start at 0.
+    """
+    color = clip.color.resolve(clip.width, clip.height)
+    times: array[int] = array("q")
+    frames = _checked(clip)
+    duration = 0
+    while (first := next(frames, None)) is not None:
+        with _output(folder / f"{len(times):09}.nut") as output:
+            stream = output.add_stream("libx264", clip.rate, width=clip.width, height=clip.height)
+            stream.pix_fmt = "yuv444p" if clip.width % 2 or clip.height % 2 else "yuv420p"
+            stream.codec_context.time_base = clip.time_base
+            stream.codec_context.sample_aspect_ratio = clip.sample_aspect_ratio
+            stream.codec_context.colorspace = color.colorspace
+            stream.codec_context.color_primaries = color.primaries
+            stream.codec_context.color_trc = color.trc
+            stream.codec_context.color_range = color.range
+            # With its macroblock tree, x264 gives one of several results at random, in small pictures often.
+            stream.options = {"crf": str(quality), "mbtree": "0"}
+            for frame in chain([first], islice(frames, SEGMENT - 1)):
+                picture = _yuv(frame.image, color, stream.pix_fmt)
+                times.append(frame.pts)
+                duration = frame.duration
+                picture.pts, picture.time_base = frame.pts - times[0], clip.time_base
+                output.mux(stream.encode(picture))
+            output.mux(stream.encode())
+    if not times:
+        raise ClipError("the clip has no frame, so there is nothing to write")
+    if not duration:
+        duration = times[-1] - times[-2] if len(times) > 1 else frame_ticks(clip)
+    return times, duration
+
+
+def _checked(clip: Clip) -> Iterator[Frame]:
+    last = None
+    for index, frame in enumerate(clip):
+        if frame.image.shape != (clip.height, clip.width, 3) or frame.image.dtype != np.uint8:
+            raise ClipError(
+                f"frame {index} is {frame.image.dtype} of shape {frame.image.shape}, "
+                f"not uint8 of shape ({clip.height}, {clip.width}, 3)"
+            )
+        if last is not None and frame.pts <= last:
+            raise ClipError(f"frame {index} has pts {frame.pts}, which does not come after {last}")
+        last = frame.pts
+        yield frame
+
+
+def _yuv(image: NDArray[np.uint8], color: Color, pix_fmt: str) -> VideoFrame:
+    """(height, width, 3) RGB -> a picture for the encoder.
+
+    Readers repeat the chroma of 4:2:0 over 2x2 pixels; averaging over these gives it back unchanged.
+    """
+    picture = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+    return picture.reformat(
+        format=pix_fmt,
+        dst_colorspace=5 if color.colorspace == 6 else color.colorspace,  # both are BT.601, swscale knows 5
+        dst_color_range=color.range,
+        interpolation=Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP,
+    )
+
+
+def _join(target: Path, clip: Clip, folder: Path, times: array[int], last_duration: int) -> None:
+    """Write the packets of all segments, and those of the source's sound, into one file."""
+    segments = sorted(folder.glob("*.nut"))
+    # A clip keeps its clock, unless it was cut at the start or begins before 0, which files can't say.
+    origin = times[0] if clip.start is not None or times[0] < 0 else 0
+    with (
+        _output(target) as output,
+        _sound(clip) as (source, sounds),
+        av.open(f"file:{segments[0]}") as template,
+    ):
+        video = output.add_stream_from_template(template.streams.video[0], opaque=True)
+        video.time_base = clip.time_base
+        video.codec_context.framerate = clip.rate  # a segment doesn't say
+        packets = [_video_packets(segments, clip, times, last_duration, origin, video)]
+        if source is not None and sounds:
+            copies = {}
+            for sound in sounds:
+                copies[sound.index] = output.add_stream_from_template(sound)
+                # Not all that is said of it: sizes and durations, as Matroska has them, change with a cut.
+                copies[sound.index].metadata.update(
+                    {key: sound.metadata[key] for key in _SOUND_TAGS & sound.metadata.keys()}
+                )
+                copies[sound.index].disposition = sound.disposition
+            packets.append(_audio_packets(source, clip, origin * clip.time_base, copies))
+        begun: set[Stream] = set()
+        for packet in merge(*packets, key=_decoding_time):
+            try:
+                output.mux(packet)
+                begun.add(packet.stream)
+            except (av.InvalidDataError, av.PatchWelcomeError):
+                if packet.stream is video or packet.stream not in begun:
+                    raise  # else a damaged packet of sound: it costs itself
+
+
+def _decoding_time(packet: Packet[Any]) -> float:
+    assert packet.dts is not None
+    return packet.dts * float(packet.time_base)
+
+
+def _video_packets(
+    segments: list[Path], clip: Clip, times: array[int], last_duration: int, origin: int, stream: VideoStream
+) -> Iterator[Packet[Any]]:
+    """The packets of all segments on one clock.
+
+    Each encoder counts decoding times for itself, and those of two segments may overlap. So they are set
+    anew: a packet is decoded when the frame _REORDER places earlier is shown. The first ones come before
+    all frames, by so much that decoding takes as long as the display, since MP4 stores the former's length.
+    """
+    end = times[-1] + last_duration
+
+    def duration(pts: int) -> int:
+        following = bisect_right(times, pts)
+        return (times[following] if following < len(times) else end) - pts
+
+    *_, (_, last) = _segment_packets(segments[-1], clip, times[0])
+    rest = end - duration(last)
+    lead = max(rest - times[-1 - _REORDER] if len(times) > _REORDER else 2 * (rest - times[0]), _REORDER)
+    packets = chain.from_iterable(_segment_packets(segment, clip, times[0]) for segment in segments)
+    for position, (packet, pts) in enumerate(packets):
+        early = _REORDER - position
+        decoded = times[0] - lead * early // _REORDER if early > 0 else times[-early]
+        packet.time_base = clip.time_base
+        packet.pts, packet.dts, packet.duration = pts - origin, decoded - origin, duration(pts)
+        packet.stream = stream
+        yield packet
+
+
+def _segment_packets(segment: Path, clip: Clip, first: int) -> Iterator[tuple[Packet[Any], int]]:
+    """A segment's packets, each with the pts of its frame in the clip, whose first is ``first``."""
+    with av.open(f"file:{segment}") as container:
+        for packet in demux(container, container.streams.video[0]):
+            assert packet.pts is not None
+            # The segment's time base is finer than the clip's.
+            yield packet, first + round(packet.pts * packet.time_base / clip.time_base)
+
+
+def _audio_packets(
+    source: InputContainer, clip: Clip, origin: Fraction, copies: dict[int, AudioStream]
+) -> Iterator[Packet[Any]]:
+    """The source's packets of sound, as they are, between the clip's start and end; ``origin`` is time 0."""
+    sounds = source.streams.audio
+    if clip.start is not None:
+        seek(source, sounds[0], origin)
+    over: set[int] = set()
+    last: dict[int, int] = {}
+    try:
+        for packet in demux(source, *sounds):
+            if packet.pts is None or packet.dts is None:
+                continue
+            if packet.dts <= last.get(packet.stream_index, packet.dts - 1) or packet.pts < packet.dts:
+                continue  # damaged: no file may go back in time
+            last[packet.stream_index] = packet.dts
+            time = packet.pts * packet.time_base
+            if clip.start is not None and time < origin:
+                continue
+            if clip.end is not None and time >= clip.end:
+                over.add(packet.stream_index)
+                if len(over) == len(sounds):
+                    return
+                continue
+            shift = round(origin / packet.time_base)
+            packet.pts -= shift
+            packet.dts -= shift
+            packet.stream = copies[packet.stream_index]
+            yield packet
+    except av.FFmpegError as error:
+        raise _soundless(clip) from error
