@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from zs2kit.attention import running_average
-from zs2kit.noise import MAX_DIVERGENCE, correlation, dependency_noise, draw
+from zs2kit.noise import MAX_DIVERGENCE, NOISES, correlation, dependency_noise, draw, make_noise
 
 SHAPE = (4, 48, 48)
 
@@ -94,3 +94,31 @@ def test_half_precision_frames_are_averaged_in_float32():
     assert abs(ours - exact) < 1e-3
     assert abs(naive.item() - exact) > 1e-2
     assert math.isfinite(ours)
+
+def test_the_relatives_of_dependency_noise():
+    """Neighbours, and frames far apart, correlate as each model says; all frames are standard normal."""
+    r = correlation(0.4)
+    expected = {
+        "dependency": (r, r**8),
+        "mixed": (r, r),
+        "progressive": (2 / math.sqrt(5), (2 / math.sqrt(5)) ** 8),
+        "independent": (0, 0),
+        "shared": (1, 1),
+    }
+    assert expected.keys() == set(NOISES)
+    for name, (near, far) in expected.items():
+        noise, _ = make_noise(name, SHAPE, range(9), 0.4, seed=2)
+        for frame in noise:
+            assert abs(frame.mean()) < 0.05 and abs(frame.std() - 1) < 0.05
+        assert corrcoef(noise[3], noise[4]) == pytest.approx(near, abs=0.04), name
+        assert corrcoef(noise[0], noise[8]) == pytest.approx(far, abs=0.04), name
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_every_noise_goes_on_across_chunks(name):
+    whole, _ = make_noise(name, SHAPE, range(5), 0.3, seed=1)
+    first, state = make_noise(name, SHAPE, range(2), 0.3, seed=1)
+    rest, _ = make_noise(name, SHAPE, range(2, 5), 0.3, 1, state)
+    assert torch.allclose(torch.cat([first, rest]), whole, atol=1e-6)
+    fresh, _ = make_noise(name, SHAPE, range(2, 5), 0.3, seed=1)  # a new shot
+    assert name == "independent" or not torch.allclose(fresh[0], whole[2], atol=1e-2)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from zs2kit.io import write as write
     from zs2kit.model import Model as Model
     from zs2kit.scan import edit as edit
+    from zs2kit.scan import generate as generate
 
 __version__ = "0.1.0"
 
@@ -24,6 +25,7 @@ _PUBLIC = {
     "Model": "zs2kit.model",
     "Zs2Error": "zs2kit.errors",
     "edit": "zs2kit.scan",
+    "generate": "zs2kit.scan",
     "hookimpl": "zs2kit.hookspecs",
     "read": "zs2kit.io",
     "write": "zs2kit.io",

@@ -62,6 +62,8 @@ class Clip:
     sample_aspect_ratio: Fraction = Fraction(1)
     color: Color = field(default_factory=Color)
     silent: bool = False  # the source is known to have no sound
+    pix_fmt: str = "rgb24"  # how the source stores its pictures, as FFmpeg calls it
+    blank: bool = False  # nothing is to be seen in its frames: text alone is the source
 
     @classmethod
     def from_images(cls, images: Iterable[NDArray[np.uint8]], rate: Fraction | float) -> Clip:

@@ -1,4 +1,7 @@
-"""The dependency noise model: the noise of neighbouring frames is correlated (ZS2, section 3.2)."""
+"""The dependency noise model: the noise of neighbouring frames is correlated (ZS2, section 3.2).
+
+And its relatives, to compare it with: a frame's noise is standard normal in all of them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,9 @@ import numpy as np
 import torch
 
 MAX_DIVERGENCE = math.sqrt(math.e)  # at which frames are independent
+NOISES = ("dependency", "mixed", "progressive", "independent", "shared")
+# PYoCo's, n_k = (a n_(k-1) + z_k) / sqrt(1 + a^2), at the a = 2 that its authors found best.
+_PROGRESSIVE = (1 - 2 / math.sqrt(5)) * MAX_DIVERGENCE
 
 
 def correlation(divergence: float) -> float:
@@ -54,3 +60,54 @@ def dependency_noise(
         previous = fresh if previous is None else r * previous + math.sqrt(1 - r * r) * fresh
         chain.append(previous)
     return torch.stack(chain)  # (frames, *shape)
+
+
+def mixed_noise(
+    shape: tuple[int, ...],
+    frames: Iterable[int],
+    divergence: float,
+    seed: int,
+    shared: torch.Tensor,
+    *,
+    purpose: str = "initial",
+    step: int = 0,
+) -> torch.Tensor:
+    """Return noise (frames, *shape) of which a part is the same in all frames of a shot.
+
+    n_k = sqrt(r) s + sqrt(1 - r) z_k with r = `correlation` (``divergence``) and s = ``shared`` (*shape):
+    any two frames correlate by r, however far apart (PYoCo's mixed noise, Ge et al. 2023).
+    """
+    r = correlation(divergence)
+    fresh = torch.stack([draw(shape, seed, purpose, frame, step) for frame in frames])
+    return math.sqrt(r) * shared + math.sqrt(1 - r) * fresh
+
+
+def make_noise(
+    name: str,
+    shape: tuple[int, ...],
+    frames: range,
+    divergence: float,
+    seed: int,
+    state: torch.Tensor | None = None,
+    *,
+    purpose: str = "initial",
+    step: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return noise (frames, *shape) by the name of its model, and what the frames after these must know.
+
+    name: of `NOISES`. dependency and mixed go by ``divergence``; neighbours correlate by 2 / sqrt(5) in
+    progressive, by 0 in independent and by 1 in shared noise. state: (*shape), what the frames before gave;
+    None at the start of a shot.
+    """
+    if name == "mixed":
+        # A shot's own, so that nothing of one is seen in another.
+        shared = draw(shape, seed, f"{purpose}/shared", frames.start, step) if state is None else state
+        return mixed_noise(shape, frames, divergence, seed, shared, purpose=purpose, step=step), shared
+    divergences = {
+        "dependency": divergence,
+        "progressive": _PROGRESSIVE,
+        "independent": MAX_DIVERGENCE,
+        "shared": 0.0,
+    }
+    noise = dependency_noise(shape, frames, divergences[name], seed, state, purpose=purpose, step=step)
+    return noise, noise[-1].clone()

@@ -1,12 +1,13 @@
-"""An edit is a scan over the chunks of a clip: (carry, chunk) -> (carry, pixels)."""
+"""An edit is a scan over the chunks of a clip: (carry, chunk) -> (carry, pixels). So is generation."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from zs2kit.carry import Carry
 from zs2kit.clip import Chunk, Clip, Fit, Frame
 from zs2kit.denoiser import Branch, Denoiser
 from zs2kit.errors import ModelError, UsageError
-from zs2kit.model import BUNDLED, Model
-from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
+from zs2kit.model import BUNDLED, Embeds, Model
+from zs2kit.noise import MAX_DIVERGENCE, NOISES, make_noise
 from zs2kit.sampler import SCHEDULERS, Kept, make_scheduler, sample, steps_of
 
 log = logging.getLogger(__name__)
+
+Prompts = str | Mapping[int, str]  # one for all frames, or from which frame on which
 
 
 class Scan:
@@ -36,11 +39,12 @@ class Scan:
         hooks: PluginManager,
         clip: Clip,
         *,
-        prompt: str | None,
+        prompt: Prompts | None,
         negative_prompt: str,
         scheduler: str,
         num_inference_steps: int,
         guidance_scale: float,
+        noise: str,
         momentum: float,
         divergence: float,
         seed: int,
@@ -48,11 +52,13 @@ class Scan:
         self.hook: Any = hooks.hook
         self.model = model
         self.denoiser = Denoiser(model, hooks.hook, momentum)
-        self.prompt = model.default_prompt if prompt is None else prompt
+        prompt = model.default_prompt if prompt is None else prompt
+        self.prompts = {0: prompt} if isinstance(prompt, str) else dict(sorted(prompt.items()))
         self.negative_prompt = negative_prompt
         self.scheduler = scheduler
         self.num_inference_steps = num_inference_steps
         self.guidance_scale = guidance_scale
+        self.noise = noise
         self.divergence = divergence
         self.seed = seed
         self.hook.setup(model=model, denoiser=self.denoiser, scheduler=self._scheduler(), clip=clip)
@@ -64,7 +70,7 @@ class Scan:
         with self.model.lock, self.denoiser.sampling(carry, following):
             self.hook.prepare(chunk=chunk, model=self.model)
             branches = self.hook.guidance(
-                prompt=self.prompt,
+                prompt=self.prompts[0],
                 negative_prompt=self.negative_prompt,
                 guidance_scale=self.guidance_scale,
                 model=self.model,
@@ -108,17 +114,17 @@ class Scan:
         self, carry: Carry, following: Carry, chunk: Chunk, purpose: str, step: int = 0
     ) -> torch.Tensor:
         key = f"noise/{purpose}/{step}"
-        previous = carry.get(key)
-        noise = dependency_noise(
+        state = carry.get(key)
+        noise, following[key] = make_noise(
+            self.noise,
             self.model.latent_shape(chunk.height, chunk.width),
             chunk.indices,
             self.divergence,
             self.seed,
-            None if previous is None else previous.cpu(),
+            None if state is None else state.cpu(),
             purpose=purpose,
             step=step,
         )
-        following[key] = noise[-1].clone()
         return noise.to(self.model.device)
 
     def _kept(self, chunk: Chunk, noise: torch.Tensor) -> Kept | None:
@@ -135,9 +141,7 @@ class Scan:
 
     def _classifier_free(self, chunk: Chunk) -> list[Branch]:
         """Classifier-free guidance: s times the prediction with the prompt, 1 - s times that without."""
-        embeds, negative = self.model.embed(
-            self.prompt or "", self.negative_prompt, chunk.height, chunk.width
-        )
+        embeds, negative = self._embeds(chunk)
         width = self.model.unet.config.time_cond_proj_dim
         if width is not None:  # a distilled model, which takes the scale as an input
             scale = torch.tensor([self.guidance_scale - 1])
@@ -156,10 +160,42 @@ class Scan:
         )
         return [empty, text]
 
+    def _embeds(self, chunk: Chunk) -> tuple[Embeds, Embeds]:
+        """The prompts as this chunk's frames see them: between two of them, something in between."""
+        embedded = {
+            index: self.model.embed(prompt, self.negative_prompt, chunk.height, chunk.width)
+            for index, prompt in self.prompts.items()
+        }
+        text, negative = embedded[0]
+        if len(embedded) == 1:
+            return text, negative
+        weights = interpolation(list(self.prompts), chunk.indices).to(self.model.device)
+        embeds = torch.cat([each.prompt_embeds for each, _ in embedded.values()])
+        pooled = {
+            name: torch.cat([each.conditions[name] for each, _ in embedded.values()])
+            for name in text.conditions
+        }
+        return Embeds(_mixed(weights, embeds), {k: _mixed(weights, v) for k, v in pooled.items()}), negative
+
+
+def interpolation(keys: Sequence[int], frames: range) -> torch.Tensor:
+    """Return weights (frames, keys) with which what holds at frames ``keys``, rising, is mixed linearly.
+
+    After the last of them it holds alone, and before the first that one does.
+    """
+    positions = np.arange(frames.start, frames.stop)
+    return torch.from_numpy(np.stack([np.interp(positions, keys, row) for row in np.eye(len(keys))], axis=1))
+
+
+def _mixed(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """(frames, keys), (keys, ...) -> (frames, ...)."""
+    mixed: torch.Tensor = torch.tensordot(weights.to(values), values, dims=1)
+    return mixed
+
 
 def edit(
     clip: Clip,
-    prompt: str | None = None,
+    prompt: Prompts | None = None,
     *,
     plugins: Sequence[object] = (),
     model: str | Path | Model | None = None,
@@ -167,6 +203,7 @@ def edit(
     scheduler: str = "ddim",
     num_inference_steps: int = 20,
     guidance_scale: float = 5.0,
+    noise: str = "dependency",
     momentum: float = 0.98,
     divergence: float = 0.01,
     size: tuple[int, int] | None = None,
@@ -178,13 +215,16 @@ def edit(
     Everything is checked here; frames are made while the returned clip is iterated over, a chunk at
     a time, so memory doesn't grow with the clip.
 
-    prompt: what to draw; None is the model's default prompt.
+    prompt: what to draw; None is the model's default prompt. Or several, by the position of the frame
+    at which each holds, 0 among them; between two of them their embeddings are interpolated.
     plugins: instances, such as ``Pose(scale=0.8)``; they are copied, and not changed.
     model: a `Model`, or what `Model.load` takes; None is the plugins' default model or the bundled one.
     scheduler: ddim, euler, dpm++, unipc or lcm.
     guidance_scale: of classifier-free guidance; 1 is none.
+    noise: how the frames' noise is correlated: dependency; its relatives are mixed, progressive,
+    independent and shared (see `zs2kit.noise.make_noise`).
     momentum: mu in [0, 1] of temporal momentum attention; 0 is plain self-attention.
-    divergence: lambda in [0, sqrt(e)] of the dependency noise; 0 is a still, sqrt(e) independent.
+    divergence: lambda in [0, sqrt(e)] of the noise; 0 is a still, sqrt(e) independent frames.
     size: (height, width) to fit the frames into for the model; None is its native size.
     chunk_size: frames at a time; more is faster and takes more memory, and doesn't change the picture.
     seed: not negative; the same seed and settings give the same frames.
@@ -192,46 +232,135 @@ def edit(
     Raises `UsageError` for a value out of range, `ModelError` and `PluginError` where those don't load
     or don't fit.
     """
-    _check(0 <= momentum <= 1, f"momentum must be 0 to 1, not {momentum}")
-    _check(
-        0 <= divergence <= MAX_DIVERGENCE,
-        f"divergence must be 0 to {MAX_DIVERGENCE:.4f} (the square root of e), not {divergence}",
-    )
-    _check(num_inference_steps >= 1, f"steps must be at least 1, not {num_inference_steps}")
-    _check(0 <= guidance_scale < math.inf, f"guidance scale must be at least 0, not {guidance_scale}")
-    _check(chunk_size >= 1, f"chunk size must be at least 1, not {chunk_size}")
-    _check(seed >= 0, f"seed must be at least 0, not {seed}")
-    _check(
-        scheduler in SCHEDULERS,
-        f"no scheduler is called '{scheduler}'; choose from {', '.join(SCHEDULERS)}",
-    )
-    for plugin in plugins:
-        plugins_.check(plugin)
-    hooks = plugins_.manager(plugins)
-    if not isinstance(model, Model):
-        model = Model.load(model or plugins_.default_model(plugins) or BUNDLED)
-    smallest = model.multiple
-    _check(
-        size is None or min(size) >= smallest,
-        f"size must be at least {smallest}x{smallest} for {model.name}",
-    )
-    fit = Fit.into(
-        (clip.height, clip.width), size or model.native_size, model.multiple, clip.sample_aspect_ratio
-    )
-    scan = Scan(
-        model,
-        hooks,
+    return _sampled(
         clip,
+        plugins,
+        model,
+        size,
+        chunk_size,
         prompt=prompt,
         negative_prompt=negative_prompt,
         scheduler=scheduler,
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
+        noise=noise,
         momentum=momentum,
         divergence=divergence,
         seed=seed,
     )
-    return replace(clip, frames=_edited(clip, scan, fit, chunk_size))
+
+
+def generate(
+    prompt: Prompts | None = None,
+    *,
+    frames: int = 48,
+    rate: Fraction | float = 12,
+    plugins: Sequence[object] = (),
+    model: str | Path | Model | None = None,
+    negative_prompt: str = "",
+    scheduler: str = "ddim",
+    num_inference_steps: int = 20,
+    guidance_scale: float = 5.0,
+    noise: str = "dependency",
+    momentum: float = 0.98,
+    divergence: float = 0.01,
+    size: tuple[int, int] | None = None,
+    chunk_size: int = 8,
+    seed: int = 0,
+) -> Clip:
+    """Return a clip made of text alone, ``frames`` frames at ``rate`` frames per second.
+
+    As with `edit`, frames are made while the clip is iterated over, and all other settings are those of
+    `edit`. ``size`` is the (height, width) of the clip. Plugins that look at a source have none here.
+
+    Raises what `edit` raises.
+    """
+    _check(frames >= 1, f"frames must be at least 1, not {frames}")
+    _check(0 < rate < math.inf, f"rate must be more than 0 frames per second, not {rate}")
+    if isinstance(prompt, Mapping):
+        late = max(prompt, default=0)
+        _check(
+            late < frames,
+            f"the prompt at frame {late} comes after the end; the last of {frames} frames is {frames - 1}",
+        )
+    _check(size is None or min(size) >= 1, f"size must be at least 1x1, not {size}")
+    if not isinstance(model, Model):
+        model = Model.load(model or plugins_.default_model(plugins) or BUNDLED)
+    height, width = size or model.native_size
+    black = np.broadcast_to(np.uint8(0), (height, width, 3))  # one byte, whatever the size
+    rate = Fraction(rate).limit_denominator(1001)
+    clip = Clip(
+        (Frame(black, index, 1) for index in range(frames)),
+        width,
+        height,
+        rate,
+        time_base=1 / rate,
+        frame_count=frames,
+        blank=True,
+    )
+    return _sampled(
+        clip,
+        plugins,
+        model,
+        (height, width),
+        chunk_size,
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        scheduler=scheduler,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        noise=noise,
+        momentum=momentum,
+        divergence=divergence,
+        seed=seed,
+    )
+
+
+def _sampled(
+    clip: Clip,
+    plugins: Sequence[object],
+    model: str | Path | Model | None,
+    size: tuple[int, int] | None,
+    chunk_size: int,
+    **settings: Any,
+) -> Clip:
+    """Check everything, and return the clip whose frames are to be made of those of ``clip``."""
+    for name, low, high, beside in (
+        ("momentum", 0, 1, ""),
+        ("divergence", 0, MAX_DIVERGENCE, " (the square root of e)"),
+    ):
+        value = settings[name]
+        _check(low <= value <= high, f"{name} must be {low} to {high:.5g}{beside}, not {value}")
+    steps, scale, seed = (settings[each] for each in ("num_inference_steps", "guidance_scale", "seed"))
+    _check(steps >= 1, f"steps must be at least 1, not {steps}")
+    _check(0 <= scale < math.inf, f"guidance scale must be at least 0, not {scale}")
+    _check(chunk_size >= 1, f"chunk size must be at least 1, not {chunk_size}")
+    _check(seed >= 0, f"seed must be at least 0, not {seed}")
+    for kind, known in (("scheduler", SCHEDULERS), ("noise", NOISES)):
+        chosen = settings[kind]
+        _check(chosen in known, f"no {kind} is called '{chosen}'; choose from {', '.join(known)}")
+    for plugin in plugins:
+        plugins_.check(plugin)
+    hooks = plugins_.manager(plugins)
+    if isinstance(prompt := settings["prompt"], Mapping):
+        _check(min(prompt, default=1) == 0, "of several prompts, the first must hold from frame 0 on")
+        _check(
+            len(prompt) == 1 or not hooks.hook.guidance.get_hookimpls(),
+            "several prompts don't go with a plugin that has a guidance of its own; give one prompt",
+        )
+    if not isinstance(model, Model):
+        model = Model.load(model or plugins_.default_model(plugins) or BUNDLED)
+    smallest = model.multiple
+    _check(
+        size is None or clip.blank or min(size) >= smallest,
+        f"size must be at least {smallest}x{smallest} for {model.name}",
+    )
+    fit = Fit.into(
+        (clip.height, clip.width), size or model.native_size, model.multiple, clip.sample_aspect_ratio
+    )
+    return replace(
+        clip, frames=Sampled(clip, Scan(model, hooks, clip, **settings), fit, chunk_size), blank=False
+    )
 
 
 def _check(holds: bool, message: str) -> None:
@@ -239,27 +368,42 @@ def _check(holds: bool, message: str) -> None:
         raise UsageError(message)
 
 
-def _edited(clip: Clip, scan: Scan, fit: Fit, chunk_size: int) -> Iterator[Frame]:
-    carry = Carry()
-    index = 0
-    for frames in clip.chunks(chunk_size):
-        chunk = chunk_of(frames, index, clip.time_base, fit)
-        carry, pixels = scan(carry, chunk)
-        if index == 0:
-            log.info("the carry between chunks takes %.1f MB", carry.nbytes / 1e6)
-        for frame, image in zip(frames, finished(chunk, pixels), strict=True):
-            yield frame._replace(image=image)
-        index += len(frames)
-    scan.hook.finish(frames=index)
+class Sampled:
+    """The frames of a clip, each chunk of them made as its first is asked for.
+
+    ``index`` frames are made, and ``carry`` is what those after them must know.
+    """
+
+    def __init__(self, clip: Clip, scan: Scan, fit: Fit, chunk_size: int) -> None:
+        self.clip = clip
+        self.scan = scan
+        self.fit = fit
+        self.chunk_size = chunk_size
+        self.index = 0
+        self.carry = Carry()
+
+    def __iter__(self) -> Iterator[Frame]:
+        frames = islice(self.clip, self.index, None)
+        while group := list(islice(frames, self.chunk_size)):
+            chunk = chunk_of(self.clip, group, self.index, self.fit)
+            self.carry, pixels = self.scan(self.carry, chunk)
+            if self.index == 0:
+                log.info("the carry between chunks takes %.1f MB", self.carry.nbytes / 1e6)
+            self.index += len(group)
+            for frame, image in zip(group, finished(chunk, pixels), strict=True):
+                yield frame._replace(image=image)
+        self.scan.hook.finish(frames=self.index)
 
 
-def chunk_of(frames: Sequence[Frame], index: int, time_base: Fraction, fit: Fit) -> Chunk:
+def chunk_of(clip: Clip, frames: Sequence[Frame], index: int, fit: Fit) -> Chunk:
     """Return the chunk that starts with frame ``index`` of the clip, its pixels fitted to the model."""
-    images = [frame.image for frame in frames]
-    stack = np.stack([fit.apply(image) for image in images])  # (frames, height, width, 3)
-    pixels = torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 127.5 - 1
-    times = tuple(frame.pts * time_base for frame in frames)
-    return Chunk(index, len(images), *fit.padded, times, images, pixels, fit)
+    times = tuple(frame.pts * clip.time_base for frame in frames)
+    chunk = Chunk(index, len(frames), *fit.padded, times, fit=fit)
+    if not clip.blank:
+        chunk.frames = [frame.image for frame in frames]
+        stack = np.stack([fit.apply(image) for image in chunk.frames])  # (frames, height, width, 3)
+        chunk.pixels = torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return chunk
 
 
 def finished(chunk: Chunk, pixels: torch.Tensor) -> Iterator[NDArray[np.uint8]]:
@@ -267,10 +411,11 @@ def finished(chunk: Chunk, pixels: torch.Tensor) -> Iterator[NDArray[np.uint8]]:
 
     pixels: (frames, 3, height, width) in [0, 1], what was made of ``chunk``.
     """
-    assert chunk.fit is not None and chunk.frames is not None
+    assert chunk.fit is not None
     for index, image in enumerate(to_images(pixels)):
         image = chunk.fit.undo(image)
         if chunk.kept is not None:
+            assert chunk.frames is not None
             mask, source = chunk.kept[index, :, :, None], chunk.frames[index]
             image = (mask * source + (1 - mask) * image).round().astype(np.uint8)
         yield image

@@ -229,6 +229,7 @@ def make_scan(
         "scheduler": "ddim",
         "num_inference_steps": 8,
         "guidance_scale": 5.0,
+        "noise": "dependency",
         "momentum": 0.9,
         "divergence": 0.4,
         "seed": 0,
@@ -241,7 +242,7 @@ def chunks(clip: Clip, sizes: Sequence[int], model: Model) -> list[Chunk]:
     frames = list(clip)[: sum(sizes)]
     fit = Fit.into((clip.height, clip.width), model.native_size, model.multiple)
     starts = np.cumsum([0, *sizes]).tolist()
-    return [chunk_of(frames[start:end], start, clip.time_base, fit) for start, end in pairwise(starts)]
+    return [chunk_of(clip, frames[start:end], start, fit) for start, end in pairwise(starts)]
 
 
 def edited_pixels(scan: Scan, chunks: Sequence[Chunk], *, carried: bool = True) -> torch.Tensor:

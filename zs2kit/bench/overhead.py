@@ -33,7 +33,7 @@ def measure(name: str | None, repeats: int) -> None:
     scenes = motion_scenes(Scene("robot", "red", "city"), "dance", FRAMES)
     clip = Clip.from_images([render(scene, SIDE).image for scene in scenes], 12)
     frames = list(clip)
-    chunk = chunk_of(frames, 0, clip.time_base, Fit.into((SIDE, SIDE), model.native_size, model.multiple))
+    chunk = chunk_of(clip, frames, 0, Fit.into((SIDE, SIDE), model.native_size, model.multiple))
 
     pose: Any = plugins.build("pose", {})
     pose.load_detector(model, clip)
@@ -48,6 +48,7 @@ def measure(name: str | None, repeats: int) -> None:
         scheduler="ddim",
         num_inference_steps=STEPS,
         guidance_scale=GUIDANCE,
+        noise="dependency",
         momentum=0.98,
         divergence=0.01,
         seed=0,

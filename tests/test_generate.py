@@ -1,0 +1,133 @@
+"""Text to video: `zs2kit.generate`."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import zs2kit
+from zs2kit.noise import MAX_DIVERGENCE, make_noise
+from zs2kit.scan import interpolation
+from zs2kit.testing import drawn_clip
+from zs2kit_plugins.mask import Mask
+from zs2kit_plugins.strength import Strength
+
+QUICK = {"num_inference_steps": 4, "size": (32, 32)}
+
+
+def pictures(*args, **settings) -> np.ndarray:
+    return np.stack([frame.image for frame in zs2kit.generate(*args, **(QUICK | settings))])
+
+
+def test_a_clip_has_the_frames_the_rate_and_the_size_that_were_asked_for(tiny) -> None:
+    clip = zs2kit.generate("a red robot", model=tiny, frames=5, rate=30000 / 1001, size=(37, 50))
+    assert (clip.rate, clip.time_base, clip.frame_count) == (Fraction(30000, 1001), Fraction(1001, 30000), 5)
+    frames = list(clip)
+    assert [frame.pts for frame in frames] == [0, 1, 2, 3, 4]
+    assert {frame.image.shape for frame in frames} == {(37, 50, 3)}
+
+
+def test_a_generated_clip_is_written_without_sound(tiny, tmp_path: Path) -> None:
+    clip = zs2kit.generate("a red robot", model=tiny, frames=3, rate=24, **QUICK)
+    written = zs2kit.read(zs2kit.write(tmp_path / "out.mp4", clip))
+    assert written.silent and written.rate == 24 and len(list(written)) == 3
+
+
+def test_chunks_do_not_show(tiny) -> None:
+    whole = pictures("a red robot", model=tiny, frames=5, chunk_size=5).astype(int)
+    for size in (1, 2, 3):
+        cut = pictures("a red robot", model=tiny, frames=5, chunk_size=size)
+        assert np.abs(cut - whole).max() <= 1
+    again = pictures("a red robot", model=tiny, frames=5, chunk_size=5, seed=1)
+    assert np.abs(again - whole).max() > 10
+
+
+@pytest.mark.parametrize("noise", ["independent", "shared"])
+def test_frames_are_those_of_the_diffusers_pipeline(tiny, noise: str) -> None:
+    """Without momentum, each is what StableDiffusionPipeline draws of its noise."""
+    settings = {"momentum": 0.0, "guidance_scale": 5.0, "noise": noise, "num_inference_steps": 8}
+    ours = pictures("a red robot", model=tiny, frames=2, **settings)
+    latents, _ = make_noise(noise, tiny.latent_shape(32, 32), range(2), MAX_DIVERGENCE, seed=0)
+    pipeline = tiny.pipeline
+    pipeline.set_progress_bar_config(disable=True)
+    from zs2kit.sampler import make_scheduler
+
+    before = pipeline.scheduler
+    pipeline.scheduler = make_scheduler("ddim", tiny.scheduler_config, 8, torch.device("cpu"))
+    try:
+        theirs = pipeline(
+            ["a red robot"] * 2,
+            latents=latents,
+            num_inference_steps=8,
+            guidance_scale=5.0,
+            height=32,
+            width=32,
+            output_type="np",
+        ).images
+    finally:
+        pipeline.scheduler = before
+    assert np.abs(ours - theirs * 255).max() <= 0.51
+    assert noise == "shared" or np.abs(ours[0].astype(int) - ours[1]).max() > 10
+
+
+def test_prompts_along_the_clip(tiny) -> None:
+    """Each holds at its frame as if it were alone; in between, embeddings are mixed."""
+    settings = {"model": tiny, "frames": 5, "momentum": 0.0, "noise": "shared", "guidance_scale": 9.0}
+    first, last = (pictures(prompt, **settings).astype(int) for prompt in ("a red robot", "in space"))
+    both = pictures({0: "a red robot", 3: "in space"}, **settings)
+    assert np.abs(first - last).max() > 10
+    for index, alone in ((0, first), (3, last), (4, last)):
+        assert np.abs(both[index] - alone[index]).max() <= 1
+    assert np.abs(both[1] - first[1]).max() > 1 and np.abs(both[2] - last[2]).max() > 1
+    cut = pictures({0: "a red robot", 3: "in space"}, **settings, chunk_size=2)
+    assert np.abs(cut.astype(int) - both).max() <= 1
+
+
+def test_prompts_along_a_clip_that_is_edited(tiny) -> None:
+    settings = {"model": tiny, "num_inference_steps": 2, "momentum": 0.0, "guidance_scale": 9.0}
+    changing = list(zs2kit.edit(drawn_clip(3), {0: "a red robot", 2: "in space"}, **settings))
+    plain = list(zs2kit.edit(drawn_clip(3), "a red robot", **settings))
+    same = [np.array_equal(a.image, b.image) for a, b in zip(changing, plain, strict=True)]
+    assert same == [True, False, False]
+
+
+def test_interpolation_is_linear_between_prompts_and_constant_outside() -> None:
+    weights = interpolation([0, 4, 6], range(2, 9))
+    expected = [[0.5, 0.5, 0], [0.25, 0.75, 0], [0, 1, 0], [0, 0.5, 0.5], [0, 0, 1], [0, 0, 1], [0, 0, 1]]
+    assert torch.allclose(weights, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_a_longer_clip_begins_like_a_shorter_one(tiny) -> None:
+    short, long = (pictures("a red robot", model=tiny, frames=n, chunk_size=2) for n in (2, 4))
+    assert np.array_equal(short, long[:2])
+    assert all(not np.array_equal(a, b) for a, b in pairwise(long))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"frames": 0}, "frames must be at least 1"),
+        ({"frames": -3}, "frames must be at least 1"),
+        ({"rate": 0}, "rate must be more than 0"),
+        ({"rate": float("nan")}, "rate must be more than 0"),
+        ({"size": (0, 32)}, "size must be at least 1x1"),
+        ({"noise": "pink"}, "no noise is called 'pink'; choose from dependency"),
+        ({"prompt": {0: "a", 9: "b"}, "frames": 9}, "the prompt at frame 9 comes after the end"),
+        ({"prompt": {2: "a"}}, "the first must hold from frame 0 on"),
+        ({"prompt": {}}, "the first must hold from frame 0 on"),
+        (
+            {"plugins": [Strength()]},
+            "plugin 'strength' looks at the frames of a clip, and text alone has none",
+        ),
+        ({"plugins": [Mask(clip="no.mp4")]}, "no.mp4"),
+    ],
+)
+def test_what_makes_no_clip_is_said_in_a_line(tiny, wrong, words: str) -> None:
+    with pytest.raises(zs2kit.Zs2Error) as error:
+        list(zs2kit.generate(**({"prompt": "a red robot", "model": tiny} | QUICK | wrong)))
+    assert words in str(error.value) and "\n" not in str(error.value)
