@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from click.testing import CliRunner
+from skimage.color import rgb2lab
 from skimage.metrics import structural_similarity
 
 import zs2kit
@@ -117,6 +118,13 @@ def test_ssim_is_that_of_scikit_image():
     )
     assert metrics.ssim(a, b) == pytest.approx(theirs, abs=1e-6)
     assert metrics.ssim(a, a) == 1
+
+
+def test_colours_are_those_of_scikit_image():
+    every = metrics.to_float(np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8))
+    assert metrics.to_lab(every) == pytest.approx(rgb2lab(every), abs=0.05)
+    black, white = np.zeros((2, 2, 3), np.float32), np.ones((2, 2, 3), np.float32)
+    assert metrics.colour_difference(black, white) == pytest.approx(100, abs=0.01)
 
 
 def test_what_is_hidden_is_not_counted():

@@ -242,10 +242,17 @@ def ssim(a: Picture, b: Picture) -> float:
     return float(similar.mean())
 
 
+def to_lab(picture: Picture) -> Picture:
+    """sRGB -> CIE L*a*b* under D65, in which distances are the Delta E of 1976."""
+    linear = np.where(picture <= 0.04045, picture / 12.92, ((picture + 0.055) / 1.055) ** 2.4)
+    # Of sRGB itself OpenCV makes it by a coarse table, which errs by up to half a unit.
+    return cv2.cvtColor(linear.astype(np.float32), cv2.COLOR_LRGB2LAB)  # type: ignore[return-value]
+
+
 def colour_difference(a: Picture, b: Picture) -> float:
     """CIE 1976 Delta E of the mean colours: 2 is just to be seen, 100 is black against white."""
-    lab = [cv2.cvtColor(each, cv2.COLOR_RGB2LAB).mean(axis=(0, 1)) for each in (a, b)]
-    return float(np.linalg.norm(lab[0] - lab[1]))
+    first, second = (to_lab(each).mean(axis=(0, 1)) for each in (a, b))
+    return float(np.linalg.norm(first - second))
 
 
 def flow(a: Picture, b: Picture) -> NDArray[np.float32]:

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 import click
 import numpy as np
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from numpy.typing import NDArray
-from transformers import ResNetForImageClassification
 
 from .captions import WHERE, Triple, is_held_out, load_prompts, with_article
 from .detector import detect
@@ -39,6 +38,8 @@ from .yardsticks import (
     correct,
     draw_prompts,
     grid,
+    load_classifier,
+    load_reader,
     overlap,
     psnr,
     reconstruct,
@@ -67,16 +68,6 @@ class Edits(NamedTuple):
     sources: Images
     points: Points  # true keypoints of the sources
     asked: NDArray[np.intp]  # (frames, 3) numbers into `GROUPS`
-
-
-def load_classifier(folder: Path) -> Any:
-    """What reads kind, colour and place."""
-    return ResNetForImageClassification.from_pretrained(folder / "classifier").eval()
-
-
-def load_reader(folder: Path, name: str) -> Any:
-    """The detector or the estimator."""
-    return UNet2DModel.from_pretrained(folder / name).eval()
 
 
 def measure_readers(folder: Path, docs: Path | None) -> Numbers:

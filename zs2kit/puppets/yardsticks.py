@@ -8,7 +8,9 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from diffusers import UNet2DModel
 from numpy.typing import NDArray
+from transformers import ResNetForImageClassification
 
 from .captions import Prompt
 from .diffusion import to_tensor
@@ -17,6 +19,16 @@ from .networks import GROUPS, SIZE
 Images = NDArray[np.uint8]  # (pictures, SIZE, SIZE, 3)
 Points = NDArray[np.float32]  # (pictures, 18, 3)
 Numbers = dict[str, float]
+
+
+def load_classifier(folder: Path) -> Any:
+    """What reads kind, colour and place."""
+    return ResNetForImageClassification.from_pretrained(folder / "classifier").eval()
+
+
+def load_reader(folder: Path, name: str) -> Any:
+    """The detector or the estimator."""
+    return UNet2DModel.from_pretrained(folder / name).eval()
 
 
 def body_heights(keypoints: Points) -> NDArray[np.float32]:
