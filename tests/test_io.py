@@ -530,7 +530,7 @@ def test_writing_holds_few_frames_and_ends_segments_on_the_way(tmp_path: Path) -
         for index in range(3 * io.writing.SEGMENT):
             if index == io.writing.SEGMENT + 1:
                 (folder,) = tmp_path.iterdir()
-                assert len(list(folder.glob("*.nut"))) >= 1
+                assert len(list(folder.glob("*.segment"))) >= 1
             image = drawn(index).view(Picture)
             alive = [*(other for other in alive if other() is not None), weakref.ref(image)]
             most = max(most, len(alive))

@@ -8,6 +8,7 @@ finds no picture. Only a few frames are in memory at a time, in either direction
 from __future__ import annotations
 
 from zs2kit.io.reading import read as read
+from zs2kit.io.writing import CODECS as CODECS
 from zs2kit.io.writing import FORMATS as FORMATS
 from zs2kit.io.writing import check_output as check_output
 from zs2kit.io.writing import write as write

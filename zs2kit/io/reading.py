@@ -211,6 +211,7 @@ def _describe(source: Path) -> tuple[Clip, bool]:
             sample_aspect_ratio=1 / aspect if upright.swap else aspect,
             color=tags.resolve(frame.width, frame.height),
             silent=not container.streams.audio,
+            pix_fmt=frame.format.name,
         )
     fits_decord = (
         muxing in _INDEXED

@@ -1,4 +1,4 @@
-"""Writing of clips: H.264 in segments that need no other, joined with the sound of the source."""
+"""Writing of clips: video in segments that need no other, joined with the sound of the source."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from heapq import merge
 from itertools import chain, islice
@@ -21,6 +22,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.stream import Stream
+from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
@@ -30,37 +32,64 @@ from zs2kit.clip import Clip, Color, Frame
 from zs2kit.errors import ClipError, UsageError
 from zs2kit.io.reading import demux, frame_ticks, seek
 
-FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}  # suffix -> muxer; all of them hold H.264
+FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}  # suffix -> muxer
 SEGMENT = 48  # frames encoded together: a segment starts with a keyframe and needs no other segment
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_RGB, _LIMITED_RANGE, _FULL_RANGE = 0, 1, 2  # FFmpeg's numbers
 _SOUND_TAGS = {"language", "title", "handler_name"}  # the last is MP4's title
-_REORDER = 2  # x264 emits a frame at most this many frames before its turn (b-pyramid)
 
 
-def write(path: str | Path, clip: Clip, *, quality: int = 18, overwrite: bool = False) -> Path:
-    """Encode the clip's frames to H.264 and copy the sound of its source beside them; return the path.
+@dataclass(frozen=True)
+class Codec:
+    """A way to store pictures."""
+
+    encoder: str  # FFmpeg's name of it
+    suffixes: tuple[str, ...]  # of the files that hold it, the usual one first
+    options: dict[str, object]  # the encoder's
+    segments: str = "nut"  # the muxer of segments: NUT has any clock, but not every codec
+    reorder: int = 0  # a frame leaves the encoder at most this many frames before its turn
+
+
+CODECS = {
+    # With its macroblock tree, x264 gives one of several results at random, in small pictures often.
+    "h264": Codec("libx264", (".mp4", ".mov", ".mkv"), {"mbtree": "0"}, reorder=2),  # 2: b-pyramid
+    # Lossless, in RGB. Every picture on its own, in slices that know when they are damaged.
+    "ffv1": Codec("ffv1", (".mkv",), {"g": "1", "slicecrc": "1"}),
+    "prores": Codec("prores_ks", (".mov", ".mkv"), {}, "mov"),  # what editors cut with
+}
+
+
+def write(
+    path: str | Path,
+    clip: Clip,
+    *,
+    codec: str = "h264",
+    quality: int | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Encode the clip's frames and copy the sound of its source beside them; return the path.
 
     Frames are pulled from the clip one by one. Their timing, size, sample aspect ratio, colour matrix and
-    range are kept; a clip that was cut at its start begins at 0. ``quality`` is x264's CRF: 0 (lossless)
-    to 51, lower is better. Until all is done, everything lies in a hidden folder beside ``path``, which is
-    gone afterwards, come what may.
+    range are kept; a clip that was cut at its start begins at 0. ``codec`` is one of `CODECS`: h264 in
+    4:2:0 (4:4:4 where a side is odd), ffv1 (lossless), or prores, 422 HQ if the source has as few samples
+    of colour, else 4444. ``quality`` is x264's CRF, 0 (lossless) to 51, by default 18; the others take
+    none. Until all is done, everything lies in a hidden folder beside ``path``, which is gone afterwards,
+    come what may.
 
     Raises ClipError or UsageError before the first frame is pulled if ``path`` can't be written
     (see `check_output`), ClipError if the disk fills up, and whatever iterating over the clip raises.
     """
     path = Path(path)
-    if not 0 <= quality <= 51:
-        raise UsageError(f"quality must lie between 0 (lossless) and 51, not {quality}")
-    check_output(path, clip, overwrite)
+    check_output(path, clip, overwrite, codec, quality)
     size = _sound_size(clip)
     with _workfolder(path) as folder:
         joined = folder / path.name
         try:
-            times, last_duration = _encode(clip, folder, quality)
+            times, last_duration = _encode(clip, folder, codec, quality)
             if _sound_size(clip) < size:  # a file that was cut may still open, and just end early
                 raise _soundless(clip)
-            _join(joined, clip, folder, times, last_duration)
+            _join(joined, clip, folder, codec, times, last_duration)
         except av.FFmpegError as error:
             raise _unwritable(path, error) from error
         try:
@@ -81,11 +110,12 @@ def _place(joined: Path, path: Path, overwrite: bool) -> None:
     joined.replace(path)
 
 
-def check_output(path: str | Path, clip: Clip, overwrite: bool) -> None:
+def check_output(
+    path: str | Path, clip: Clip, overwrite: bool, codec: str = "h264", quality: int | None = None
+) -> None:
     """Raise ClipError or UsageError, in one line, if `write` could not put this clip there."""
     path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"can't write {path.name}: its name must end in {', '.join(FORMATS)}")
+    _check_settings(path, codec, quality)
     if os.path.isdir(path):
         raise ClipError(f"{path} is a folder; name a file in it")
     if not os.path.isdir(path.parent):
@@ -118,6 +148,23 @@ def check_output(path: str | Path, clip: Clip, overwrite: bool) -> None:
                 ) from error
 
 
+def _check_settings(path: Path, codec: str, quality: int | None) -> None:
+    """Raise UsageError for settings that exclude one another."""
+    if codec not in CODECS:
+        raise UsageError(f"there is no codec {codec}; choose one of {', '.join(CODECS)}")
+    suffix, suffixes = path.suffix.lower(), CODECS[codec].suffixes
+    if suffix not in FORMATS:
+        raise UsageError(f"can't write {path.name}: its name must end in {', '.join(FORMATS)}")
+    if suffix not in suffixes:
+        raise UsageError(f"can't write {path.name}: {codec} goes into {' or '.join(suffixes)}; name it so")
+    if quality is None:
+        return
+    if codec != "h264":
+        raise UsageError(f"quality is for h264; {codec} has one quality, so leave it out")
+    if not 0 <= quality <= 51:
+        raise UsageError(f"quality must lie between 0 (lossless) and 51, not {quality}")
+
+
 def _unwritable(path: Path, error: Any) -> ClipError:
     if error.errno in _FULL:
         return ClipError(f"no space left for {path}; free some on its disk and run again")
@@ -137,11 +184,12 @@ def _workfolder(path: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def _output(path: Path) -> OutputContainer:
+def _output(path: Path, muxer: str | None = None) -> OutputContainer:
     # FFmpeg would delay everything so that no time is negative, as those of decoding early and of the
     # sound that an audio decoder starts up with are.
     options = {"avoid_negative_ts": "disabled"}
-    return av.open(f"file:{path}", "w", format=FORMATS.get(path.suffix.lower()), container_options=options)
+    muxer = muxer or FORMATS[path.suffix.lower()]
+    return av.open(f"file:{path}", "w", format=muxer, container_options=options)
 
 
 @contextmanager
@@ -172,29 +220,29 @@ def _soundless(clip: Clip) -> ClipError:
     return ClipError(f"the sound of {clip.source} can't be read any more; put the file back and run again")
 
 
-def _encode(clip: Clip, folder: Path, quality: int) -> tuple[array[int], int]:
+def _encode(clip: Clip, folder: Path, codec: str, quality: int | None) -> tuple[array[int], int]:
     """Encode the frames to segments in ``folder``.
 
     Return the pts of all frames and the duration of the last; those in the segments start at 0.
     """
-    color = clip.color.resolve(clip.width, clip.height)
+    pix_fmt = _pix_fmt(codec, clip)
+    color = _stored_color(codec, clip)
+    options = dict(CODECS[codec].options)
+    if codec == "h264":
+        options["crf"] = str(18 if quality is None else quality)
     times: array[int] = array("q")
     frames = _checked(clip)
     duration = 0
     while (first := next(frames, None)) is not None:
-        with _output(folder / f"{len(times):09}.nut") as output:
-            stream = output.add_stream("libx264", clip.rate, width=clip.width, height=clip.height)
-            stream.pix_fmt = "yuv444p" if clip.width % 2 or clip.height % 2 else "yuv420p"
+        with _output(folder / f"{len(times):09}.segment", CODECS[codec].segments) as output:
+            stream = output.add_stream(CODECS[codec].encoder, clip.rate, width=clip.width, height=clip.height)
+            assert isinstance(stream, VideoStream)
+            stream.pix_fmt = pix_fmt
             stream.codec_context.time_base = clip.time_base
-            stream.codec_context.sample_aspect_ratio = clip.sample_aspect_ratio
-            stream.codec_context.colorspace = color.colorspace
-            stream.codec_context.color_primaries = color.primaries
-            stream.codec_context.color_trc = color.trc
-            stream.codec_context.color_range = color.range
-            # With its macroblock tree, x264 gives one of several results at random, in small pictures often.
-            stream.options = {"crf": str(quality), "mbtree": "0"}
+            _tag(stream, clip, color)
+            stream.options = options
             for frame in chain([first], islice(frames, SEGMENT - 1)):
-                picture = _yuv(frame.image, color, stream.pix_fmt)
+                picture = _picture(frame.image, color, pix_fmt)
                 times.append(frame.pts)
                 duration = frame.duration
                 picture.pts, picture.time_base = frame.pts - times[0], clip.time_base
@@ -205,6 +253,14 @@ def _encode(clip: Clip, folder: Path, quality: int) -> tuple[array[int], int]:
     if not duration:
         duration = times[-1] - times[-2] if len(times) > 1 else frame_ticks(clip)
     return times, duration
+
+
+def _tag(stream: VideoStream, clip: Clip, color: Color) -> None:
+    """Say how the stream's pictures are to be shown."""
+    context = stream.codec_context
+    context.sample_aspect_ratio = clip.sample_aspect_ratio
+    context.colorspace, context.color_range = color.colorspace, color.range
+    context.color_primaries, context.color_trc = color.primaries, color.trc
 
 
 def _checked(clip: Clip) -> Iterator[Frame]:
@@ -221,25 +277,60 @@ def _checked(clip: Clip) -> Iterator[Frame]:
         yield frame
 
 
-def _yuv(image: NDArray[np.uint8], color: Color, pix_fmt: str) -> VideoFrame:
+def _pix_fmt(codec: str, clip: Clip) -> str:
+    """FFmpeg's name of the pixels that are written."""
+    if codec == "ffv1":
+        return "bgr0"
+    if codec == "prores":
+        return "yuv422p10le" if _halved(clip.pix_fmt)[0] and not clip.width % 2 else "yuv444p10le"
+    return "yuv444p" if clip.width % 2 or clip.height % 2 else "yuv420p"
+
+
+def _halved(pix_fmt: str) -> tuple[bool, bool]:
+    """Whether pixels of this kind have a sample of colour for every second column, and row, only."""
+    kind = VideoFormat(pix_fmt)
+    return kind.chroma_width(8) < 8, kind.chroma_height(8) < 8
+
+
+def _stored_color(codec: str, clip: Clip) -> Color:
+    """The tags of what is written."""
+    color = clip.color.resolve(clip.width, clip.height)
+    if codec == "ffv1":
+        return replace(color, colorspace=_RGB, range=_FULL_RANGE)
+    if codec == "prores":  # in which limited range is the only one, and these matrices
+        matrix = color.colorspace if color.colorspace in (1, 9) else 6
+        return replace(color, colorspace=matrix, range=_LIMITED_RANGE)
+    return color
+
+
+def _picture(image: NDArray[np.uint8], color: Color, pix_fmt: str) -> VideoFrame:
     """(height, width, 3) RGB -> a picture for the encoder.
 
     Readers repeat the chroma of 4:2:0 over 2x2 pixels; averaging over these gives it back unchanged.
     """
     picture = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-    return picture.reformat(
-        format=pix_fmt,
-        dst_colorspace=5 if color.colorspace == 6 else color.colorspace,  # both are BT.601, swscale knows 5
-        dst_color_range=color.range,
-        interpolation=Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP,
-    )
+    if color.colorspace == _RGB:
+        picture = picture.reformat(format=pix_fmt)
+    else:
+        picture = picture.reformat(
+            format=pix_fmt,
+            # Both are BT.601, swscale knows 5.
+            dst_colorspace=5 if color.colorspace == 6 else color.colorspace,
+            dst_color_range=color.range,
+            interpolation=Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP,
+        )
+    # Some encoders, ProRes's among them, write the tags of the pictures and not those of the stream.
+    picture.colorspace, picture.color_range = color.colorspace, color.range
+    picture.color_primaries, picture.color_trc = color.primaries, color.trc
+    return picture
 
 
-def _join(target: Path, clip: Clip, folder: Path, times: array[int], last_duration: int) -> None:
+def _join(target: Path, clip: Clip, folder: Path, codec: str, times: array[int], last_duration: int) -> None:
     """Write the packets of all segments, and those of the source's sound, into one file."""
-    segments = sorted(folder.glob("*.nut"))
+    segments = sorted(folder.glob("*.segment"))
     # A clip keeps its clock, unless it was cut at the start or begins before 0, which files can't say.
     origin = times[0] if clip.start is not None or times[0] < 0 else 0
+    reorder = CODECS[codec].reorder
     with (
         _output(target) as output,
         _sound(clip) as (source, sounds),
@@ -247,8 +338,11 @@ def _join(target: Path, clip: Clip, folder: Path, times: array[int], last_durati
     ):
         video = output.add_stream_from_template(template.streams.video[0], opaque=True)
         video.time_base = clip.time_base
-        video.codec_context.framerate = clip.rate  # a segment doesn't say
-        packets = [_video_packets(segments, clip, times, last_duration, origin, video)]
+        video.codec_context.framerate = clip.rate  # a segment doesn't say, nor all of the tags
+        _tag(video, clip, _stored_color(codec, clip))
+        if codec == "prores":  # it comes in several, told apart by the tag, which a template leaves out
+            video.codec_context.codec_tag = template.streams.video[0].codec_context.codec_tag
+        packets = [_video_packets(segments, clip, times, last_duration, origin, reorder, video)]
         if source is not None and sounds:
             copies = {}
             for sound in sounds:
@@ -275,12 +369,18 @@ def _decoding_time(packet: Packet[Any]) -> float:
 
 
 def _video_packets(
-    segments: list[Path], clip: Clip, times: array[int], last_duration: int, origin: int, stream: VideoStream
+    segments: list[Path],
+    clip: Clip,
+    times: array[int],
+    last_duration: int,
+    origin: int,
+    reorder: int,
+    stream: VideoStream,
 ) -> Iterator[Packet[Any]]:
     """The packets of all segments on one clock.
 
     Each encoder counts decoding times for itself, and those of two segments may overlap. So they are set
-    anew: a packet is decoded when the frame _REORDER places earlier is shown. The first ones come before
+    anew: a packet is decoded when the frame ``reorder`` places earlier is shown. The first ones come before
     all frames, by so much that decoding takes as long as the display, since MP4 stores the former's length.
     """
     end = times[-1] + last_duration
@@ -291,11 +391,11 @@ def _video_packets(
 
     *_, (_, last) = _segment_packets(segments[-1], clip, times[0])
     rest = end - duration(last)
-    lead = max(rest - times[-1 - _REORDER] if len(times) > _REORDER else 2 * (rest - times[0]), _REORDER)
+    lead = max(rest - times[-1 - reorder] if len(times) > reorder else 2 * (rest - times[0]), reorder)
     packets = chain.from_iterable(_segment_packets(segment, clip, times[0]) for segment in segments)
     for position, (packet, pts) in enumerate(packets):
-        early = _REORDER - position
-        decoded = times[0] - lead * early // _REORDER if early > 0 else times[-early]
+        early = reorder - position
+        decoded = times[0] - lead * early // reorder if early > 0 else times[-early]
         packet.time_base = clip.time_base
         packet.pts, packet.dts, packet.duration = pts - origin, decoded - origin, duration(pts)
         packet.stream = stream
