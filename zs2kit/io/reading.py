@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from zs2kit.clip import Clip, Color, Frame
 from zs2kit.errors import ClipError, UsageError
+from zs2kit.io.sequence import Pattern, read_sequence
 
 SMALL = 64 << 20  # bytes; larger files are not read through before their first frame
 
@@ -39,21 +40,32 @@ _TEXT_FORMATS = {"tty", "concat", "dash", "hls", "sdp"}
 
 
 def read(
-    path: str | Path, *, start: Fraction | float | None = None, end: Fraction | float | None = None
+    path: str | Path,
+    *,
+    start: Fraction | float | None = None,
+    end: Fraction | float | None = None,
+    rate: Fraction | float | None = None,
 ) -> Clip:
-    """Open a video; its frames are decoded while the clip is iterated over.
+    """Open a video, or a sequence of PNG pictures; frames are decoded while the clip is iterated over.
 
-    ``start`` and ``end`` are seconds on the file's own clock: frames with start <= time < end are kept.
+    A sequence is named by a printf pattern, shot.%04d.png, and shows ``rate`` pictures a second (25 if it
+    is not said); a video has its own. ``start`` and ``end`` are seconds on the file's own clock: frames with start <= time < end are kept.
     Pictures are upright (rotation tags are applied), RGB by the file's colour tags or, where it has none,
     as players guess. One frame is decoded here, so a file that has none fails now rather than later.
 
     Raises ClipError for a file that can't be read, UsageError for a start or end that leaves no frame.
     """
     source = Path(path)
-    _require_file(source)
+    pattern = None if os.path.lexists(source) else Pattern.of(source)
+    if pattern is None:
+        _require_file(source)
     begin, stop = _seconds("start", start), _seconds("end", end)
     if stop is not None and stop <= (begin or 0):
         raise UsageError(f"end ({float(stop):g} s) must come after start ({float(begin or 0):g} s)")
+    if pattern:
+        return read_sequence(source, pattern, begin, stop, rate)
+    if rate is not None:
+        raise UsageError(f"{source} has its own rate; a rate is for sequences of pictures (shot.%04d.png)")
     try:
         clip, fits_decord = _describe(source)
     except _Undecodable:

@@ -1,0 +1,169 @@
+"""Sequences of PNG pictures: clips in numbered files, named by a printf pattern such as shot.%04d.png."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+
+from zs2kit.clip import Clip, Color, Frame
+from zs2kit.errors import ClipError, UsageError
+
+RATE = Fraction(25)  # pictures a second where nobody says; FFmpeg's choice too
+
+_ALPHA = {"rgba", "rgba64be", "ya8", "ya16be"}
+_DEEP = {"rgb48be", "rgba64be", "gray16be", "ya16be"}
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """The name of a sequence: what comes before the number, its least digits, and what comes after it."""
+
+    folder: Path
+    before: str
+    digits: int
+    after: str
+
+    @classmethod
+    def of(cls, path: str | Path) -> Pattern | None:
+        """Read shot.%04d.png or shot.%d.png; None for what is no such name."""
+        path = Path(path)
+        match = re.fullmatch(r"([^%]*)%(?:0(\d{1,2}))?d([^%]*\.png)", path.name, re.IGNORECASE | re.DOTALL)
+        return cls(path.parent, match[1], int(match[2] or 1), match[3]) if match else None
+
+    def path(self, number: int) -> Path:
+        """The file with this number."""
+        return self.folder / f"{self.before}{number:0{self.digits}}{self.after}"
+
+    def number(self, name: str) -> int | None:
+        """The number in a file's name; None if it is not of this sequence."""
+        match = re.fullmatch(rf"{re.escape(self.before)}([0-9]+){re.escape(self.after)}", name)
+        return int(match[1]) if match and self.path(int(match[1])).name == name else None
+
+    def numbers(self) -> list[int]:
+        """The numbers of the files that there are, in order."""
+        try:
+            names = os.listdir(self.folder)
+        except OSError:
+            return []
+        return sorted(number for number in map(self.number, names) if number is not None)
+
+
+def read_sequence(
+    path: Path, pattern: Pattern, begin: Fraction | None, stop: Fraction | None, rate: Fraction | float | None
+) -> Clip:
+    """Open the pictures of ``pattern`` as a clip whose time 0 is the one with the least number.
+
+    Of those shown between ``begin`` and ``stop`` seconds, none may be missing, and all have one size. That
+    is seen here; they are decoded while the clip is iterated over. Raises ClipError or UsageError.
+    """
+    rate = RATE if rate is None else Fraction(rate).limit_denominator(1001)
+    if rate <= 0:
+        raise UsageError(f"the rate must be pictures a second, more than 0, not {float(rate):g}")
+    numbers = pattern.numbers()
+    if not numbers:
+        raise ClipError(f"there is no picture {path}, such as {pattern.path(1).name}; check name and folder")
+    first = numbers[0] + (0 if begin is None else math.ceil(begin * rate))
+    after = numbers[-1] + 1 if stop is None else min(numbers[-1], numbers[0] + math.ceil(stop * rate) - 1) + 1
+    if first >= after:
+        seconds = float((numbers[-1] + 1 - numbers[0]) / rate)
+        raise UsageError(
+            f"{path} has no picture from start to end; at {float(rate):g} a second it lasts {seconds:g} s"
+        )
+    missing = sorted(set(range(first, after)).difference(numbers))
+    if missing:
+        rest = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ClipError(
+            f"{pattern.path(missing[0])} is missing{rest}; the sequence goes from {numbers[0]} to {numbers[-1]}, "
+            "so make it, or choose start and end beside the gap"
+        )
+    pictures = [pattern.path(number) for number in range(first, after)]
+    picture, aspect = _decode(pictures[0])
+    for each in pictures:
+        if (size := _size(each)) != (picture.width, picture.height):
+            raise ClipError(
+                f"{each} is {size[0]}x{size[1]} pixels and {pictures[0].name} "
+                f"{picture.width}x{picture.height}; a clip has one size"
+            )
+    if picture.format.name in _DEEP:
+        warnings.warn(f"{path} has 16 bits a colour; zs2kit works with 8 of them", stacklevel=3)
+    if picture.format.name in _ALPHA:
+        warnings.warn(
+            f"{path} is transparent in places; zs2kit sees and writes its colours only", stacklevel=3
+        )
+    return Clip(
+        frames=_frames(pictures, first - numbers[0], (picture.height, picture.width)),
+        width=picture.width,
+        height=picture.height,
+        rate=rate,
+        time_base=1 / rate,
+        frame_count=len(pictures),
+        source=path,
+        start=begin,
+        end=stop,
+        sample_aspect_ratio=aspect,
+        color=Color(primaries=picture.color_primaries, trc=picture.color_trc).resolve(
+            picture.width, picture.height
+        ),
+        silent=True,
+        pix_fmt=picture.format.name,
+    )
+
+
+def _frames(pictures: Sequence[Path], first: int, size: tuple[int, int]) -> Iterator[Frame]:
+    for pts, path in enumerate(pictures, first):
+        image = _rgb(_decode(path)[0])
+        if image.shape[:2] != size:
+            raise ClipError(f"{path} has changed its size; put it back and run again")
+        yield Frame(image, pts, 1)
+
+
+def _read(path: Path, size: int = -1) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise ClipError(f"{path} can't be read ({error.strerror}); check it and its permissions") from error
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """(width, height) of a PNG picture, from its first bytes."""
+    head = _read(path, 24)
+    if len(head) < 24 or head[:8] != b"\x89PNG\r\n\x1a\n":
+        raise ClipError(f"{path} is not a PNG picture; make it anew")
+    return int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
+
+
+def _decode(path: Path) -> tuple[VideoFrame, Fraction]:
+    """A picture, and the shape of its pixels."""
+    _size(path)
+    decoder = av.CodecContext.create("png", "r")
+    assert isinstance(decoder, VideoCodecContext)
+    decoder.options = {"err_detect": "crccheck+explode"}  # rather than a picture with a part missing
+    try:
+        pictures = [*decoder.decode(Packet(_read(path))), *decoder.decode(None)]
+    except (av.FFmpegError, ValueError):
+        pictures = []
+    if not pictures:
+        raise ClipError(f"{path} is damaged; make it anew")
+    return pictures[0], decoder.sample_aspect_ratio or Fraction(1)
+
+
+def _rgb(picture: VideoFrame) -> NDArray[np.uint8]:
+    """Decoded picture -> (height, width, 3) RGB; 16 bits are rounded to 8."""
+    if picture.format.name not in _DEEP:
+        return picture.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+    deep = picture.to_ndarray(format="rgb48le").astype(np.uint32)
+    return ((deep + 128) // 257).astype(np.uint8)
