@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,11 +16,15 @@ import transformers
 from click.testing import CliRunner
 from skimage.color import rgb2lab
 from skimage.metrics import structural_similarity
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
+from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 import zs2kit
 from zs2kit import Clip, metrics
 from zs2kit.cli import main
-from zs2kit.errors import ClipError, ModelError
+from zs2kit.errors import ClipError, ModelError, UsageError
+from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
 from zs2kit.testing import tiny_models
 
 SIZE = 64
@@ -99,6 +104,32 @@ def test_a_cut_shows_as_a_seam_where_chunks_meet():
     assert at_the_cut > 2 > 1 > beside_it
 
 
+def test_a_cut_is_as_far_as_its_two_pictures_are():
+    a, b = np.full((SIZE, SIZE, 3), 60, np.uint8), np.full((SIZE, SIZE, 3), 162, np.uint8)  # apart by 0.4
+    numbers = metrics.measure(clip([a, a, b, b, b]), clip([a, a, a, b, b]))
+    assert numbers["temporal flickering"] == pytest.approx(1 - 0.4 / 4)
+    assert numbers["neighbour psnr"] == pytest.approx((3 * 100 - 20 * math.log10(0.4)) / 4, abs=1e-3)
+    assert numbers["luma drift"] == pytest.approx(0.4 * 3 / 4, abs=1e-4)
+    lightness = [116 * (((x / 255 + 0.055) / 1.055) ** 2.4) ** (1 / 3) - 16 for x in (60, 162)]
+    assert numbers["colour drift"] == pytest.approx((lightness[1] - lightness[0]) * 3 / 4, abs=0.1)
+    assert numbers["warp error"] == pytest.approx(0.4**2 / 4, abs=1e-4)  # at the result's cut alone
+    assert numbers["temporal amplification"] == pytest.approx(1)
+
+
+def test_twice_the_contrast_has_four_times_the_energy():
+    source = [image // 4 for image in shifted(2)]
+    numbers = metrics.measure(clip([image * 2 for image in source]), clip(source))
+    assert numbers["temporal amplification"] == pytest.approx(4, rel=1e-4)
+
+
+@pytest.mark.parametrize("moving, dynamic", [(2, 1), (1, 0)])
+def test_what_moves_in_a_quarter_of_the_frames_is_dynamic(moving, dynamic):
+    images = [shifted(3, 9)[min(index, moving)] for index in range(9)]  # 9 frames: at least 2 pairs must
+    assert metrics.measure(clip(images))["dynamic"] == dynamic
+    every_second = [image for image in images for _ in range(2)]  # at 16 a second each shows twice
+    assert metrics.measure(clip(every_second, 16))["dynamic"] == dynamic
+
+
 def test_the_background_is_what_is_black_in_the_region():
     source = shifted(1, 3)
     region = [np.zeros((SIZE, SIZE, 3), np.uint8) for _ in source]
@@ -106,9 +137,16 @@ def test_the_background_is_what_is_black_in_the_region():
         mask[:, : SIZE // 2] = 255
     inside = [np.where(mask > 0, 255 - image, image) for image, mask in zip(source, region, strict=True)]
     kept = metrics.measure(clip(inside), clip(source), region=clip(region))
-    assert kept["background psnr"] == 100
+    assert kept["background psnr"] == 100 and kept["background mse"] == 0
+    assert kept["background ssim"] == pytest.approx(1)
     lost = metrics.measure(clip([255 - image for image in source]), clip(source), region=clip(region))
-    assert lost["background psnr"] < 20
+    assert lost["background psnr"] < 20 and lost["background ssim"] < 0
+    darker = [np.full_like(image, 100) for image in source], [np.full_like(image, 151) for image in source]
+    known = metrics.measure(*map(clip, darker), region=clip(region))
+    assert known["background mse"] == pytest.approx(0.2**2)
+    assert known["background psnr"] == pytest.approx(-20 * math.log10(0.2), abs=1e-3)
+    everything = [np.full_like(mask, 255) for mask in region]
+    assert "background psnr" not in metrics.measure(clip(source), clip(source), region=clip(everything))
 
 
 def test_ssim_is_that_of_scikit_image():
@@ -118,6 +156,31 @@ def test_ssim_is_that_of_scikit_image():
     )
     assert metrics.ssim(a, b) == pytest.approx(theirs, abs=1e-6)
     assert metrics.ssim(a, a) == 1
+
+
+def test_ms_ssim_is_that_of_torchmetrics():
+    a, b = (texture(seed, 256)[:181, :203] for seed in (0, 1))
+    blend = (0.7 * a + 0.3 * b).round().astype(np.uint8)
+    pictures = [metrics.to_float(each) for each in (a, blend)]
+    a, b = (torch.from_numpy(each).permute(2, 0, 1)[None].double() for each in pictures)
+    whole = float(ms_ssim(a, b, data_range=1.0, normalize="relu"))
+    # At its coarsest scale torchmetrics lets the window reach beyond the picture, which the paper does not.
+    assert metrics.ms_ssim(*pictures) == pytest.approx(whole, abs=0.002)
+    product = 1.0
+    for weight in metrics.SCALES[:-1]:
+        product *= float(ssim(a, b, data_range=1.0, return_contrast_sensitivity=True)[1]) ** weight
+        a, b = (torch.nn.functional.avg_pool2d(each, 2) for each in (a, b))
+    inner = ssim(a, b, data_range=1.0, return_full_image=True)[1][..., 5:-5, 5:-5]
+    assert metrics.ms_ssim(*pictures) == pytest.approx(
+        product * float(inner.mean()) ** metrics.SCALES[-1], abs=1e-6
+    )
+    assert metrics.ms_ssim(pictures[0], pictures[0]) == pytest.approx(1)
+    assert metrics.ms_ssim(pictures[0], 1 - pictures[0]) == 0
+
+
+def test_ms_ssim_needs_room_for_five_scales():
+    assert metrics.measure(clip([texture(size=176)] * 2))["neighbour ms-ssim"] == pytest.approx(1)
+    assert "neighbour ms-ssim" not in metrics.measure(clip([texture(size=175)] * 2))
 
 
 def test_colours_are_those_of_scikit_image():
@@ -176,6 +239,9 @@ def test_a_clip_model_measures_frames_and_text(clip_model):
     asked, was = (metrics.alignment(stacked, features.text(p)) for p in ("a red robot", "a blue knight"))
     assert numbers["clip text"] == pytest.approx(asked.mean())
     assert numbers["clip frame accuracy"] == (asked >= was).mean()
+    assert "clip q-edit" not in numbers
+    numbers = metrics.measure(clip(frames), clip(frames), features=[features], prompt="a red robot")
+    assert numbers["clip q-edit"] == pytest.approx(numbers["warp ssim"] * numbers["clip text"])
 
 
 def test_a_vision_model_measures_frames_alone(tmp_path):
@@ -213,6 +279,54 @@ def test_frechet_distance_of_known_normals():
     # |m1 - m2|^2 + sum of (s1 - s2)^2 over independent channels
     assert metrics.frechet_distance(a, b) == pytest.approx(1 + 3, abs=0.15)
     assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+
+
+def test_frechet_distance_is_that_of_torchmetrics():
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(300, 8)), rng.normal(size=(200, 8)) @ rng.normal(size=(8, 8)) + 0.5
+
+    class Given(torch.nn.Module):
+        """Takes features for pictures."""
+
+        num_features = 8
+
+        def forward(self, features):
+            return features.flatten(1)
+
+    theirs = FrechetInceptionDistance(Given(), normalize=True, input_img_size=(8, 1, 1)).set_dtype(
+        torch.double
+    )
+    theirs.update(torch.from_numpy(a)[..., None, None], real=True)
+    theirs.update(torch.from_numpy(b)[..., None, None], real=False)
+    assert metrics.frechet_distance(a, b) == pytest.approx(float(theirs.compute()), rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (1, 3), (5,)])
+def test_features_that_can_not_be_compared_are_one_line(shape):
+    with pytest.raises(UsageError, match="two samples or more of one model"):
+        metrics.frechet_distance(np.zeros((5, 3)), np.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "divergence, expected", [(0.1, 1 - 0.1 / MAX_DIVERGENCE), (MAX_DIVERGENCE, 0), (0, 1)]
+)
+def test_dependency_noise_is_white_and_correlates_as_it_says(divergence, expected):
+    noise = dependency_noise((4, 64, 64), range(6), divergence, 0).numpy()
+    numbers = metrics.noise_statistics(noise)
+    assert numbers["neighbour correlation"] == pytest.approx(expected, abs=0.02)
+    assert numbers["variance"] == pytest.approx(1, abs=0.03)
+    assert numbers["spatial correlation"] < 5 / math.sqrt(4 * 64 * 64)
+
+
+def test_what_is_wrong_with_noise_is_seen():
+    white = np.random.default_rng(0).normal(size=(1, 4, 64, 64))
+    assert metrics.noise_statistics(2 * white)["variance"] == pytest.approx(4, abs=0.1)
+    assert "neighbour correlation" not in metrics.noise_statistics(white)
+    blurred = (white + np.roll(white, 1, axis=3)) / 2**0.5  # neighbours share one of their two parts
+    assert metrics.noise_statistics(blurred)["spatial correlation"] == pytest.approx(0.5, abs=0.02)
+    against = np.concatenate([white, -white])
+    assert metrics.noise_statistics(against)["neighbour correlation"] == pytest.approx(-1)
+    assert metrics.noise_statistics(np.zeros((2, 1, 4, 4)))["spatial correlation"] == 0
 
 
 @pytest.mark.parametrize(

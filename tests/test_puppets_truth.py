@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,6 +155,14 @@ def test_rendered_clips_are_right_and_steady(judge):
         assert numbers["background change"] < 0.5 and numbers["background psnr"] == 100
         true = truth.motion(np.stack([picture.keypoints for picture in clip]))
         assert numbers["smooth motion"] == pytest.approx(true["smooth motion"], rel=0.3)
+
+
+@pytest.mark.slow
+def test_every_number_is_documented(judge):
+    clip = true_clip(0, 3)
+    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+    for name in judge(images(clip), truly_asked(clip), clip):
+        assert name in page, name
 
 
 @pytest.mark.slow

@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zs2kit.clip import Clip
-from zs2kit.errors import ClipError, ModelError
+from zs2kit.errors import ClipError, ModelError, UsageError
 
 Picture = NDArray[np.float32]
 
 SMALLEST = 16  # pixels of the shorter side, below which there is no optical flow
 DYNAMIC_RATE = 8.0  # frames a second at which VBench decides whether something moves
+WINDOW = 11  # pixels of the side of structural similarity's window
+SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of multi-scale similarity, finest first
 
 
 class Features(Protocol):
@@ -133,8 +135,8 @@ def measure(
             add("colour drift", colour_difference(now, first))
         if was is not None and white is not None:
             kept = white.mean(axis=2) < 127.5
-            if kept.any():
-                add("background psnr", psnr(now[kept], was[kept]))
+            for name, value in background(now, was, kept).items():
+                add(name, value)
         if before is not None:
             for name, value in _pair(before, (now, was), has_flow).items():
                 add(name, value)
@@ -154,6 +156,8 @@ def measure(
         numbers |= {f"{each.name} {key}": value for key, value in consistency(stacked).items()}
         texts = [None if text is None else each.text(text) for text in (prompt, source_prompt)]
         numbers |= {f"{each.name} {key}": value for key, value in _alignment(stacked, *texts).items()}
+        if f"{each.name} text" in numbers and "warp ssim" in numbers:
+            numbers[f"{each.name} q-edit"] = numbers["warp ssim"] * numbers[f"{each.name} text"]
     return {"frames": float(index), **_summed_up(numbers, moves, result)}
 
 
@@ -177,6 +181,8 @@ def _pair(
         "neighbour psnr": psnr(a, b),
         "neighbour ssim": ssim(a, b),
     }
+    if min(a.shape[:2]) >= WINDOW * 2 ** (len(SCALES) - 1):
+        numbers["neighbour ms-ssim"] = ms_ssim(a, b)
     if source_a is None or source_b is None:
         return numbers
     numbers["energy"] = float(np.square(b - a).mean())
@@ -201,7 +207,7 @@ def _summed_up(numbers: dict[str, float], moves: list[float], result: Clip) -> d
         threshold = 6 * min(result.height, result.width) / 256
         moving = sum(move > threshold for move in moves)
         numbers["motion"] = float(np.mean(moves))
-        numbers["dynamic"] = float(moving >= max(1, round(4 * len(moves) / 16)))
+        numbers["dynamic"] = float(moving >= max(1, round(4 * (len(moves) + 1) / 16)))
     return numbers
 
 
@@ -225,21 +231,65 @@ def ssim(a: Picture, b: Picture) -> float:
 
     Gaussian window of 11x11 pixels and sigma 1.5; as in their code, only where it lies inside the picture.
     """
+    structure, brightness = similarity(a, b)
+    return float(_inner(structure * brightness).mean())
+
+
+def ms_ssim(a: Picture, b: Picture) -> float:
+    """Multi-scale structural similarity (Wang, Simoncelli and Bovik 2003), for sides of 176 pixels or more.
+
+    Five scales, each of half the size; brightness counts at the coarsest alone. Structure of opposite sign
+    is none.
+    """
+    product = 1.0
+    for scale, weight in enumerate(SCALES, 1):
+        structure, brightness = similarity(a, b)
+        if scale == len(SCALES):
+            structure *= brightness
+        product *= max(0.0, float(_inner(structure).mean())) ** weight
+        height, width = a.shape[0] // 2, a.shape[1] // 2
+        a, b = (
+            each[: 2 * height, : 2 * width].reshape(height, 2, width, 2, -1).mean(axis=(1, 3))
+            for each in (a, b)
+        )
+    return product
+
+
+def similarity(a: Picture, b: Picture) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How alike structure (with contrast) and brightness are around each pixel, (height, width, 3) each."""
 
     def blur(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        return cv2.GaussianBlur(x, (11, 11), 1.5, borderType=cv2.BORDER_REFLECT)  # type: ignore[return-value]
+        return cv2.GaussianBlur(x, (WINDOW, WINDOW), 1.5, borderType=cv2.BORDER_REFLECT)  # type: ignore[return-value]
 
     x, y = a.astype(np.float64), b.astype(np.float64)
     mean_x, mean_y = blur(x), blur(y)
     var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
     covariance = blur(x * y) - mean_x * mean_y
     c1, c2 = 0.01**2, 0.03**2
-    similar = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
-        (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
-    )
-    if min(similar.shape[:2]) > 10:
-        similar = similar[5:-5, 5:-5]
-    return float(similar.mean())
+    structure = (2 * covariance + c2) / (var_x + var_y + c2)
+    return structure, (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+
+
+def _inner(similar: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where the window lies inside the picture; all of pictures that are smaller than it."""
+    edge = WINDOW // 2
+    return similar[edge:-edge, edge:-edge] if min(similar.shape[:2]) >= WINDOW else similar
+
+
+def background(result: Picture, source: Picture, kept: NDArray[np.bool_]) -> dict[str, float]:
+    """How well what was to be ``kept`` (height, width) is: PSNR, SSIM and mean squared error there.
+
+    Nothing if all was to change. To the window of SSIM the rest is as in the source, so that what was to
+    change can't be seen from outside.
+    """
+    if not kept.any():
+        return {}
+    structure, brightness = similarity(np.where(kept[..., None], result, source), source)
+    return {
+        "background psnr": psnr(result[kept], source[kept]),
+        "background ssim": float((structure * brightness)[kept].mean()),
+        "background mse": float(np.square(result[kept] - source[kept]).mean()),
+    }
 
 
 def to_lab(picture: Picture) -> Picture:
@@ -340,10 +390,40 @@ def alignment(images: NDArray[np.float32], text: NDArray[np.float32]) -> NDArray
 
 
 def frechet_distance(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> float:
-    """Frechet distance of normals fitted to two sets of features (samples, channels), as in FID and FVD."""
+    """Frechet distance of normals fitted to two sets of features (samples, channels), as in FID and FVD.
+
+    Raises `UsageError` if they don't have the same channels, or one has fewer than two samples.
+    """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise UsageError(
+            f"features to compare are (samples, channels), two samples or more of one model, "
+            f"not {a.shape} and {b.shape}"
+        )
     mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
     cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     # The trace of the root of a product of covariances is the sum of the roots of its eigenvalues.
     eigenvalues = np.linalg.eigvals(np.atleast_2d(cov_a) @ np.atleast_2d(cov_b))
     root = np.sqrt(eigenvalues.real.clip(min=0)).sum()
     return float(np.square(mean_a - mean_b).sum() + np.trace(np.atleast_2d(cov_a + cov_b)) - 2 * root)
+
+
+def noise_statistics(noise: NDArray[np.floating[Any]]) -> dict[str, float]:
+    """What ties noise (frames, channels, height, width) together: correlations in time and in space.
+
+    neighbour correlation: of the same place in neighbouring frames; none of a single frame. variance: 1 is
+    what models are trained on. spatial correlation: the largest, by its amount, of pixels any one way apart
+    within a frame (edges meet); white noise of n numbers has one of about 3 / sqrt(n). All around the mean
+    of all.
+    """
+    around: NDArray[np.float64] = noise.astype(np.float64) - noise.mean(dtype=np.float64)
+    numbers = {"variance": float(np.square(around).mean())}
+    power = np.square(np.abs(np.fft.rfft2(around))).mean(axis=(0, 1))
+    products = np.fft.irfft2(power, around.shape[2:])  # Wiener and Khinchin
+    numbers["spatial correlation"] = float(
+        np.abs(products.flat[1:]).max(initial=0) / max(products[0, 0], 1e-30)
+    )
+    if len(around) > 1:
+        a, b = around[:-1], around[1:]
+        together = float(np.sqrt(np.square(a).mean() * np.square(b).mean()))
+        numbers["neighbour correlation"] = float((a * b).mean()) / max(together, 1e-30)
+    return numbers
