@@ -86,8 +86,8 @@ def read_sequence(
     if missing:
         rest = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ClipError(
-            f"{pattern.path(missing[0])} is missing{rest}; the sequence goes from {numbers[0]} to {numbers[-1]}, "
-            "so make it, or choose start and end beside the gap"
+            f"{pattern.path(missing[0])} is missing{rest}, while {numbers[0]} and {numbers[-1]} are there; "
+            "make it, or choose start and end beside the gap"
         )
     pictures = [pattern.path(number) for number in range(first, after)]
     picture, aspect = _decode(pictures[0])
@@ -167,3 +167,26 @@ def _rgb(picture: VideoFrame) -> NDArray[np.uint8]:
         return picture.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
     deep = picture.to_ndarray(format="rgb48le").astype(np.uint32)
     return ((deep + 128) // 257).astype(np.uint8)
+
+
+def first_number(clip: Clip) -> int:
+    """The number of the clip's first picture: its own if it comes from a sequence, else 1."""
+    pattern = Pattern.of(clip.source) if clip.source is not None else None
+    if pattern is None or not (numbers := pattern.numbers()):
+        return 1
+    return numbers[0] + math.ceil((clip.start or 0) * clip.rate)
+
+
+def check_pictures(path: Path, pattern: Pattern, clip: Clip, number: int, overwrite: bool) -> None:
+    """Raise ClipError if the clip's pictures, from ``number`` on, would replace others, or its source."""
+    source = Pattern.of(clip.source) if clip.source is not None else None
+    if source and source.folder.resolve() == pattern.folder.resolve():
+        names = [source.path(each).name for each in source.numbers()]
+        if any(pattern.number(name) is not None for name in names):
+            raise ClipError(f"{path} is the input; write to another name")
+    end = math.inf if clip.frame_count is None else number + clip.frame_count
+    there = [each for each in pattern.numbers() if number <= each < end]
+    if there and not overwrite:
+        raise ClipError(
+            f"{pattern.path(there[0])} exists; choose another name, or allow overwriting (--overwrite)"
+        )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+import warnings
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from heapq import merge
@@ -30,7 +31,9 @@ from numpy.typing import NDArray
 
 from zs2kit.clip import Clip, Color, Frame
 from zs2kit.errors import ClipError, UsageError
+from zs2kit.io.placing import place
 from zs2kit.io.reading import demux, frame_ticks, seek
+from zs2kit.io.sequence import Pattern, check_pictures, first_number
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}  # suffix -> muxer
 SEGMENT = 48  # frames encoded together: a segment starts with a keyframe and needs no other segment
@@ -57,6 +60,7 @@ CODECS = {
     # Lossless, in RGB. Every picture on its own, in slices that know when they are damaged.
     "ffv1": Codec("ffv1", (".mkv",), {"g": "1", "slicecrc": "1"}),
     "prores": Codec("prores_ks", (".mov", ".mkv"), {}, "mov"),  # what editors cut with
+    "png": Codec("png", (".png",), {}),  # a sequence of pictures
 }
 
 
@@ -64,8 +68,9 @@ def write(
     path: str | Path,
     clip: Clip,
     *,
-    codec: str = "h264",
+    codec: str | None = None,
     quality: int | None = None,
+    start_number: int | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Encode the clip's frames and copy the sound of its source beside them; return the path.
@@ -74,52 +79,65 @@ def write(
     range are kept; a clip that was cut at its start begins at 0. ``codec`` is one of `CODECS`: h264 in
     4:2:0 (4:4:4 where a side is odd), ffv1 (lossless), or prores, 422 HQ if the source has as few samples
     of colour, else 4444. ``quality`` is x264's CRF, 0 (lossless) to 51, by default 18; the others take
-    none. Until all is done, everything lies in a hidden folder beside ``path``, which is gone afterwards,
-    come what may.
+    none. Where ``path`` is a pattern, out.%04d.png, each frame becomes a PNG picture; they are numbered
+    from ``start_number`` on, by default as the source is if that is a sequence too, else from 1. Until all
+    is done, everything lies in a hidden folder beside ``path``, which is gone afterwards, come what may.
 
     Raises ClipError or UsageError before the first frame is pulled if ``path`` can't be written
     (see `check_output`), ClipError if the disk fills up, and whatever iterating over the clip raises.
     """
     path = Path(path)
-    check_output(path, clip, overwrite, codec, quality)
+    codec = codec or _default_codec(path)
+    check_output(path, clip, overwrite, codec=codec, quality=quality, start_number=start_number)
+    pattern = Pattern.of(path)
+    _say_what_is_lost(path, clip, codec)
     size = _sound_size(clip)
     with _workfolder(path) as folder:
-        joined = folder / path.name
         try:
             times, last_duration = _encode(clip, folder, codec, quality)
             if _sound_size(clip) < size:  # a file that was cut may still open, and just end early
                 raise _soundless(clip)
-            _join(joined, clip, folder, codec, times, last_duration)
+            if pattern:
+                number = first_number(clip) if start_number is None else start_number
+                finished = _pictures(clip, folder, times, pattern, number)
+            else:
+                finished = {folder / path.name: path}
+                _join(folder / path.name, clip, folder, codec, times, last_duration)
         except av.FFmpegError as error:
             raise _unwritable(path, error) from error
         try:
-            _place(joined, path, overwrite)
+            place(finished, overwrite)
         except OSError as error:
             raise _unwritable(path, error) from error
     return path
 
 
-def _place(joined: Path, path: Path, overwrite: bool) -> None:
-    """Move the finished file to ``path``; without ``overwrite``, never onto a file."""
-    if not overwrite:
-        with suppress(OSError):  # a file has appeared there, or the disk knows no links
-            os.link(joined, path)
-            return
-        if os.path.lexists(path):
-            raise ClipError(f"{path} exists by now; choose another name, or allow overwriting (--overwrite)")
-    joined.replace(path)
-
-
 def check_output(
-    path: str | Path, clip: Clip, overwrite: bool, codec: str = "h264", quality: int | None = None
+    path: str | Path,
+    clip: Clip,
+    overwrite: bool,
+    *,
+    codec: str | None = None,
+    quality: int | None = None,
+    start_number: int | None = None,
 ) -> None:
     """Raise ClipError or UsageError, in one line, if `write` could not put this clip there."""
     path = Path(path)
-    _check_settings(path, codec, quality)
+    _check_settings(path, codec or _default_codec(path), quality, start_number)
     if os.path.isdir(path):
         raise ClipError(f"{path} is a folder; name a file in it")
     if not os.path.isdir(path.parent):
         raise ClipError(f"there is no folder {path.parent}; create it first")
+    pattern = Pattern.of(path)
+    if pattern:
+        number = first_number(clip) if start_number is None else start_number
+        check_pictures(path, pattern, clip, number, overwrite)
+        with _workfolder(path) as folder:
+            try:
+                (folder / pattern.path(number).name).touch()
+            except OSError as error:  # too long a name
+                raise _unwritable(path, error) from error
+        return
     if os.path.lexists(path):
         source = clip.source if clip.source and os.path.exists(clip.source) else None
         if source and os.path.exists(path) and path.samefile(source):
@@ -148,21 +166,47 @@ def check_output(
                 ) from error
 
 
-def _check_settings(path: Path, codec: str, quality: int | None) -> None:
+def _default_codec(path: Path) -> str:
+    return "png" if path.suffix.lower() == ".png" else "h264"
+
+
+def _check_settings(path: Path, codec: str, quality: int | None, start_number: int | None) -> None:
     """Raise UsageError for settings that exclude one another."""
     if codec not in CODECS:
         raise UsageError(f"there is no codec {codec}; choose one of {', '.join(CODECS)}")
-    suffix, suffixes = path.suffix.lower(), CODECS[codec].suffixes
-    if suffix not in FORMATS:
-        raise UsageError(f"can't write {path.name}: its name must end in {', '.join(FORMATS)}")
+    suffix, suffixes, pattern = path.suffix.lower(), CODECS[codec].suffixes, Pattern.of(path)
+    if suffix == ".png" and not pattern:
+        raise UsageError(f"can't write {path.name}: pictures are numbered, so name them {path.stem}.%04d.png")
+    if suffix not in FORMATS and not pattern:
+        raise UsageError(f"can't write {path.name}: its name must end in {', '.join(FORMATS)} or .%04d.png")
     if suffix not in suffixes:
         raise UsageError(f"can't write {path.name}: {codec} goes into {' or '.join(suffixes)}; name it so")
-    if quality is None:
-        return
-    if codec != "h264":
+    if start_number is not None and not pattern:
+        raise UsageError(f"a start number is for sequences of pictures (shot.%04d.png), not for {path.name}")
+    if start_number is not None and start_number < 0:
+        raise UsageError(f"the start number must be 0 or more, not {start_number}")
+    if quality is not None and codec != "h264":
         raise UsageError(f"quality is for h264; {codec} has one quality, so leave it out")
-    if not 0 <= quality <= 51:
+    if quality is not None and not 0 <= quality <= 51:
         raise UsageError(f"quality must lie between 0 (lossless) and 51, not {quality}")
+
+
+def _say_what_is_lost(path: Path, clip: Clip, codec: str) -> None:
+    """Warn of what the source has and the result can't hold."""
+    if codec == "png":
+        with _sound(clip) as (_, sounds):
+            if sounds:
+                warnings.warn(
+                    f"pictures have no sound; {path} goes without that of {clip.source}", stacklevel=3
+                )
+        return
+    halved, was_halved = _halved(_pix_fmt(codec, clip)), _halved(clip.pix_fmt)
+    if clip.source is not None and codec == "h264" and halved > was_halved:
+        warnings.warn(
+            f"{path} has one sample of colour for 2x2 pixels, which is what players expect of h264, and "
+            f"{clip.source} has more; --codec ffv1 or prores keeps them",
+            stacklevel=3,
+        )
 
 
 def _unwritable(path: Path, error: Any) -> ClipError:
@@ -279,8 +323,8 @@ def _checked(clip: Clip) -> Iterator[Frame]:
 
 def _pix_fmt(codec: str, clip: Clip) -> str:
     """FFmpeg's name of the pixels that are written."""
-    if codec == "ffv1":
-        return "bgr0"
+    if codec in ("ffv1", "png"):
+        return "bgr0" if codec == "ffv1" else "rgb24"
     if codec == "prores":
         return "yuv422p10le" if _halved(clip.pix_fmt)[0] and not clip.width % 2 else "yuv444p10le"
     return "yuv444p" if clip.width % 2 or clip.height % 2 else "yuv420p"
@@ -289,13 +333,15 @@ def _pix_fmt(codec: str, clip: Clip) -> str:
 def _halved(pix_fmt: str) -> tuple[bool, bool]:
     """Whether pixels of this kind have a sample of colour for every second column, and row, only."""
     kind = VideoFormat(pix_fmt)
+    if len(kind.components) < 3 and not kind.has_palette:  # grey
+        return True, True
     return kind.chroma_width(8) < 8, kind.chroma_height(8) < 8
 
 
 def _stored_color(codec: str, clip: Clip) -> Color:
     """The tags of what is written."""
     color = clip.color.resolve(clip.width, clip.height)
-    if codec == "ffv1":
+    if codec in ("ffv1", "png"):
         return replace(color, colorspace=_RGB, range=_FULL_RANGE)
     if codec == "prores":  # in which limited range is the only one, and these matrices
         matrix = color.colorspace if color.colorspace in (1, 9) else 6
@@ -361,6 +407,28 @@ def _join(target: Path, clip: Clip, folder: Path, codec: str, times: array[int],
             except (av.InvalidDataError, av.PatchWelcomeError):
                 if packet.stream is video or packet.stream not in begun:
                     raise  # else a damaged packet of sound: it costs itself
+
+
+def _pictures(clip: Clip, folder: Path, times: array[int], pattern: Pattern, number: int) -> dict[Path, Path]:
+    """Make a file of each picture in the segments; return where each belongs."""
+    late = max(abs((pts - times[0]) * clip.time_base * clip.rate - index) for index, pts in enumerate(times))
+    if late > Fraction(1, 2):
+        warnings.warn(
+            f"{pattern.path(number)} and those after it have no times of their own, and those of the source "
+            f"are not evenly spaced: at {float(clip.rate):g} a second they are up to "
+            f"{float(late / clip.rate):.2g} s off",
+            stacklevel=3,
+        )
+    finished: dict[Path, Path] = {}
+    for segment in sorted(folder.glob("*.segment")):
+        for packet, _ in _segment_packets(segment, clip, times[0]):
+            path = pattern.path(number + len(finished))
+            try:
+                (folder / path.name).write_bytes(bytes(packet))
+            except OSError as error:
+                raise _unwritable(path, error) from error
+            finished[folder / path.name] = path
+    return finished
 
 
 def _decoding_time(packet: Packet[Any]) -> float:
