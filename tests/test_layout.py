@@ -21,9 +21,9 @@ SOURCES = sorted(
 )
 LAYERS = [
     {"zs2kit", "errors"},
-    {"clip", "hookspecs", "carry", "noise"},
+    {"beside", "clip", "hookspecs", "carry", "noise"},
     {"attention", "io", "model", "plugins", "sheet"},
-    {"companion", "denoiser", "detectors", "metrics"},
+    {"companion", "denoiser", "detectors", "metrics", "report"},
     {"control", "sampler", "puppets"},
     {"scan", "zs2kit_plugins"},
     {"cli", "testing", "puppets.evaluate"},

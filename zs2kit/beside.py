@@ -1,0 +1,49 @@
+"""Files that are written beside a result, such as its contact sheet: checked before the work, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+from zs2kit.errors import ClipError, UsageError
+
+
+def check_beside(path: Path, suffix: str, kind: str, others: Sequence[Path], overwrite: bool) -> None:
+    """Raise `ClipError` or `UsageError` if a file of this ``kind`` can't be written to ``path``.
+
+    ``suffix`` is what its name must end in. Nor may it replace one of ``others``.
+    """
+    if path.suffix.lower() != suffix:
+        raise UsageError(f"{path}: a {kind} is a {suffix} file; name it so")
+    if not os.path.isdir(path.parent):
+        raise ClipError(f"{path}: there is no folder {path.parent}; make it first")
+    if os.path.isdir(path):
+        raise ClipError(f"{path}: is a folder; choose another name for the {kind}")
+    try:
+        with suppress(FileNotFoundError):
+            path.lstat()  # fails on a name that is too long
+        tempfile.TemporaryFile(dir=path.parent).close()  # permissions tell less than an attempt
+    except OSError as error:
+        raise ClipError(
+            f"{path}: can't be written ({error.strerror}); choose another name or folder"
+        ) from error
+    if os.path.realpath(path) in [os.path.realpath(other) for other in others]:
+        raise ClipError(f"{path}: is one of the clips; choose another name for the {kind}")
+    if os.path.lexists(path) and not overwrite:
+        raise ClipError(f"{path}: exists; use --overwrite, or another name")
+
+
+def write_beside(path: Path, data: bytes) -> None:
+    """Write a file, which appears when it is complete. Raises `ClipError` if it can't be written."""
+    temporary = path.with_name(f".zs2kit-{uuid4().hex[:8]}{path.suffix}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        raise ClipError(f"{path}: can't be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

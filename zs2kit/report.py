@@ -1,0 +1,47 @@
+"""What made a result, and how good it is: enough to make it again, as JSON beside it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from zs2kit import __version__, plugins
+from zs2kit.beside import write_beside
+
+# Those whose versions decide over pixels
+LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "av", "opencv-python-headless")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of zs2kit, Python and the libraries that frames depend on, by name."""
+    return {
+        "zs2kit": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in LIBRARIES},
+    }
+
+
+def described(names: Sequence[str], built: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return name, distribution, version and all options of the plugins ``built`` by these names."""
+    found = []
+    for name, plugin in zip(names, built, strict=True):
+        entry = plugins.installed()[name]
+        assert entry.dist is not None  # entry_points() always sets it
+        options = {each.name: getattr(plugin, each.name) for each in plugins.options(type(plugin))}
+        found.append(
+            {"name": name, "distribution": entry.dist.name, "version": entry.dist.version, "options": options}
+        )
+    return found
+
+
+def write_report(path: Path, command: Sequence[str], about: Mapping[str, Any]) -> None:
+    """Write ``command``, what else there is ``about`` the result, and all `versions` to ``path``.
+
+    The file appears when it is complete. Raises `ClipError` if it can't be written.
+    """
+    contents = {"command": list(command), **about, "versions": versions()}
+    write_beside(path, (json.dumps(contents, indent=2) + "\n").encode())
