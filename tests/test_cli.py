@@ -86,7 +86,7 @@ def test_every_setting_reaches_the_edit(clip: Path, checkpoint: Path, tmp_path: 
     result = run(
         *["edit", clip, "--prompt", "a disc", "--negative-prompt", "dark", "-o", out, "--model", checkpoint],
         *["--scheduler", "euler", "--steps", 3, "--guidance-scale", 2.5, "--momentum", 0.5],
-        *["--divergence", 0.2, "--size", "48x24", "--chunk-size", 3, "--start", 0.08, "--end", "0:00.4"],
+        *["--noise", "mixed", "--divergence", 0.2, "--size", "48x24", "--chunk-size", 3, "--start", 0.08, "--end", "0:00.4"],
         *["--seed", 7, "--device", "cpu", "--dtype", "float32", "--quality", 0],
     )
     assert result.exit_code == 0, result.output
@@ -98,6 +98,7 @@ def test_every_setting_reaches_the_edit(clip: Path, checkpoint: Path, tmp_path: 
         scheduler="euler",
         num_inference_steps=3,
         guidance_scale=2.5,
+        noise="mixed",
         momentum=0.5,
         divergence=0.2,
         size=(24, 48),
@@ -180,6 +181,79 @@ def test_quiet_says_nothing_and_verbose_the_settings(clip: Path, checkpoint: Pat
 def test_without_a_prompt_it_says_which_is_used(clip: Path, checkpoint: Path) -> None:
     (line,) = run("edit", clip, "--model", checkpoint, *TINY).stderr.splitlines()
     assert "prompt" in line
+
+
+# Text alone
+
+
+def test_a_clip_is_generated_as_the_library_does_and_named_after_its_prompt(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import zs2kit
+
+    monkeypatch.chdir(tmp_path)
+    options = ["--frames", 5, "--fps", 23.976, "--at", 3, "in space", "--size", "40x24", "--seed", 7]
+    options += ["--noise", "mixed", "--divergence", 0.2, "--momentum", 0.5, "--quality", 0]
+    result = run("generate", "A red robot: dancing!", "--model", checkpoint, *options, *TINY)
+    out = Path("A-red-robot-dancing.mp4")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, f"{out}\n", "")
+    assert list(files(tmp_path)) == [out.name]
+    expected = zs2kit.generate(
+        {0: "A red robot: dancing!", 3: "in space"},
+        frames=5,
+        rate=Fraction(24000, 1001),
+        model=checkpoint,
+        num_inference_steps=2,
+        noise="mixed",
+        divergence=0.2,
+        momentum=0.5,
+        size=(24, 40),
+        chunk_size=4,
+        seed=7,
+    )
+    io.write(tmp_path / "expected.mp4", expected, quality=0)
+    assert out.read_bytes() == (tmp_path / "expected.mp4").read_bytes()
+
+
+def test_without_a_prompt_the_models_own_is_used_and_said(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    result = run("generate", "--frames", 1, "-o", out, "--model", checkpoint, *TINY)
+    assert (result.exit_code, result.stdout) == (0, f"{out}\n")
+    assert result.stderr == "zs2kit: no prompt; using an empty one\n"
+    assert io.read(out).frame_count == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code", "words"),
+    [
+        (["--frames", 0], 2, "--frames"),
+        (["--frames", -5], 2, "--frames"),
+        (["--fps", 0], 2, "'0' is no frame rate"),
+        (["--fps", "fast"], 2, "'fast' is no frame rate"),
+        (["--at", 4, "x"], 2, "--at 4 comes after the end"),
+        (["--at", 1, "x", "--at", 1, "y"], 2, "--at names a frame twice"),
+        (["--plugin", "strength"], 2, "looks at the frames of a clip, and text alone has none"),
+        (["-o", "out.gif"], 2, "can't write out.gif"),
+        (["-o", "no/out.mp4"], 1, "there is no folder no"),
+    ],
+)
+def test_what_cannot_be_generated_is_said_in_a_line(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: list, code: int, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("generate", "x", "--frames", 4, "--model", checkpoint, *TINY, *wrong)
+    (line,) = result.stderr.splitlines()
+    assert (result.exit_code, result.stdout) == (code, "") and words in line
+    assert not files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [("12", 12), ("29.97", Fraction(30000, 1001)), ("23.976", Fraction(24000, 1001)), ("12.5", Fraction(25, 2)),
+     ("30000/1001", Fraction(30000, 1001)), ("60", 60)],
+)  # fmt: skip
+def test_rates(text: str, rate: Fraction) -> None:
+    assert cli.rate(text) == rate
 
 
 # Bad input
@@ -499,22 +573,25 @@ def test_every_command_and_option_has_help() -> None:
     assert run("--help").stdout == run().stdout
 
 
-def test_the_command_line_offers_the_schedulers_that_there_are() -> None:
+def test_the_command_line_offers_the_schedulers_and_noises_that_there_are() -> None:
+    from zs2kit.noise import NOISES
     from zs2kit.sampler import SCHEDULERS
 
     assert tuple(SCHEDULERS) == cli.SCHEDULERS
+    assert NOISES == cli.NOISES
 
 
-def test_default_settings_are_those_of_the_library() -> None:
+@pytest.mark.parametrize("name", ["edit", "generate"])
+def test_default_settings_are_those_of_the_library(name: str) -> None:
     import inspect
 
     import zs2kit
 
-    ours = {each.name: each.default for each in cli.edit.params}
-    renamed = {"num_inference_steps": "steps"}
-    for name, parameter in inspect.signature(zs2kit.edit).parameters.items():
-        if name not in ("clip", "prompt", "plugins", "model", "size"):
-            assert ours[renamed.get(name, name)] == parameter.default, name
+    ours = {each.name: each.default for each in cli.main.commands[name].params}
+    renamed = {"num_inference_steps": "steps", "rate": "fps"}
+    for each, parameter in inspect.signature(getattr(zs2kit, name)).parameters.items():
+        if each not in ("clip", "prompt", "plugins", "model", "size"):
+            assert ours[renamed.get(each, each)] in (parameter.default, str(parameter.default)), each
 
 
 @pytest.mark.parametrize(

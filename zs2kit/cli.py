@@ -1,10 +1,11 @@
-"""The command line: `zs2kit edit`, `zs2kit metrics` and `zs2kit plugins`.
+"""The command line: `zs2kit edit`, `generate`, `metrics` and `plugins`.
 
 Torch, PyAV and diffusers take seconds to import, so only the commands that need them do.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import logging
@@ -16,11 +17,10 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
-from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,10 +34,13 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from zs2kit.clip import Clip, Frame
+    from zs2kit.model import Model
 
 log = logging.getLogger("zs2kit")
 
-SCHEDULERS = ("ddim", "euler", "dpm++", "unipc", "lcm")  # those of zs2kit.sampler; a test says so
+# Those of zs2kit.sampler and zs2kit.noise, which import torch; a test says so
+SCHEDULERS = ("ddim", "euler", "dpm++", "unipc", "lcm")
+NOISES = ("dependency", "mixed", "progressive", "independent", "shared")
 
 # Libraries whose warnings are about their own code, and nothing that a user of zs2kit can act on.
 NOISY = ("controlnet_aux", "diffusers", "huggingface_hub", "timm", "torch", "torchvision", "transformers")
@@ -48,9 +51,11 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run a command and exit: 0, 1 (failed), 2 (used wrongly) or 130 (interrupted)."""
+        words = args[0] if args else extra.get("args")
+        words = list(sys.argv[1:] if words is None else words)  # as they were typed, for reports
         try:
             with _interruptible():
-                code = super().main(*args, **{**extra, "standalone_mode": False})
+                code = super().main(*args, **{**extra, "obj": words, "standalone_mode": False})
         except click.Abort:
             code = _fail("interrupted", 130)
         except click.UsageError as error:
@@ -124,6 +129,16 @@ def size(text: str) -> tuple[int, int]:
     return int(match[2]), int(match[1])
 
 
+def rate(text: str) -> Fraction:
+    """Frames per second, as a decimal or a fraction; those of NTSC are what everybody rounds them from."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(?:/([1-9]\d*))?", text)
+    if not match or float(match[1]) == 0:
+        raise click.BadParameter(f"'{text}' is no frame rate; write 24, 23.976 or 30000/1001.")
+    value = Fraction(match[1]) / int(match[2] or 1)
+    ntsc = Fraction(round(value) * 1000, 1001)
+    return ntsc if abs(value - ntsc) < Fraction(1, 1000) else value
+
+
 def lora(text: str) -> tuple[str, float]:
     """NAME or NAME:WEIGHT -> name and weight, by default 1."""
     name, colon, weight = text.rpartition(":")
@@ -149,83 +164,272 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
+# What `edit` and `generate` have in common, in the order of their help
+_SAMPLING = (
+    click.option("--negative-prompt", default="", help="What the result should not show."),
+    click.option("--overwrite", is_flag=True, help="Replace files that exist."),
+    click.option("--plugin", "names", metavar="NAME", multiple=True, help="Use a plugin; may be repeated."),
+    click.option(
+        "--set",
+        "settings",
+        metavar="PLUGIN.OPTION=VALUE",
+        multiple=True,
+        help="Set an option of a plugin, as pose.scale=0.8; may be repeated. See 'zs2kit plugins NAME'.",
+    ),
+    click.option(
+        "--model",
+        metavar="NAME",
+        help="A diffusers folder, a .safetensors file or a hub name.  [default: puppets, the bundled model]",
+    ),
+    click.option(
+        "--config",
+        metavar="FOLDER",
+        help="The configs of a .safetensors file given as --model: any checkpoint folder of its family. "
+        "[default: from the hub]",
+    ),
+    click.option(
+        "--lora",
+        "loras",
+        type=lora,
+        metavar="NAME[:WEIGHT]",
+        multiple=True,
+        help="Add a LoRA to the model: a .safetensors file, a folder, a hub name, or a bundled one's name; "
+        "may be repeated.",
+    ),
+    click.option(
+        "--embedding",
+        "embeddings",
+        metavar="NAME",
+        multiple=True,
+        help="Teach the model the token of a textual inversion: a .safetensors file, a folder or a hub "
+        "name; may be repeated.",
+    ),
+    click.option("--scheduler", type=click.Choice(SCHEDULERS), default="ddim", help="The sampler."),
+    click.option("--steps", metavar="N", type=click.IntRange(1), default=20, help="Denoising steps."),
+    click.option(
+        "--guidance-scale",
+        metavar="X",
+        type=Finite(0),
+        default=5.0,
+        help="How strongly the prompt is followed.",
+    ),
+    click.option(
+        "--noise",
+        type=click.Choice(NOISES),
+        default="dependency",
+        help="How the noise of the frames is correlated; --divergence counts for the first two.",
+    ),
+    click.option(
+        "--momentum",
+        metavar="X",
+        type=Finite(0, 1),
+        default=0.98,
+        help="How much of the frames before it a frame attends to: 0 none, 1 only the first.",
+    ),
+    click.option(
+        "--divergence",
+        metavar="X",
+        type=Finite(0, math.sqrt(math.e)),
+        default=0.01,
+        help="How much the noise changes from frame to frame: 0 not at all, 1.65 entirely.",
+    ),
+    click.option("--size", type=size, metavar="WxH", help="The size to work at.  [default: the model's own]"),
+    click.option(
+        "--chunk-size",
+        metavar="N",
+        type=click.IntRange(1),
+        default=8,
+        help="Frames sampled at once: more is faster and takes more memory.",
+    ),
+    click.option(
+        "--seed", metavar="N", type=click.IntRange(0), default=0, help="Another seed, another result."
+    ),
+    click.option(
+        "--device", metavar="NAME", help="Where to compute: cpu, cuda, mps.  [default: the fastest here]"
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "float16", "bfloat16"]),
+        help="The precision to compute in.  [default: what suits the device]",
+    ),
+    click.option(
+        "--quality",
+        metavar="N",
+        type=click.IntRange(0, 51),
+        default=18,
+        help="The result's constant rate factor: 0 lossless, 51 worst.",
+    ),
+    click.option(
+        "--sheet",
+        type=click.Path(path_type=Path),
+        metavar="PNG",
+        help="Also write a contact sheet, with the source above the result.",
+    ),
+    click.option(
+        "--report",
+        type=click.Path(path_type=Path),
+        metavar="JSON",
+        help="Also write how good the result is, and all that is needed to make it again.",
+    ),
+    click.option("--quiet", is_flag=True, help="Say only what is wrong, and the result's name."),
+    click.option("--verbose", is_flag=True, help="Say what is done, and with which settings."),
+)
+
+
+@dataclass(frozen=True)
+class _Sampling:
+    """The values of the options `_SAMPLING`."""
+
+    negative_prompt: str
+    overwrite: bool
+    names: Sequence[str]
+    settings: Sequence[str]
+    model: str | None
+    config: str | None
+    loras: Sequence[tuple[str, float]]
+    embeddings: Sequence[str]
+    scheduler: str
+    steps: int
+    guidance_scale: float
+    noise: str
+    momentum: float
+    divergence: float
+    size: tuple[int, int] | None
+    chunk_size: int
+    seed: int
+    device: str | None
+    dtype: str | None
+    quality: int
+    sheet: Path | None
+    report: Path | None
+    quiet: bool
+    verbose: bool
+
+    def build(self) -> list[object]:
+        """Return the plugins, with their settings.
+
+        What is quickly checked is checked here: a typing error must not cost the loading of a model.
+        """
+        if self.quiet and self.verbose:
+            raise UsageError("--quiet and --verbose exclude each other; use one of them")
+        if len(dict(self.loras)) < len(self.loras):
+            raise UsageError("--lora names one twice; give it once, with the sum of the weights")
+        chosen = _settings(self.names, self.settings)
+        from zs2kit import plugins
+
+        return [plugins.build(name, chosen[name]) for name in self.names]
+
+    def load(self, built: Sequence[object]) -> Model:
+        """Return the loaded model: the one that is named, or the plugins' own."""
+        _hush()
+        from zs2kit import plugins
+        from zs2kit.model import BUNDLED, Model
+
+        loaded = Model.load(
+            self.model or plugins.default_model(built) or BUNDLED,
+            config=self.config,
+            loras=dict(self.loras),
+            embeddings=self.embeddings,
+            device=self.device,
+            dtype=self.dtype,
+        )
+        log.info("model %s on %s in %s", loaded.name, loaded.device, loaded.dtype)
+        return loaded
+
+    def how(self, prompt: object, model: Model, built: Sequence[object]) -> dict[str, Any]:
+        """Return the settings as `zs2kit.edit` and `zs2kit.generate` take them, and say them."""
+        if prompt is None and not self.quiet:
+            own = model.default_prompt
+            _say(f"no prompt; using the model's own: '{own}'" if own else "no prompt; using an empty one")
+        how: dict[str, Any] = {
+            "negative_prompt": self.negative_prompt,
+            "scheduler": self.scheduler,
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+            "noise": self.noise,
+            "momentum": self.momentum,
+            "divergence": self.divergence,
+            "size": self.size,
+            "chunk_size": self.chunk_size,
+            "seed": self.seed,
+        }
+        log.info("settings: %s", ", ".join(f"{key}={value!r}" for key, value in how.items()))
+        for plugin in built:
+            log.info("plugin: %s", plugin)
+        return {**how, "model": model, "plugins": built}
+
+    def check_beside(self, clips: Sequence[Path]) -> None:
+        """Raise an error if what is to be written beside the result can't be, or would replace ``clips``."""
+        from zs2kit.beside import check_beside
+
+        if self.sheet:
+            check_beside(self.sheet, ".png", "sheet", clips, self.overwrite)
+        if self.report:
+            check_beside(self.report, ".json", "report", clips, self.overwrite)
+
+    def write_beside(
+        self, out: Path, how: Mapping[str, Any], read_source: Callable[[], Clip] | None = None
+    ) -> None:
+        """Write the sheet and the report: of the result, of its source if there is one, and of ``how``."""
+        from zs2kit import io
+
+        with _manners(self.verbose):
+            if self.sheet:
+                from zs2kit.sheet import write_sheet
+
+                source = {"source": read_source()} if read_source else {}
+                write_sheet(self.sheet, {**source, "result": io.read(out)})
+            if self.report:
+                from zs2kit.metrics import measure
+                from zs2kit.report import described, write_report
+
+                model: Model = how["model"]
+                about = {
+                    "result": os.fspath(out),
+                    "settings": {key: value for key, value in how.items() if key not in ("model", "plugins")},
+                    "model": {
+                        "name": model.name,
+                        "config": self.config,
+                        "loras": dict(self.loras),
+                        "embeddings": self.embeddings,
+                        "device": str(model.device),
+                        "dtype": str(model.dtype).removeprefix("torch."),
+                    },
+                    "plugins": described(self.names, how["plugins"]),
+                    "metrics": measure(
+                        io.read(out), read_source() if read_source else None, chunk_size=self.chunk_size
+                    ),
+                }
+                write_report(self.report, ["zs2kit", *click.get_current_context().obj], about)
+
+    def write(self, out: Path, clip: Clip, progress: Progress, task: TaskID) -> None:
+        """Make the frames of ``clip`` and write them to ``out``."""
+        from zs2kit import io
+
+        io.write(out, _counted(clip, progress, task), quality=self.quality, overwrite=self.overwrite)
+
+
+def _sampling(command: Callable[..., None]) -> Callable[..., None]:
+    """Give ``command`` the options `_SAMPLING`, as one `_Sampling` after its own."""
+
+    @functools.wraps(command)
+    def call(**values: Any) -> None:
+        shared = {field.name: values.pop(field.name) for field in fields(_Sampling)}
+        command(**values, sampling=_Sampling(**shared))
+
+    for option in reversed(_SAMPLING):
+        call = option(call)
+    return call
+
+
 @main.command(context_settings={"show_default": True})
 @click.argument("clip", type=click.Path(path_type=Path))
 @click.option("--prompt", help="What the result shows.  [default: the bundled model has one of its own]")
-@click.option("--negative-prompt", default="", help="What the result should not show.")
 @click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path),
     help="The result.  [default: beside CLIP, named after the plugins: CLIP-pose.mp4]",
-)
-@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
-@click.option("--plugin", "names", metavar="NAME", multiple=True, help="Use a plugin; may be repeated.")
-@click.option(
-    "--set",
-    "settings",
-    metavar="PLUGIN.OPTION=VALUE",
-    multiple=True,
-    help="Set an option of a plugin, as pose.scale=0.8; may be repeated. See 'zs2kit plugins NAME'.",
-)
-@click.option(
-    "--model",
-    metavar="NAME",
-    help="A diffusers folder, a .safetensors file or a hub name.  [default: puppets, the bundled model]",
-)
-@click.option(
-    "--config",
-    metavar="FOLDER",
-    help="The configs of a .safetensors file given as --model: any checkpoint folder of its family. "
-    "[default: from the hub]",
-)
-@click.option(
-    "--lora",
-    "loras",
-    type=lora,
-    metavar="NAME[:WEIGHT]",
-    multiple=True,
-    help="Add a LoRA to the model: a .safetensors file, a folder, a hub name, or a bundled one's name; "
-    "may be repeated.",
-)
-@click.option(
-    "--embedding",
-    "embeddings",
-    metavar="NAME",
-    multiple=True,
-    help="Teach the model the token of a textual inversion: a .safetensors file, a folder or a hub name; "
-    "may be repeated.",
-)
-@click.option("--scheduler", type=click.Choice(SCHEDULERS), default="ddim", help="The sampler.")
-@click.option("--steps", metavar="N", type=click.IntRange(1), default=20, help="Denoising steps.")
-@click.option(
-    "--guidance-scale",
-    metavar="X",
-    type=Finite(0),
-    default=5.0,
-    help="How strongly the prompt is followed.",
-)
-@click.option(
-    "--momentum",
-    metavar="X",
-    type=Finite(0, 1),
-    default=0.98,
-    help="How much of the frames before it a frame attends to: 0 none, 1 only the first.",
-)
-@click.option(
-    "--divergence",
-    metavar="X",
-    type=Finite(0, math.sqrt(math.e)),
-    default=0.01,
-    help="How much the noise changes from frame to frame: 0 not at all, 1.65 entirely.",
-)
-@click.option("--size", type=size, metavar="WxH", help="The size to work at.  [default: the model's own]")
-@click.option(
-    "--chunk-size",
-    metavar="N",
-    type=click.IntRange(1),
-    default=8,
-    help="Frames sampled at once: more is faster and takes more memory.",
 )
 @click.option(
     "--start",
@@ -234,123 +438,106 @@ def main(ctx: click.Context) -> None:
     help="Where in CLIP to begin: seconds or [HH:]MM:SS.  [default: its start]",
 )
 @click.option("--end", type=time, metavar="TIME", help="Where in CLIP to stop.  [default: its end]")
-@click.option("--seed", metavar="N", type=click.IntRange(0), default=0, help="Another seed, another result.")
-@click.option(
-    "--device", metavar="NAME", help="Where to compute: cpu, cuda, mps.  [default: the fastest here]"
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
-    help="The precision to compute in.  [default: what suits the device]",
-)
-@click.option(
-    "--quality",
-    metavar="N",
-    type=click.IntRange(0, 51),
-    default=18,
-    help="The result's constant rate factor: 0 lossless, 51 worst.",
-)
-@click.option(
-    "--sheet",
-    type=click.Path(path_type=Path),
-    metavar="PNG",
-    help="Also write a contact sheet, source above result.",
-)
-@click.option("--quiet", is_flag=True, help="Say only what is wrong, and the result's name.")
-@click.option("--verbose", is_flag=True, help="Say what is done, and with which settings.")
+@_sampling
 def edit(
     clip: Path,
     prompt: str | None,
-    negative_prompt: str,
     out: Path | None,
-    overwrite: bool,
-    names: Sequence[str],
-    settings: Sequence[str],
-    model: str | None,
-    config: str | None,
-    loras: Sequence[tuple[str, float]],
-    embeddings: Sequence[str],
-    scheduler: str,
-    steps: int,
-    guidance_scale: float,
-    momentum: float,
-    divergence: float,
-    size: tuple[int, int] | None,
-    chunk_size: int,
     start: Fraction | None,
     end: Fraction | None,
-    seed: int,
-    device: str | None,
-    dtype: str | None,
-    quality: int,
-    sheet: Path | None,
-    quiet: bool,
-    verbose: bool,
+    sampling: _Sampling,
 ) -> None:
     """Make a new video out of CLIP, with its motion and its sound.
 
     The result's name is printed once it is complete, and alone on standard output.
     """
-    if quiet and verbose:
-        raise UsageError("--quiet and --verbose exclude each other; use one of them")
     if start is not None and end is not None and start >= end:
         raise UsageError("--start must lie before --end")
-    chosen = _settings(names, settings)
-    weights = dict(loras)
-    if len(weights) < len(loras):
-        raise UsageError("--lora names one twice; give it once, with the sum of the weights")
-    with _manners(verbose), _progress(quiet) as progress:
+    with _manners(sampling.verbose), _progress(sampling.quiet) as progress:
         task = progress.add_task("looking at the clip", total=None)
-        # What is quickly checked is checked first: a typing error must not cost the loading of a model.
-        from zs2kit import io, plugins
+        built = sampling.build()
+        from zs2kit import io
 
-        built = [plugins.build(name, chosen[name]) for name in names]
         source = io.read(clip, start=start, end=end)
         suffix = clip.suffix if clip.suffix.lower() in io.FORMATS else ".mp4"
-        out = out or clip.with_name("-".join([clip.stem, *(names or ["edit"])]) + suffix)
-        io.check_output(out, source, overwrite)
-        if sheet:
-            from zs2kit.sheet import check_sheet
-
-            check_sheet(sheet, [clip, out], overwrite)
-
+        out = out or clip.with_name("-".join([clip.stem, *(sampling.names or ["edit"])]) + suffix)
+        io.check_output(out, source, sampling.overwrite)
+        sampling.check_beside([clip, out])
         progress.update(task, description="loading the model")
-        _hush()
-        from zs2kit.model import BUNDLED, Model
+        model = sampling.load(built)
         from zs2kit.scan import edit
 
-        name = model or plugins.default_model(built) or BUNDLED
-        loaded = Model.load(
-            name, config=config, loras=weights, embeddings=embeddings, device=device, dtype=dtype
-        )
-        log.info("model %s on %s in %s", loaded.name, loaded.device, loaded.dtype)
-        if prompt is None and not quiet:
-            own = loaded.default_prompt
-            _say(f"no --prompt; using the model's own: '{own}'" if own else "no --prompt; using an empty one")
-        how: dict[str, Any] = {
-            "negative_prompt": negative_prompt,
-            "scheduler": scheduler,
-            "num_inference_steps": steps,
-            "guidance_scale": guidance_scale,
-            "momentum": momentum,
-            "divergence": divergence,
-            "size": size,
-            "chunk_size": chunk_size,
-            "seed": seed,
-        }
-        log.info("settings: %s", ", ".join(f"{key}={value!r}" for key, value in how.items()))
-        for plugin in built:
-            log.info("plugin: %s", plugin)
-        edited = edit(source, prompt, plugins=built, model=loaded, **how)
+        how = sampling.how(prompt, model, built)
+        edited = edit(source, prompt, **how)
         progress.update(task, description="editing")
-        io.write(out, _counted(edited, progress, task), quality=quality, overwrite=overwrite)
-    # Before the sheet, which may yet fail. In bytes: a name needs not be text, nor fit the output's encoding.
+        sampling.write(out, edited, progress, task)
+    # First, as the rest may yet fail. In bytes: a name needs not be text, nor fit the output's encoding.
     click.echo(os.fsencode(out))
-    if sheet:
-        from zs2kit.sheet import write_sheet
+    shown = model.default_prompt if prompt is None else prompt
+    read_source = functools.partial(io.read, clip, start=start, end=end)
+    sampling.write_beside(out, {"prompt": shown, **how}, read_source)
 
-        with _manners(verbose):
-            write_sheet(sheet, {"source": io.read(clip, start=start, end=end), "result": io.read(out)})
+
+@main.command(context_settings={"show_default": True})
+@click.argument("prompt", required=False)
+@click.option("--frames", metavar="N", type=click.IntRange(1), default=48, help="How many frames to make.")
+@click.option(
+    "--fps", type=rate, metavar="X", default="12", help="Frames per second: 12, 23.976, 30000/1001."
+)
+@click.option(
+    "--at",
+    "prompts",
+    type=(click.IntRange(1), str),
+    metavar="FRAME PROMPT",
+    multiple=True,
+    help="Another prompt from this frame on; in between, one turns into the other. May be repeated.",
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The result.  [default: named after the prompt, here]",
+)
+@_sampling
+def generate(
+    prompt: str | None,
+    frames: int,
+    fps: Fraction,
+    prompts: Sequence[tuple[int, str]],
+    out: Path | None,
+    sampling: _Sampling,
+) -> None:
+    """Make a video of PROMPT alone.
+
+    The result's name is printed once it is complete, and alone on standard output.
+    """
+    if len(dict(prompts)) < len(prompts):
+        raise UsageError("--at names a frame twice; give each frame one prompt")
+    if late := [frame for frame, _ in prompts if frame >= frames]:
+        raise UsageError(
+            f"--at {late[0]} comes after the end; the last of {frames} frames is {frames - 1}, the first 0"
+        )
+    with _manners(sampling.verbose), _progress(sampling.quiet) as progress:
+        task = progress.add_task("loading the model", total=None)
+        built = sampling.build()
+        from zs2kit import io
+        from zs2kit.clip import Clip
+
+        out = out or Path("-".join(re.findall(r"\w+", prompt or "")[:12])[:60] or "generated").with_suffix(
+            ".mp4"
+        )
+        io.check_output(out, Clip((), 2, 2, fps, 1 / fps), sampling.overwrite)
+        sampling.check_beside([out])
+        model = sampling.load(built)
+        from zs2kit.scan import generate
+
+        how = sampling.how(prompt, model, built)
+        along = {0: model.default_prompt if prompt is None else prompt, **dict(prompts)}
+        made = generate(along, frames=frames, rate=fps, **how)
+        progress.update(task, description="generating")
+        sampling.write(out, made, progress, task)
+    click.echo(os.fsencode(out))
+    sampling.write_beside(out, {"prompt": along, **how})
 
 
 def _settings(names: Sequence[str], settings: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -506,7 +693,7 @@ class PluginCommands(click.Group):
         json = click.Option(["--json", "as_json"], is_flag=True, default=before_the_name, help="Print JSON.")
         about = f"Describe the plugin {name} and its options."
         return super().get_command(ctx, name) or click.Command(
-            name, callback=partial(_describe, name), params=[json], help=about
+            name, callback=functools.partial(_describe, name), params=[json], help=about
         )
 
 
