@@ -1,4 +1,4 @@
-"""Files that are written beside a result, such as its contact sheet: checked before the work, whole or not at all."""
+"""What is written beside a result, such as its sheet: checked before the work, whole or not at all."""
 
 from __future__ import annotations
 

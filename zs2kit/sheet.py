@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
-from zs2kit.errors import ClipError, UsageError
+from zs2kit.beside import write_beside
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,31 +15,6 @@ if TYPE_CHECKING:
     from zs2kit.clip import Clip
 
 HEIGHT, GAP, CAPTION = 160, 4, 24  # of a frame, between frames, and of the line above a row, in pixels
-
-
-def check_sheet(path: Path, others: Sequence[Path], overwrite: bool) -> None:
-    """Raise `ClipError` or `UsageError` if a sheet can't be written to ``path``.
-
-    Nor may it replace one of ``others``.
-    """
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"{path}: a sheet is a .png file; name it so")
-    if not os.path.isdir(path.parent):
-        raise ClipError(f"{path}: there is no folder {path.parent}; make it first")
-    if os.path.isdir(path):
-        raise ClipError(f"{path}: is a folder; choose another name for the sheet")
-    try:
-        with suppress(FileNotFoundError):
-            path.lstat()  # fails on a name that is too long
-        tempfile.TemporaryFile(dir=path.parent).close()  # permissions tell less than an attempt
-    except OSError as error:
-        raise ClipError(
-            f"{path}: can't be written ({error.strerror}); choose another name or folder"
-        ) from error
-    if os.path.realpath(path) in [os.path.realpath(other) for other in others]:
-        raise ClipError(f"{path}: is one of the clips; choose another name for the sheet")
-    if os.path.lexists(path) and not overwrite:
-        raise ClipError(f"{path}: exists; use --overwrite, or another name")
 
 
 def write_sheet(path: Path, rows: Mapping[str, Clip], columns: int = 8) -> None:
@@ -57,14 +28,7 @@ def write_sheet(path: Path, rows: Mapping[str, Clip], columns: int = 8) -> None:
     sheet = np.concatenate([_row(name, clip, columns) for name, clip in rows.items()])
     done, data = cv2.imencode(".png", sheet[..., ::-1])  # OpenCV wants BGR
     assert done
-    temporary = path.with_name(f".zs2kit-{uuid4().hex[:8]}.png")
-    try:
-        temporary.write_bytes(data.tobytes())
-        temporary.replace(path)
-    except OSError as error:
-        raise ClipError(f"{path}: can't be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_beside(path, data.tobytes())
 
 
 def _row(name: str, clip: Clip, columns: int) -> NDArray[np.uint8]:
