@@ -573,12 +573,13 @@ def test_every_command_and_option_has_help() -> None:
     assert run("--help").stdout == run().stdout
 
 
-def test_the_command_line_offers_the_schedulers_and_noises_that_there_are() -> None:
+def test_the_command_line_offers_the_schedulers_noises_and_codecs_that_there_are() -> None:
     from zs2kit.noise import NOISES
     from zs2kit.sampler import SCHEDULERS
 
     assert tuple(SCHEDULERS) == cli.SCHEDULERS
     assert NOISES == cli.NOISES
+    assert tuple(io.CODECS) == cli.CODECS
 
 
 @pytest.mark.parametrize("name", ["edit", "generate"])

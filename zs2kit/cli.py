@@ -38,9 +38,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zs2kit")
 
-# Those of zs2kit.sampler and zs2kit.noise, which import torch; a test says so
+# Those of zs2kit.sampler, zs2kit.noise and zs2kit.io, which import torch or PyAV; a test says so
 SCHEDULERS = ("ddim", "euler", "dpm++", "unipc", "lcm")
 NOISES = ("dependency", "mixed", "progressive", "independent", "shared")
+CODECS = ("h264", "ffv1", "prores", "png")
 
 # Libraries whose warnings are about their own code, and nothing that a user of zs2kit can act on.
 NOISY = ("controlnet_aux", "diffusers", "huggingface_hub", "timm", "torch", "torchvision", "transformers")
@@ -253,11 +254,22 @@ _SAMPLING = (
         help="The precision to compute in.  [default: what suits the device]",
     ),
     click.option(
+        "--codec",
+        type=click.Choice(CODECS),
+        help="How the result is stored: h264, for players; ffv1, lossless, in .mkv; prores, for editors, in "
+        ".mov or .mkv; png, pictures named as NAME.%04d.png.  [default: h264, or png for such a name]",
+    ),
+    click.option(
         "--quality",
         metavar="N",
         type=click.IntRange(0, 51),
-        default=18,
-        help="The result's constant rate factor: 0 lossless, 51 worst.",
+        help="The constant rate factor of h264: 0 lossless, 51 worst.  [default: 18]",
+    ),
+    click.option(
+        "--start-number",
+        metavar="N",
+        type=click.IntRange(0),
+        help="The number of the result's first picture.  [default: as in CLIP if it is pictures, else 1]",
     ),
     click.option(
         "--sheet",
@@ -299,7 +311,9 @@ class _Sampling:
     seed: int
     device: str | None
     dtype: str | None
-    quality: int
+    codec: str | None
+    quality: int | None
+    start_number: int | None
     sheet: Path | None
     report: Path | None
     quiet: bool
@@ -358,6 +372,19 @@ class _Sampling:
             log.info("plugin: %s", plugin)
         return {**how, "model": model, "plugins": built}
 
+    def check_output(self, out: Path, clip: Clip) -> None:
+        """Raise an error if ``clip`` can't be written to ``out``."""
+        from zs2kit import io
+
+        io.check_output(
+            out,
+            clip,
+            self.overwrite,
+            codec=self.codec,
+            quality=self.quality,
+            start_number=self.start_number,
+        )
+
     def check_beside(self, clips: Sequence[Path]) -> None:
         """Raise an error if what is to be written beside the result can't be, or would replace ``clips``."""
         from zs2kit.beside import check_beside
@@ -406,7 +433,14 @@ class _Sampling:
         """Make the frames of ``clip`` and write them to ``out``."""
         from zs2kit import io
 
-        io.write(out, _counted(clip, progress, task), quality=self.quality, overwrite=self.overwrite)
+        io.write(
+            out,
+            _counted(clip, progress, task),
+            codec=self.codec,
+            quality=self.quality,
+            start_number=self.start_number,
+            overwrite=self.overwrite,
+        )
 
 
 def _sampling(command: Callable[..., None]) -> Callable[..., None]:
@@ -438,6 +472,13 @@ def _sampling(command: Callable[..., None]) -> Callable[..., None]:
     help="Where in CLIP to begin: seconds or [HH:]MM:SS.  [default: its start]",
 )
 @click.option("--end", type=time, metavar="TIME", help="Where in CLIP to stop.  [default: its end]")
+@click.option(
+    "--fps",
+    type=rate,
+    metavar="X",
+    help="Frames per second of a CLIP that is pictures, shot.%04d.png: 24, 23.976, 30000/1001.  "
+    "[default: 25]",
+)
 @_sampling
 def edit(
     clip: Path,
@@ -445,9 +486,12 @@ def edit(
     out: Path | None,
     start: Fraction | None,
     end: Fraction | None,
+    fps: Fraction | None,
     sampling: _Sampling,
 ) -> None:
     """Make a new video out of CLIP, with its motion and its sound.
+
+    CLIP is a video, or a sequence of PNG pictures, shot.%04d.png.
 
     The result's name is printed once it is complete, and alone on standard output.
     """
@@ -458,10 +502,10 @@ def edit(
         built = sampling.build()
         from zs2kit import io
 
-        source = io.read(clip, start=start, end=end)
-        suffix = clip.suffix if clip.suffix.lower() in io.FORMATS else ".mp4"
-        out = out or clip.with_name("-".join([clip.stem, *(sampling.names or ["edit"])]) + suffix)
-        io.check_output(out, source, sampling.overwrite)
+        read_source = functools.partial(io.read, clip, start=start, end=end, rate=fps)
+        source = read_source()
+        out = out or io.name_beside(clip, "-".join(sampling.names or ["edit"]), sampling.codec)
+        sampling.check_output(out, source)
         sampling.check_beside([clip, out])
         progress.update(task, description="loading the model")
         model = sampling.load(built)
@@ -474,7 +518,6 @@ def edit(
     # First, as the rest may yet fail. In bytes: a name needs not be text, nor fit the output's encoding.
     click.echo(os.fsencode(out))
     shown = model.default_prompt if prompt is None else prompt
-    read_source = functools.partial(io.read, clip, start=start, end=end)
     sampling.write_beside(out, {"prompt": shown, **how}, read_source)
 
 
@@ -523,10 +566,9 @@ def generate(
         from zs2kit import io
         from zs2kit.clip import Clip
 
-        out = out or Path("-".join(re.findall(r"\w+", prompt or "")[:12])[:60] or "generated").with_suffix(
-            ".mp4"
-        )
-        io.check_output(out, Clip((), 2, 2, fps, 1 / fps), sampling.overwrite)
+        name = "-".join(re.findall(r"\w+", prompt or "")[:12])[:60] or "generated"
+        out = out or Path(name + io.CODECS[sampling.codec or "h264"].suffixes[0])
+        sampling.check_output(out, Clip((), 2, 2, fps, 1 / fps))
         sampling.check_beside([out])
         model = sampling.load(built)
         from zs2kit.scan import generate

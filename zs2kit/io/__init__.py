@@ -11,4 +11,5 @@ from zs2kit.io.reading import read as read
 from zs2kit.io.writing import CODECS as CODECS
 from zs2kit.io.writing import FORMATS as FORMATS
 from zs2kit.io.writing import check_output as check_output
+from zs2kit.io.writing import name_beside as name_beside
 from zs2kit.io.writing import write as write

@@ -48,7 +48,7 @@ class Codec:
     """A way to store pictures."""
 
     encoder: str  # FFmpeg's name of it
-    suffixes: tuple[str, ...]  # of the files that hold it, the usual one first
+    suffixes: tuple[str, ...]  # at the end of the names of files that hold it, the usual one first
     options: dict[str, object]  # the encoder's
     segments: str = "nut"  # the muxer of segments: NUT has any clock, but not every codec
     reorder: int = 0  # a frame leaves the encoder at most this many frames before its turn
@@ -60,7 +60,7 @@ CODECS = {
     # Lossless, in RGB. Every picture on its own, in slices that know when they are damaged.
     "ffv1": Codec("ffv1", (".mkv",), {"g": "1", "slicecrc": "1"}),
     "prores": Codec("prores_ks", (".mov", ".mkv"), {}, "mov"),  # what editors cut with
-    "png": Codec("png", (".png",), {}),  # a sequence of pictures
+    "png": Codec("png", (".%04d.png",), {}),  # a sequence of pictures
 }
 
 
@@ -166,6 +166,20 @@ def check_output(
                 ) from error
 
 
+def name_beside(clip: Path, word: str, codec: str | None = None) -> Path:
+    """Return the path of a result beside its source: clip-pose.mp4, or shot-pose.%04d.png."""
+    pattern = Pattern.of(clip)
+    if pattern is None or os.path.lexists(clip):
+        stem, suffix = clip.stem, clip.suffix
+    else:
+        stem = pattern.before.rstrip("._- ")
+        suffix = clip.name[len(stem) :]
+    suffixes = CODECS[codec or ("png" if pattern else "h264")].suffixes
+    if suffix.lower() not in suffixes and not (pattern and codec in (None, "png")):
+        suffix = suffixes[0]
+    return clip.with_name("-".join(filter(None, [stem, word])) + suffix)
+
+
 def _default_codec(path: Path) -> str:
     return "png" if path.suffix.lower() == ".png" else "h264"
 
@@ -179,7 +193,7 @@ def _check_settings(path: Path, codec: str, quality: int | None, start_number: i
         raise UsageError(f"can't write {path.name}: pictures are numbered, so name them {path.stem}.%04d.png")
     if suffix not in FORMATS and not pattern:
         raise UsageError(f"can't write {path.name}: its name must end in {', '.join(FORMATS)} or .%04d.png")
-    if suffix not in suffixes:
+    if (codec != "png") if pattern else (suffix not in suffixes):
         raise UsageError(f"can't write {path.name}: {codec} goes into {' or '.join(suffixes)}; name it so")
     if start_number is not None and not pattern:
         raise UsageError(f"a start number is for sequences of pictures (shot.%04d.png), not for {path.name}")
