@@ -113,6 +113,15 @@ def test_motion_is_that_of_the_keypoints():
     assert list(truth.motion(still[:2])) == ["motion"]
 
 
+def test_motion_is_that_of_the_points_that_are_seen():
+    moving, height = points()
+    moving[..., 1] += 2 * np.arange(len(moving))[:, None]
+    moving[:, 4, 2] = 0  # a hand that is never seen, wherever it is thought to be
+    moving[:, 4, :2] = np.random.default_rng(0).uniform(-500, 500, (len(moving), 2))
+    moving[5, :, 2] = 0
+    assert truth.motion(moving)["motion"] == pytest.approx(2 / height, rel=1e-4)
+
+
 def test_trembling_is_no_smooth_motion():
     still, _ = points(200)
     still[..., :2] += np.random.default_rng(0).normal(size=still[..., :2].shape)
@@ -199,6 +208,7 @@ def test_a_known_shift_of_colour_is_measured_inside_the_figure(judge):
 def test_a_clip_without_a_figure_is_not_called_steady(judge):
     numbers = judge(np.full((4, 128, 128, 3), 90, np.uint8), {"kind": "robot", "colour": "red"})
     assert numbers["figures found"] == numbers["text right"] == 0
+    assert numbers["keypoints found"] < 0.5
     assert not {"kind flips", "colour flips", "colour drift to first", "motion"} & set(numbers)
 
 

@@ -2,9 +2,9 @@
 
 `Judge` gives the numbers of one clip by name. A number that can't be had of it, such as the kind's where the
 prompt leaves the kind open, is missing rather than made up: average each over the clips that have it.
-`figures found` is always there and says how much the others rest on. No number stands alone: a still is
-perfectly steady, and what reads the frames errs too. `true_clip` renders clips of the same world, and the
-numbers that the judge gives those are what can be reached.
+`figures found` and `keypoints found` are always there and say how much the others rest on. No number stands
+alone: a still is perfectly steady, and what reads the frames errs too. `true_clip` renders clips of the same
+world, and the numbers that the judge gives those are what can be reached.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Judge:
 
         Always:
           figures found: share of frames that show a figure. The others count as wrong in kind and colour.
+          keypoints found: share of the 18 keypoints of all frames; motion is that of those found.
         Where the prompt asks for it (shares of frames, 0..1):
           kind right, colour right, place right; text right: all that is asked for is right in one frame.
         From two frames on:
@@ -85,6 +86,7 @@ class Judge:
         pixels = np.stack([to_lab(to_float(frame)) for frame in frames])
         numbers = {
             "figures found": float(found.mean()),
+            "keypoints found": float((points[..., 2] > 0).mean()),
             **right(labels, asked),
             **flips(labels),
             **colour_drift(pixels, masks & found[:, None, None]),
@@ -171,10 +173,12 @@ def motion(points: Points) -> Numbers:
     is sqrt(motion^2 - jitter^2 / 3): 0 for mere trembling, nearly motion itself for real clips.
     """
     seen = points[..., 2] > 0
-    whole = seen.all(axis=1)  # the figure's height is that of frames in which nothing is missing
-    if not whole.any():
+    enough = seen.mean(axis=1) >= 0.5  # to tell the figure's height
+    if not enough.any():
         return {}
-    places = np.where(seen[..., None], points[..., :2], np.nan) / np.median(body_heights(points[whole]))
+    places = np.where(seen[..., None], points[..., :2], np.nan)
+    extents = np.nanmax(places[enough], axis=1) - np.nanmin(places[enough], axis=1)
+    places /= np.median(extents.max(axis=1))
     steps, bends = (np.linalg.norm(np.diff(places, order, axis=0), axis=-1) for order in (1, 2))
     steps, bends = steps[np.isfinite(steps)], bends[np.isfinite(bends)]
     numbers: Numbers = {}
