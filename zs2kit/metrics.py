@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from zs2kit.clip import Clip
 from zs2kit.errors import ClipError, ModelError, UsageError
+from zs2kit.flow import SMALLEST, visible, warp
+from zs2kit.flow import flow as flow_of_bytes
 
 Picture = NDArray[np.float32]
 
-SMALLEST = 16  # pixels of the shorter side, below which there is no optical flow
 DYNAMIC_RATE = 8.0  # frames a second at which VBench decides whether something moves
 WINDOW = 11  # pixels of the side of structural similarity's window
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of multi-scale similarity, finest first
@@ -306,31 +307,8 @@ def colour_difference(a: Picture, b: Picture) -> float:
 
 
 def flow(a: Picture, b: Picture) -> NDArray[np.float32]:
-    """Dense optical flow from ``a`` to ``b`` by OpenCV's DIS (Kroeger et al. 2016)."""
-    grey = [(luma(each) * 255).round().astype(np.uint8) for each in (a, b)]
-    finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # type: ignore[attr-defined, unused-ignore]
-    return finder.calc(*grey, None)  # type: ignore[no-any-return, unused-ignore]
-
-
-def warp(picture: NDArray[np.float32], motion: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``picture`` as seen along a flow that leads to it: (height, width, ...)."""
-    rows, columns = np.indices(motion.shape[:2], np.float32)
-    x, y = columns + motion[..., 0], rows + motion[..., 1]
-    return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
-
-
-def visible(forward: NDArray[np.float32], backward: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Where what ``forward`` starts from is still to be seen: ``backward`` leads back.
-
-    The test of Sundaram et al. (2010).
-    """
-    returned = warp(backward, forward)
-    lengths = np.square(forward).sum(2) + np.square(returned).sum(2)
-    rows, columns = np.indices(forward.shape[:2], np.float32)
-    x, y = columns + forward[..., 0], rows + forward[..., 1]
-    inside = (x >= 0) & (y >= 0) & (x <= forward.shape[1] - 1) & (y <= forward.shape[0] - 1)
-    seen: NDArray[np.bool_] = inside & (np.square(forward + returned).sum(2) < 0.01 * lengths + 0.5)
-    return seen
+    """Dense optical flow from ``a`` to ``b``; see `zs2kit.flow`."""
+    return flow_of_bytes(*((each * 255).round().astype(np.uint8) for each in (a, b)))
 
 
 def warp_error(a: Picture, b: Picture, forward: NDArray[np.float32], seen: NDArray[np.bool_]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 from zs2kit.denoiser import Branch, Denoiser, Step
 from zs2kit.errors import UsageError
 from zs2kit.model import quiet
+from zs2kit.motion import FlowMomentum
 
 # name -> diffusers class and what it needs beside the checkpoint's own scheduler config
 SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
@@ -81,11 +83,13 @@ def sample(
     step_noise: Callable[[Step], torch.Tensor],
     start: int = 0,
     kept: Kept | None = None,
+    motion: FlowMomentum | None = None,
 ) -> torch.Tensor:
     """Denoise ``latents`` (frames, channels, height, width) from step ``start`` on; return them.
 
     latents: float32, at the noise level of step ``start``. step_noise: gives the noise of a step, of
-    the latents' shape, to schedulers that add some. kept: what of another picture stays.
+    the latents' shape, to schedulers that add some. kept: what of another picture stays. motion: averages what
+    each step takes for the finished picture.
     """
     steps = steps_of(scheduler)
     _begin(scheduler, steps[start])
@@ -95,6 +99,10 @@ def sample(
             (branch.weight * denoiser(scaled, step, branch) for branch in branches),
             start=torch.zeros_like(latents),
         )
+        if motion is not None:
+            a, b = _denoised(scheduler, step)
+            averaged = motion(step.index, step.count, a * latents + b * prediction)
+            prediction = (averaged - a * latents) / b
         latents = advance(scheduler, prediction, step, latents, step_noise)
         if kept is not None:
             source = kept.latents
@@ -102,6 +110,22 @@ def sample(
                 source = add_noise(scheduler, source, kept.noise, steps[step.index + 1])
             latents = torch.lerp(latents, source, kept.mask)
     return latents
+
+
+def _denoised(scheduler: Any, step: Step) -> tuple[float, float]:
+    """Return a and b: a * latents + b * prediction is what ``step`` takes for the finished latents."""
+    if hasattr(scheduler, "sigmas"):
+        sigma = float(scheduler.sigmas[step.index])
+        signal, noise = 1 / math.sqrt(1 + sigma**2), sigma / math.sqrt(1 + sigma**2)
+        # Euler's latents grow with the noise; those of the other schedulers have unit variance.
+        scale = signal if isinstance(scheduler, diffusers.EulerDiscreteScheduler) else 1.0
+    else:
+        power = float(scheduler.alphas_cumprod[int(step.timestep)])
+        signal, noise, scale = math.sqrt(power), math.sqrt(1 - power), 1.0
+    kind = scheduler.config.prediction_type
+    if kind == "v_prediction":
+        return signal * scale, -noise
+    return (scale / signal, -noise / signal) if kind == "epsilon" else (0.0, 1.0)
 
 
 def advance(

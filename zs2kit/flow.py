@@ -1,0 +1,41 @@
+"""Optical flow: where in the next picture the parts of one are to be found.
+
+A flow (height, width, 2) from a to b is such that a(p) is to be found at b(p + flow(p)), in pixels, x before
+y.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+SMALLEST = 16  # pixels of the shorter side, below which there is no optical flow
+
+
+def flow(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Dense flow from ``a`` to ``b``, (height, width, 3) RGB, by OpenCV's DIS (Kroeger et al. 2016)."""
+    grey = [cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in (a, b)]
+    finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # type: ignore[attr-defined, unused-ignore]
+    return finder.calc(*grey, None)  # type: ignore[no-any-return, unused-ignore]
+
+
+def warp(picture: NDArray[np.float32], motion: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``picture`` as seen along a flow that leads to it: (height, width, ...)."""
+    rows, columns = np.indices(motion.shape[:2], np.float32)
+    x, y = columns + motion[..., 0], rows + motion[..., 1]
+    return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
+
+
+def visible(forward: NDArray[np.float32], backward: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where what ``forward`` starts from is still to be seen: ``backward`` leads back.
+
+    The test of Sundaram et al. (2010).
+    """
+    returned = warp(backward, forward)
+    lengths = np.square(forward).sum(2) + np.square(returned).sum(2)
+    rows, columns = np.indices(forward.shape[:2], np.float32)
+    x, y = columns + forward[..., 0], rows + forward[..., 1]
+    inside = (x >= 0) & (y >= 0) & (x <= forward.shape[1] - 1) & (y <= forward.shape[0] - 1)
+    seen: NDArray[np.bool_] = inside & (np.square(forward + returned).sum(2) < 0.01 * lengths + 0.5)
+    return seen
