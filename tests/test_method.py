@@ -101,6 +101,7 @@ def test_the_relatives_of_dependency_noise():
     expected = {
         "dependency": (r, r**8),
         "mixed": (r, r),
+        "orbit": (r, 0.5 + 0.5 * math.cos(8 * math.acos(2 * r - 1))),
         "progressive": (2 / math.sqrt(5), (2 / math.sqrt(5)) ** 8),
         "independent": (0, 0),
         "shared": (1, 1),

@@ -17,7 +17,7 @@ from zs2kit.carry import Carry
 from zs2kit.flow import SMALLEST, flow, visible, warp
 
 # The shares of the steps between which is averaged: before, there is no picture yet; after, details are free.
-START, END = 0.1, 0.6
+START, END = 0.05, 0.45
 TOLERANCE = 16  # levels of 255 by which what has moved may differ, and still be the same
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 MAX_DIVERGENCE = math.sqrt(math.e)  # at which frames are independent
-NOISES = ("dependency", "mixed", "progressive", "independent", "shared")
+NOISES = ("dependency", "orbit", "mixed", "progressive", "independent", "shared")
 # PYoCo's, n_k = (a n_(k-1) + z_k) / sqrt(1 + a^2), at the a = 2 that its authors found best.
 _PROGRESSIVE = (1 - 2 / math.sqrt(5)) * MAX_DIVERGENCE
 
@@ -82,6 +82,38 @@ def mixed_noise(
     return math.sqrt(r) * shared + math.sqrt(1 - r) * fresh
 
 
+def orbit_noise(
+    shape: tuple[int, ...],
+    frames: range,
+    divergence: float,
+    seed: int,
+    state: torch.Tensor | None = None,
+    *,
+    purpose: str = "initial",
+    step: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return noise (frames, *shape) that goes round a circle at constant speed, and where it then stands.
+
+    n_k = (c + cos(k w) a + sin(k w) b) / sqrt(2) with c, a, b ~ N(0, I) of the shot and cos(w) = 2 r - 1:
+    every frame is N(0, I) and neighbours correlate by r = `correlation` (``divergence``), as in dependency
+    noise. But where a chain of independent increments trembles, this moves steadily, and it comes back.
+    state: (3, *shape): c, and where on the circle the frame before was, along and across.
+    """
+    cosine = 2 * correlation(divergence) - 1
+    sine = math.sqrt(1 - cosine**2)
+    noise = []
+    for frame in frames:
+        if state is None:
+            parts = ("still", "along", "across")
+            state = torch.stack([draw(shape, seed, f"{purpose}/{part}", frame, step) for part in parts])
+        else:
+            still, along, across = state
+            state = torch.stack([still, cosine * along + sine * across, cosine * across - sine * along])
+        noise.append((state[0] + state[1]) / math.sqrt(2))
+    assert state is not None
+    return torch.stack(noise), state
+
+
 def make_noise(
     name: str,
     shape: tuple[int, ...],
@@ -95,10 +127,12 @@ def make_noise(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return noise (frames, *shape) by the name of its model, and what the frames after these must know.
 
-    name: of `NOISES`. dependency and mixed go by ``divergence``; neighbours correlate by 2 / sqrt(5) in
-    progressive, by 0 in independent and by 1 in shared noise. state: (*shape), what the frames before gave;
-    None at the start of a shot.
+    name: of `NOISES`. dependency, orbit and mixed go by ``divergence``; neighbours correlate by 2 / sqrt(5)
+    in progressive, by 0 in independent and by 1 in shared noise. state: what the frames before gave; None at
+    the start of a shot.
     """
+    if name == "orbit":
+        return orbit_noise(shape, frames, divergence, seed, state, purpose=purpose, step=step)
     if name == "mixed":
         # A shot's own, so that nothing of one is seen in another.
         shared = draw(shape, seed, f"{purpose}/shared", frames.start, step) if state is None else state

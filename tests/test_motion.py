@@ -1,0 +1,131 @@
+"""Flow momentum: the running average of denoised estimates along the source's motion."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from zs2kit.carry import Carry
+from zs2kit.motion import END, START, FlowMomentum
+from zs2kit.sampler import SCHEDULERS, _denoised, make_scheduler, steps_of
+from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan
+
+SIDE, STEP = 128, 8  # pixels; what moves goes STEP to the right a frame: one latent
+COUNT = 10
+MIDDLE = round((START + END) / 2 * COUNT)
+
+
+def panorama(frames: int, step: int = STEP) -> np.ndarray:
+    """A camera that pans over smooth clouds: (frames, SIDE, SIDE, 3)."""
+    import cv2
+
+    rng = np.random.default_rng(0)
+    wide = cv2.GaussianBlur(rng.random((SIDE, SIDE + step * frames, 3)), (0, 0), 4)
+    wide = np.interp(wide, (wide.min(), wide.max()), (0, 255)).astype(np.uint8)
+    return np.stack([wide[:, step * (frames - k) : step * (frames - k) + SIDE] for k in range(frames)])
+
+
+def averaged(images: np.ndarray, latents: torch.Tensor, sizes=(99,), momentum=1.0, index=MIDDLE):
+    """The average over chunks of the given numbers of frames."""
+    carry, done, made = Carry(), 0, []
+    for size in sizes:
+        following = Carry()
+        motion = FlowMomentum(momentum, images[done : done + size], carry, following)
+        made.append(motion(index, COUNT, latents[done : done + size]))
+        carry, done = following, done + size
+    return torch.cat(made)
+
+
+def test_at_momentum_one_the_first_frame_moves_with_the_source() -> None:
+    """Where the source shows the same thing: what has come in at the left is new, and its own."""
+    images = panorama(4)
+    latents = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    made = averaged(images, latents)
+    assert torch.equal(made[0], latents[0])
+    for k in range(1, 4):
+        moved, new = made[k][:, 2:-2, k + 2 : -2], made[k][:, 2:-2, 0]
+        where_it_was = latents[0][:, 2:-2, 2 : -2 - k]
+        assert torch.corrcoef(torch.stack([moved.flatten(), where_it_was.flatten()]))[0, 1] > 0.95
+        assert torch.corrcoef(torch.stack([new.flatten(), latents[k][:, 2:-2, 0].flatten()]))[0, 1] > 0.8
+
+
+def test_it_is_the_recursion_where_nothing_moves() -> None:
+    images = np.repeat(panorama(1), 5, axis=0)
+    latents = torch.randn(5, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    made = averaged(images, latents, momentum=0.75)
+    expected = latents[0]
+    for k in range(1, 5):
+        expected = 0.75 * expected + 0.25 * latents[k]
+        assert torch.allclose(made[k], expected, atol=1e-4)
+
+
+def test_a_cut_in_the_source_is_not_averaged_over() -> None:
+    """No flow leads from one picture to quite another, and where it isn't sure, a frame keeps its own."""
+    before, after = panorama(2)[:1], 255 - panorama(2, 60)[:1][:, ::-1, ::-1]
+    latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    made = averaged(np.concatenate([before, after]), latents)
+    assert (made[1] - latents[1]).abs().mean() < 0.25 * (latents[0] - latents[1]).abs().mean()
+
+
+@pytest.mark.parametrize("sizes", [[1, 1, 1, 1, 1], [2, 3], [4, 1]])
+def test_chunks_do_not_show(sizes: list[int]) -> None:
+    images, latents = panorama(5, 3), torch.randn(5, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    whole = averaged(images, latents, momentum=0.9)
+    assert torch.allclose(averaged(images, latents, sizes, momentum=0.9), whole, atol=1e-6)
+    assert not torch.allclose(whole, latents, atol=0.1)
+
+
+def test_steps_outside_of_the_window_are_left_alone() -> None:
+    images, latents = panorama(2), torch.randn(2, 4, 16, 16)
+    acts = [not torch.equal(averaged(images, latents, index=index), latents) for index in range(COUNT)]
+    assert acts == [START <= index / COUNT < END for index in range(COUNT)]
+
+
+def test_pictures_too_small_for_a_flow_are_left_alone() -> None:
+    latents = torch.randn(2, 4, 1, 1)
+    assert torch.equal(averaged(panorama(2)[:, :8, :8], latents), latents)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_what_a_step_takes_for_the_finished_latents(name: str, kind: str) -> None:
+    """Against the schedulers' own way of adding noise: the clean latents come out again."""
+    config = {
+        "num_train_timesteps": 1000,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "prediction_type": kind,
+    }
+    scheduler = make_scheduler(name, config, 8, torch.device("cpu"))
+    clean, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    for step in steps_of(scheduler)[:-1]:
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(step.index)
+        noisy = scheduler.add_noise(clean, noise, step.timestep[None])
+        one, none = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
+        signal = scheduler.add_noise(one, none, step.timestep[None])
+        sigma = scheduler.add_noise(none, one, step.timestep[None])
+        velocity = (signal * noise - sigma * clean) / torch.hypot(signal, sigma)
+        prediction = {"epsilon": noise, "v_prediction": velocity, "sample": clean}[kind]
+        a, b = _denoised(scheduler, step)
+        assert torch.allclose(a * noisy + b * prediction, clean, atol=1e-3), step
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_edits_keep_the_law_of_chunks_with_it(tiny, scheduler: str) -> None:
+    settings = {"scheduler": scheduler, "flow_momentum": 0.9}
+    whole, cut, carryless, without = (
+        edited_pixels(
+            make_scan(tiny, **(settings | others)), chunks(drawn_clip(4), sizes, tiny), carried=carried
+        )
+        for sizes, carried, others in (
+            ([4], True, {}),
+            ([1, 3], True, {}),
+            ([1, 3], False, {}),
+            ([4], True, {"flow_momentum": 0.0}),
+        )
+    )
+    assert (cut - whole).abs().max() <= 1e-4
+    assert (carryless - whole).abs().max() > 1e-3 and (without - whole).abs().max() > 1e-3
