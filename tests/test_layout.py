@@ -22,6 +22,7 @@ SOURCES = sorted(
 LAYERS = [
     {"zs2kit", "errors"},
     {"beside", "clip", "hookspecs", "carry", "noise"},
+    {"journal"},
     {"attention", "io", "model", "plugins", "sheet"},
     {"companion", "denoiser", "detectors", "metrics", "report"},
     {"control", "sampler", "puppets"},

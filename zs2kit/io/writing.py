@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import tempfile
 import warnings
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from heapq import merge
 from itertools import chain, islice
@@ -29,16 +27,18 @@ from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from zs2kit import __version__
 from zs2kit.clip import Clip, Color, Frame
 from zs2kit.errors import ClipError, UsageError
 from zs2kit.io.placing import place
 from zs2kit.io.reading import demux, frame_ticks, seek
 from zs2kit.io.sequence import Pattern, check_pictures, first_number
+from zs2kit.journal import FULL, Journal, check, opened, segment_file, unwritable, workfolder
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}  # suffix -> muxer
 SEGMENT = 48  # frames encoded together: a segment starts with a keyframe and needs no other segment
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_QUALITY = 18  # CRF
 _RGB, _LIMITED_RANGE, _FULL_RANGE = 0, 1, 2  # FFmpeg's numbers
 _SOUND_TAGS = {"language", "title", "handler_name"}  # the last is MP4's title
 
@@ -72,6 +72,8 @@ def write(
     quality: int | None = None,
     start_number: int | None = None,
     overwrite: bool = False,
+    resume: bool | None = None,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> Path:
     """Encode the clip's frames and copy the sound of its source beside them; return the path.
 
@@ -80,35 +82,44 @@ def write(
     4:2:0 (4:4:4 where a side is odd), ffv1 (lossless), or prores, 422 HQ if the source has as few samples
     of colour, else 4444. ``quality`` is x264's CRF, 0 (lossless) to 51, by default 18; the others take
     none. Where ``path`` is a pattern, out.%04d.png, each frame becomes a PNG picture; they are numbered
-    from ``start_number`` on, by default as the source is if that is a sequence too, else from 1. Until all
-    is done, everything lies in a hidden folder beside ``path``, which is gone afterwards, come what may.
+    from ``start_number`` on, by default as the source is if that is a sequence too, else from 1.
+    ``progress`` is called with the number of frames that are done, once for each; what it raises ends it all.
+
+    Until all is done, everything lies in a hidden folder beside ``path``, which is gone afterwards. Only that
+    of an edit, or of a generated clip, stays with what is done if something ends it. Then ``resume`` True
+    goes on, if all settings are the same, False begins anew, and None is a ClipError that says so. Where
+    nothing was left, all three begin.
 
     Raises ClipError or UsageError before the first frame is pulled if ``path`` can't be written
     (see `check_output`), ClipError if the disk fills up, and whatever iterating over the clip raises.
     """
     path = Path(path)
     codec = codec or _default_codec(path)
-    check_output(path, clip, overwrite, codec=codec, quality=quality, start_number=start_number)
+    check_output(
+        path, clip, overwrite, codec=codec, quality=quality, start_number=start_number, resume=resume
+    )
     pattern = Pattern.of(path)
     _say_what_is_lost(path, clip, codec)
     size = _sound_size(clip)
-    with _workfolder(path) as folder:
+    with opened(path, clip, _described(clip, codec, quality), SEGMENT, resume) as journal:
+        folder = journal.folder
         try:
-            times, last_duration = _encode(clip, folder, codec, quality)
+            if not journal.complete:
+                _encode(clip, journal, codec, quality, progress)
             if _sound_size(clip) < size:  # a file that was cut may still open, and just end early
                 raise _soundless(clip)
             if pattern:
                 number = first_number(clip) if start_number is None else start_number
-                finished = _pictures(clip, folder, times, pattern, number)
+                finished = _pictures(clip, folder, journal.times, pattern, number)
             else:
                 finished = {folder / path.name: path}
-                _join(folder / path.name, clip, folder, codec, times, last_duration)
+                _join(folder / path.name, clip, folder, codec, journal.times, journal.duration)
         except av.FFmpegError as error:
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
         try:
             place(finished, overwrite)
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
     return path
 
 
@@ -120,6 +131,7 @@ def check_output(
     codec: str | None = None,
     quality: int | None = None,
     start_number: int | None = None,
+    resume: bool | None = None,
 ) -> None:
     """Raise ClipError or UsageError, in one line, if `write` could not put this clip there."""
     path = Path(path)
@@ -128,15 +140,16 @@ def check_output(
         raise ClipError(f"{path} is a folder; name a file in it")
     if not os.path.isdir(path.parent):
         raise ClipError(f"there is no folder {path.parent}; create it first")
+    check(path, resume)
     pattern = Pattern.of(path)
     if pattern:
         number = first_number(clip) if start_number is None else start_number
         check_pictures(path, pattern, clip, number, overwrite)
-        with _workfolder(path) as folder:
+        with workfolder(path) as folder:
             try:
                 (folder / pattern.path(number).name).touch()
             except OSError as error:  # too long a name
-                raise _unwritable(path, error) from error
+                raise unwritable(path, error) from error
         return
     if os.path.lexists(path):
         source = clip.source if clip.source and os.path.exists(clip.source) else None
@@ -144,19 +157,19 @@ def check_output(
             raise ClipError(f"{path} is the input; write to another name")
         if not overwrite:
             raise ClipError(f"{path} exists; choose another name, or allow overwriting (--overwrite)")
-    with _workfolder(path) as folder, _sound(clip) as (_, sounds):
+    with workfolder(path) as folder, _sound(clip) as (_, sounds):
         try:
             (folder / path.name).touch()
         except OSError as error:  # too long a name
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
         for sound in sounds:
             try:  # Only an attempt tells: muxers refuse some of the codecs that they say they support.
                 with _output(folder / path.name) as output:
                     output.add_stream_from_template(sound)
                     output.start_encoding()
             except (av.FFmpegError, ValueError) as error:
-                if getattr(error, "errno", None) in _FULL:
-                    raise _unwritable(path, error) from error
+                if getattr(error, "errno", None) in FULL:
+                    raise unwritable(path, error) from error
                 codec = sound.codec_context.name if sound.codec_context else "of an unknown codec"
                 advice = (
                     "convert it to AAC first" if path.suffix.lower() == ".mkv" else "write to a .mkv file"
@@ -223,23 +236,20 @@ def _say_what_is_lost(path: Path, clip: Clip, codec: str) -> None:
         )
 
 
-def _unwritable(path: Path, error: Any) -> ClipError:
-    if error.errno in _FULL:
-        return ClipError(f"no space left for {path}; free some on its disk and run again")
-    return ClipError(f"can't write {path}: {error.strerror}")
-
-
-@contextmanager
-def _workfolder(path: Path) -> Iterator[Path]:
-    """A folder beside ``path``, so that what is made in it is moved to ``path`` in one step."""
-    try:
-        folder = tempfile.TemporaryDirectory(prefix=".zs2kit-", dir=path.parent, ignore_cleanup_errors=True)
-    except OSError as error:
-        raise ClipError(
-            f"can't write into {path.parent} ({error.strerror}); choose another folder"
-        ) from error
-    with folder as name:
-        yield Path(name)
+def _described(clip: Clip, codec: str, quality: int | None) -> dict[str, Any]:
+    """What a file under way is made with, beside what its frames depend on."""
+    return {
+        "zs2kit": __version__,
+        "av": av.__version__,
+        "codec": codec,
+        "quality": _QUALITY if quality is None else quality,
+        "width": clip.width,
+        "height": clip.height,
+        "rate": str(clip.rate),
+        "time base": str(clip.time_base),
+        "sample aspect ratio": str(clip.sample_aspect_ratio),
+        "color": asdict(clip.color),
+    }
 
 
 def _output(path: Path, muxer: str | None = None) -> OutputContainer:
@@ -247,6 +257,8 @@ def _output(path: Path, muxer: str | None = None) -> OutputContainer:
     # sound that an audio decoder starts up with are.
     options = {"avoid_negative_ts": "disabled"}
     muxer = muxer or FORMATS[path.suffix.lower()]
+    if muxer in ("mp4", "mov"):  # in which a stream's delay is told; by default in milliseconds
+        options["movie_timescale"] = "90000"
     return av.open(f"file:{path}", "w", format=muxer, container_options=options)
 
 
@@ -278,21 +290,19 @@ def _soundless(clip: Clip) -> ClipError:
     return ClipError(f"the sound of {clip.source} can't be read any more; put the file back and run again")
 
 
-def _encode(clip: Clip, folder: Path, codec: str, quality: int | None) -> tuple[array[int], int]:
-    """Encode the frames to segments in ``folder``.
-
-    Return the pts of all frames and the duration of the last; those in the segments start at 0.
-    """
+def _encode(
+    clip: Clip, journal: Journal, codec: str, quality: int | None, progress: Callable[[int], object]
+) -> None:
+    """Encode the frames to segments, until the journal is complete; the pts in the segments start at 0."""
     pix_fmt = _pix_fmt(codec, clip)
     color = _stored_color(codec, clip)
     options = dict(CODECS[codec].options)
     if codec == "h264":
-        options["crf"] = str(18 if quality is None else quality)
-    times: array[int] = array("q")
-    frames = _checked(clip)
-    duration = 0
+        options["crf"] = str(_QUALITY if quality is None else quality)
+    times = journal.times[: journal.finished]
+    frames = _checked(clip, journal.frames(progress), len(times))
     while (first := next(frames, None)) is not None:
-        with _output(folder / f"{len(times):09}.segment", CODECS[codec].segments) as output:
+        with _output(segment_file(journal.folder, len(times)), CODECS[codec].segments) as output:
             stream = output.add_stream(CODECS[codec].encoder, clip.rate, width=clip.width, height=clip.height)
             assert isinstance(stream, VideoStream)
             stream.pix_fmt = pix_fmt
@@ -302,15 +312,15 @@ def _encode(clip: Clip, folder: Path, codec: str, quality: int | None) -> tuple[
             for frame in chain([first], islice(frames, SEGMENT - 1)):
                 picture = _picture(frame.image, color, pix_fmt)
                 times.append(frame.pts)
-                duration = frame.duration
                 picture.pts, picture.time_base = frame.pts - times[0], clip.time_base
                 output.mux(stream.encode(picture))
             output.mux(stream.encode())
     if not times:
         raise ClipError("the clip has no frame, so there is nothing to write")
-    if not duration:
-        duration = times[-1] - times[-2] if len(times) > 1 else frame_ticks(clip)
-    return times, duration
+    if not journal.duration:
+        journal.duration = times[-1] - times[-2] if len(times) > 1 else frame_ticks(clip)
+    journal.complete = True
+    journal.save()
 
 
 def _tag(stream: VideoStream, clip: Clip, color: Color) -> None:
@@ -321,9 +331,9 @@ def _tag(stream: VideoStream, clip: Clip, color: Color) -> None:
     context.color_primaries, context.color_trc = color.primaries, color.trc
 
 
-def _checked(clip: Clip) -> Iterator[Frame]:
+def _checked(clip: Clip, frames: Iterator[Frame], first: int) -> Iterator[Frame]:
     last = None
-    for index, frame in enumerate(clip):
+    for index, frame in enumerate(frames, first):
         if frame.image.shape != (clip.height, clip.width, 3) or frame.image.dtype != np.uint8:
             raise ClipError(
                 f"frame {index} is {frame.image.dtype} of shape {frame.image.shape}, "
@@ -440,7 +450,7 @@ def _pictures(clip: Clip, folder: Path, times: array[int], pattern: Pattern, num
             try:
                 (folder / path.name).write_bytes(bytes(packet))
             except OSError as error:
-                raise _unwritable(path, error) from error
+                raise unwritable(path, error) from error
             finished[folder / path.name] = path
     return finished
 

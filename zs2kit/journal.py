@@ -1,0 +1,530 @@
+"""The journal: what an edit keeps beside its output while it works, so that it can go on, whatever ends it.
+
+It is a hidden folder, named after the output. In it lie the finished segments of video, the pictures of the
+one under way, the carry, and journal.json, which says what of these counts. A file is on the disk before
+journal.json names it, and stays there until another journal.json has taken that one's place.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+import zlib
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast, runtime_checkable
+
+import numpy as np
+from safetensors import SafetensorError
+
+from zs2kit.clip import Clip, Frame
+from zs2kit.errors import ClipError
+
+if TYPE_CHECKING:
+    from zs2kit.carry import Carry
+
+SHARE = 0.02  # of an edit's time: saving takes no more of it
+SPEED = 500e6  # bytes a second that a disk takes, until the first save has shown it
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the errors of a full disk
+
+_FILE, _LOCK = "journal.json", "lock"
+_ENDS = 1 << 16  # bytes
+# What files raise that are not as they were written
+_MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RecursionError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+)
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """Frames that are made in chunks, and whose making can begin between any two of these.
+
+    ``index`` frames are made, and ``carry`` is what those after them must know: whoever has taken ``index``
+    frames stands between two chunks. Who sets both before taking the first frame, begins there.
+    """
+
+    index: int
+    carry: Carry
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the frames from ``index`` on."""
+        ...
+
+    def describe(self) -> dict[str, Any] | None:
+        """Return all that the frames depend on, as JSON can say it; None if it can't be told."""
+        ...
+
+
+class Journal:
+    """What is done of one output, in ``folder``, and the frames that are still to be put into segments.
+
+    ``times`` are the pts of the frames that are made, and the last one is shown for ``duration`` ticks. They
+    are in segments of ``segment`` frames, but for the last ones, which are still pictures; the output is
+    ``complete`` if all are. Without ``settings``, which say what it was made with, nothing is kept.
+    """
+
+    def __init__(self, folder: Path, clip: Clip, segment: int, settings: Mapping[str, Any] | None) -> None:
+        self.folder = folder
+        self.clip = clip
+        self.segment = segment
+        self.settings = settings
+        self.times: array[int] = array("q")
+        self.duration = 0
+        self.complete = False
+        self._checksums: dict[str, int] = {}  # of the files that journal.json names, or will
+        self._pictures: BinaryIO | None = None
+        self._encoded = True  # all that was handed out
+        self._saved = 0  # frames that journal.json speaks of
+        self._began = perf_counter()
+        self._spent = self._cost = 0.0  # seconds that all saves took, and the last one
+        self._warned = False
+
+    @property
+    def finished(self) -> int:
+        """How many frames are in finished segments."""
+        return len(self.times) if self.complete else len(self.times) - len(self.times) % self.segment
+
+    def frames(self, progress: Callable[[int], object]) -> Iterator[Frame]:
+        """Yield the frames that are in no finished segment, and keep them; each segment takes ``segment``.
+
+        ``progress`` is called with the number of frames that are encoded, and may raise.
+        """
+        progress(len(self.times))
+        yield from self._kept()
+        for frame in self.clip:
+            self._keep(frame)
+            self._encoded = False
+            yield frame
+            self._encoded = True  # and its segment is closed, if it was the last of one
+            progress(len(self.times))
+            if self.settings is not None:
+                expected = self._cost or self._work.carry.nbytes / SPEED
+                if self._spent + expected <= SHARE * (perf_counter() - self._began):
+                    self.save()
+
+    def save(self) -> None:
+        """Keep what is done, if this is a moment at which it can be: between two chunks, or at the end.
+
+        An edit for which there is room goes on where there is none for that; it is said.
+        """
+        if self.settings is None or not (self.complete or self._between_chunks()):
+            return
+        began = perf_counter()
+        try:
+            self._save()
+        except (OSError, SafetensorError) as error:
+            self._warn(error)
+        self._cost = perf_counter() - began
+        self._spent += self._cost
+
+    def load(self, path: Path) -> None:
+        """Take up what was kept of ``path``; ClipError if it is damaged, or was made with other settings."""
+        assert self.settings is not None
+        edit = _read(path, self.folder)
+        try:
+            if difference := _difference(edit["settings"], self.settings):
+                raise ClipError(
+                    f"{path} was begun with {difference}; repeat that, or begin anew (--no-resume)"
+                )
+            self.times.extend(edit["times"])
+            self.duration, self.complete = edit["duration"], edit["complete"]
+            self._checksums = edit["checksums"]
+            self._saved = len(self.times)
+            for first in range(0, self.finished, self.segment):
+                self._verify(segment_file(self.folder, first))
+            if self.complete:
+                return
+            if self.finished < len(self.times):
+                self._verify(self._picture_file, (len(self.times) - self.finished) * self._picture_size)
+                self._pictures = self._picture_file.open("ab")
+            from zs2kit.carry import Carry
+
+            self._verify(self._carry_file)
+            self._work.carry, self._work.index = Carry.load(self._carry_file), len(self.times)
+        except _MALFORMED as error:
+            raise _damaged(path) from error
+
+    def clear(self) -> None:
+        """Remove what journal.json does not name."""
+        named = {_LOCK}
+        with suppress(ClipError):  # the file counts, since saving may have been cut short
+            named |= {_FILE, *_read(self.folder, self.folder)["checksums"]}
+        for path in self.folder.iterdir():
+            if path.name not in named:
+                with suppress(OSError):
+                    path.unlink()
+
+    def close(self) -> None:
+        """Let go of the folder's files."""
+        if self._pictures is not None:
+            with suppress(OSError):
+                self._pictures.close()
+
+    @property
+    def _work(self) -> Resumable:
+        return cast(Resumable, self.clip.frames)
+
+    @property
+    def _picture_size(self) -> int:
+        return self.clip.height * self.clip.width * 3
+
+    @property
+    def _picture_file(self) -> Path:
+        return self.folder / f"{self.finished:09}.rgb"
+
+    @property
+    def _carry_file(self) -> Path:
+        return self.folder / f"{len(self.times):09}.safetensors"
+
+    def _between_chunks(self) -> bool:
+        """Whether there is something new to keep, and all that it takes."""
+        return (
+            self._encoded
+            and self._work.index == len(self.times) != self._saved
+            and (self._pictures is not None or self.finished == len(self.times))
+        )
+
+    def _kept(self) -> Iterator[Frame]:
+        """The frames of the segment that was under way."""
+        times = self.times[self.finished :]
+        if times:
+            with self._picture_file.open("rb") as file:
+                for pts in times:
+                    image = np.frombuffer(file.read(self._picture_size), np.uint8)
+                    yield Frame(image.reshape(self.clip.height, self.clip.width, 3), pts, self.duration)
+
+    def _keep(self, frame: Frame) -> None:
+        """Append a frame to those of the segment under way."""
+        path = self._picture_file
+        if self.settings is not None:
+            try:
+                if self.finished == len(self.times):  # a segment begins
+                    self.close()
+                    self._pictures, self._checksums[path.name] = path.open("wb"), 0
+                if self._pictures is not None:
+                    data = np.ascontiguousarray(frame.image).data
+                    self._pictures.write(data)
+                    self._checksums[path.name] = zlib.crc32(data, self._checksums[path.name])
+            except OSError as error:
+                self._pictures = None  # until the next segment begins
+                self._warn(error)
+        self.times.append(frame.pts)
+        self.duration = frame.duration
+
+    def _save(self) -> None:
+        files = [segment_file(self.folder, first) for first in range(0, self.finished, self.segment)]
+        for path in files:
+            if path.name not in self._checksums:
+                _sync(path)
+                self._checksums[path.name] = checksum(path)
+        if self._pictures is not None and self.finished < len(self.times):
+            self._pictures.flush()
+            os.fsync(self._pictures.fileno())
+            files.append(self._picture_file)
+        if not self.complete:
+            files.append(self._carry_file)
+            with _replaced(files[-1]) as temporary:
+                self._work.carry.save(temporary)
+                self._checksums[files[-1].name] = checksum(temporary)
+        edit = {
+            "settings": self.settings,
+            "times": self.times.tolist(),
+            "duration": self.duration,
+            "complete": self.complete,
+            "checksums": {path.name: self._checksums[path.name] for path in files},
+        }
+        with _replaced(self.folder / _FILE) as temporary:
+            text = json.dumps({"edit": edit, "checksum": _checksum_of(edit)})
+            temporary.write_text(text, encoding="utf-8")
+        self._saved = len(self.times)
+        for path in [*self.folder.glob("*.rgb"), *self.folder.glob("*.safetensors")]:
+            if path not in files:
+                path.unlink()
+
+    def _verify(self, path: Path, size: int | None = None) -> None:
+        """ValueError if a file is not as it was named; there may be more in it than ``size`` bytes."""
+        if path.is_symlink():
+            raise ValueError(path)
+        if size is not None:
+            os.truncate(path, size)
+        if checksum(path) != self._checksums[path.name]:
+            raise ValueError(path)
+
+    def _warn(self, error: Exception) -> None:
+        """Say, once, that an interruption would now lose something."""
+        for path in self.folder.glob("*.new"):
+            path.unlink()
+        if not self._warned:
+            self._warned = True
+            why = getattr(error, "strerror", None) or error
+            warnings.warn(
+                f"what comes after {self._saved} frames can't be kept in {self.folder} ({why}), and would be "
+                "lost in an interruption; the edit goes on",
+                stacklevel=2,
+            )
+
+
+def segment_file(folder: Path, first: int) -> Path:
+    """The file of the segment that begins with frame ``first``."""
+    return folder / f"{first:09}.segment"
+
+
+@contextmanager
+def opened(
+    path: Path, clip: Clip, settings: Mapping[str, Any], segment: int, resume: bool | None
+) -> Iterator[Journal]:
+    """The journal of ``path``, and with it the folder to make it in, which at the end is gone.
+
+    If something ends an edit, what is done of it is kept instead, and a note of the exception says so. That
+    takes frames that are `Resumable` and describe themselves. ``settings`` are those of the file, and
+    ``resume`` is what `check` takes.
+    """
+    described = clip.frames.describe() if isinstance(clip.frames, Resumable) else None
+    if described is None:
+        if _folder_of(path).exists():  # left by another edit
+            with _locked(path) as folder:
+                if resume is not False and (folder / _FILE).exists():
+                    raise _undecided(path, folder)
+                (folder / _FILE).unlink(missing_ok=True)
+        with workfolder(path) as folder:
+            yield Journal(folder, clip, segment, None)
+        return
+    everything = json.loads(json.dumps({**settings, "segment": segment, **described}))
+    with _locked(path) as folder:
+        journal = Journal(folder, clip, segment, everything)
+        if resume is False:
+            (folder / _FILE).unlink(missing_ok=True)
+        if (folder / _FILE).exists():
+            if resume is None:
+                raise _undecided(path, folder)
+            journal.load(path)
+        journal.clear()
+        try:
+            yield journal
+            (folder / _FILE).unlink(missing_ok=True)
+        except BaseException as error:
+            if isinstance(error, Exception):  # no Ctrl-C, which ends it at once
+                with suppress(Exception):  # it is the first error that counts
+                    journal.save()
+            journal.clear()
+            if (folder / _FILE).exists():
+                of = f" of {clip.frame_count}" if clip.frame_count else ""
+                kept = len(_read(path, folder)["times"])
+                error.add_note(f"{kept}{of} frames are kept; the same again with --resume goes on")
+            raise
+        finally:
+            journal.close()
+
+
+def check(path: Path, resume: bool | None) -> int:
+    """Return how many frames are kept of an edit to ``path`` that was interrupted; 0 if there was none.
+
+    resume: True to go on with that edit, False to begin anew, None if that is still to be decided: it is a
+    ClipError if there is such an edit. So it is if another process is writing ``path`` and, unless it is
+    begun anew, if what was kept is damaged.
+    """
+    folder = _folder_of(path)
+    if not folder.exists():
+        return 0
+    with _locked(path):
+        if resume is False or not (folder / _FILE).exists():
+            return 0
+        edit = _read(path, folder)
+        if edit["complete"]:  # it was ended when its files got their names, or just after that
+            placed = [each for each in folder.iterdir() if _same(each, path.with_name(each.name))]
+            if resume is None and folder / path.name in placed:
+                (folder / _FILE).unlink()
+                return 0
+            for each in placed if resume else ():
+                path.with_name(each.name).unlink()
+        if resume is None:
+            raise _undecided(path, folder)
+        return len(edit["times"])
+
+
+@contextmanager
+def workfolder(path: Path) -> Iterator[Path]:
+    """A folder beside ``path``, so that what is made in it is moved to ``path`` in one step."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=".zs2kit-", dir=path.parent, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise _closed(path, error) from error
+    with folder as name:
+        yield Path(name)
+
+
+def unwritable(path: Path, error: Any) -> ClipError:
+    """What an OSError on the way to ``path`` means to the user."""
+    if error.errno in FULL:
+        return ClipError(f"no space left for {path}; free some on its disk and run again")
+    return ClipError(f"can't write {path}: {error.strerror}")
+
+
+def fingerprint(paths: Sequence[Path]) -> str:
+    """Return by what files are known again: their sizes, and a checksum of how they begin and end."""
+    size = value = 0
+    for path in paths:
+        with path.open("rb") as file:
+            size += os.fstat(file.fileno()).st_size
+            value = zlib.crc32(file.read(_ENDS), value)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _ENDS))
+            value = zlib.crc32(file.read(), value)
+    return f"{len(paths)} files, {size} bytes, {value:08x}"
+
+
+def checksum(path: Path) -> int:
+    """Return the CRC-32 of a whole file."""
+    value = 0
+    with path.open("rb") as file:
+        while data := file.read(1 << 20):
+            value = zlib.crc32(data, value)
+    return value
+
+
+def _checksum_of(edit: object) -> int:
+    return zlib.crc32(json.dumps(edit, sort_keys=True).encode())
+
+
+def _read(path: Path, folder: Path) -> dict[str, Any]:
+    """What journal.json says of the edit to ``path``; ClipError if it is damaged."""
+    try:
+        read = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        edit: dict[str, Any] = read["edit"]
+        if _checksum_of(edit) != read["checksum"]:
+            raise ValueError(read)
+    except _MALFORMED as error:
+        raise _damaged(path) from error
+    return edit
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The settings that are not the same, with both values; empty if all are."""
+    old, new = dict(_flat(before)), dict(_flat(now))
+    names = [name for name in {**new, **old} if old.get(name) != new.get(name)]
+    return "; ".join(f"{name} {old.get(name)!r}, not {new.get(name)!r}" for name in names)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """{"pose": {"scale": 1}} -> pose.scale, 1."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _undecided(path: Path, folder: Path) -> ClipError:
+    kept = len(_read(path, folder)["times"])
+    return ClipError(
+        f"an edit to {path} was interrupted, and {kept} frames of it are kept; go on with it (--resume), or "
+        "begin anew (--no-resume)"
+    )
+
+
+def _damaged(path: Path) -> ClipError:
+    return ClipError(f"what is kept of an interrupted edit to {path} is damaged; begin anew (--no-resume)")
+
+
+def _closed(path: Path, error: OSError) -> ClipError:
+    return ClipError(f"can't write into {path.parent} ({error.strerror}); choose another folder")
+
+
+def _folder_of(path: Path) -> Path:
+    name = path.name
+    if len(os.fsencode(name)) > 240:  # a file's name has 255 bytes at most
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return path.with_name(f".{name}.zs2kit")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[Path]:
+    """The folder of the journal of ``path``, made if there is none, and no other process in it meanwhile.
+
+    It goes with this one, unless there is a journal.json by then.
+    """
+    folder = _folder_of(path)
+    if folder.is_symlink():
+        raise ClipError(f"{folder} is a link; remove it")
+    while True:
+        try:
+            folder.mkdir(exist_ok=True)
+            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError:
+            if not folder.parent.exists():
+                raise
+            continue  # another process has just removed it
+        except OSError as error:
+            raise _closed(path, error) from error
+        if not _lock(lock):
+            os.close(lock)
+            raise ClipError(f"another process is writing {path}; wait for it, or write to another name")
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(lock), os.stat(folder / _LOCK)):
+                break
+        os.close(lock)  # that of a folder that was removed
+    try:
+        yield folder
+    finally:
+        if not (folder / _FILE).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)  # and with it, or with the process, the lock goes
+
+
+def _lock(file: int) -> bool:
+    """Lock an open file; False if another process has."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:  # other errors: a disk that knows no locks
+        return error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+    return True
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """A name to write a file under, which then takes the place of ``path``, whole and on the disk."""
+    temporary = path.with_suffix(".new")
+    yield temporary
+    _sync(temporary)
+    temporary.replace(path)
+    with suppress(OSError):  # not every system can
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Have what was written to a file, or which names a folder has, on the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _same(file: Path, other: Path) -> bool:
+    try:
+        return file.samefile(other)
+    except OSError:
+        return False
