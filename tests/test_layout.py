@@ -24,7 +24,7 @@ LAYERS = [
     {"beside", "clip", "hookspecs", "carry", "noise"},
     {"journal"},
     {"attention", "io", "model", "plugins", "sheet"},
-    {"companion", "denoiser", "detectors", "metrics", "report"},
+    {"companion", "denoiser", "detectors", "metrics", "report", "verify"},
     {"control", "sampler", "puppets"},
     {"scan", "zs2kit_plugins"},
     {"cli", "testing", "puppets.evaluate"},

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zs2kit import __version__
-from zs2kit.errors import PluginError, UsageError, Zs2Error, is_out_of_memory
+from zs2kit.errors import ClipError, PluginError, UsageError, Zs2Error, is_out_of_memory
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -724,6 +724,27 @@ def metrics(
         )
     lines = [f"{name:24}{value:12.5g}" for name, value in numbers.items()]
     click.echo(json.dumps(numbers, indent=2) if as_json else "\n".join(lines))
+
+
+@main.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("result", type=click.Path(path_type=Path))
+@click.option("--start", type=time, metavar="TIME", help="That of the edit.")
+@click.option("--end", type=time, metavar="TIME", help="That of the edit.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def verify(source: Path, result: Path, start: Fraction | None, end: Fraction | None, as_json: bool) -> None:
+    """Check that RESULT is as whole as SOURCE: frames, times, size, aspect, colour tags and sound.
+
+    Pictures are not compared. Prints a line for every check, and exits with 1 if one of them fails.
+    """
+    with _manners(False):
+        from zs2kit.verify import verify
+
+        checks = verify(source, result, start=start, end=end)
+    lines = [f"{'ok' if each.ok else 'WRONG':7}{each.name}: {each.says}" for each in checks]
+    click.echo(json.dumps([each._asdict() for each in checks], indent=2) if as_json else "\n".join(lines))
+    if wrong := [each.name for each in checks if not each.ok]:
+        raise ClipError(f"{result} is not what {source} was in: {', '.join(wrong)}")
 
 
 class PluginCommands(click.Group):

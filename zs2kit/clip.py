@@ -46,8 +46,8 @@ class Color:
 class Clip:
     """Frames in order, to be iterated over once, and never held all at once.
 
-    ``source`` names the file whose audio, between ``start`` and ``end`` seconds, `write` copies
-    next to the frames. Frames keep the pts that they have in the source.
+    ``source`` names the file whose audio, between ``start`` and ``end`` seconds after its ``origin``, `write`
+    copies next to the frames. Frames keep the pts that they have in the source.
     """
 
     frames: Iterable[Frame]
@@ -57,6 +57,7 @@ class Clip:
     time_base: Fraction  # seconds per tick of a pts
     frame_count: int | None = None  # None: not known before the end
     source: Path | None = None
+    origin: Fraction = Fraction(0)  # when the source begins, with picture or sound, in seconds of its clock
     start: Fraction | None = None  # seconds into the source; None: from its beginning
     end: Fraction | None = None
     sample_aspect_ratio: Fraction = Fraction(1)

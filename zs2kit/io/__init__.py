@@ -1,8 +1,7 @@
-"""Reading and writing of clips: the only part of zs2kit that knows PyAV, decord and OpenCV's VideoCapture.
+"""Reading and writing of clips: the only part of zs2kit that knows PyAV and OpenCV's VideoCapture.
 
-PyAV's packets are the clock: timestamps, counts, rotation, colour tags, sound. decord supplies the pixels
-of short files that it is known to get right, PyAV those of all others, and OpenCV steps in where PyAV
-finds no picture. Only a few frames are in memory at a time, in either direction.
+PyAV's packets are the clock: timestamps, counts, rotation, colour tags, sound. Its pictures are the frames,
+and OpenCV steps in where it finds none. Only a few frames are in memory at a time, in either direction.
 """
 
 from __future__ import annotations

@@ -1,15 +1,17 @@
-"""Reading of clips: PyAV's packets are the clock; PyAV, decord or OpenCV give the pixels."""
+"""Reading of clips: PyAV's packets are the clock, and its pictures the frames."""
 
 from __future__ import annotations
 
 import math
 import os
-import sys
+import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
-from itertools import chain, pairwise
+from heapq import heapify, heappop, heappush
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -26,17 +29,15 @@ from zs2kit.clip import Clip, Color, Frame
 from zs2kit.errors import ClipError, UsageError
 from zs2kit.io.sequence import Pattern, read_sequence
 
-SMALL = 64 << 20  # bytes; larger files are not read through before their first frame
+SMALL = 64 << 20  # bytes; the frames of larger files are not counted before the first is read
 
-# decord agrees with PyAV to the bit in these pixel formats, whatever the colour tags, and not in 10 bits.
-# It takes the next picture for the next packet's: so only codecs in which every packet is a picture.
-_DECORD_FORMATS = {f"yuv{j}{layout}p" for j in ("", "j") for layout in ("420", "422", "444")}
-_DECORD_CODECS = {"h264", "hevc"}
-# Containers with an index. In others, such as MPEG-TS, a seek ends at any packet, not at a keyframe's, and
-# decord repeats frames.
+# Containers with an index. In others, such as MPEG-TS, a seek ends at any packet, not at a keyframe's.
 _INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 # FFmpeg draws text as a picture and follows lists of other files; neither is a video that somebody names.
 _TEXT_FORMATS = {"tty", "concat", "dash", "hls", "sdp"}
+# By default swscale takes shortcuts with halved colours, and its pictures are about half a level too dark.
+# With these flags every level is the nearest one.
+_EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
 def read(
@@ -45,15 +46,22 @@ def read(
     start: Fraction | float | None = None,
     end: Fraction | float | None = None,
     rate: Fraction | float | None = None,
+    skip: int = 0,
 ) -> Clip:
-    """Open a video, or a sequence of PNG pictures; frames are decoded while the clip is iterated over.
+    """Open a video, a picture or a sequence of pictures; frames are decoded while the clip is iterated over.
 
     A sequence is named by a printf pattern, shot.%04d.png, and shows ``rate`` pictures a second (25 if it
-    is not said); a video has its own. ``start`` and ``end`` are seconds on the file's own clock: frames with start <= time < end are kept.
-    Pictures are upright (rotation tags are applied), RGB by the file's colour tags or, where it has none,
-    as players guess. One frame is decoded here, so a file that has none fails now rather than later.
+    is not said); a video has its own. ``start`` and ``end`` are seconds from the file's first picture or
+    sound, as players count: frames with start <= time < end are kept. Of these the first ``skip`` are left
+    out; they are decoded, which costs little. Pictures are upright (rotation tags are applied), RGB by the
+    file's colour tags or, where it has none, as players guess. One frame is decoded here, so a file that has
+    none fails now rather than later.
 
-    Raises ClipError for a file that can't be read, UsageError for a start or end that leaves no frame.
+    A packet that can't be decoded costs its own picture at most. The one before it is shown in its place, so
+    that the number of frames and their times are kept, and once all are read, a warning says which and how
+    many. Of transparency and of interlaced pictures, which are edited as they are, a warning is given here.
+
+    Raises ClipError for a file that can't be read, UsageError for a start, end or skip that leaves no frame.
     """
     source = Path(path)
     pattern = None if os.path.lexists(source) else Pattern.of(source)
@@ -62,31 +70,31 @@ def read(
     begin, stop = _seconds("start", start), _seconds("end", end)
     if stop is not None and stop <= (begin or 0):
         raise UsageError(f"end ({float(stop):g} s) must come after start ({float(begin or 0):g} s)")
-    if pattern:
-        return read_sequence(source, pattern, begin, stop, rate)
-    if rate is not None:
+    if pattern is None and rate is not None:
         raise UsageError(f"{source} has its own rate; a rate is for sequences of pictures (shot.%04d.png)")
+    frames: Iterator[Frame]
     try:
-        clip, fits_decord = _describe(source)
+        if pattern:
+            clip = read_sequence(source, pattern, begin, stop, rate)
+            frames = islice(clip, skip, None)
+        else:
+            clip = replace(_describe(source), start=begin, end=stop)
+            clip.frame_count = _count(clip)
+            frames = _pyav_frames(clip, skip)
     except _Undecodable:
         described = _describe_with_opencv(source)
         if described is None:
             raise
         clip = replace(described, start=begin, end=stop)
-        frames = _opencv_frames(clip)
-    else:
-        clip = replace(clip, start=begin, end=stop)
-        if source.stat().st_size > SMALL:
-            frames = _pyav_frames(clip)
-            clip.frame_count = clip.frame_count if begin is None and stop is None else None
-        else:
-            packets, sure = _packets(clip)
-            earliest, latest = _ticks(clip)
-            clip.frame_count = sum(earliest <= pts < latest for pts, _ in packets) or None
-            frames = _decord_frames(clip, packets) if fits_decord and sure else _pyav_frames(clip)
+        frames = islice(_opencv_frames(clip), skip, None)
+    if clip.frame_count is not None:
+        clip.frame_count = max(1, clip.frame_count - skip)
     first = next(frames, None)
     if first is None:
-        raise UsageError(f"{source} has no frame {_span_text(clip)}; choose start and end inside the clip")
+        after = f" after the first {skip}" if skip else ""
+        raise UsageError(
+            f"{source} has no frame {_span_text(clip)}{after}; choose start and end inside the clip"
+        )
     clip.frames = chain([first], frames)
     return clip
 
@@ -134,15 +142,26 @@ class _Upright(NamedTuple):
         return np.ascontiguousarray(image[:: self.rows, :: self.columns])
 
 
+_TURNS = {90: _Upright(True, rows=-1), -90: _Upright(True, columns=-1), 180: _Upright(False, -1, -1)}
+
+
 def _upright(frame: VideoFrame) -> _Upright:
     """Read the display matrix; it maps (column, row) by [[a, b], [c, d]], of which we keep the signs."""
-    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV doesn't know what else there is, as in photos
+        return _TURNS.get(frame.rotation, _Upright())
     if matrix is None:
         return _Upright()
     (a, b, _), (c, d, _), _ = np.frombuffer(bytes(matrix), np.int32).reshape(3, 3)
     swap = abs(int(b)) > abs(int(a))
     column, row = (c, b) if swap else (a, d)
     return _Upright(swap, -1 if row < 0 else 1, -1 if column < 0 else 1)
+
+
+def is_turned(picture: VideoFrame) -> bool:
+    """Whether a tag tells players to turn the picture, or to mirror it."""
+    return _upright(picture) != _Upright()
 
 
 class _Undecodable(ClipError):
@@ -170,7 +189,6 @@ def _open(source: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise ClipError(f"{source} has sound but no picture; name a video file")
         if not videos:
             raise _Undecodable(f"{source} has no picture, or is cut short before it; name a video file")
-        videos[0].thread_type = "AUTO"
         try:
             yield container, videos[0]
         except av.FFmpegError as error:
@@ -188,31 +206,175 @@ def demux(container: InputContainer, *streams: Stream) -> Iterator[Packet[Any]]:
                 yield packet
 
 
-def _decode(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """Decode what can be decoded: a damaged packet costs its own frames, and not those after it."""
-    for packet in chain(demux(container, stream), [None]):
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator[tuple[Packet[Any], bool]]:
+    """The packets of a video, and whether each is to give a picture that is shown at its pts.
+
+    Those before the first keyframe don't, nor those after it that are shown before it.
+    """
+    packets = demux(container, stream)
+    vp8 = stream.codec_context.name == "vp8"
+    keyframe = None
+    while True:
         try:
-            frames = stream.decode(packet)
+            packet = next(packets, None)
+        except av.InvalidDataError:  # what follows can't be read: as good as the end
+            return
+        if packet is None:
+            return
+        if keyframe is None and packet.is_keyframe:
+            keyframe = packet.pts
+        hidden = packet.is_discard or (vp8 and not memoryview(packet)[0] & 0x10)  # VP8's bit "show_frame"
+        yield packet, not (hidden or packet.pts is None or keyframe is None or packet.pts < keyframe)
+
+
+def _decode(
+    container: InputContainer, stream: VideoStream, due: list[tuple[int, int]] | None = None
+) -> Iterator[VideoFrame]:
+    """Decode what can be decoded: a damaged packet costs its own picture, and those drawn upon it at most.
+
+    ``due``, a heap, gets the (pts, duration) of each picture that is to come; not where packets have no pts,
+    as in AVI, since then the decoder makes times up.
+    """
+    for packet, shown in chain(_packets(container, stream), [(None, False)]):
+        if packet is not None and packet.pts is None:
+            due = None
+        if due is not None and packet is not None and shown:
+            heappush(due, (packet.pts or 0, packet.duration or 0))
+        try:
+            pictures = stream.decode(packet)
         except av.FFmpegError:
             continue
-        yield from frames
+        yield from pictures
 
 
-def _describe(source: Path) -> tuple[Clip, bool]:
-    """Read what the file says of itself, and from its first frame what only pictures tell.
+class Shown(NamedTuple):
+    """A decoded picture and when it is shown, in ticks of its clip's time_base."""
 
-    The second result says whether decord gets this file right.
+    picture: VideoFrame
+    pts: int
+    duration: int
+    own: bool = True  # False: what belongs here can't be decoded, and this is a neighbour's
+
+
+def shown(clip: Clip) -> Iterator[Shown]:
+    """The pictures of a clip as they are decoded, from its start to its end, each later than the one before.
+
+    Says in a warning, after the last of them, what was damaged, or missing at the end.
     """
+    assert clip.source is not None
+    begin, stop = _ticks(clip)
+    spacing = frame_ticks(clip)  # the longest time from one to the next
+    lost = marred = index = 0
+    last, first_fault = None, ""
+    with _open(clip.source) as (container, stream):
+        if clip.start is not None:
+            seek(container, stream, clip.origin + clip.start)
+        for each in _timed(container, stream, clip):
+            if each.pts >= stop:
+                break
+            spacing = max(spacing, each.pts - last.pts) if last else spacing
+            last = each
+            if each.pts < begin:
+                continue
+            if not each.own or each.picture.is_corrupt:
+                lost, marred = lost + (not each.own), marred + each.own
+                seconds = float(each.pts * clip.time_base - clip.origin)
+                first_fault = first_fault or f"the first is frame {index}, at {seconds:.2f} s"
+            index += 1
+            yield each
+        else:
+            end = (last.pts + last.duration) * clip.time_base if last else clip.origin
+            declared = _declared_end(stream)
+            if last and declared - end > 2 * spacing * clip.time_base:
+                there, all_ = float(end - clip.origin), float(declared - clip.origin)
+                warnings.warn(
+                    f"{clip.source} breaks off at {there:.2f} s of {all_:.2f} s; what is there is used",
+                    stacklevel=2,
+                )
+    if lost or marred:
+        faults = [f"frames in whose place a neighbour is shown: {lost}"] if lost else []
+        faults += [f"frames with errors: {marred}"] if marred else []
+        warnings.warn(f"{clip.source} is damaged; {'; '.join(faults)}; {first_fault}", stacklevel=2)
+
+
+def _timed(container: InputContainer, stream: VideoStream, clip: Clip) -> Iterator[Shown]:
+    """All pictures in the order of display, with times that increase, and none missing.
+
+    A damaged time is one that doesn't lie between its neighbours'. A picture is missing when its packet has
+    come and a later picture too; then the one before is shown once more, or at the beginning the one after.
+    """
+    nominal = frame_ticks(clip)
+    due: list[tuple[int, int]] = []
+    last: Shown | None = None
+    for picture, following in pairwise(chain(_decode(container, stream, due), [None])):
+        assert picture is not None
+        pts = _between(last, picture.pts, following.pts if following else None, nominal)
+        if pts != picture.pts:
+            due[:] = [each for each in due if each[0] != picture.pts]
+            heapify(due)
+        # In MPEG-TS, each half of an interlaced picture may have its packet.
+        apart = nominal * 3 // 4 if picture.interlaced_frame else 1
+        while due and due[0][0] <= pts:
+            missing, duration = heappop(due)
+            if missing < pts and (last is None or missing >= last.pts + apart):
+                last = Shown(last.picture if last else picture, missing, duration or nominal, own=False)
+                yield last
+        last = Shown(picture, pts, picture.duration or nominal)
+        yield last
+    longest = max(2 * nominal, math.ceil(1 / clip.time_base))  # a damaged time may be anywhere
+    while due and last:
+        missing, duration = heappop(due)
+        if last.pts < missing <= last.pts + longest:
+            last = last._replace(pts=missing, duration=duration or nominal, own=False)
+            yield last
+
+
+def _between(last: Shown | None, pts: int | None, after: int | None, nominal: int) -> int:
+    """The time of a picture after ``last``: its pts unless that, or the next one's, says that it is wrong."""
+    if last is None:
+        if pts is None or (after is not None and pts >= after):
+            return 0 if after is None else after - nominal
+        return pts
+    if after is not None and after <= last.pts:  # then that one is wrong
+        after = None
+    if pts is not None and last.pts < pts and (after is None or pts < after):
+        return pts
+    guess = last.pts + last.duration
+    return guess if after is None else max(last.pts + 1, min(guess, after - 1))
+
+
+def _declared_end(stream: VideoStream) -> Fraction:
+    """When the pictures end by what the file says at its beginning; 0 if it says nothing."""
+    tag = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))  # Matroska's
+    if tag:
+        return int(tag[1]) * 3600 + int(tag[2]) * 60 + Fraction(tag[3])
+    if stream.duration is None or stream.time_base is None:
+        return Fraction(0)
+    return ((stream.start_time or 0) + stream.duration) * stream.time_base
+
+
+def _describe(source: Path) -> Clip:
+    """Read what the file says of itself, and from its first frame what only pictures tell."""
     with _open(source) as (container, stream):
         frame = next(_decode(container, stream), None)
         if frame is None:
             raise _Undecodable(f"no frame of {source} can be decoded; it is damaged, cut short or encrypted")
-        codec, muxing = stream.codec_context.name, container.format.name
         upright = _upright(frame)
         aspect = stream.sample_aspect_ratio or Fraction(1)
         height, width = (frame.width, frame.height) if upright.swap else (frame.height, frame.width)
-        tags = _color(frame)
-        clip = Clip(
+        starts = [
+            each.start_time * each.time_base
+            for each in (stream, *container.streams.audio)
+            if each.start_time is not None and each.time_base is not None
+        ]
+        if stream.metadata.get("alpha_mode") == "1" or _is_transparent(frame):
+            warnings.warn(f"{source} is transparent in places; the result will not be", stacklevel=3)
+        if frame.interlaced_frame:
+            warnings.warn(
+                f"{source} is interlaced, and each frame is edited as one picture; deinterlace it first",
+                stacklevel=3,
+            )
+        return Clip(
             frames=(),
             width=width,
             height=height,
@@ -220,20 +382,32 @@ def _describe(source: Path) -> tuple[Clip, bool]:
             time_base=stream.time_base or Fraction(1, 90_000),
             frame_count=stream.frames or None,
             source=source,
+            origin=max(Fraction(0), min(starts, default=Fraction(0))),
             sample_aspect_ratio=1 / aspect if upright.swap else aspect,
-            color=tags.resolve(frame.width, frame.height),
+            color=_color(frame).resolve(frame.width, frame.height),
             silent=not container.streams.audio,
             pix_fmt=frame.format.name,
         )
-    fits_decord = (
-        muxing in _INDEXED
-        and codec in _DECORD_CODECS
-        and frame.format.name in _DECORD_FORMATS
-        and upright == _Upright()
-        # What has no tag that it knows, decord takes for BT.601.
-        and clip.color.colorspace in (tags.colorspace, 6)
-    )
-    return clip, fits_decord
+
+
+def _is_transparent(frame: VideoFrame) -> bool:
+    has_alpha = any(part.is_alpha for part in frame.format.components)
+    return has_alpha and bool(frame.to_ndarray(format="rgba")[..., 3].min() < 255)
+
+
+def _count(clip: Clip) -> int | None:
+    """The number of frames by the packets, of a file that is soon read; else by what a whole file says."""
+    assert clip.source is not None
+    if clip.source.stat().st_size > SMALL:
+        return clip.frame_count if clip.start is None and clip.end is None else None
+    begin, stop = _ticks(clip)
+    count = 0
+    with _open(clip.source) as (container, stream):
+        for packet, shown in _packets(container, stream):
+            if packet.pts is None:
+                return None
+            count += shown and begin <= packet.pts < stop
+    return count or None
 
 
 def _color(frame: VideoFrame) -> Color:
@@ -244,32 +418,19 @@ def _color(frame: VideoFrame) -> Color:
 
 def _ticks(clip: Clip) -> tuple[float, float]:
     """The pts from which on, and before which, frames are kept."""
-    begin = -math.inf if clip.start is None else math.ceil(clip.start / clip.time_base)
-    stop = math.inf if clip.end is None else math.ceil(clip.end / clip.time_base)
+    begin = -math.inf if clip.start is None else math.ceil((clip.origin + clip.start) / clip.time_base)
+    stop = math.inf if clip.end is None else math.ceil((clip.origin + clip.end) / clip.time_base)
     return begin, stop
 
 
-def _pyav_frames(clip: Clip) -> Iterator[Frame]:
-    assert clip.source is not None
-    begin, stop = _ticks(clip)
-    nominal = frame_ticks(clip)
-    with _open(clip.source) as (container, stream):
-        if clip.start is not None:
-            seek(container, stream, clip.start)
-        upright = None
-        following = -math.inf  # the least pts that the next frame may have
-        for picture in _decode(container, stream):
-            pts = picture.pts if picture.pts is not None else max(0, following)
-            pts = int(max(pts, following))
-            duration = picture.duration or nominal
-            following = pts + (duration if picture.pts is None else 1)
-            if pts < begin:
-                continue
-            if pts >= stop:
-                return
+def _pyav_frames(clip: Clip, skip: int = 0) -> Iterator[Frame]:
+    upright = image = None
+    for picture, pts, duration, own in islice(shown(clip), skip, None):
+        if own or image is None:
             upright = upright or _upright(picture)
             size = (clip.height, clip.width) if upright.swap else (clip.width, clip.height)
-            yield Frame(upright.apply(_rgb(picture, clip.color, size)), pts, duration)
+            image = upright.apply(_rgb(picture, clip.color, size))
+        yield Frame(image, pts, duration)
 
 
 def frame_ticks(clip: Clip) -> int:
@@ -291,80 +452,25 @@ def seek(container: InputContainer, stream: Stream, start: Fraction) -> None:
 def _rgb(picture: VideoFrame, color: Color, size: tuple[int, int]) -> NDArray[Any]:
     """Decoded picture -> (height, width, 3) RGB; ``size`` is (width, height)."""
     if not picture.format.is_rgb:
+        picture = _unsited(picture)
         picture.colorspace = color.colorspace
-    return picture.to_ndarray(format="rgb24", width=size[0], height=size[1])
+    scaler = Interpolation.POINT if (picture.width, picture.height) == size else Interpolation.BICUBIC
+    return picture.to_ndarray(format="rgb24", width=size[0], height=size[1], interpolation=scaler | _EXACT)
 
 
-def _packets(clip: Clip) -> tuple[list[tuple[int, int]], bool]:
-    """The (pts, duration) of all packets of the source, by pts, and whether each is sure to give a picture.
+def _unsited(picture: VideoFrame) -> VideoFrame:
+    """The picture, but without a word on where its halved colours were sampled; swscale would shift them.
 
-    It may not if it has no time or shares it, if it is to be dropped, if the first keyframe does not come
-    before it in both orders, or if its time is out of line with what is decoded around it.
+    So a sample counts for its own 2x2 pixels, and `write` gets it back by averaging over these.
     """
-    assert clip.source is not None
-    packets: list[tuple[int, int]] = []
-    sure = True
-    with _open(clip.source) as (container, stream):
-        for packet in demux(container, stream):
-            if packet.pts is None or packet.is_discard or packet.is_corrupt:
-                sure = False
-                continue
-            sure &= packet.pts > packets[0][0] if packets else packet.is_keyframe
-            packets.append((packet.pts, packet.duration or frame_ticks(clip)))
-    shown = sorted(range(len(packets)), key=packets.__getitem__)
-    sure &= all(abs(index - rank) <= 16 for rank, index in enumerate(shown))  # as far as H.264 may reorder
-    packets.sort()
-    return packets, sure and all(a[0] < b[0] for a, b in pairwise(packets))
-
-
-def _decord() -> Any:
-    """Import decord, but not the CUDA libraries that it would load on the way and that it doesn't need.
-
-    It loads all that lie in nvidia/*/lib for the whole process to link with. One of them, libnvblas,
-    takes the place of torch's own matrix products, and crashes where there is no GPU.
-    """
-    known = "nvidia" in sys.modules
-    nvidia = sys.modules.get("nvidia")
-    sys.modules["nvidia"] = None  # type: ignore[assignment]  # "there is no such package"
-    try:
-        import decord
-    finally:
-        del sys.modules["nvidia"]
-        if known:
-            sys.modules["nvidia"] = nvidia  # type: ignore[assignment]
-    return decord
-
-
-def _decord_frames(clip: Clip, packets: list[tuple[int, int]]) -> Iterator[Frame]:
-    """Frames with the clock of PyAV and the pixels of decord; where decord fails, PyAV goes on."""
-    decord = _decord()
-
-    begin, stop = _ticks(clip)
-    skipped = sum(pts < begin for pts, _ in packets)
-    rest = clip
-    decord.logging.set_level(decord.logging.QUIET)
-    # The one for Unicode: decord takes no name that isn't UTF-8.
-    failures = (decord.DECORDError, RuntimeError, AssertionError, StopIteration, UnicodeEncodeError)
-    with suppress(*failures, _Disagreement):
-        reader = decord.VideoReader(f"file:{clip.source}")
-        if len(reader) != len(packets):
-            raise _Disagreement
-        for _ in range(skipped):  # its ways of seeking and skipping both lose frames of open GOPs
-            reader.next()
-        for pts, duration in packets[skipped:]:
-            if pts >= stop:
-                break
-            image = reader.next().asnumpy()
-            if image.shape != (clip.height, clip.width, 3):
-                raise _Disagreement
-            yield Frame(image, pts, duration)
-            rest = replace(clip, start=(pts + 1) * clip.time_base)
-        return
-    yield from _pyav_frames(rest)
-
-
-class _Disagreement(Exception):
-    """decord sees other frames than PyAV."""
+    bare = VideoFrame(picture.width, picture.height, picture.format.name)
+    planes: Any = zip(bare.planes, picture.planes, strict=True)  # of bytes, with padding at the ends of lines
+    for plane in planes:
+        target, source = (np.frombuffer(each, np.uint8).reshape(each.height, -1) for each in plane)
+        width = min(target.shape[1], source.shape[1])
+        target[:, :width] = source[:, :width]
+    bare.color_range = picture.color_range
+    return bare
 
 
 def _describe_with_opencv(source: Path) -> Clip | None:

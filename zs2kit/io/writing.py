@@ -259,6 +259,8 @@ def _output(path: Path, muxer: str | None = None) -> OutputContainer:
     muxer = muxer or FORMATS[path.suffix.lower()]
     if muxer in ("mp4", "mov"):  # in which a stream's delay is told; by default in milliseconds
         options["movie_timescale"] = "90000"
+    if muxer in ("mp4", "mov"):  # in which a stream's delay is told; by default in milliseconds
+        options["movie_timescale"] = "90000"
     return av.open(f"file:{path}", "w", format=muxer, container_options=options)
 
 
@@ -398,8 +400,11 @@ def _picture(image: NDArray[np.uint8], color: Color, pix_fmt: str) -> VideoFrame
 def _join(target: Path, clip: Clip, folder: Path, codec: str, times: array[int], last_duration: int) -> None:
     """Write the packets of all segments, and those of the source's sound, into one file."""
     segments = sorted(folder.glob("*.segment"))
-    # A clip keeps its clock, unless it was cut at the start or begins before 0, which files can't say.
-    origin = times[0] if clip.start is not None or times[0] < 0 else 0
+    # The result begins at 0, with the first picture or sound; a clip that was cut, with its first picture.
+    # Files can't say that a picture comes before 0.
+    origin = round(clip.origin / clip.time_base)
+    if clip.start is not None or times[0] < 0:
+        origin = times[0]
     reorder = CODECS[codec].reorder
     with (
         _output(target) as output,
@@ -522,7 +527,7 @@ def _audio_packets(
             time = packet.pts * packet.time_base
             if clip.start is not None and time < origin:
                 continue
-            if clip.end is not None and time >= clip.end:
+            if clip.end is not None and time >= clip.origin + clip.end:
                 over.add(packet.stream_index)
                 if len(over) == len(sounds):
                     return

@@ -1,0 +1,311 @@
+"""Clips as they come: a table of the ways in which files differ, and of those in which they are damaged.
+
+`make` encodes drawn frames in a way of our own; the rest of a clip's making is done to the file's bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import cv2
+import numpy as np
+from av.video.frame import VideoFrame
+
+from zs2kit.clip import Color, Frame
+
+BT709, BT601 = 1, 6
+LIMITED, FULL = 1, 2
+SUFFIXES = (".mp4", ".mov", ".mkv")
+
+
+def drawn(index: int, width: int = 64, height: int = 48) -> np.ndarray:
+    """Smooth colours, so that what chroma subsampling loses is small, and a bar that tells the frame."""
+    y, x = np.mgrid[0:height, 0:width]
+    image = np.stack([40 + 160 * x // width, 40 + 160 * y // height, 0 * x + 120], -1).astype(np.uint8)
+    image[: height // 4, : max(1, (index * 4) % width)] = (200, 60, 60)
+    return image
+
+
+def make(
+    path: Path,
+    *,
+    frames: int = 12,
+    width: int = 64,
+    height: int = 48,
+    pts: list[int] | None = None,
+    time_base: Fraction = Fraction(1, 12800),
+    rate: Fraction = Fraction(25),
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    color: Color | None = None,
+    matrix: int | None = None,
+    sar: Fraction = Fraction(1),
+    turn: int = 0,
+    sound: str = "",  # codecs, a stream for each
+    sound_seconds: float | None = None,
+    movflags: str = "",
+) -> Path:
+    """Encode drawn frames, and a tone, in a way of our own."""
+    color = color or Color()
+    matrix = matrix or (BT709 if color.colorspace == BT709 else 5)
+    step = round(1 / (time_base * rate))
+    pts = pts if pts is not None else [index * step for index in range(frames)]
+    with av.open(str(path), "w", container_options={"movflags": movflags} if movflags else {}) as container:
+        video = container.add_stream(codec, rate, width=width, height=height)
+        video.pix_fmt = pix_fmt
+        context = video.codec_context
+        context.time_base, context.sample_aspect_ratio = time_base, sar
+        context.colorspace, context.color_range = color.colorspace, color.range
+        context.color_primaries, context.color_trc = color.primaries, color.trc
+        video.options = {"crf": "8"} if options is None and codec == "libx264" else options or {}
+        if turn:
+            video.set_display_rotation(turn)
+        tracks = [container.add_stream(name, 48000) for name in sound.split()]
+        for audio in tracks:
+            audio.layout = "mono"
+        for index, moment in enumerate(pts):
+            image = drawn(index, width, height)
+            if pix_fmt == "rgba":
+                image = np.dstack([image, np.full((height, width), 128, np.uint8)])
+            picture = VideoFrame.from_ndarray(image, "rgba" if pix_fmt == "rgba" else "rgb24").reformat(
+                format=pix_fmt, dst_colorspace=matrix, dst_color_range=color.range or LIMITED
+            )
+            picture.pts, picture.time_base = moment, time_base
+            container.mux(video.encode(picture))
+        container.mux(video.encode())
+        seconds = sound_seconds or float(pts[-1] * time_base + 1 / rate)
+        for number, audio in enumerate(tracks, 1):
+            tone = (8000 * np.sin(np.arange(int(seconds * 48000)) * 0.05 * number)).astype(np.int16)[None]
+            whole = av.AudioFrame.from_ndarray(tone, format="s16", layout="mono")
+            whole.sample_rate, whole.pts = 48000, 0
+            resampler = av.AudioResampler(audio.format, "mono", 48000, audio.codec_context.frame_size or 1024)
+            for piece in resampler.resample(whole) + resampler.resample(None):
+                container.mux(audio.encode(piece))
+            container.mux(audio.encode())
+    return path
+
+
+def assert_drawn(frames: list[Frame], turn: int = 0) -> None:
+    """Each frame is what was drawn, nearly, and no other frame."""
+    for index, frame in enumerate(frames):
+        size = frame.image.shape[:2] if turn % 180 else frame.image.shape[1::-1]
+        errors = [
+            np.abs(frame.image.astype(int) - np.rot90(drawn(other, *size), turn // 90)).mean()
+            for other in range(max(0, index - 2), index + 3)
+        ]
+        assert np.argmin(errors) == min(index, 2), "another frame"
+        assert min(errors) < 5, "far from what was drawn"
+
+
+class Contents(NamedTuple):
+    size: tuple[int, int]
+    aspect: Fraction  # of a pixel
+    rate: Fraction | None
+    times: list[float]  # of the frames, in seconds
+    end: float  # of the last frame
+    tick: float
+    sound: list[tuple[float, bytes]]  # time and packet
+
+
+def contents(path: Path) -> Contents:
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        tick = float(video.time_base)
+        packets = [(p.stream, p.pts, p.duration, bytes(p)) for p in container.demux() if p.pts is not None]
+        shown = sorted((pts, duration) for stream, pts, duration, _ in packets if stream is video)
+        # MP4 stores how long the stream lasts, Matroska how long a frame does.
+        mp4 = container.format.name.startswith("mov")
+        end = video.start_time + video.duration if mp4 else sum(shown[-1])
+        if not shown[-1][1]:  # MPEG-TS says nothing of its last frame
+            end += round(1 / (video.average_rate * video.time_base))
+        return Contents(
+            size=(video.codec_context.width, video.codec_context.height),
+            aspect=video.sample_aspect_ratio or Fraction(1),
+            rate=video.average_rate,
+            times=[pts * tick for pts, _ in shown],
+            end=end * tick,
+            tick=tick,
+            sound=[(float(t * s.time_base), data) for s, t, _, data in packets if s is not video],
+        )
+
+
+# ---- what `make` doesn't do
+
+
+def spoilt(path: Path, *, packets: tuple[int, ...], **settings: Any) -> Path:
+    """A clip with noise in some packets, as many bytes as there were; the file around them is sound."""
+    whole = make(path.with_name(f"whole {path.name}"), **settings)
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        video = source.streams.video[0]
+        copies = {each.index: target.add_stream_from_template(each, opaque=True) for each in source.streams}
+        count = 0
+        for packet in source.demux():
+            if not packet.size:
+                continue
+            if packet.stream is video:
+                if count in packets:
+                    noise = av.Packet(np.random.default_rng(count).bytes(packet.size))
+                    noise.pts, noise.dts, noise.duration = packet.pts, packet.dts, packet.duration
+                    noise.time_base, noise.is_keyframe = packet.time_base, packet.is_keyframe
+                    noise.stream, packet = packet.stream, noise
+                count += 1
+            packet.stream = copies[packet.stream.index]
+            target.mux(packet)
+    whole.unlink()
+    return path
+
+
+def cut(path: Path, *, share: float, **settings: Any) -> Path:
+    """A clip that breaks off after a share of its bytes."""
+    data = make(path, **settings).read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    return path
+
+
+def replaced(path: Path, *, old: bytes, new: bytes, **settings: Any) -> Path:
+    """A clip with other bytes in one place."""
+    data = make(path, **settings).read_bytes()
+    assert data.count(old) == 1
+    path.write_bytes(data.replace(old, new))
+    return path
+
+
+def picture(path: Path, *, suffix: str, channels: int = 3, exif: int = 0) -> Path:
+    """A single picture, whatever the file is called."""
+    image = drawn(0)
+    if channels == 4:
+        image = np.dstack([image, np.full(image.shape[:2], 128, np.uint8)])
+    encoded = cv2.imencode(suffix, image[..., [2, 1, 0, 3][:channels]], [cv2.IMWRITE_JPEG_QUALITY, 100])[1]
+    data = encoded.tobytes()
+    if exif:  # a segment of its own, after the two bytes that begin a JPEG
+        tag = b"MM\0*" + bytes([0, 0, 0, 8, 0, 1, 1, 0x12, 0, 3, 0, 0, 0, 1, 0, exif, 0, 0, 0, 0, 0, 0])
+        data = data[:2] + b"\xff\xe1" + (len(tag) + 8).to_bytes(2) + b"Exif\0\0" + tag + data[2:]
+    path.write_bytes(data)
+    return path
+
+
+def large(path: Path) -> Path:
+    """A clip of 7680x4320 pixels."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mjpeg", 25, width=7680, height=4320)
+        video.pix_fmt = "yuvj420p"
+        for index in range(2):
+            image = drawn(index * 3).repeat(90, axis=0).repeat(120, axis=1)
+            frame = VideoFrame.from_ndarray(image, "rgb24").reformat(format="yuvj420p", dst_color_range=FULL)
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+    return path
+
+
+class Animal(NamedTuple):
+    """A clip of the zoo, and what is to be expected of it."""
+
+    make: Callable[[Path], Path]
+    frames: int = 12
+    says: str = ""  # a part of the warning
+    out: str = ".mp4"  # the suffix of the result
+    turn: int = 0  # degrees, counterclockwise
+    loss: float = 1.0  # mean difference, in levels, that writing without loss may make
+    drawn: bool = True  # every frame is close to what was drawn
+    opencv: bool = True  # sees the same
+
+
+def made(
+    *, says: str = "", out: str = ".mp4", loss: float = 1.0, opencv: bool = True, **settings: Any
+) -> Animal:
+    """An animal that `make` makes."""
+    frames = len(settings["pts"]) if "pts" in settings else settings.setdefault("frames", 12)
+    return Animal(partial(make, **settings), frames, says, out, settings.get("turn", 0), loss, opencv=opencv)
+
+
+MS = Fraction(1, 1000)
+TS = Fraction(1, 90_000)
+VFR = np.cumsum(np.random.default_rng(0).integers(200, 2500, 30)).tolist()
+NTSC: dict[str, Any] = {"rate": Fraction(30000, 1001), "time_base": Fraction(1, 30000)}
+HEVC: dict[str, Any] = {"codec": "libx265", "options": {"crf": "8", "x265-params": "log-level=none"}}
+PRORES: dict[str, Any] = {"codec": "prores_ks", "pix_fmt": "yuv422p10le"}
+MPEG4: dict[str, Any] = {"codec": "mpeg4", "options": {"b": "4000000"}, "time_base": Fraction(1, 25)}
+
+ZOO: dict[str, Animal] = {
+    # timing
+    "plain.mp4": made(sound="aac"),
+    "b-frames.mp4": made(frames=20, options={"crf": "8", "bf": "3", "b-adapt": "0"}),
+    "open-gop.mp4": made(frames=20, options={"crf": "8", "g": "10", "x264-params": "open-gop=1"}),
+    "ntsc.mp4": made(**NTSC),
+    "variable.mp4": made(pts=VFR),
+    "variable.mkv": made(pts=[pts // 12 for pts in VFR], time_base=MS),
+    "one.mp4": made(frames=1),
+    "late picture.mp4": made(pts=[6400 + 512 * index for index in range(12)], sound="aac"),
+    "late and silent.mp4": made(pts=[6400 + 512 * index for index in range(12)]),
+    "late.mkv": made(pts=[3_600_000 + 40 * index for index in range(12)], time_base=MS),
+    "ten hours late.ts": made(pts=[36_000 * 90_000 + 3600 * index for index in range(12)], time_base=TS),
+    "stream.ts": made(frames=20, time_base=TS, sound="aac"),
+    "fragments.mp4": made(movflags="frag_keyframe+empty_moov", sound="aac"),
+    "no clock.h264": made(time_base=Fraction(1, 25)),
+    # geometry
+    "odd.mp4": made(width=63, height=47, pix_fmt="yuv444p"),
+    "odd and halved.webm": made(width=63, height=47, codec="libvpx-vp9", time_base=MS, loss=1.5),
+    "wide pixels.mp4": made(sar=Fraction(4, 3)),
+    "turned left.mp4": made(turn=90),
+    "turned right.mp4": made(turn=-90),
+    "on its head.mp4": made(turn=180),
+    "turned, wide pixels.mp4": made(turn=90, sar=Fraction(4, 3)),
+    "one pixel.mp4": Animal(partial(make, width=1, height=1, pix_fmt="yuv444p"), drawn=False),
+    "8k.mov": Animal(large, frames=2, drawn=False),
+    # pixels
+    "bt601.mp4": made(color=Color(BT601, 6, 6, LIMITED)),
+    "bt601 full.mp4": made(color=Color(BT601, 6, 6, FULL)),
+    "bt709.mp4": made(color=Color(BT709, 1, 1, LIMITED)),
+    "bt709 full.mp4": made(color=Color(BT709, 1, 1, FULL)),
+    "untagged hd.mp4": made(frames=3, height=720, matrix=BT709),
+    "422.mov": made(pix_fmt="yuv422p"),
+    "10 bits.mp4": made(pix_fmt="yuv420p10le"),
+    "prores.mov": made(**PRORES),
+    "pq.mp4": made(pix_fmt="yuv420p10le", color=Color(9, 9, 16, LIMITED), matrix=9),
+    "hlg.mp4": made(pix_fmt="yuv420p10le", color=Color(9, 9, 18, LIMITED), matrix=9),
+    "grey.mkv": made(codec="ffv1", pix_fmt="gray", time_base=MS),
+    "rgb.mov": made(codec="png", pix_fmt="rgb24"),
+    "alpha.mov": made(codec="png", pix_fmt="rgba", says="transparent"),
+    "alpha.webm": made(codec="libvpx-vp9", pix_fmt="yuva420p", time_base=MS, says="transparent"),
+    "interlaced.mp4": made(options={"crf": "8", "flags": "+ildct+ilme"}, says="interlaced"),
+    # codecs and containers
+    "hevc.mp4": made(**HEVC),
+    "mpeg2.mpg": made(codec="mpeg2video", time_base=Fraction(1, 25), options={"b": "4000000"}),
+    "mpeg4.avi": made(**MPEG4, sound="libmp3lame"),
+    "mpeg4 b-frames.avi": made(**{**MPEG4, "options": {"b": "4000000", "bf": "2"}}),
+    "jpegs.avi": made(
+        codec="mjpeg", pix_fmt="yuvj420p", time_base=Fraction(1, 25), options={"qmin": "1", "q": "1"}
+    ),
+    "vp8.webm": made(codec="libvpx", time_base=MS, options={"b": "4000000"}),
+    "av1.mkv": made(codec="libsvtav1", time_base=MS, options={"preset": "12", "crf": "8"}),
+    "animated.gif": made(codec="gif", pix_fmt="rgb8"),
+    # sound
+    "silent.mkv": made(time_base=MS),
+    "two sounds.mkv": made(sound="aac libmp3lame", time_base=MS),
+    "long sound.mp4": made(sound="aac", sound_seconds=2),
+    "short sound.mp4": made(sound="aac", sound_seconds=0.2),
+    "pcm.mov": made(sound="pcm_s16le", out=".mkv"),
+    "opus.mkv": made(sound="libopus", time_base=MS),
+    "wma.asf": made(codec="mpeg4", options={"b": "4000000"}, sound="wmav2", time_base=MS, out=".mkv"),
+    # wrong counts
+    "wrong duration.mkv": Animal(
+        partial(replaced, old=b"00:00:00.480000000", new=b"01:00:00.480000000", time_base=MS),
+        says=r"breaks off at 0\.48 s of 3600\.48 s",
+    ),
+    "too many.mp4": Animal(
+        partial(replaced, old=b"\0\0\0\x0c\0\0\2\0", new=b"\0\0\1\0\0\0\2\0"), says=r"breaks off"
+    ),
+    # damage
+    "spoilt.mp4": Animal(
+        partial(spoilt, frames=20, options={"crf": "8", "bf": "0", "g": "5"}, packets=(7,), sound="aac"),
+        frames=20,
+        says=r"1 frame: the first is frame 7, at 0\.28 s",
+    ),
+}

@@ -1,0 +1,123 @@
+"""What must come out of an edit as it went in, as it is found in a file: for `zs2kit.verify` to compare."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from fractions import Fraction
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import av
+from av.video.format import VideoFormat
+
+from zs2kit.clip import Clip
+from zs2kit.errors import ClipError
+from zs2kit.io.reading import demux, is_turned, read, seek, shown
+
+
+@dataclass
+class Sound:
+    """One stream of sound as it is stored; times in seconds after the beginning of the clip."""
+
+    codec: str
+    tick: Fraction  # in which times are stored
+    digest: Any = field(default_factory=sha256)  # of all bytes
+    times: list[Fraction] = field(default_factory=list)  # of the packets
+    end: Fraction = Fraction(0)
+
+
+@dataclass
+class Facts:
+    """A clip as it is stored; times in seconds after its beginning."""
+
+    clip: Clip  # its frames are used up
+    codec: str
+    is_rgb: bool  # there is no matrix, and no range, to store
+    times: list[Fraction]  # of the frames
+    end: Fraction  # of the last one
+    turned: bool  # a tag tells players to turn the pictures, or to mirror them
+    undecodable: int  # frames in whose place a neighbour is shown
+    sounds: list[Sound] | None  # None: a sequence of pictures has no room for any
+
+
+def examine(
+    path: str | Path,
+    *,
+    start: Fraction | float | None = None,
+    end: Fraction | float | None = None,
+    rate: Fraction | None = None,
+) -> Facts:
+    """Look at every frame and every packet of sound between ``start`` and ``end`` seconds.
+
+    A clip that is cut begins with its first frame, and another one with its first picture or sound.
+    ``rate`` is for sequences of pictures. Raises what `zs2kit.read` raises.
+    """
+    is_sequence = not os.path.lexists(path)
+    clip = read(path, start=start, end=end, rate=rate if is_sequence else None)
+    if is_sequence:
+        moments = [(frame.pts, frame.duration, True) for frame in clip]
+        codec, turned = "png", False
+    else:
+        pictures = shown(clip)
+        first = next(pictures)
+        codec, turned = _codec(path), is_turned(first.picture)
+        moments = [(first.pts, first.duration, first.own)]
+        moments += [(pts, duration, own) for _, pts, duration, own in pictures]
+    begin = moments[0][0] * clip.time_base
+    if clip.start is None and begin >= 0:
+        begin = clip.origin
+    return Facts(
+        clip=clip,
+        codec=codec,
+        is_rgb=VideoFormat(clip.pix_fmt).is_rgb,
+        times=[pts * clip.time_base - begin for pts, _, _ in moments],
+        end=(moments[-1][0] + moments[-1][1]) * clip.time_base - begin,
+        turned=turned,
+        undecodable=sum(not own for _, _, own in moments),
+        sounds=None if is_sequence else _sounds(clip, begin),
+    )
+
+
+def _codec(path: str | Path) -> str:
+    with av.open(f"file:{path}", metadata_errors="replace") as container:
+        return container.streams.video[0].codec_context.name
+
+
+def _sounds(clip: Clip, begin: Fraction) -> list[Sound]:
+    """The streams of sound, without packets that are damaged: no file may go back in time."""
+    if clip.silent:
+        return []
+    stop = None if clip.end is None else clip.origin + clip.end
+    sounds: dict[int, Sound] = {}
+    decoded: dict[int, int] = {}
+    try:
+        with av.open(f"file:{clip.source}", metadata_errors="replace") as container:
+            for stream in container.streams.audio:
+                codec = stream.codec_context.name if stream.codec_context else "unknown"
+                sounds[stream.index] = Sound(codec, stream.time_base or Fraction(1))
+            if clip.start is not None:
+                seek(container, container.streams.audio[0], begin)
+            for packet in demux(container, *container.streams.audio):
+                index, pts, dts = packet.stream_index, packet.pts, packet.dts
+                if pts is None or dts is None or pts < dts or dts <= decoded.get(index, dts - 1):
+                    continue
+                decoded[index] = dts
+                time = pts * packet.time_base
+                if (clip.start is not None and time < begin) or (stop is not None and time >= stop):
+                    continue
+                sound = sounds[index]
+                sound.digest.update(_payload(sound.codec, bytes(packet)))
+                sound.times.append(time - begin)
+                sound.end = time - begin + (packet.duration or 0) * packet.time_base
+    except (av.FFmpegError, ValueError) as error:
+        raise ClipError(f"the sound of {clip.source} can't be read to its end; get it whole") from error
+    return list(sounds.values())
+
+
+def _payload(codec: str, data: bytes) -> bytes:
+    """A packet without the header (ADTS) that AAC has in MPEG-TS, and not in other containers."""
+    if codec == "aac" and len(data) > 9 and data[0] == 0xFF and data[1] & 0xF6 == 0xF0:
+        return data[7 if data[1] & 1 else 9 :]
+    return data

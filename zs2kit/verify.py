@@ -1,0 +1,127 @@
+"""Whether a result is as whole as the clip that it was made of: its times, geometry, colours and sound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+from zs2kit.clip import Clip
+from zs2kit.io.facts import Facts, Sound, examine
+
+_TAGS = {
+    "primaries": {
+        1: "BT.709",
+        2: "unknown",
+        5: "BT.601 (625)",
+        6: "BT.601 (525)",
+        9: "BT.2020",
+        12: "Display P3",
+    },
+    "trc": {
+        1: "BT.709",
+        2: "unknown",
+        6: "BT.601",
+        13: "sRGB",
+        14: "BT.2020",
+        15: "BT.2020",
+        16: "PQ",
+        18: "HLG",
+    },
+    "colorspace": {1: "BT.709", 4: "FCC", 5: "BT.601", 6: "BT.601", 7: "SMPTE 240M", 9: "BT.2020"},
+    "range": {1: "limited", 2: "full"},
+}
+
+
+class Check(NamedTuple):
+    """One thing that is to be kept, and whether it was."""
+
+    name: str
+    ok: bool
+    says: str  # what was found, and if that is wrong, what should have been
+
+
+def verify(
+    source: str | Path,
+    result: str | Path,
+    *,
+    start: Fraction | float | None = None,
+    end: Fraction | float | None = None,
+) -> list[Check]:
+    """Compare the clip ``result`` with the one that it was made of; return all checks.
+
+    ``start`` and ``end`` are those of the edit, in seconds. Both clips are decoded, a frame at a time, but
+    pictures are not compared, since an edit is to change them: that a result lies on its head is seen by its
+    tags and its size, or not at all.
+
+    Raises ClipError for a clip that can't be read, UsageError for a span without frames.
+    """
+    before = examine(source, start=start, end=end)
+    after = examine(result, rate=before.clip.rate)
+    tick = max(before.clip.time_base, after.clip.time_base)
+    return [
+        _same("frames that can't be decoded", 0, after.undecodable),
+        _same("frames", len(before.times), len(after.times)),
+        _near("times", before.times, after.times, tick),
+        _near("duration", [before.end], [after.end], 1 / before.clip.rate),
+        _same("size", _size(before.clip), _size(after.clip)),
+        _same("orientation", "upright", "turned" if after.turned and not before.turned else "upright"),
+        _same("aspect", _aspect(before.clip), _aspect(after.clip)),
+        _colour(before, after),
+        *_sounds(before, after),
+    ]
+
+
+def _same(name: str, before: object, after: object) -> Check:
+    return Check(name, before == after, f"{after}" if before == after else f"{after} instead of {before}")
+
+
+def _near(name: str, before: list[Fraction], after: list[Fraction], tolerance: Fraction) -> Check:
+    """Whether the seconds in two lists differ by the tolerance at most."""
+    apart = [abs(a - b) for a, b in zip(before, after, strict=False)]
+    most = max(apart, default=Fraction(0))
+    where = f", at {float(before[apart.index(most)]):.3f} s" if most > tolerance else ""
+    return Check(name, most <= tolerance, f"{float(most) * 1000:.3g} ms apart at most{where}")
+
+
+def _size(clip: Clip) -> str:
+    return f"{clip.width}x{clip.height}"
+
+
+def _aspect(clip: Clip) -> str:
+    shape = clip.width * clip.sample_aspect_ratio / clip.height
+    return f"{shape.numerator}:{shape.denominator}"
+
+
+def _colour(before: Facts, after: Facts) -> Check:
+    """Pictures that are stored as RGB have no matrix and no range, and ProRes leaves no choice of them."""
+    free = before.is_rgb or after.is_rgb or after.codec == "prores"
+    tags = list(_TAGS)[: 2 if free else None]
+
+    def names(facts: Facts) -> str:
+        values = [(tag, getattr(facts.clip.color, tag)) for tag in tags]
+        return ", ".join(_TAGS[tag].get(value, f"{tag} {value}") for tag, value in values)
+
+    return _same("colour", names(before), names(after))
+
+
+def _sounds(before: Facts, after: Facts) -> Iterator[Check]:
+    if after.sounds is None:
+        yield Check("sound", True, "a sequence of pictures has none")
+        return
+    yield _same("sound", _streams(before.sounds or []), _streams(after.sounds))
+    for number, (was, now) in enumerate(zip(before.sounds or [], after.sounds, strict=False), 1):
+        name = f"sound {number}"
+        if was.codec != now.codec:
+            yield _near(f"{name} (not copied)", [was.end], [now.end], 1 / before.clip.rate)
+            continue
+        copied = was.digest.digest() == now.digest.digest()
+        yield Check(f"{name} bytes", copied, "the source's" if copied else "not the source's")
+        same_packets = len(was.times) == len(now.times)  # containers part PCM as they like
+        times, others = ([*each.times[: None if same_packets else 1], each.end] for each in (was, now))
+        yield _near(f"{name} times", times, others, max(was.tick, now.tick))
+
+
+def _streams(sounds: list[Sound]) -> str:
+    return ", ".join(each.codec for each in sounds) or "none"
