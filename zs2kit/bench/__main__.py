@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import click
 
+from zs2kit.bench import ablation as ablation_
+from zs2kit.bench import page
+from zs2kit.bench import quality as quality_
+from zs2kit.bench import speed as speed_
+from zs2kit.bench.cells import FOLDER, Cells
 from zs2kit.bench.overhead import measure
+from zs2kit.bench.runs import Runs
 from zs2kit.cli import Commands
+from zs2kit.model import BUNDLED, Model
+
+MODEL = click.option("--model", default=None, help="The checkpoint.  [default: the bundled model]")
+CELLS = click.option(
+    "--cells",
+    type=click.Path(path_type=Path),
+    default=FOLDER,
+    show_default=True,
+    help="Folder of what has been drawn and measured before, to go on from.",
+)
+DOCS = click.option(
+    "--docs", type=click.Path(path_type=Path), help="Write results.md and its filmstrips to this folder."
+)
+
+
+def number(
+    name: str, default: int, says: str, least: int = 1
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """An option that takes a whole number."""
+    return click.option(name, type=click.IntRange(least), default=default, show_default=True, help=says)
 
 
 @click.group(cls=Commands, no_args_is_help=False)
@@ -14,14 +43,63 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--model", default=None, help="The checkpoint.  [default: the bundled model]")
-@click.option("--repeats", type=click.IntRange(1), default=7, show_default=True, help="Pairs of timings.")
+@MODEL
+@number("--repeats", 7, "Pairs of timings.")
 def overhead(model: str | None, repeats: int) -> None:
     """Compare edits with the bare calls of the networks that they need.
 
     The last number printed is the sampler loop's time over that of its U-Net and ControlNet calls.
     """
     measure(model, repeats)
+
+
+@main.command()
+@MODEL
+@CELLS
+@DOCS
+@number("--prompts", quality_.PROMPTS, "How many prompts.")
+@number("--steps", quality_.STEPS, "Denoising steps.")
+def quality(model: str | None, cells: Path, docs: Path | None, prompts: int, steps: int) -> None:
+    """Hold generated and edited clips against those of other methods, and against the truth."""
+    loaded, kept = Model.load(model or BUNDLED), Cells(cells)
+    quality_.run(Runs(kept, loaded, steps), prompts)
+    if docs:
+        page.write(docs, kept, loaded)
+
+
+@main.command()
+@MODEL
+@CELLS
+@DOCS
+@number("--prompts", ablation_.PROMPTS, "How many prompts.")
+@number("--long-prompts", 1, "How many of them at length as well.", least=0)
+@number("--steps", ablation_.STEPS, "Denoising steps.")
+def ablation(
+    model: str | None, cells: Path, docs: Path | None, prompts: int, long_prompts: int, steps: int
+) -> None:
+    """Vary momentum, divergence, the kind of noise and the length of generated clips."""
+    loaded, kept = Model.load(model or BUNDLED), Cells(cells)
+    ablation_.run(Runs(kept, loaded, steps), prompts, long_prompts)
+    if docs:
+        page.write(docs, kept, loaded)
+
+
+@main.command()
+@CELLS
+@DOCS
+@click.option("--size", type=click.Choice(list(speed_.UNETS)), help="A model as large, of random weights.")
+@number("--frames", 16, "Frames of the clip that is timed.")
+@number("--side", 128, "Their width and height.", least=64)
+@number("--steps", 20, "Denoising steps.")
+@number("--repeats", 5, "Timings of each method.")
+def speed(
+    cells: Path, docs: Path | None, size: str | None, frames: int, side: int, steps: int, repeats: int
+) -> None:
+    """Time zs2kit and other methods in turn, and measure its memory; let the machine do nothing else."""
+    kept = Cells(cells)
+    speed_.run(kept, size, frames, side, steps, repeats)
+    if docs:
+        page.write(docs, kept, Model.load(BUNDLED))
 
 
 if __name__ == "__main__":

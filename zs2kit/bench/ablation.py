@@ -1,0 +1,111 @@
+"""What momentum, divergence and the kind of noise do to generated clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from zs2kit.bench.cases import Case
+from zs2kit.bench.runs import Column, Method, Runs, zs2_method
+from zs2kit.noise import MAX_DIVERGENCE
+
+FRAMES, STEPS, PROMPTS = 16, 10, 8
+LENGTHS = 128, 512
+MOMENTA = (0.0, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0)
+DIVERGENCES = (0.0, 0.01, 0.05, 0.1, 0.15, 0.2, 0.25, MAX_DIVERGENCE)
+COLUMNS = [
+    Column("text right", "text right", ".0%"),
+    Column("kind flips", "kind flips"),
+    Column("colour flips", "colour flips"),
+    Column("colour drift to first", "colour drift"),
+    Column("background change", "background"),
+    Column("warp error", "warp error", ".2f", 1000),
+    Column("motion", "motion", ".3f"),
+    Column("smooth motion", "smooth motion", ".3f"),
+]
+GRIDS = [column for column in COLUMNS if column.name not in ("text right", "kind flips", "background change")]
+
+
+def setting(momentum: float, divergence: float) -> Method:
+    """Dependency noise at these settings."""
+    # At divergence 0 all frames are the same whatever the momentum: one cell does for all.
+    return zs2_method(
+        f"{momentum:g}, {divergence:.4g}",
+        edited=False,
+        noise="dependency",
+        momentum=momentum if divergence else 0.98,
+        divergence=divergence,
+    )
+
+
+def grid() -> list[Method]:
+    """Every momentum with every divergence."""
+    return [setting(momentum, divergence) for divergence in DIVERGENCES for momentum in MOMENTA]
+
+
+def relatives() -> list[Method]:
+    """The other kinds of noise, at a momentum of .98."""
+    mixed = [
+        zs2_method(
+            f"mixed, {divergence:g}", edited=False, noise="mixed", momentum=0.98, divergence=divergence
+        )
+        for divergence in (0.05, 0.25, 0.5)
+    ]
+    others = [
+        zs2_method(name, edited=False, noise=name, momentum=0.98, divergence=0.0)
+        for name in ("progressive", "independent", "shared")
+    ]
+    return [*mixed, *others]
+
+
+def long() -> list[Method]:
+    """What is worth drawing at length."""
+    return [
+        zs2_method("zs2kit", edited=False),
+        zs2_method("ZS2 as published", edited=False, noise="dependency", momentum=0.98, divergence=0.01),
+        zs2_method("momentum 0", edited=False, noise="dependency", momentum=0.0, divergence=0.01),
+        zs2_method("mixed, 0.05", edited=False, noise="mixed", momentum=0.98, divergence=0.05),
+    ]
+
+
+def run(runs: Runs, prompts: int = PROMPTS, long_prompts: int = 1) -> None:
+    """Draw and measure what isn't there yet."""
+    runs.fill([*grid(), *relatives()], [Case(number, FRAMES) for number in range(prompts)])
+    for frames in LENGTHS:
+        runs.fill(long(), [Case(number, frames) for number in range(1, 1 + long_prompts)])
+
+
+def section(runs: Runs) -> str:
+    """The tables."""
+    cases = [Case(number, FRAMES) for number in range(PROMPTS)]
+    done = runs.done(grid(), cases)
+    text = "\n## Ablation\n"
+    if not done:
+        return ""
+    text += f"\n{len(done)} prompts, every other open, {FRAMES} frames, {runs.steps} steps.\n{GRID}"
+    for column in GRIDS:
+        text += f"\n{column.title.capitalize()}{', x 1000' if column.factor == 1000 else ''}:\n\n"
+        text += f"{_square(runs, done, column)}\n"
+    if others := runs.done(relatives(), done):
+        text += f"\n### Other noise\n\n{len(others)} prompts, momentum .98.\n"
+        text += f"\n{runs.table([setting(0.98, 0.01), *relatives()], others, COLUMNS)}\n"
+    for frames in LENGTHS:
+        if lasting := runs.done(long(), [Case(number, frames) for number in range(1, PROMPTS)]):
+            text += f"\n### {frames} frames\n\n{len(lasting)} prompts.\n"
+            text += f"\n{runs.table(long(), lasting, COLUMNS)}\n"
+    return text
+
+
+def _square(runs: Runs, cases: Sequence[Case], column: Column) -> str:
+    """Markdown: divergence downwards, momentum to the right."""
+    lines = ["| divergence | " + " | ".join(f"momentum {each:g}" for each in MOMENTA) + " |"]
+    lines.append("|---" * (len(MOMENTA) + 1) + "|")
+    for divergence in DIVERGENCES:
+        means = [runs.mean(setting(momentum, divergence), cases, column.name) for momentum in MOMENTA]
+        found = [format(column.factor * each, column.form) if each == each else "" for each in means]
+        lines.append(f"| {divergence:.4g} | {' | '.join(found)} |")
+    return "\n".join(lines)
+
+
+GRID = """
+At divergence 0 all frames are one and the same, whatever the momentum.
+"""

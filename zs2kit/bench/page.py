@@ -1,0 +1,38 @@
+"""docs/results.md: what the benchmarks found, as far as they have come."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zs2kit.bench import ablation, quality, speed
+from zs2kit.bench.cells import Cells
+from zs2kit.bench.runs import Runs
+from zs2kit.model import Model
+
+PAGE = """# Results
+
+Made by `python -m zs2kit.bench quality|ablation|speed --docs docs`; do not edit. Each command goes on where
+it was stopped, so intervals shrink with time: a table says how many prompts it rests on.
+
+All methods draw with the bundled model, the same prompts, seeds, scheduler (DDIM), steps and guidance scale
+(5), in the same run. Half of the prompts leave kind, colour or place open: with a full prompt the text
+alone pins what is to be seen. Numbers are means over prompts, in brackets their 95% interval by resampling
+prompts. `docs/metrics.md` says what each measures; drift, flips and motion are read off the frames by
+networks that were trained on renders, and "rendered clips" shows what those say of the truth. Flips are per
+100 transitions, drift and background in Delta E, warp error x 1000, motion in figure heights a frame;
+smooth motion is what is left of it once trembling is taken out.
+"""
+
+LIMITATIONS = """
+## Limitations
+"""
+
+
+def write(docs: Path, cells: Cells, model: Model) -> None:
+    """Write the page and its filmstrips to the folder ``docs``."""
+    docs.mkdir(parents=True, exist_ok=True)
+    text = PAGE
+    text += quality.section(Runs(cells, model, quality.STEPS), docs)
+    text += ablation.section(Runs(cells, model, ablation.STEPS))
+    text += speed.section(cells)
+    (docs / "results.md").write_text(text + LIMITATIONS)

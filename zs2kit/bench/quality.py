@@ -1,0 +1,174 @@
+"""How good clips are: zs2kit against other ways to draw them, generated and edited."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from zs2kit.bench.baselines import first_frame, frame_by_frame, text_to_video_zero
+from zs2kit.bench.cases import Case
+from zs2kit.bench.runs import Column, Method, Runs, real, zs2_method
+from zs2kit.bench.tokenflow import token_flow
+
+FRAMES, STEPS, PROMPTS = 24, 20, 32
+SHOWN = 3, 7, 12  # cases of the filmstrips
+PICTURES = slice(0, None, 3)  # frames of them
+SIDE = 96
+
+PUBLISHED: dict[str, Any] = {"noise": "dependency", "momentum": 0.98, "divergence": 0.01}
+
+COLUMNS = [
+    Column("text right", "text right", ".0%"),
+    Column("kind flips", "kind flips"),
+    Column("colour flips", "colour flips"),
+    Column("colour drift to first", "colour drift"),
+    Column("background change", "background"),
+    Column("warp error", "warp error", ".2f", 1000),
+]
+GENERATED = [*COLUMNS, Column("motion", "motion", ".3f"), Column("smooth motion", "smooth motion", ".3f")]
+EDITED = [*COLUMNS, Column("PCK@0.1", "PCK@0.1", ".1%")]
+
+
+def generators() -> list[Method]:
+    """Those that draw from text alone, zs2kit first."""
+    return [
+        zs2_method("zs2kit", edited=False),
+        zs2_method("ZS2 as published", edited=False, **PUBLISHED),
+        Method("Text2Video-Zero", text_to_video_zero),
+        Method("frame by frame", frame_by_frame, {"edited": False, "shared": False}),
+        Method("frame by frame, one noise", frame_by_frame, {"edited": False, "shared": True}),
+    ]
+
+
+def editors() -> list[Method]:
+    """Those that redraw a rendered clip in its poses, zs2kit first."""
+    return [
+        zs2_method("zs2kit", edited=True),
+        zs2_method("ZS2 as published", edited=True, **PUBLISHED, flow_momentum=0.0),
+        Method("first-frame attention (Text2Video-Zero)", first_frame, {"edited": True}),
+        Method("TokenFlow", token_flow, {"edited": True}),
+        Method("frame by frame", frame_by_frame, {"edited": True, "shared": False}),
+        Method("frame by frame, one noise", frame_by_frame, {"edited": True, "shared": True}),
+    ]
+
+
+def rendered(edited: bool) -> Method:
+    """The rendered clips themselves."""
+    return Method("rendered clips", real, {"edited": edited})
+
+
+def run(runs: Runs, prompts: int = PROMPTS) -> None:
+    """Draw and measure what isn't there yet."""
+    methods = [*generators(), *editors(), rendered(False), rendered(True)]
+    runs.fill(methods, [Case(number, FRAMES) for number in range(prompts)])
+
+
+def section(runs: Runs, docs: Path) -> str:
+    """The tables, what of the targets was reached, and filmstrips, which are written to ``docs``."""
+    text = ""
+    cases = [Case(number, FRAMES) for number in range(PROMPTS)]
+    for title, methods, columns, notes in (
+        ("Generated clips", generators(), GENERATED, GENERATION),
+        ("Edited clips", editors(), EDITED, EDITING),
+    ):
+        edited = columns is EDITED
+        done = runs.done(methods, cases)
+        if not done:
+            continue
+        text += f"\n## {title}\n\n{len(done)} prompts, {FRAMES} frames, {runs.steps} steps.\n{notes}"
+        for kind, chosen in (
+            ("Open prompts", [case for case in done if case.is_open]),
+            ("Full prompts", [case for case in done if not case.is_open]),
+        ):
+            if chosen:
+                table = runs.table([rendered(edited), *methods], chosen, columns)
+                text += f"\n{kind} ({len(chosen)}):\n\n{table}\n"
+        text += f"\n{targets(runs, done, edited)}\n"
+        name = "results-edited.png" if edited else "results-generated.png"
+        strips = [case for case in done if case.number in SHOWN]
+        if strips:
+            filmstrips(docs / name, runs, [rendered(edited), *methods] if edited else methods, strips)
+            asked = ", ".join(f'"{case.prompt}"' for case in strips)
+            rows = ", ".join(method.name for method in ([rendered(edited)] if edited else []) + methods)
+            text += f"\n![filmstrips]({name})\n\nOf {asked}; from above: {rows}.\n"
+    return text
+
+
+def targets(runs: Runs, cases: Sequence[Case], edited: bool) -> str:
+    """Markdown: what zs2kit was to reach, and whether it did, over open and full prompts together."""
+    ours, _, zero, *_ = editors() if edited else generators()
+    others = {method.name: method for method in (editors() if edited else generators())}
+    single = others["frame by frame"]
+
+    def of(method: Method, name: str) -> float:
+        return runs.mean(method, cases, name)
+
+    rows = [("kind flips per 100 transitions", of(ours, "kind flips"), "at most", 1.0)]
+    rows += [
+        ("the same, over those of frame by frame", _share(of, "kind flips", ours, single), "at most", 0.25)
+    ]
+    for name in ("colour drift to first", "warp error"):
+        rows += [(f"{name}, over that of {zero.name}", _share(of, name, ours, zero), "at most", 0.5)]
+    if edited:
+        rows += [("PCK@0.1", of(ours, "PCK@0.1"), "at least", 0.9)]
+    else:
+        rows += [
+            (
+                "motion, over that of rendered clips",
+                _share(of, "motion", ours, rendered(False)),
+                "at least",
+                0.5,
+            )
+        ]
+        rows += [
+            ("smooth motion, likewise", _share(of, "smooth motion", ours, rendered(False)), "at least", 0.5)
+        ]
+    rows += [
+        (
+            f"text right, less that of {zero.name}",
+            of(ours, "text right") - of(zero, "text right"),
+            "at least",
+            0,
+        )
+    ]
+    lines = ["| target | wanted | zs2kit | |", "|---|---|---|---|"]
+    for what, value, bound, wanted in rows:
+        reached = value <= wanted if bound == "at most" else value >= wanted
+        lines.append(f"| {what} | {bound} {wanted:g} | {value:.2f} | {'reached' if reached else 'missed'} |")
+    return "\n".join(lines)
+
+
+def _share(of: Callable[[Method, str], float], name: str, ours: Method, theirs: Method) -> float:
+    both = of(ours, name), of(theirs, name)
+    return both[0] / both[1] if both[1] else math.inf if both[0] else 1.0
+
+
+def filmstrips(path: Path, runs: Runs, methods: Sequence[Method], cases: Sequence[Case]) -> None:
+    """Write a PNG with a row of frames for each case and method."""
+    rows = []
+    for case in cases:
+        for method in methods:
+            frames = runs.frames(method, case)[PICTURES]
+            small = [cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for frame in frames]
+            rows.append(np.concatenate(small, axis=1))
+        rows.append(np.full((SIDE // 8, rows[-1].shape[1], 3), 255, np.uint8))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.concatenate(rows[:-1])[..., ::-1])
+
+
+GENERATION = """
+"Text2Video-Zero" is diffusers' TextToVideoZeroPipeline, at its own strength of motion and the published
+shares of steps; "frame by frame" is StableDiffusionPipeline.
+"""
+
+EDITING = """
+A rendered clip is redrawn in its poses; all methods get the same skeletons, found by the bundled detector.
+"First-frame attention" is Text2Video-Zero's recipe for edits with a ControlNet: diffusers'
+CrossFrameAttnProcessor in the U-Net and the ControlNet, and one noise for all frames. "TokenFlow" is
+`zs2kit/bench/tokenflow.py`. "Frame by frame" is diffusers' StableDiffusionControlNetPipeline.
+"""

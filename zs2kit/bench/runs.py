@@ -1,0 +1,142 @@
+"""Methods drawn on cases, and measured: what the tables of quality and ablation are made of."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import click
+import numpy as np
+
+import zs2kit
+from zs2kit.bench.baselines import GUIDANCE, zs2
+from zs2kit.bench.cases import Case, Measure, source_images
+from zs2kit.bench.cells import Cells
+from zs2kit.model import Model
+from zs2kit.puppets.yardsticks import Images, Numbers
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to draw clips, and its settings."""
+
+    name: str  # as the tables call it
+    draw: Callable[..., Images]  # (model, case, steps, **settings)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def zs2_method(name: str, *, edited: bool, **settings: Any) -> Method:
+    """zs2kit at these settings and its defaults for the others, which are part of what a cell is known by."""
+    known = inspect.signature(zs2kit.edit if edited else zs2kit.generate).parameters
+    names = ("noise", "momentum", "divergence", "flow_momentum")
+    defaults = {each: known[each].default for each in names if each in known}
+    return Method(name, zs2, {"edited": edited, **defaults, **settings})
+
+
+class Runs:
+    """Draws and measures with one model, and keeps what was done in cells."""
+
+    def __init__(self, cells: Cells, model: Model, steps: int) -> None:
+        self.cells = cells
+        self.model = model
+        self.steps = steps
+        some = model.unet.conv_in.weight.detach().float().cpu().numpy()
+        self._weights = sha256(some.tobytes()).hexdigest()[:12]
+        self._measure = Measure()
+
+    def settings(self, method: Method, case: Case) -> dict[str, Any]:
+        """All that determines a cell."""
+        return {
+            "method": method.draw.__name__,
+            **method.settings,
+            "prompt": case.prompt,
+            "case": case.number,
+            "frames": case.frames,
+            "seed": case.seed,
+            "steps": self.steps,
+            "guidance": GUIDANCE,
+            "model": f"{self.model.name} {self._weights}",
+            "device": f"{self.model.device.type} {self.model.dtype}",
+        }
+
+    def frames(self, method: Method, case: Case) -> Images:
+        """The clip that a method draws of a case; drawn where there is none yet."""
+        return self.cells.clip(
+            self.settings(method, case),
+            lambda: method.draw(self.model, case, self.steps, **method.settings),
+        )
+
+    def numbers(self, method: Method, case: Case) -> Numbers:
+        """What is measured of that clip."""
+        edited = bool(method.settings.get("edited"))
+        frames = self.frames(method, case)
+        return self.cells.numbers(
+            self.settings(method, case), Measure.rules, lambda: self._measure(case, frames, edited)
+        )
+
+    def fill(self, methods: Sequence[Method], cases: Iterable[Case]) -> None:
+        """Draw and measure case by case, all methods of one before the next, and say how far it is."""
+        for case in cases:
+            for method in methods:
+                new = not self.cells.has(self.settings(method, case))
+                self.numbers(method, case)
+                if new:
+                    seconds = self.cells.seconds(self.settings(method, case))
+                    click.echo(f"{case.number:3d} {case.prompt:40s} {method.name:45s} {seconds:6.1f} s")
+
+    def done(self, methods: Sequence[Method], cases: Iterable[Case]) -> list[Case]:
+        """The cases that all methods have been drawn of."""
+        return [
+            case for case in cases if all(self.cells.has(self.settings(method, case)) for method in methods)
+        ]
+
+    def values(self, method: Method, cases: Sequence[Case], name: str) -> list[float]:
+        """A number of each clip that has it."""
+        found = (self.numbers(method, case).get(name) for case in cases)
+        return [value for value in found if value is not None]
+
+    def mean(self, method: Method, cases: Sequence[Case], name: str) -> float:
+        """The mean of a number over clips that have it; NaN if none has."""
+        values = self.values(method, cases, name)
+        return float(np.mean(values)) if values else math.nan
+
+    def table(self, methods: Sequence[Method], cases: Sequence[Case], columns: Sequence[Column]) -> str:
+        """Markdown: a line for each method, with the mean of each column's number and its 95% interval."""
+        lines = ["| | " + " | ".join(column.title for column in columns) + " |"]
+        lines.append("|---" * (len(columns) + 1) + "|")
+        for method in methods:
+            found = [column.shown(self.values(method, cases, column.name)) for column in columns]
+            lines.append(f"| {method.name} | {' | '.join(found)} |")
+        return "\n".join(lines)
+
+
+class Column(NamedTuple):
+    """A number as a table shows it."""
+
+    name: str  # as the measures call it
+    title: str
+    form: str = ".1f"
+    factor: float = 1.0
+
+    def shown(self, values: Sequence[float]) -> str:
+        """The mean of ``values`` and the ends of its 95% interval."""
+        if not values:
+            return ""
+        mean, low, high = (format(self.factor * each, self.form) for each in interval(values))
+        return f"{mean} ({low} to {high})"
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """The mean, and the ends of its 95% interval by resampling the values 2,000 times."""
+    drawn = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
+    low, high = np.percentile(np.asarray(values)[drawn].mean(axis=1), (2.5, 97.5))
+    return float(np.mean(values)), float(low), float(high)
+
+
+def real(model: Model, case: Case, steps: int, *, edited: bool) -> Images:
+    """The rendered clip itself: what the measures give where all is true."""
+    return source_images(case)

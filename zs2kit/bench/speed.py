@@ -1,0 +1,200 @@
+"""How fast zs2kit is, and how much memory it takes, beside diffusers' own pipelines on the same model."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import click
+import diffusers
+import torch
+import transformers
+
+from zs2kit.bench.baselines import frame_by_frame, text_to_video_zero, zs2
+from zs2kit.bench.cases import Case
+from zs2kit.bench.cells import Cells
+from zs2kit.model import BUNDLED, Model, quiet
+
+LENGTHS = 8, 64, 512
+# The configs of Stable Diffusion 1.5 and XL, where they aren't diffusers' defaults
+UNETS: dict[str, dict[str, Any]] = {
+    "sd15": {"sample_size": 64, "cross_attention_dim": 768},
+    "sdxl": {
+        "sample_size": 128,
+        "block_out_channels": (320, 640, 1280),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2, 10),
+        "attention_head_dim": (5, 10, 20),
+        "cross_attention_dim": 2048,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+}
+
+
+def random_model(size: str, device: str | None = None) -> Model:
+    """A model as large as Stable Diffusion 1.5 (``sd15``) or XL (``sdxl``), of random weights.
+
+    In float32 on a CPU and float16 elsewhere, with the tokenizer of the bundled model.
+    """
+    bundled = Model.load(device=device)
+    with torch.device(bundled.device):
+        vae = diffusers.AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+            sample_size=UNETS[size]["sample_size"] * 8,
+        )
+        parts: dict[str, Any] = {
+            "vae": vae,
+            "unet": diffusers.UNet2DConditionModel(**UNETS[size]),
+            "text_encoder": _text_encoder(transformers.CLIPTextModel, 768, 12, 12),
+            "tokenizer": bundled.pipeline.tokenizer,
+            "scheduler": bundled.pipeline.scheduler,
+        }
+        if size == "sdxl":
+            second = _text_encoder(transformers.CLIPTextModelWithProjection, 1280, 32, 20)
+            parts |= {"text_encoder_2": second, "tokenizer_2": parts["tokenizer"]}
+    with quiet():
+        kind: Any = diffusers.StableDiffusionPipeline
+        if size == "sdxl":
+            kind = diffusers.StableDiffusionXLPipeline
+        else:
+            parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        return Model(kind(**parts).to(bundled.device, bundled.dtype), f"{size} of random weights")
+
+
+def _text_encoder(kind: Any, width: int, layers: int, heads: int) -> Any:
+    return kind(
+        transformers.CLIPTextConfig(
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            projection_dim=width,
+        )
+    )
+
+
+def ratios(model: Model, case: Case, steps: int, repeats: int) -> dict[str, float]:
+    """Seconds of each way to draw a clip, and zs2kit's over the others': medians of alternating pairs.
+
+    Text2Video-Zero draws all frames in one batch, and skips the first steps of all but one.
+    """
+    ways: dict[str, Callable[[], Any]] = {
+        "zs2kit": lambda: zs2(model, case, steps, edited=False),
+        "frame by frame": lambda: frame_by_frame(model, case, steps, edited=False, shared=False),
+    }
+    if not hasattr(model.pipeline, "text_encoder_2"):  # SDXL has a pipeline of its own
+        ways["Text2Video-Zero"] = lambda: text_to_video_zero(model, case, steps)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            seconds[name].append(_timed(way))
+    ours = seconds["zs2kit"]
+    found = {f"{name}, seconds": median(each) for name, each in seconds.items()}
+    for name, each in seconds.items():
+        if name != "zs2kit":
+            found[f"over {name}"] = median(a / b for a, b in zip(ours, each, strict=True))
+    return found
+
+
+def _timed(way: Callable[[], Any]) -> float:
+    start = perf_counter()
+    way()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return perf_counter() - start
+
+
+_PEAK = """
+import sys, time
+start = time.perf_counter()
+import resource, zs2kit
+name, frames, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+model = zs2kit.Model.load(name)
+loaded = time.perf_counter()
+first = None
+for _ in zs2kit.generate("a robot", frames=frames, num_inference_steps=steps, model=model):
+    first = first or time.perf_counter() - loaded
+unit = 1 if sys.platform == "darwin" else 1024
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, first, loaded - start)
+"""
+
+
+def peak(model: str, frames: int, steps: int) -> dict[str, float]:
+    """Peak memory in MB of a process that generates a clip, and seconds until its first frame is there."""
+    arguments = [sys.executable, "-c", _PEAK, model, str(frames), str(steps)]
+    printed = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout.split()
+    memory, first, loading = map(float, printed)
+    return {"peak memory, MB": memory, "first frame, seconds": first, "loading, seconds": loading}
+
+
+def run(cells: Cells, size: str | None, frames: int, side: int, steps: int, repeats: int) -> None:
+    """Measure what isn't measured yet on this machine, and print it.
+
+    size: ``sd15`` or ``sdxl``; None is the bundled model, of which memory is measured too.
+    """
+    cuda = torch.cuda.is_available()
+    common = {
+        "speed": size or BUNDLED,
+        "on": torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} thread(s)",
+        "steps": steps,
+    }
+
+    def show(settings: dict[str, Any], measure: Callable[[], dict[str, float]]) -> None:
+        for what, value in cells.numbers(settings, "speed", measure).items():
+            click.echo(f"{settings['speed']}, {settings['frames']} frames, {what}: {value:.3f}")
+
+    def all_ratios() -> dict[str, float]:
+        model = random_model(size) if size else Model.load(BUNDLED)
+        return ratios(model, Case(0, frames, side), steps, repeats)
+
+    show({**common, "frames": frames, "side": side, "repeats": repeats}, all_ratios)
+    for length in LENGTHS if size is None else ():
+        show({**common, "frames": length}, lambda length=length: peak(BUNDLED, length, steps))  # type: ignore[misc]
+
+
+def section(cells: Cells) -> str:
+    """The tables, of all machines and sizes that were measured."""
+    found = sorted(
+        cells.found("speed"), key=lambda cell: (cell[0]["speed"], "side" in cell[0], cell[0]["frames"])
+    )
+    if not found:
+        return ""
+    ratio_lines = [
+        f"| {it['speed']}, {it['side']}x{it['side']} | {it['on']} | {it['frames']} | {it['steps']} | "
+        f"{it['repeats']} | {numbers['zs2kit, seconds']:.1f} | {numbers['over frame by frame']:.2f} | "
+        f"{numbers.get('over Text2Video-Zero', math.nan):.2f} |"
+        for it, numbers in found
+        if "side" in it
+    ]
+    peaks = {it["frames"]: numbers for it, numbers in found if "side" not in it}
+    text = f"\n## Speed\n{SPEED}\n| model | on | frames | steps | repeats | seconds | over frame by frame | "
+    text += "over Text2Video-Zero |\n" + "|---" * 8 + "|\n" + "\n".join(ratio_lines) + "\n"
+    if peaks:
+        text += "\n| frames | peak memory, MB | first frame after, s |\n|---|---|---|\n"
+        for frames, it in peaks.items():
+            text += f"| {frames} | {it['peak memory, MB']:.0f} | {it['first frame, seconds']:.1f} |\n"
+    if LENGTHS[1] in peaks and LENGTHS[2] in peaks:
+        before, after = (peaks[frames]["peak memory, MB"] for frames in LENGTHS[1:])
+        text += f"\nFrom {LENGTHS[1]} to {LENGTHS[2]} frames memory grows by {after / before - 1:.2%} "
+        text += "(wanted: under 2%).\n"
+    return text
+
+
+SPEED = """
+Seconds of a whole clip, text to pixels, the median of repeats that alternate between the methods; the
+ratios are medians over pairs (wanted: at most 1.10). "Frame by frame" is StableDiffusionPipeline with as
+many pictures at a time. Text2Video-Zero draws all frames in one batch and skips the first steps of all
+frames but one. Models of another size have random weights.
+"""
