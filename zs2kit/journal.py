@@ -57,11 +57,13 @@ class Resumable(Protocol):
     """Frames that are made in chunks, and whose making can begin between any two of these.
 
     ``index`` frames are made, and ``carry`` is what those after them must know: whoever has taken ``index``
-    frames stands between two chunks. Who sets both before taking the first frame, begins there.
+    frames stands between two chunks. Who sets both before taking the first frame, begins there, with chunks
+    of ``chunk_size`` frames, which may change on the way, as memory allows.
     """
 
     index: int
     carry: Carry
+    chunk_size: int | None
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames from ``index`` on."""
@@ -158,6 +160,7 @@ class Journal:
 
             self._verify(self._carry_file)
             self._work.carry, self._work.index = Carry.load(self._carry_file), len(self.times)
+            self._work.chunk_size = edit["chunk_size"]
         except _MALFORMED as error:
             raise _damaged(path) from error
 
@@ -248,6 +251,7 @@ class Journal:
             "times": self.times.tolist(),
             "duration": self.duration,
             "complete": self.complete,
+            "chunk_size": self._work.chunk_size,
             "checksums": {path.name: self._checksums[path.name] for path in files},
         }
         with _replaced(self.folder / _FILE) as temporary:
@@ -306,7 +310,7 @@ def opened(
         with workfolder(path) as folder:
             yield Journal(folder, clip, segment, None)
         return
-    everything = json.loads(json.dumps({**settings, "segment": segment, **described}))
+    everything = json.loads(json.dumps({**settings, "segment": segment, **described}, default=str))
     with _locked(path) as folder:
         journal = Journal(folder, clip, segment, everything)
         if resume is False:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -21,6 +22,8 @@ from zs2kit.carry import Carry
 from zs2kit.clip import Chunk, Clip, Fit, Frame
 from zs2kit.denoiser import Branch, Denoiser
 from zs2kit.errors import ModelError, UsageError
+from zs2kit.io.sequence import Pattern
+from zs2kit.journal import fingerprint
 from zs2kit.model import BUNDLED, Embeds, Model
 from zs2kit.noise import MAX_DIVERGENCE, NOISES, make_noise
 from zs2kit.sampler import SCHEDULERS, Kept, make_scheduler, sample, steps_of
@@ -104,6 +107,18 @@ class Scan:
                     f"{chunk.indices[-1]}; use bfloat16 or float32, or a lower guidance scale"
                 )
             return following, pixels
+
+    def weights(self) -> str:
+        """Return by what the weights are known again: a checksum of a few numbers of each tensor."""
+        with self.model.lock:  # other edits change the model while they sample
+            parts = [*self.model.pipeline.components.values(), *self.denoiser.networks.values()]
+            tensors = [
+                tensor.flatten()[:: max(1, tensor.numel() // 8)].float().cpu()
+                for part in parts
+                if isinstance(part, torch.nn.Module)
+                for tensor in part.state_dict().values()
+            ]
+            return f"{zlib.crc32(torch.cat(tensors).numpy().tobytes()):08x}"
 
     def _scheduler(self) -> Any:
         return make_scheduler(
@@ -358,9 +373,19 @@ def _sampled(
     fit = Fit.into(
         (clip.height, clip.width), size or model.native_size, model.multiple, clip.sample_aspect_ratio
     )
-    return replace(
-        clip, frames=Sampled(clip, Scan(model, hooks, clip, **settings), fit, chunk_size), blank=False
-    )
+    asked = {**settings, "chunk_size": chunk_size}
+    asked["plugins"] = {plugins_.name_of(each): _options(each) for each in plugins}
+    scan = Scan(model, hooks, clip, **settings)
+    return replace(clip, frames=Sampled(clip, scan, fit, chunk_size, asked), blank=False)
+
+
+def _options(plugin: object) -> dict[str, Any]:
+    """The plugin's options; where one names a file, also by what that is known again."""
+    values = {each.name: getattr(plugin, each.name) for each in plugins_.options(type(plugin))}
+    files = {
+        name: value for name, value in values.items() if isinstance(value, str) and Path(value).is_file()
+    }
+    return values | {f"{name}'s file": fingerprint([Path(value)]) for name, value in files.items()}
 
 
 def _check(holds: bool, message: str) -> None:
@@ -371,14 +396,16 @@ def _check(holds: bool, message: str) -> None:
 class Sampled:
     """The frames of a clip, each chunk of them made as its first is asked for.
 
-    ``index`` frames are made, and ``carry`` is what those after them must know.
+    ``index`` frames are made, and ``carry`` is what those after them must know. ``asked`` is what `edit` or
+    `generate` was called with.
     """
 
-    def __init__(self, clip: Clip, scan: Scan, fit: Fit, chunk_size: int) -> None:
+    def __init__(self, clip: Clip, scan: Scan, fit: Fit, chunk_size: int, asked: Mapping[str, Any]) -> None:
         self.clip = clip
         self.scan = scan
         self.fit = fit
         self.chunk_size = chunk_size
+        self.asked = asked
         self.index = 0
         self.carry = Carry()
 
@@ -393,6 +420,29 @@ class Sampled:
             for frame, image in zip(group, finished(chunk, pixels), strict=True):
                 yield frame._replace(image=image)
         self.scan.hook.finish(frames=self.index)
+
+    def describe(self) -> dict[str, Any] | None:
+        """Return all that the frames depend on, for JSON; None if its source is not to be known again."""
+        clip, model = self.clip, self.scan.model
+        if clip.source is None and not clip.blank:
+            return None
+        prompts = {str(index): prompt for index, prompt in self.scan.prompts.items()}
+        pattern = Pattern.of(clip.source) if clip.source else None
+        files = [pattern.path(each) for each in pattern.numbers()] if pattern else [clip.source]
+        return {
+            **self.asked,
+            "prompt": prompts if len(prompts) > 1 else prompts["0"],
+            "size": list(self.fit.padded),
+            "model": model.name,
+            "weights": self.scan.weights(),
+            "dtype": str(model.dtype),
+            "device": model.device.type,
+            "torch": torch.__version__,
+            "source": fingerprint([file for file in files if file]),
+            "start": clip.start,
+            "end": clip.end,
+            "frames": clip.frame_count,
+        }
 
 
 def chunk_of(clip: Clip, frames: Sequence[Frame], index: int, fit: Fit) -> Chunk:
