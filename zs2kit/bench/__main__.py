@@ -85,19 +85,21 @@ def ablation(
 
 
 @main.command()
+@click.option(
+    "--model", default=BUNDLED, show_default=True, help="The checkpoint; sd15, sdxl: of random weights."
+)
 @CELLS
 @DOCS
-@click.option("--size", type=click.Choice(list(speed_.UNETS)), help="A model as large, of random weights.")
 @number("--frames", 16, "Frames of the clip that is timed.")
 @number("--side", 128, "Their width and height.", least=64)
 @number("--steps", 20, "Denoising steps.")
 @number("--repeats", 5, "Timings of each method.")
 def speed(
-    cells: Path, docs: Path | None, size: str | None, frames: int, side: int, steps: int, repeats: int
+    model: str, cells: Path, docs: Path | None, frames: int, side: int, steps: int, repeats: int
 ) -> None:
     """Time zs2kit and other methods in turn, and measure its memory; let the machine do nothing else."""
     kept = Cells(cells)
-    speed_.run(kept, size, frames, side, steps, repeats)
+    speed_.run(kept, model, frames, side, steps, repeats)
     if docs:
         page.write(docs, kept, Model.load(BUNDLED))
 

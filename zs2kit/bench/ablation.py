@@ -44,6 +44,12 @@ def grid() -> list[Method]:
 
 def relatives() -> list[Method]:
     """The other kinds of noise, at a momentum of .98."""
+    orbits = [
+        zs2_method(
+            f"orbit, {divergence:g}", edited=False, noise="orbit", momentum=0.98, divergence=divergence
+        )
+        for divergence in (0.005, 0.01, 0.02, 0.03, 0.05)
+    ]
     mixed = [
         zs2_method(
             f"mixed, {divergence:g}", edited=False, noise="mixed", momentum=0.98, divergence=divergence
@@ -54,7 +60,7 @@ def relatives() -> list[Method]:
         zs2_method(name, edited=False, noise=name, momentum=0.98, divergence=0.0)
         for name in ("progressive", "independent", "shared")
     ]
-    return [*mixed, *others]
+    return [*orbits, *mixed, *others]
 
 
 def long() -> list[Method]:
@@ -63,7 +69,7 @@ def long() -> list[Method]:
         zs2_method("zs2kit", edited=False),
         zs2_method("ZS2 as published", edited=False, noise="dependency", momentum=0.98, divergence=0.01),
         zs2_method("momentum 0", edited=False, noise="dependency", momentum=0.0, divergence=0.01),
-        zs2_method("mixed, 0.05", edited=False, noise="mixed", momentum=0.98, divergence=0.05),
+        zs2_method("momentum 1", edited=False, noise="dependency", momentum=1.0, divergence=0.01),
     ]
 
 

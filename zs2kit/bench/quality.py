@@ -16,6 +16,7 @@ from zs2kit.bench.runs import Column, Method, Runs, real, zs2_method
 from zs2kit.bench.tokenflow import token_flow
 
 FRAMES, STEPS, PROMPTS = 24, 20, 32
+AT_FIFTY = 4  # prompts that Text2Video-Zero draws at its published 50 steps too
 SHOWN = 3, 7, 12  # cases of the filmstrips
 PICTURES = slice(0, None, 3)  # frames of them
 SIDE = 96
@@ -57,6 +58,11 @@ def editors() -> list[Method]:
     ]
 
 
+def published_zero() -> Method:
+    """Text2Video-Zero at the steps that it was published with."""
+    return Method("Text2Video-Zero, 50 steps", text_to_video_zero, steps=50)
+
+
 def rendered(edited: bool) -> Method:
     """The rendered clips themselves."""
     return Method("rendered clips", real, {"edited": edited})
@@ -65,7 +71,9 @@ def rendered(edited: bool) -> Method:
 def run(runs: Runs, prompts: int = PROMPTS) -> None:
     """Draw and measure what isn't there yet."""
     methods = [*generators(), *editors(), rendered(False), rendered(True)]
-    runs.fill(methods, [Case(number, FRAMES) for number in range(prompts)])
+    cases = [Case(number, FRAMES) for number in range(prompts)]
+    runs.fill(methods, cases)
+    runs.fill([published_zero()], cases[:AT_FIFTY])
 
 
 def section(runs: Runs, docs: Path) -> str:
@@ -88,6 +96,10 @@ def section(runs: Runs, docs: Path) -> str:
             if chosen:
                 table = runs.table([rendered(edited), *methods], chosen, columns)
                 text += f"\n{kind} ({len(chosen)}):\n\n{table}\n"
+        fifty = [] if edited else runs.done([published_zero()], done)
+        if fifty:
+            table = runs.table([published_zero(), methods[2]], fifty, columns)
+            text += f"\nOf the first prompts ({len(fifty)}):\n\n{table}\n"
         text += f"\n{targets(runs, done, edited)}\n"
         name = "results-edited.png" if edited else "results-generated.png"
         strips = [case for case in done if case.number in SHOWN]

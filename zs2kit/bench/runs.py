@@ -27,13 +27,14 @@ class Method:
     name: str  # as the tables call it
     draw: Callable[..., Images]  # (model, case, steps, **settings)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    steps: int | None = None  # if others than those of the run
 
 
 def zs2_method(name: str, *, edited: bool, **settings: Any) -> Method:
     """zs2kit at these settings and its defaults for the others, which are part of what a cell is known by."""
     known = inspect.signature(zs2kit.edit if edited else zs2kit.generate).parameters
-    names = ("noise", "momentum", "divergence", "flow_momentum")
-    defaults = {each: known[each].default for each in names if each in known}
+    names = ["noise", "momentum", "divergence", *(["flow_momentum"] if edited else [])]
+    defaults = {each: known[each].default for each in names}
     return Method(name, zs2, {"edited": edited, **defaults, **settings})
 
 
@@ -57,7 +58,7 @@ class Runs:
             "case": case.number,
             "frames": case.frames,
             "seed": case.seed,
-            "steps": self.steps,
+            "steps": method.steps or self.steps,
             "guidance": GUIDANCE,
             "model": f"{self.model.name} {self._weights}",
             "device": f"{self.model.device.type} {self.model.dtype}",
@@ -67,7 +68,7 @@ class Runs:
         """The clip that a method draws of a case; drawn where there is none yet."""
         return self.cells.clip(
             self.settings(method, case),
-            lambda: method.draw(self.model, case, self.steps, **method.settings),
+            lambda: method.draw(self.model, case, method.steps or self.steps, **method.settings),
         )
 
     def numbers(self, method: Method, case: Case) -> Numbers:

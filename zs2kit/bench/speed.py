@@ -18,7 +18,7 @@ import transformers
 from zs2kit.bench.baselines import frame_by_frame, text_to_video_zero, zs2
 from zs2kit.bench.cases import Case
 from zs2kit.bench.cells import Cells
-from zs2kit.model import BUNDLED, Model, quiet
+from zs2kit.model import Model, quiet
 
 LENGTHS = 8, 64, 512
 # The configs of Stable Diffusion 1.5 and XL, where they aren't diffusers' defaults
@@ -139,14 +139,14 @@ def peak(model: str, frames: int, steps: int) -> dict[str, float]:
     return {"peak memory, MB": memory, "first frame, seconds": first, "loading, seconds": loading}
 
 
-def run(cells: Cells, size: str | None, frames: int, side: int, steps: int, repeats: int) -> None:
+def run(cells: Cells, name: str, frames: int, side: int, steps: int, repeats: int) -> None:
     """Measure what isn't measured yet on this machine, and print it.
 
-    size: ``sd15`` or ``sdxl``; None is the bundled model, of which memory is measured too.
+    name: of a model; ``sd15`` and ``sdxl`` are made on the spot, and their memory isn't measured.
     """
     cuda = torch.cuda.is_available()
     common = {
-        "speed": size or BUNDLED,
+        "speed": name,
         "on": torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} thread(s)",
         "steps": steps,
     }
@@ -156,12 +156,12 @@ def run(cells: Cells, size: str | None, frames: int, side: int, steps: int, repe
             click.echo(f"{settings['speed']}, {settings['frames']} frames, {what}: {value:.3f}")
 
     def all_ratios() -> dict[str, float]:
-        model = random_model(size) if size else Model.load(BUNDLED)
+        model = random_model(name) if name in UNETS else Model.load(name)
         return ratios(model, Case(0, frames, side), steps, repeats)
 
     show({**common, "frames": frames, "side": side, "repeats": repeats}, all_ratios)
-    for length in LENGTHS if size is None else ():
-        show({**common, "frames": length}, lambda length=length: peak(BUNDLED, length, steps))  # type: ignore[misc]
+    for length in LENGTHS if name not in UNETS else ():
+        show({**common, "frames": length}, lambda length=length: peak(name, length, steps))  # type: ignore[misc]
 
 
 def section(cells: Cells) -> str:
