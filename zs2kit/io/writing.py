@@ -1,4 +1,4 @@
-"""Writing of clips: video in segments that need no other, joined with the sound of the source."""
+"""Writing of clips: video in segments that need no other, joined with the source's sound and subtitles."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from heapq import merge
+from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
-from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.stream import Stream
+from av.subtitles.stream import SubtitleStream
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
@@ -30,17 +31,17 @@ from numpy.typing import NDArray
 from zs2kit import __version__
 from zs2kit.clip import Clip, Color, Frame
 from zs2kit.errors import ClipError, UsageError
+from zs2kit.io.about import STREAM_TAGS, About, later
 from zs2kit.io.placing import place
 from zs2kit.io.reading import demux, frame_ticks, seek
 from zs2kit.io.sequence import Pattern, check_pictures, first_number
-from zs2kit.journal import FULL, Journal, check, opened, segment_file, unwritable, workfolder
+from zs2kit.journal import Journal, check, opened, segment_file, unwritable, workfolder
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}  # suffix -> muxer
 SEGMENT = 48  # frames encoded together: a segment starts with a keyframe and needs no other segment
 
 _QUALITY = 18  # CRF
 _RGB, _LIMITED_RANGE, _FULL_RANGE = 0, 1, 2  # FFmpeg's numbers
-_SOUND_TAGS = {"language", "title", "handler_name"}  # the last is MP4's title
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,14 @@ def write(
     resume: bool | None = None,
     progress: Callable[[int], object] = lambda done: None,
 ) -> Path:
-    """Encode the clip's frames and copy the sound of its source beside them; return the path.
+    """Encode the clip's frames and copy the rest of its source beside them; return the path.
 
-    Frames are pulled from the clip one by one. Their timing, size, sample aspect ratio, colour matrix and
-    range are kept; a clip that was cut at its start begins at 0. ``codec`` is one of `CODECS`: h264 in
-    4:2:0 (4:4:4 where a side is odd), ffv1 (lossless), or prores, 422 HQ if the source has as few samples
-    of colour, else 4444. ``quality`` is x264's CRF, 0 (lossless) to 51, by default 18; the others take
-    none. Where ``path`` is a pattern, out.%04d.png, each frame becomes a PNG picture; they are numbered
+    Copied are sound, chapters, metadata such as the title, the timecode, and those subtitles that the file
+    can hold. Frames are pulled from the clip one by one. Their timing, size, sample aspect ratio, colour
+    matrix and range are kept; a clip that was cut at its start begins at 0. ``codec`` is one of `CODECS`:
+    h264 in 4:2:0 (4:4:4 where a side is odd), ffv1 (lossless), or prores, 422 HQ if the source has as few
+    samples of colour, else 4444. ``quality`` is x264's CRF, 0 (lossless) to 51, by default 18; the others
+    take none. Where ``path`` is a pattern, out.%04d.png, each frame becomes a PNG picture; they are numbered
     from ``start_number`` on, by default as the source is if that is a sequence too, else from 1.
     ``progress`` is called with the number of frames that are done, once for each; what it raises ends it all.
 
@@ -99,7 +101,8 @@ def write(
         path, clip, overwrite, codec=codec, quality=quality, start_number=start_number, resume=resume
     )
     pattern = Pattern.of(path)
-    _say_what_is_lost(path, clip, codec)
+    about = About.of(clip.source)
+    _say_what_is_lost(path, clip, codec, about)
     size = _sound_size(clip)
     with opened(path, clip, _described(clip, codec, quality), SEGMENT, resume) as journal:
         folder = journal.folder
@@ -113,7 +116,7 @@ def write(
                 finished = _pictures(clip, folder, journal.times, pattern, number)
             else:
                 finished = {folder / path.name: path}
-                _join(folder / path.name, clip, folder, codec, journal.times, journal.duration)
+                _join(folder / path.name, clip, about, folder, codec, journal.times, journal.duration)
         except av.FFmpegError as error:
             raise unwritable(path, error) from error
         try:
@@ -157,26 +160,34 @@ def check_output(
             raise ClipError(f"{path} is the input; write to another name")
         if not overwrite:
             raise ClipError(f"{path} exists; choose another name, or allow overwriting (--overwrite)")
-    with workfolder(path) as folder, _sound(clip) as (_, sounds):
+    with workfolder(path) as folder, _copied(clip) as (_, streams):
         try:
             (folder / path.name).touch()
         except OSError as error:  # too long a name
             raise unwritable(path, error) from error
-        for sound in sounds:
-            try:  # Only an attempt tells: muxers refuse some of the codecs that they say they support.
-                with _output(folder / path.name) as output:
-                    output.add_stream_from_template(sound)
-                    output.start_encoding()
-            except (av.FFmpegError, ValueError) as error:
-                if getattr(error, "errno", None) in FULL:
-                    raise unwritable(path, error) from error
-                codec = sound.codec_context.name if sound.codec_context else "of an unknown codec"
+        for stream in streams:
+            if stream.type == "audio" and not _holds(path, stream):
                 advice = (
                     "convert it to AAC first" if path.suffix.lower() == ".mkv" else "write to a .mkv file"
                 )
                 raise ClipError(
-                    f"{path.suffix} can't hold the sound of {clip.source} ({codec}); {advice}"
-                ) from error
+                    f"{path.suffix} can't hold the sound of {clip.source} ({_name(stream)}); {advice}"
+                )
+
+
+def _holds(path: Path, stream: Stream) -> bool:
+    """Whether a file so named takes a stream; only an attempt tells, muxers are wrong about themselves."""
+    try:
+        with av.open(BytesIO(), "w", format=FORMATS[path.suffix.lower()]) as output:
+            output.add_stream_from_template(stream)
+            output.start_encoding()
+    except (av.FFmpegError, ValueError):
+        return False
+    return True
+
+
+def _name(stream: Stream) -> str:
+    return stream.codec_context.name if stream.codec_context else "of an unknown codec"
 
 
 def name_beside(clip: Path, word: str, codec: str | None = None) -> Path:
@@ -218,22 +229,27 @@ def _check_settings(path: Path, codec: str, quality: int | None, start_number: i
         raise UsageError(f"quality must lie between 0 (lossless) and 51, not {quality}")
 
 
-def _say_what_is_lost(path: Path, clip: Clip, codec: str) -> None:
+def _say_what_is_lost(path: Path, clip: Clip, codec: str, about: About) -> None:
     """Warn of what the source has and the result can't hold."""
-    if codec == "png":
-        with _sound(clip) as (_, sounds):
-            if sounds:
-                warnings.warn(
-                    f"pictures have no sound; {path} goes without that of {clip.source}", stacklevel=3
-                )
-        return
-    halved, was_halved = _halved(_pix_fmt(codec, clip)), _halved(clip.pix_fmt)
-    if clip.source is not None and codec == "h264" and halved > was_halved:
-        warnings.warn(
-            f"{path} has one sample of colour for 2x2 pixels, which is what players expect of h264, and "
-            f"{clip.source} has more; --codec ffv1 or prores keeps them",
-            stacklevel=3,
+    lost, source = [], clip.source
+    with _copied(clip) as (_, streams):
+        if codec == "png":
+            if streams:
+                lost.append(f"pictures have no sound and no subtitles; {path} goes without those of {source}")
+        elif unheld := [_name(stream) for stream in streams if not _holds(path, stream)]:
+            lost.append(f"{path.suffix} can't hold the subtitles of {source} ({', '.join(unheld)})")
+    if codec == "h264" and source is not None and _halved(_pix_fmt(codec, clip)) > _halved(clip.pix_fmt):
+        lost.append(
+            f"{path} has one sample of colour for 2x2 pixels, as players expect of h264, and {source} has "
+            "more; --codec ffv1 or prores keeps them"
         )
+    if codec != "png" and about.timecode and later(about.timecode, 0, clip.rate) is None:
+        lost.append(
+            f"the timecode {about.timecode} of {source} is none for {float(clip.rate):g} frames a second; "
+            f"{path} goes without"
+        )
+    for each in lost:
+        warnings.warn(each, stacklevel=3)
 
 
 def _described(clip: Clip, codec: str, quality: int | None) -> dict[str, Any]:
@@ -259,23 +275,24 @@ def _output(path: Path, muxer: str | None = None) -> OutputContainer:
     muxer = muxer or FORMATS[path.suffix.lower()]
     if muxer in ("mp4", "mov"):  # in which a stream's delay is told; by default in milliseconds
         options["movie_timescale"] = "90000"
-    if muxer in ("mp4", "mov"):  # in which a stream's delay is told; by default in milliseconds
-        options["movie_timescale"] = "90000"
     return av.open(f"file:{path}", "w", format=muxer, container_options=options)
 
 
 @contextmanager
-def _sound(clip: Clip) -> Iterator[tuple[InputContainer | None, tuple[AudioStream, ...]]]:
-    """The source, opened, and its streams of sound."""
-    if clip.source is None or clip.silent:
-        yield None, ()
+def _copied(clip: Clip) -> Iterator[tuple[InputContainer | None, list[Stream]]]:
+    """The source, opened, and its streams that are copied: those of sound and of subtitles."""
+    container = None
+    if clip.source is not None and (os.path.isfile(clip.source) or not clip.silent):
+        try:
+            container = av.open(f"file:{clip.source}", metadata_errors="replace")
+        except (av.FFmpegError, ValueError) as error:
+            if not clip.silent:
+                raise _soundless(clip) from error
+    if container is None:
+        yield None, []
         return
-    try:
-        container = av.open(f"file:{clip.source}", metadata_errors="replace")
-    except (av.FFmpegError, ValueError) as error:
-        raise _soundless(clip) from error
     with container:
-        yield container, container.streams.audio
+        yield container, [*(() if clip.silent else container.streams.audio), *container.streams.subtitles]
 
 
 def _sound_size(clip: Clip) -> int:
@@ -397,8 +414,16 @@ def _picture(image: NDArray[np.uint8], color: Color, pix_fmt: str) -> VideoFrame
     return picture
 
 
-def _join(target: Path, clip: Clip, folder: Path, codec: str, times: array[int], last_duration: int) -> None:
-    """Write the packets of all segments, and those of the source's sound, into one file."""
+def _join(
+    target: Path,
+    clip: Clip,
+    about: About,
+    folder: Path,
+    codec: str,
+    times: array[int],
+    last_duration: int,
+) -> None:
+    """Write the packets of all segments, and those copied from the source, into one file."""
     segments = sorted(folder.glob("*.segment"))
     # The result begins at 0, with the first picture or sound; a clip that was cut, with its first picture.
     # Files can't say that a picture comes before 0.
@@ -408,7 +433,7 @@ def _join(target: Path, clip: Clip, folder: Path, codec: str, times: array[int],
     reorder = CODECS[codec].reorder
     with (
         _output(target) as output,
-        _sound(clip) as (source, sounds),
+        _copied(clip) as (source, streams),
         av.open(f"file:{segments[0]}") as template,
     ):
         video = output.add_stream_from_template(template.streams.video[0], opaque=True)
@@ -418,16 +443,16 @@ def _join(target: Path, clip: Clip, folder: Path, codec: str, times: array[int],
         if codec == "prores":  # it comes in several, told apart by the tag, which a template leaves out
             video.codec_context.codec_tag = template.streams.video[0].codec_context.codec_tag
         packets = [_video_packets(segments, clip, times, last_duration, origin, reorder, video)]
-        if source is not None and sounds:
-            copies = {}
-            for sound in sounds:
-                copies[sound.index] = output.add_stream_from_template(sound)
-                # Not all that is said of it: sizes and durations, as Matroska has them, change with a cut.
-                copies[sound.index].metadata.update(
-                    {key: sound.metadata[key] for key in _SOUND_TAGS & sound.metadata.keys()}
-                )
-                copies[sound.index].disposition = sound.disposition
-            packets.append(_audio_packets(source, clip, origin * clip.time_base, copies))
+        copies = {}
+        for stream in streams:
+            if stream.type == "subtitle" and not _holds(target, stream):
+                continue
+            copy = copies[stream.index] = output.add_stream_from_template(stream)
+            copy.metadata.update({key: stream.metadata[key] for key in STREAM_TAGS & stream.metadata.keys()})
+            copy.disposition = stream.disposition
+        if source is not None and copies:
+            packets.append(_copied_packets(source, clip, origin * clip.time_base, copies))
+        _describe(output, video, clip, about, origin, times[-1] + last_duration)
         begun: set[Stream] = set()
         for packet in merge(*packets, key=_decoding_time):
             try:
@@ -436,6 +461,19 @@ def _join(target: Path, clip: Clip, folder: Path, codec: str, times: array[int],
             except (av.InvalidDataError, av.PatchWelcomeError):
                 if packet.stream is video or packet.stream not in begun:
                     raise  # else a damaged packet of sound: it costs itself
+
+
+def _describe(
+    output: OutputContainer, video: VideoStream, clip: Clip, about: About, origin: int, end: int
+) -> None:
+    """Say of the result what is said of the source; ``origin`` and ``end`` are its first and last tick."""
+    output.metadata.update(about.metadata)
+    video.metadata.update(about.video)
+    start, stop = origin * clip.time_base, None if clip.end is None else end * clip.time_base
+    output.set_chapters(about.chapters_between(start, stop))  # type: ignore[arg-type]
+    skipped = 0 if clip.start is None else round((start - about.begin) * clip.rate)
+    if about.timecode and (timecode := later(about.timecode, skipped, clip.rate)):
+        video.metadata["timecode"] = timecode
 
 
 def _pictures(clip: Clip, folder: Path, times: array[int], pattern: Pattern, number: int) -> dict[Path, Path]:
@@ -508,28 +546,40 @@ def _segment_packets(segment: Path, clip: Clip, first: int) -> Iterator[tuple[Pa
             yield packet, first + round(packet.pts * packet.time_base / clip.time_base)
 
 
-def _audio_packets(
-    source: InputContainer, clip: Clip, origin: Fraction, copies: dict[int, AudioStream]
+def _copied_packets(
+    source: InputContainer, clip: Clip, origin: Fraction, copies: dict[int, Stream]
 ) -> Iterator[Packet[Any]]:
-    """The source's packets of sound, as they are, between the clip's start and end; ``origin`` is time 0."""
-    sounds = source.streams.audio
-    if clip.start is not None:
+    """The source's packets, as they are, between the clip's start and end; ``origin`` is time 0.
+
+    Subtitles that are shown already at the start, or still at the end, are shown for the time between.
+    """
+    streams = [source.streams[index] for index in copies]
+    sounds = [stream for stream in streams if stream.type == "audio"]
+    if clip.start is not None and sounds == streams:  # else a subtitle may begin long before
         seek(source, sounds[0], origin)
+    start, stop = (
+        (None if clip.start is None else origin),
+        (None if clip.end is None else clip.origin + clip.end),
+    )
     over: set[int] = set()
     last: dict[int, int] = {}
     try:
-        for packet in demux(source, *sounds):
+        for packet in demux(source, *streams):
             if packet.pts is None or packet.dts is None:
                 continue
             if packet.dts <= last.get(packet.stream_index, packet.dts - 1) or packet.pts < packet.dts:
                 continue  # damaged: no file may go back in time
             last[packet.stream_index] = packet.dts
+            if isinstance(packet.stream, SubtitleStream):
+                if _name(packet.stream) == "mov_text" and not any(bytes(packet)[:2]):
+                    continue  # nothing is shown; MP4 fills its pauses so, and anew in the copy
+                _cut(packet, start, stop)
             time = packet.pts * packet.time_base
-            if clip.start is not None and time < origin:
+            if start is not None and time < start:
                 continue
-            if clip.end is not None and time >= clip.origin + clip.end:
+            if stop is not None and time >= stop:
                 over.add(packet.stream_index)
-                if len(over) == len(sounds):
+                if over.issuperset(stream.index for stream in sounds or streams):
                     return
                 continue
             shift = round(origin / packet.time_base)
@@ -539,3 +589,14 @@ def _audio_packets(
             yield packet
     except av.FFmpegError as error:
         raise _soundless(clip) from error
+
+
+def _cut(packet: Packet[Any], start: Fraction | None, stop: Fraction | None) -> None:
+    """Have a subtitle begin no sooner than ``start``, in seconds, and last no longer than to ``stop``."""
+    assert packet.pts is not None
+    begin, end = packet.pts, packet.pts + (packet.duration or 0)
+    if start is not None and begin < (first := round(start / packet.time_base)) < end:
+        begin = first
+    if stop is not None and begin < (after := round(stop / packet.time_base)) < end:
+        end = after
+    packet.pts, packet.dts, packet.duration = begin, begin, end - begin

@@ -1,0 +1,99 @@
+"""What a file says besides picture and sound: its title and the like, chapters, and the timecode."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+from av.stream import Disposition
+
+# Of streams. Not all that is said of them: sizes and durations, as Matroska has them, change with a cut.
+STREAM_TAGS = {"language", "title", "handler_name"}  # the last is MP4's title
+_OWN_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}  # of one file alone
+
+_TIMECODE_RATES = {24, 25, 30, 48, 50, 60, 100, 120, 150}  # in which FFmpeg counts
+_DROP_RATES = {Fraction(30000, 1001), Fraction(60000, 1001)}
+
+
+@dataclass(frozen=True)
+class About:
+    """The tags of a file and of its video, its chapters, and the timecode of its first frame."""
+
+    metadata: dict[str, str] = field(default_factory=dict)
+    video: dict[str, str] = field(default_factory=dict)
+    chapters: list[dict[str, Any]] = field(default_factory=list)  # as PyAV has them
+    timecode: str | None = None
+    begin: Fraction = Fraction(0)  # when its first frame is shown, in seconds
+
+    @classmethod
+    def of(cls, source: Path | None) -> About:
+        """Read a file; nothing is known of one that can't be opened."""
+        try:
+            container = av.open(f"file:{source}", metadata_errors="replace") if source else None
+        except (av.FFmpegError, ValueError):
+            container = None
+        if container is None:
+            return cls()
+        with container:
+            videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+            if not videos:
+                return cls()
+            video = videos[0]
+            said = [video.metadata, container.metadata, *(each.metadata for each in container.streams.data)]
+            codes = [tags[key] for tags in said for key in tags if key.lower() == "timecode"]
+            return cls(
+                {
+                    key: text
+                    for key, text in container.metadata.items()
+                    if not _is_own(key, container.metadata)
+                },
+                {key: video.metadata[key] for key in STREAM_TAGS & video.metadata.keys()},
+                [dict(chapter) for chapter in container.chapters()],
+                codes[0] if codes else None,
+                (video.start_time or 0) * (video.time_base or Fraction(0)),
+            )
+
+    def chapters_between(self, start: Fraction, end: Fraction | None) -> list[dict[str, Any]]:
+        """The chapters, or the parts of them, from ``start`` to ``end`` seconds; ``start`` becomes 0."""
+        cut = []
+        for chapter in self.chapters:
+            unit = chapter["time_base"]
+            first, last = (chapter[key] * unit - start for key in ("start", "end"))
+            first, last = max(first, Fraction(0)), last if end is None else min(last, end - start)
+            if first < last:
+                cut.append({**chapter, "start": round(first / unit), "end": round(last / unit)})
+        return cut
+
+
+def _is_own(key: str, tags: dict[str, str]) -> bool:
+    name, _, language = key.rpartition("-")
+    again = len(language) == 3 and name in tags  # MP4's tags, once more with their language
+    return again or key.lower() in _OWN_TAGS | {"timecode"}
+
+
+def later(timecode: str, frames: int, rate: Fraction) -> str | None:
+    """The timecode so many frames later; None if it is not one for this many frames a second.
+
+    In HH:MM:SS;FF the first numbers of each minute but every tenth are left out, so that 29.97 frames a
+    second (or 59.94) keep up with the clock.
+    """
+    match = re.fullmatch(r"(\d\d):([0-5]\d):([0-5]\d)([:;.])(\d{2,3})", timecode)
+    fps = round(rate)
+    if not match or fps not in _TIMECODE_RATES or int(match[5]) >= fps:
+        return None
+    drops = match[4] != ":"
+    if drops and rate not in _DROP_RATES:
+        return None
+    left_out = fps // 15 if drops else 0
+    ten_minutes, minute = 600 * fps - 9 * left_out, 60 * fps - left_out
+    minutes = int(match[1]) * 60 + int(match[2])
+    number = minutes * 60 * fps + int(match[3]) * fps + int(match[5]) - left_out * (minutes - minutes // 10)
+    number = (number + frames) % (144 * ten_minutes)  # a day
+    tens, rest = divmod(number, ten_minutes)
+    number += left_out * (9 * tens + max(0, rest - left_out) // minute)
+    seconds, frame = divmod(number, fps)
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{match[4]}{frame:02}"
