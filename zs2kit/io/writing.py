@@ -32,6 +32,7 @@ from zs2kit import __version__
 from zs2kit.clip import Clip, Color, Frame
 from zs2kit.errors import ClipError, UsageError
 from zs2kit.io.about import STREAM_TAGS, About, later
+from zs2kit.io.matroska import write_aspect
 from zs2kit.io.placing import place
 from zs2kit.io.reading import demux, frame_ticks, seek
 from zs2kit.io.sequence import Pattern, check_pictures, first_number
@@ -271,7 +272,8 @@ def _described(clip: Clip, codec: str, quality: int | None) -> dict[str, Any]:
 def _output(path: Path, muxer: str | None = None) -> OutputContainer:
     # FFmpeg would delay everything so that no time is negative, as those of decoding early and of the
     # sound that an audio decoder starts up with are.
-    options = {"avoid_negative_ts": "disabled"}
+    # And it would number Matroska's streams at random.
+    options = {"avoid_negative_ts": "disabled", "fflags": "bitexact"}
     muxer = muxer or FORMATS[path.suffix.lower()]
     if muxer in ("mp4", "mov"):  # in which a stream's delay is told; by default in milliseconds
         options["movie_timescale"] = "90000"
@@ -461,6 +463,8 @@ def _join(
             except (av.InvalidDataError, av.PatchWelcomeError):
                 if packet.stream is video or packet.stream not in begun:
                     raise  # else a damaged packet of sound: it costs itself
+    if target.suffix.lower() == ".mkv" and clip.sample_aspect_ratio != 1:
+        write_aspect(target, clip.sample_aspect_ratio * clip.width / clip.height)
 
 
 def _describe(
