@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -91,16 +91,18 @@ def make(
     return path
 
 
-def assert_drawn(frames: list[Frame], turn: int = 0) -> None:
-    """Each frame is what was drawn, nearly, and no other frame."""
+def assert_drawn(frames: list[Frame], turn: int = 0, spoilt: Container[int] = ()) -> None:
+    """Each frame, but for the spoilt ones, is what was drawn, nearly, and no other frame."""
     for index, frame in enumerate(frames):
+        if index in spoilt:
+            continue
         size = frame.image.shape[:2] if turn % 180 else frame.image.shape[1::-1]
         errors = [
             np.abs(frame.image.astype(int) - np.rot90(drawn(other, *size), turn // 90)).mean()
             for other in range(max(0, index - 2), index + 3)
         ]
-        assert np.argmin(errors) == min(index, 2), "another frame"
-        assert min(errors) < 5, "far from what was drawn"
+        assert np.argmin(errors) == min(index, 2), f"frame {index} is another one"
+        assert min(errors) < 5, f"frame {index} is far from what was drawn"
 
 
 class Contents(NamedTuple):
@@ -139,25 +141,23 @@ def contents(path: Path) -> Contents:
 
 
 def spoilt(path: Path, *, packets: tuple[int, ...], **settings: Any) -> Path:
-    """A clip with noise in some packets, as many bytes as there were; the file around them is sound."""
-    whole = make(path.with_name(f"whole {path.name}"), **settings)
-    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
-        video = source.streams.video[0]
-        copies = {each.index: target.add_stream_from_template(each, opaque=True) for each in source.streams}
-        count = 0
-        for packet in source.demux():
-            if not packet.size:
-                continue
-            if packet.stream is video:
-                if count in packets:
-                    noise = av.Packet(np.random.default_rng(count).bytes(packet.size))
-                    noise.pts, noise.dts, noise.duration = packet.pts, packet.dts, packet.duration
-                    noise.time_base, noise.is_keyframe = packet.time_base, packet.is_keyframe
-                    noise.stream, packet = packet.stream, noise
-                count += 1
-            packet.stream = copies[packet.stream.index]
-            target.mux(packet)
-    whole.unlink()
+    """An MP4 or MOV clip with noise instead of some packets of its picture."""
+    data = bytearray(make(path, **settings).read_bytes())
+    with av.open(str(path)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    for number in packets:
+        position, size = places[number]
+        data[position : position + size] = np.random.default_rng(number).bytes(size)
+    path.write_bytes(data)
+    return path
+
+
+def burst(path: Path, *, at: float, size: int, **settings: Any) -> Path:
+    """A clip with noise from a share of its bytes on."""
+    data = bytearray(make(path, **settings).read_bytes())
+    position = int(at * len(data))
+    data[position : position + size] = np.random.default_rng(0).bytes(size)
+    path.write_bytes(data)
     return path
 
 
@@ -208,35 +208,51 @@ class Animal(NamedTuple):
     """A clip of the zoo, and what is to be expected of it."""
 
     make: Callable[[Path], Path]
-    frames: int = 12
+    frames: int = 12  # 0: some
     says: str = ""  # a part of the warning
     out: str = ".mp4"  # the suffix of the result
     turn: int = 0  # degrees, counterclockwise
-    loss: float = 1.0  # mean difference, in levels, that writing without loss may make
-    drawn: bool = True  # every frame is close to what was drawn
-    opencv: bool = True  # sees the same
+    loss: float = 0.0  # mean difference, in levels, that writing it without compression makes
+    spoilt: Container[int] = ()  # frames that need not be as they were drawn
+    opencv: int | None = 3  # levels by which OpenCV's pictures may differ; None: it sees another clip
 
 
 def made(
-    *, says: str = "", out: str = ".mp4", loss: float = 1.0, opencv: bool = True, **settings: Any
+    maker: Callable[..., Path] = make,
+    *,
+    says: str = "",
+    out: str = ".mp4",
+    loss: float = 0.0,
+    spoilt: Container[int] = (),
+    opencv: int | None = 3,
+    survivors: int | None = None,
+    **settings: Any,
 ) -> Animal:
-    """An animal that `make` makes."""
-    frames = len(settings["pts"]) if "pts" in settings else settings.setdefault("frames", 12)
-    return Animal(partial(make, **settings), frames, says, out, settings.get("turn", 0), loss, opencv=opencv)
+    """An animal that ``maker`` makes, with these settings."""
+    frames = len(settings["pts"]) if "pts" in settings else settings.get("frames", 12)
+    frames = frames if survivors is None else survivors
+    turn = settings.get("turn", 0)
+    return Animal(partial(maker, **settings), frames, says, out, turn, loss, spoilt, opencv)
 
 
 MS = Fraction(1, 1000)
 TS = Fraction(1, 90_000)
+FRAME = Fraction(1, 25)
 VFR = np.cumsum(np.random.default_rng(0).integers(200, 2500, 30)).tolist()
 NTSC: dict[str, Any] = {"rate": Fraction(30000, 1001), "time_base": Fraction(1, 30000)}
-HEVC: dict[str, Any] = {"codec": "libx265", "options": {"crf": "8", "x265-params": "log-level=none"}}
-PRORES: dict[str, Any] = {"codec": "prores_ks", "pix_fmt": "yuv422p10le"}
-MPEG4: dict[str, Any] = {"codec": "mpeg4", "options": {"b": "4000000"}, "time_base": Fraction(1, 25)}
+HEVC: dict[str, Any] = {"codec": "libx265", "options": {"crf": "8", "x265-params": "log-level=none:keyint=5"}}
+PRORES: dict[str, Any] = {"codec": "prores_ks", "pix_fmt": "yuv422p10le", "loss": 1.0}
+MPEG2: dict[str, Any] = {"codec": "mpeg2video", "options": {"b": "4000000", "g": "5"}, "time_base": FRAME}
+MPEG4: dict[str, Any] = {"codec": "mpeg4", "options": {"b": "4000000"}, "time_base": FRAME}
+DEEP: dict[str, Any] = {"pix_fmt": "yuv420p10le", "loss": 0.6, "opencv": None}
+B_FRAMES: dict[str, Any] = {"frames": 20, "options": {"crf": "8", "bf": "2", "b-adapt": "0", "g": "10"}}
+SPOILT: dict[str, Any] = {"maker": spoilt, "frames": 20, "opencv": None}
+GOPS = {"crf": "8", "bf": "0", "g": "5"}
 
 ZOO: dict[str, Animal] = {
-    # timing
+    # time
     "plain.mp4": made(sound="aac"),
-    "b-frames.mp4": made(frames=20, options={"crf": "8", "bf": "3", "b-adapt": "0"}),
+    "b-frames.mp4": made(**B_FRAMES),
     "open-gop.mp4": made(frames=20, options={"crf": "8", "g": "10", "x264-params": "open-gop=1"}),
     "ntsc.mp4": made(**NTSC),
     "variable.mp4": made(pts=VFR),
@@ -244,68 +260,120 @@ ZOO: dict[str, Animal] = {
     "one.mp4": made(frames=1),
     "late picture.mp4": made(pts=[6400 + 512 * index for index in range(12)], sound="aac"),
     "late and silent.mp4": made(pts=[6400 + 512 * index for index in range(12)]),
-    "late.mkv": made(pts=[3_600_000 + 40 * index for index in range(12)], time_base=MS),
-    "ten hours late.ts": made(pts=[36_000 * 90_000 + 3600 * index for index in range(12)], time_base=TS),
+    "an hour late.mkv": made(pts=[3_600_000 + 40 * index for index in range(12)], time_base=MS),
+    "ten hours late.ts": made(pts=[3_240_000_000 + 3600 * index for index in range(12)], time_base=TS),
     "stream.ts": made(frames=20, time_base=TS, sound="aac"),
     "fragments.mp4": made(movflags="frag_keyframe+empty_moov", sound="aac"),
-    "no clock.h264": made(time_base=Fraction(1, 25)),
-    # geometry
+    "no clock.h264": made(time_base=FRAME, opencv=None),
+    # size and shape
     "odd.mp4": made(width=63, height=47, pix_fmt="yuv444p"),
-    "odd and halved.webm": made(width=63, height=47, codec="libvpx-vp9", time_base=MS, loss=1.5),
+    "odd and halved.webm": made(width=63, height=47, codec="libvpx-vp9", time_base=MS, opencv=50),
     "wide pixels.mp4": made(sar=Fraction(4, 3)),
     "turned left.mp4": made(turn=90),
     "turned right.mp4": made(turn=-90),
     "on its head.mp4": made(turn=180),
     "turned, wide pixels.mp4": made(turn=90, sar=Fraction(4, 3)),
-    "one pixel.mp4": Animal(partial(make, width=1, height=1, pix_fmt="yuv444p"), drawn=False),
-    "8k.mov": Animal(large, frames=2, drawn=False),
-    # pixels
+    "one pixel.mp4": made(width=1, height=1, pix_fmt="yuv444p", spoilt=range(12)),
+    # colours
     "bt601.mp4": made(color=Color(BT601, 6, 6, LIMITED)),
-    "bt601 full.mp4": made(color=Color(BT601, 6, 6, FULL)),
+    "bt601 full.mp4": made(color=Color(BT601, 6, 6, FULL), loss=0.7),
     "bt709.mp4": made(color=Color(BT709, 1, 1, LIMITED)),
-    "bt709 full.mp4": made(color=Color(BT709, 1, 1, FULL)),
-    "untagged hd.mp4": made(frames=3, height=720, matrix=BT709),
-    "422.mov": made(pix_fmt="yuv422p"),
-    "10 bits.mp4": made(pix_fmt="yuv420p10le"),
+    "bt709 full.mp4": made(color=Color(BT709, 1, 1, FULL), loss=0.7),
+    "untagged hd.mp4": made(frames=3, height=720, matrix=BT709, opencv=30),
+    "422.mov": made(pix_fmt="yuv422p", loss=1.0),
+    "10 bits.mp4": made(**DEEP),
+    "pq.mp4": made(**DEEP, color=Color(9, 9, 16, LIMITED), matrix=9),
+    "hlg.mp4": made(**DEEP, color=Color(9, 9, 18, LIMITED), matrix=9),
     "prores.mov": made(**PRORES),
-    "pq.mp4": made(pix_fmt="yuv420p10le", color=Color(9, 9, 16, LIMITED), matrix=9),
-    "hlg.mp4": made(pix_fmt="yuv420p10le", color=Color(9, 9, 18, LIMITED), matrix=9),
-    "grey.mkv": made(codec="ffv1", pix_fmt="gray", time_base=MS),
-    "rgb.mov": made(codec="png", pix_fmt="rgb24"),
-    "alpha.mov": made(codec="png", pix_fmt="rgba", says="transparent"),
+    "grey.mkv": made(codec="ffv1", pix_fmt="gray", time_base=MS, loss=0.2, spoilt=range(12)),
+    "rgb.mov": made(codec="png", pix_fmt="rgb24", loss=1.5),
+    "alpha.mov": made(codec="png", pix_fmt="rgba", loss=1.5, says="transparent"),
     "alpha.webm": made(codec="libvpx-vp9", pix_fmt="yuva420p", time_base=MS, says="transparent"),
-    "interlaced.mp4": made(options={"crf": "8", "flags": "+ildct+ilme"}, says="interlaced"),
+    "interlaced.mp4": made(options={"crf": "8", "flags": "+ildct+ilme"}, says="interlaced", opencv=None),
     # codecs and containers
     "hevc.mp4": made(**HEVC),
-    "mpeg2.mpg": made(codec="mpeg2video", time_base=Fraction(1, 25), options={"b": "4000000"}),
+    "mpeg2.mpg": made(**MPEG2, opencv=None),
     "mpeg4.avi": made(**MPEG4, sound="libmp3lame"),
-    "mpeg4 b-frames.avi": made(**{**MPEG4, "options": {"b": "4000000", "bf": "2"}}),
-    "jpegs.avi": made(
-        codec="mjpeg", pix_fmt="yuvj420p", time_base=Fraction(1, 25), options={"qmin": "1", "q": "1"}
-    ),
+    "mpeg4 b-frames.avi": made(**(MPEG4 | {"options": {"b": "4000000", "bf": "2"}}), opencv=None),
+    "jpegs.avi": made(codec="mjpeg", pix_fmt="yuvj420p", time_base=FRAME, options={"b": "4000000"}, loss=0.7),
     "vp8.webm": made(codec="libvpx", time_base=MS, options={"b": "4000000"}),
-    "av1.mkv": made(codec="libsvtav1", time_base=MS, options={"preset": "12", "crf": "8"}),
-    "animated.gif": made(codec="gif", pix_fmt="rgb8"),
+    "av1.mkv": made(codec="libsvtav1", time_base=MS, options={"preset": "12", "crf": "8"}, opencv=None),
+    "animated.gif": made(codec="gif", pix_fmt="rgb8", time_base=Fraction(1, 100), loss=20, spoilt=range(12)),
+    "photo.jpg": Animal(partial(picture, suffix=".jpg"), frames=1, loss=0.7),
+    "photo, turned.jpg": Animal(partial(picture, suffix=".jpg", exif=6), 1, turn=-90, loss=0.7, opencv=None),
+    "picture.png": Animal(partial(picture, suffix=".png"), frames=1, loss=1.5),
+    "picture called.mp4": Animal(partial(picture, suffix=".png"), frames=1, loss=1.5),
+    "cut-out.png": Animal(partial(picture, suffix=".png", channels=4), 1, "transparent", loss=1.5),
     # sound
-    "silent.mkv": made(time_base=MS),
     "two sounds.mkv": made(sound="aac libmp3lame", time_base=MS),
     "long sound.mp4": made(sound="aac", sound_seconds=2),
     "short sound.mp4": made(sound="aac", sound_seconds=0.2),
     "pcm.mov": made(sound="pcm_s16le", out=".mkv"),
     "opus.mkv": made(sound="libopus", time_base=MS),
-    "wma.asf": made(codec="mpeg4", options={"b": "4000000"}, sound="wmav2", time_base=MS, out=".mkv"),
-    # wrong counts
-    "wrong duration.mkv": Animal(
-        partial(replaced, old=b"00:00:00.480000000", new=b"01:00:00.480000000", time_base=MS),
+    # counts and durations that are wrong
+    "too long.mkv": made(
+        replaced,
+        old=b"00:00:00.480000000",
+        new=b"01:00:00.480000000",
+        time_base=MS,
         says=r"breaks off at 0\.48 s of 3600\.48 s",
     ),
-    "too many.mp4": Animal(
-        partial(replaced, old=b"\0\0\0\x0c\0\0\2\0", new=b"\0\0\1\0\0\0\2\0"), says=r"breaks off"
+    "too many.mp4": made(
+        replaced, old=b"stts" + bytes(7) + b"\1\0\0\0\x0c", new=b"stts" + bytes(7) + b"\1\0\0\4\0"
     ),
     # damage
-    "spoilt.mp4": Animal(
-        partial(spoilt, frames=20, options={"crf": "8", "bf": "0", "g": "5"}, packets=(7,), sound="aac"),
-        frames=20,
-        says=r"1 frame: the first is frame 7, at 0\.28 s",
+    "spoilt.mp4": made(
+        **SPOILT, packets=(7,), options=GOPS, sound="aac", spoilt=range(7, 10), says=r"frame 7, at 0\.28 s"
     ),
+    "spoilt keyframe.mp4": made(
+        **SPOILT,
+        packets=(10,),
+        options=GOPS,
+        spoilt=range(10, 15),
+        says=r"shown: \d; .* frame 10, at 0\.40 s",
+    ),
+    "spoilt first.mp4": made(
+        **SPOILT, packets=(0,), options=GOPS, spoilt=range(5), says=r"shown: \d; .* frame 0, at 0\.00 s"
+    ),
+    "spoilt end.mp4": made(
+        **SPOILT, packets=(18, 19), options=GOPS, spoilt=(18, 19), says=r"shown: 2; .* frame 18, at 0\.72 s"
+    ),
+    "spoilt prores.mov": made(**SPOILT, **PRORES, packets=(3, 9), spoilt=(3, 9), says="shown: 2; .* frame 3"),
+    "burst.ts": made(
+        burst,
+        **MPEG2,
+        frames=20,
+        at=0.5,
+        size=400,
+        survivors=19,
+        spoilt=range(5, 20),
+        says="damaged",
+        opencv=None,
+    ),
+    "burst.mkv": made(
+        burst,
+        frames=20,
+        options=GOPS,
+        time_base=MS,
+        at=0.5,
+        size=400,
+        survivors=0,
+        says="damaged",
+        opencv=None,
+    ),
+    "cut short.mp4": made(
+        cut,
+        share=0.8,
+        frames=20,
+        options=GOPS,
+        movflags="faststart",
+        survivors=0,
+        spoilt=range(10, 20),
+        says=r"breaks off at 0\.\d\d s of 0\.80 s",
+        opencv=None,
+    ),
+    "cut short.mkv": made(
+        cut, share=0.8, frames=20, options=GOPS, time_base=MS, survivors=0, says="breaks off", opencv=None
+    ),
+    "cut short.ts": made(cut, share=0.8, frames=20, options=GOPS, time_base=TS, survivors=0, opencv=None),
 }

@@ -65,9 +65,14 @@ def examine(
         codec, turned = _codec(path), is_turned(first.picture)
         moments = [(first.pts, first.duration, first.own)]
         moments += [(pts, duration, own) for _, pts, duration, own in pictures]
-    begin = moments[0][0] * clip.time_base
+    first_shown = moments[0][0] * clip.time_base
+    sounds = None if is_sequence else _sounds(clip, first_shown)
+    begin = first_shown
     if clip.start is None and begin >= 0:
-        begin = clip.origin
+        begin = max(Fraction(0), min([begin, *(each.times[0] for each in sounds or [] if each.times)]))
+    for sound in sounds or []:
+        sound.times = [time - begin for time in sound.times]
+        sound.end -= begin
     return Facts(
         clip=clip,
         codec=codec,
@@ -76,7 +81,7 @@ def examine(
         end=(moments[-1][0] + moments[-1][1]) * clip.time_base - begin,
         turned=turned,
         undecodable=sum(not own for _, _, own in moments),
-        sounds=None if is_sequence else _sounds(clip, begin),
+        sounds=sounds,
     )
 
 
@@ -86,7 +91,10 @@ def _codec(path: str | Path) -> str:
 
 
 def _sounds(clip: Clip, begin: Fraction) -> list[Sound]:
-    """The streams of sound, without packets that are damaged: no file may go back in time."""
+    """The streams of sound, from ``begin`` on if the clip is cut; their times are those of its clock.
+
+    Damaged packets are left out: no file may go back in time.
+    """
     if clip.silent:
         return []
     stop = None if clip.end is None else clip.origin + clip.end
@@ -109,8 +117,8 @@ def _sounds(clip: Clip, begin: Fraction) -> list[Sound]:
                     continue
                 sound = sounds[index]
                 sound.digest.update(_payload(sound.codec, bytes(packet)))
-                sound.times.append(time - begin)
-                sound.end = time - begin + (packet.duration or 0) * packet.time_base
+                sound.times.append(time)
+                sound.end = time + (packet.duration or 0) * packet.time_base
     except (av.FFmpegError, ValueError) as error:
         raise ClipError(f"the sound of {clip.source} can't be read to its end; get it whole") from error
     return list(sounds.values())

@@ -209,9 +209,11 @@ def demux(container: InputContainer, *streams: Stream) -> Iterator[Packet[Any]]:
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[tuple[Packet[Any], bool]]:
     """The packets of a video, and whether each is to give a picture that is shown at its pts.
 
-    Those before the first keyframe don't, nor those after it that are shown before it.
+    In a stream that somebody has tuned in to, those before the first keyframe don't, nor those after it
+    that are shown before it.
     """
     packets = demux(container, stream)
+    whole = container.format.name in _INDEXED
     vp8 = stream.codec_context.name == "vp8"
     keyframe = None
     while True:
@@ -221,7 +223,7 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[tuple[P
             return
         if packet is None:
             return
-        if keyframe is None and packet.is_keyframe:
+        if keyframe is None and (packet.is_keyframe or whole):
             keyframe = packet.pts
         hidden = packet.is_discard or (vp8 and not memoryview(packet)[0] & 0x10)  # VP8's bit "show_frame"
         yield packet, not (hidden or packet.pts is None or keyframe is None or packet.pts < keyframe)

@@ -273,7 +273,7 @@ def _output(path: Path, muxer: str | None = None) -> OutputContainer:
     # FFmpeg would delay everything so that no time is negative, as those of decoding early and of the
     # sound that an audio decoder starts up with are.
     # And it would number Matroska's streams at random.
-    options = {"avoid_negative_ts": "disabled", "fflags": "bitexact"}
+    options = {"avoid_negative_ts": "disabled", "fflags": "+bitexact"}
     muxer = muxer or FORMATS[path.suffix.lower()]
     if muxer in ("mp4", "mov"):  # in which a stream's delay is told; by default in milliseconds
         options["movie_timescale"] = "90000"
