@@ -61,7 +61,7 @@ class Mask:
             raise UsageError("mask.clip and mask.model exclude each other; use one of them")
         if self.label and not self.model:
             raise UsageError("mask.label is a label of mask.model; set both")
-        self._without: list[int] = []  # frames in which there is nothing to draw
+        self._without: set[int] = set()  # frames in which there is nothing to draw
         self._masks = Companion(self.clip, clip) if self.clip else None
         if self._masks:
             self._regions = _drawn(self._masks)
@@ -79,7 +79,7 @@ class Mask:
             if self.invert:
                 region = ~region
             if not region.any():
-                self._without.append(index)
+                self._without.add(index)
             kept.append(outside(region, round(self.grow * side), round(self.feather * side)))
         return np.stack(kept)
 
@@ -90,7 +90,7 @@ class Mask:
         if self._without:
             warnings.warn(
                 f"mask: {len(self._without)} of {frames} frames stay as they are, since nothing in them is "
-                f"to be drawn anew (the first is frame {self._without[0]})",
+                f"to be drawn anew (the first is frame {min(self._without)})",
                 stacklevel=2,
             )
 

@@ -43,7 +43,7 @@ class Pose(Control):
         return model.bundled("controlnet_pose") or "lllyasviel/control_v11p_sd15_openpose"
 
     def load_detector(self, model: Model, clip: Clip) -> None:
-        self._without: list[int] = []  # frames in which no figure was found
+        self._without: set[int] = set()  # frames in which no figure was found
         own = model.bundled("detector")
         kind = self.detector or ("puppets" if own else "openpose")
         if kind != "openpose" and (self.hands or self.face):
@@ -56,7 +56,7 @@ class Pose(Control):
 
     def detect(self, images: NDArray[np.uint8], chunk: Chunk) -> NDArray[np.uint8]:
         maps = self._detector(images)
-        self._without += [index for index, each in zip(chunk.indices, maps, strict=True) if not each.any()]
+        self._without |= {index for index, each in zip(chunk.indices, maps, strict=True) if not each.any()}
         return maps
 
     @hookimpl
@@ -64,7 +64,7 @@ class Pose(Control):
         if self.scale and self._without:
             warnings.warn(
                 f"pose: no figure was found in {len(self._without)} of {frames} frames "
-                f"(the first is frame {self._without[0]}); their maps are empty",
+                f"(the first is frame {min(self._without)}); their maps are empty",
                 stacklevel=2,
             )
 

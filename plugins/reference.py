@@ -15,6 +15,8 @@ from zs2kit.hookspecs import DenoiserInputs
 from zs2kit.plugins import option
 
 if TYPE_CHECKING:
+    import torch
+
     from zs2kit.denoiser import Branch, Denoiser
     from zs2kit.model import Model
 
@@ -101,12 +103,11 @@ class Reference:
         return {name: unet.attn_processors[name] for name in _replaced(unet)}, projection
 
     @hookimpl
-    def denoiser_inputs(self, branch: Branch) -> DenoiserInputs | None:
+    def denoiser_inputs(self, branch: Branch, latents: torch.Tensor) -> DenoiserInputs | None:
         if self.scale == 0:
             return None
-        return DenoiserInputs(
-            conditions={"image_embeds": [self._shown if branch.conditional else self._blank]}
-        )
+        embeds = self._shown if branch.conditional else self._blank
+        return DenoiserInputs(conditions={"image_embeds": [embeds.to(latents.dtype)]})
 
 
 @contextmanager

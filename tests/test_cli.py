@@ -465,7 +465,7 @@ def test_too_little_memory(clip: Path, error: Exception, monkeypatch: pytest.Mon
         raise error
 
     monkeypatch.setattr(io, "read", exhausted)
-    assert "use a smaller --chunk-size or --size" in refused(clip.parent, clip)
+    assert "use a smaller --size" in refused(clip.parent, clip)
 
 
 def test_plugins_are_checked_before_the_clip_and_without_torch(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ SOURCES = sorted(
 )
 LAYERS = [
     {"zs2kit", "errors"},
-    {"beside", "clip", "hookspecs", "carry", "noise"},
+    {"beside", "clip", "hookspecs", "carry", "memory", "noise"},
     {"journal"},
-    {"attention", "io", "model", "plugins", "sheet"},
+    {"attention", "io", "model", "plugins", "sheet", "shots"},
     {"companion", "denoiser", "detectors", "metrics", "report", "verify"},
     {"control", "sampler", "puppets"},
     {"scan", "zs2kit_plugins"},

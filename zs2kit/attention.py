@@ -48,11 +48,9 @@ class TemporalMomentum:
                 f"layer {layer} is called twice in '{self.scope}': branches need names of their own, and "
                 "plugins networks of their own"
             )
-        previous = self.carry.get(key)
-        if previous is not None:  # a carry read from disk is on the CPU
-            previous = previous.to(hidden_states.device)
+        previous = self.carry.fetch(key, hidden_states.device)
         mixed = running_average(hidden_states, self.momentum, previous)
-        self.following[key] = mixed[-1].clone()
+        self.following.keep(key, mixed[-1])
         return mixed.to(hidden_states.dtype)
 
 

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -69,7 +69,7 @@ class Commands(click.Group):
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            code = _fail("out of memory; use a smaller --chunk-size or --size", 1)
+            code = _fail("out of memory; use a smaller --size", 1)
         sys.exit(code)
 
 
@@ -138,6 +138,13 @@ def rate(text: str) -> Fraction:
     value = Fraction(match[1]) / int(match[2] or 1)
     ntsc = Fraction(round(value) * 1000, 1001)
     return ntsc if abs(value - ntsc) < Fraction(1, 1000) else value
+
+
+def cuts(text: str) -> Literal["auto"] | tuple[float, ...]:
+    """Auto, none, or times with commas in between -> as `zs2kit.edit` takes them."""
+    if text == "auto":
+        return "auto"
+    return () if text == "none" else tuple(float(time(each)) for each in text.split(","))
 
 
 def lora(text: str) -> tuple[str, float]:
@@ -239,8 +246,7 @@ _SAMPLING = (
         "--chunk-size",
         metavar="N",
         type=click.IntRange(1),
-        default=8,
-        help="Frames sampled at once: more is faster and takes more memory.",
+        help="Frames sampled at once: more is faster and takes more memory.  [default: 8, or what fits]",
     ),
     click.option(
         "--seed", metavar="N", type=click.IntRange(0), default=0, help="Another seed, another result."
@@ -307,7 +313,7 @@ class _Sampling:
     momentum: float
     divergence: float
     size: tuple[int, int] | None
-    chunk_size: int
+    chunk_size: int | None
     seed: int
     device: str | None
     dtype: str | None
@@ -350,8 +356,11 @@ class _Sampling:
         log.info("model %s on %s in %s", loaded.name, loaded.device, loaded.dtype)
         return loaded
 
-    def how(self, prompt: object, model: Model, built: Sequence[object]) -> dict[str, Any]:
-        """Return the settings as `zs2kit.edit` and `zs2kit.generate` take them, and say them."""
+    def how(self, prompt: object, model: Model, built: Sequence[object], **own: Any) -> dict[str, Any]:
+        """Return the settings as `zs2kit.edit` and `zs2kit.generate` take them, and say them.
+
+        own: those that only one of the two has.
+        """
         if prompt is None and not self.quiet:
             own = model.default_prompt
             _say(f"no prompt; using the model's own: '{own}'" if own else "no prompt; using an empty one")
@@ -366,6 +375,7 @@ class _Sampling:
             "size": self.size,
             "chunk_size": self.chunk_size,
             "seed": self.seed,
+            **own,
         }
         log.info("settings: %s", ", ".join(f"{key}={value!r}" for key, value in how.items()))
         for plugin in built:
@@ -473,6 +483,13 @@ def _sampling(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--end", type=time, metavar="TIME", help="Where in CLIP to stop.  [default: its end]")
 @click.option(
+    "--cuts",
+    type=cuts,
+    metavar="TIMES",
+    default="auto",
+    help="Where CLIP cuts to another shot, which is then edited afresh: auto, none, or 12.5,1:02.5,...",
+)
+@click.option(
     "--fps",
     type=rate,
     metavar="X",
@@ -487,6 +504,7 @@ def edit(
     start: Fraction | None,
     end: Fraction | None,
     fps: Fraction | None,
+    cuts: Literal["auto"] | tuple[float, ...],
     sampling: _Sampling,
 ) -> None:
     """Make a new video out of CLIP, with its motion and its sound.
@@ -511,7 +529,7 @@ def edit(
         model = sampling.load(built)
         from zs2kit.scan import edit
 
-        how = sampling.how(prompt, model, built)
+        how = sampling.how(prompt, model, built, cuts=cuts)
         edited = edit(source, prompt, **how)
         progress.update(task, description="editing")
         sampling.write(out, edited, progress, task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -39,8 +40,10 @@ class Companion:
         if not self.is_picture and ours and clips and ours != clips:
             raise self._other_length(ours, clips)
         self._frames: Iterator[Frame] = iter(opened)
-        self._position = 0  # of the next frame
         self._picture = next(self._frames).image if self.is_picture else None
+        # Of the last chunk, which may be asked for again, in parts too. The position is that of the first.
+        self._held: deque[NDArray[np.uint8]] = deque()
+        self._position = 0
 
     def frames_of(self, chunk: Chunk) -> list[NDArray[np.uint8]]:
         """Return the pictures for the chunk's frames, each (source height, source width, 3) RGB.
@@ -51,12 +54,17 @@ class Companion:
             return [self._picture] * chunk.length
         if chunk.index < self._position:
             self._frames, self._position = iter(self._read()), 0
+            self._held.clear()
+        while self._position < chunk.index and self._held:
+            self._held.popleft()
+            self._position += 1
         skipped = chunk.index - self._position  # an edit that is resumed doesn't start with frame 0
-        images = [frame.image for frame in islice(self._frames, skipped, skipped + chunk.length)]
-        if len(images) < chunk.length:
-            raise self._other_length(chunk.index + len(images), self.clip.frame_count)
-        self._position = chunk.index + chunk.length
-        return images
+        missing = max(0, chunk.length - len(self._held))
+        self._held += [frame.image for frame in islice(self._frames, skipped, skipped + missing)]
+        self._position = chunk.index
+        if len(self._held) < chunk.length:
+            raise self._other_length(chunk.index + len(self._held), self.clip.frame_count)
+        return list(islice(self._held, chunk.length))
 
     def finish(self, frames: int) -> None:
         """Warn if there are pictures left over after ``frames`` frames; for a plugin's hook of that name."""

@@ -306,12 +306,35 @@ class Model:
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents (frames, channels, ...) -> pixels (frames, 3, height, width) in [0, 1], float32."""
+        """Latents (frames, channels, ...) -> pixels (frames, 3, height, width) in [0, 1], float32.
+
+        NaN where the VAE's numbers break.
+        """
         mean, std = self._mean_and_std()
         latents = (latents / self.vae.config.scaling_factor * std + mean).to(self.vae.dtype)
         # Frame by frame: at SDXL's size a chunk's activations would fill a graphics card.
         pixels = torch.cat([self.vae.decode(each[None], return_dict=False)[0] for each in latents])
-        return (pixels.float() / 2 + 0.5).clamp(0, 1)
+        pixels = pixels.float() / 2 + 0.5
+        # Infinity must not pass for black or white.
+        return pixels.clamp(0, 1).where(pixels.isfinite(), torch.nan)
+
+    def halves(self, networks: Iterable[Any] = ()) -> list[torch.Tensor]:
+        """Return all of the weights, those of side ``networks`` among them, that are in half precision."""
+        modules = [each for each in self.pipeline.components.values() if isinstance(each, torch.nn.Module)]
+        tensors = [each for module in (*modules, *networks) for each in _tensors(module)]
+        return [each for each in tensors if each.dtype in (torch.float16, torch.bfloat16)]
+
+    @contextmanager
+    def in_float32(self, networks: Iterable[Any] = ()) -> Iterator[None]:
+        """Within this context the model and the side ``networks`` compute in float32."""
+        before = [(each, each.dtype) for each in self.halves(networks)]
+        try:
+            for each, _ in before:
+                each.data = each.data.float()
+            yield
+        finally:
+            for each, dtype in before:
+                each.data = each.data.to(dtype)  # exactly what it was
 
     def load_config(self, cls: Any, name: str | Path) -> dict[str, Any]:
         """Return the config of a side network of diffusers class ``cls``, without fetching its weights.
@@ -329,6 +352,11 @@ class Model:
         with _loading(cls, name):
             network = cls.from_pretrained(name, use_safetensors=True, dtype=self.dtype)
             return network.to(self.device).eval()
+
+
+def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
 
 
 @contextmanager

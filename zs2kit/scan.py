@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from fractions import Fraction
-from itertools import islice
+from itertools import chain, groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +22,22 @@ from numpy.typing import NDArray
 from pluggy import PluginManager
 
 from zs2kit import plugins as plugins_
-from zs2kit.carry import Carry
+from zs2kit.carry import Carry, HostCarry
 from zs2kit.clip import Chunk, Clip, Fit, Frame
 from zs2kit.denoiser import Branch, Denoiser
-from zs2kit.errors import ModelError, UsageError
+from zs2kit.errors import ModelError, UsageError, is_out_of_memory
 from zs2kit.io.sequence import Pattern
 from zs2kit.journal import fingerprint
+from zs2kit.memory import free, peak_of
 from zs2kit.model import BUNDLED, Embeds, Model
 from zs2kit.noise import MAX_DIVERGENCE, NOISES, make_noise
 from zs2kit.sampler import SCHEDULERS, Kept, make_scheduler, sample, steps_of
+from zs2kit.shots import Cuts, shots
 
 log = logging.getLogger(__name__)
+
+MOST = 8  # frames at once, unless told otherwise: more are no faster
+SHARE = 0.8  # of the free memory that is counted on
 
 Prompts = str | Mapping[int, str]  # one for all frames, or from which frame on which
 
@@ -64,21 +73,57 @@ class Scan:
         self.noise = noise
         self.divergence = divergence
         self.seed = seed
+        self.carry_on_host = False
+        self._warned = False  # that numbers break
         self.hook.setup(model=model, denoiser=self.denoiser, scheduler=self._scheduler(), clip=clip)
 
     @torch.no_grad()
     def __call__(self, carry: Carry, chunk: Chunk) -> tuple[Carry, torch.Tensor]:
-        """Return what the next chunk needs, and this chunk's pixels (frames, 3, height, width) in [0, 1]."""
-        following = Carry()
-        with self.model.lock, self.denoiser.sampling(carry, following):
-            self.hook.prepare(chunk=chunk, model=self.model)
-            branches = self.hook.guidance(
-                prompt=self.prompts[0],
-                negative_prompt=self.negative_prompt,
-                guidance_scale=self.guidance_scale,
-                model=self.model,
-                chunk=chunk,
+        """Return what the next chunk needs, and this chunk's pixels (frames, 3, height, width) in [0, 1].
+
+        A chunk in which numbers break in half precision is made again in float32. Frames of which they
+        break then too are NaN.
+        """
+        following, pixels = self._pass(carry, chunk)
+        bad = first_broken(pixels)
+        if bad is None or not self.model.halves():
+            return following, pixels
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self.model.name} overflows in {self.model.dtype} at frame {chunk.index + bad}: "
+                "such frames are made again in float32; bfloat16 or float32 from the start saves that time",
+                stacklevel=2,
             )
+        return self._pass(carry, chunk, in_float32=True)
+
+    @torch.no_grad()
+    def rehearse(self, chunk: Chunk) -> tuple[int | None, int]:
+        """Return the bytes that the chunk takes at its peak, and those of the carry that it leaves.
+
+        All that takes more for more frames is called once: plugins, U-Net and side networks. None if the peak
+        can't be measured.
+        """
+        following = Carry()
+        steps = steps_of(self._scheduler())
+
+        def call() -> None:
+            with self.model.lock, self.denoiser.sampling(Carry(), following):
+                noise = self._noise(Carry(), Carry(), chunk, "initial")
+                for branch in self._branches(chunk):
+                    self.denoiser(noise, steps[len(steps) // 2], branch)
+
+        return peak_of(call, self.model.device), following.nbytes * len(steps)
+
+    def _pass(self, carry: Carry, chunk: Chunk, *, in_float32: bool = False) -> tuple[Carry, torch.Tensor]:
+        following = HostCarry(self.model.device) if self.carry_on_host else Carry()
+        networks = self.denoiser.networks.values()
+        with (
+            self.model.lock,
+            self.denoiser.sampling(carry, following),  # in which plugins may add to the model
+            self.model.in_float32(networks) if in_float32 else nullcontext(),
+        ):
+            branches = self._branches(chunk)
             scheduler = self._scheduler()
             noise = self._noise(carry, following, chunk, "initial")
             kept = self._kept(chunk, noise)
@@ -95,18 +140,26 @@ class Scan:
                 self.denoiser,
                 scheduler,
                 latents,
-                branches[0] if branches else self._classifier_free(chunk),
+                branches,
                 lambda step: self._noise(carry, following, chunk, "step", step.index),
                 first,
                 kept,
             )
             pixels = self.model.decode(latents)
-            if not pixels.isfinite().all():  # they would become black frames
-                raise ModelError(
-                    f"{self.model.name} overflows in {self.model.dtype} at frames {chunk.index} to "
-                    f"{chunk.indices[-1]}; use bfloat16 or float32, or a lower guidance scale"
-                )
-            return following, pixels
+        if self.carry_on_host:
+            torch.get_device_module(self.model.device).synchronize()
+        return following, pixels
+
+    def _branches(self, chunk: Chunk) -> Sequence[Branch]:
+        self.hook.prepare(chunk=chunk, model=self.model)
+        given: list[Sequence[Branch]] = self.hook.guidance(
+            prompt=self.prompts[0],
+            negative_prompt=self.negative_prompt,
+            guidance_scale=self.guidance_scale,
+            model=self.model,
+            chunk=chunk,
+        )
+        return given[0] if given else self._classifier_free(chunk)
 
     def weights(self) -> str:
         """Return by what the weights are known again: a checksum of a few numbers of each tensor."""
@@ -222,7 +275,8 @@ def edit(
     momentum: float = 0.98,
     divergence: float = 0.01,
     size: tuple[int, int] | None = None,
-    chunk_size: int = 8,
+    chunk_size: int | None = None,
+    cuts: Cuts = "auto",
     seed: int = 0,
 ) -> Clip:
     """Return ``clip`` edited: the same frames' times, other pictures.
@@ -241,7 +295,10 @@ def edit(
     momentum: mu in [0, 1] of temporal momentum attention; 0 is plain self-attention.
     divergence: lambda in [0, sqrt(e)] of the noise; 0 is a still, sqrt(e) independent frames.
     size: (height, width) to fit the frames into for the model; None is its native size.
-    chunk_size: frames at a time; more is faster and takes more memory, and doesn't change the picture.
+    chunk_size: frames at a time; more is faster and takes more memory, and doesn't change the picture. None
+    is 8, or as many as there is memory for. Should it run out, they become less.
+    cuts: where a shot begins that must know nothing of the one before: "auto" finds them while the clip is
+    read; or their times in seconds, as in `read`, and none if empty.
     seed: not negative; the same seed and settings give the same frames.
 
     Raises `UsageError` for a value out of range, `ModelError` and `PluginError` where those don't load
@@ -253,6 +310,7 @@ def edit(
         model,
         size,
         chunk_size,
+        cuts,
         prompt=prompt,
         negative_prompt=negative_prompt,
         scheduler=scheduler,
@@ -280,7 +338,7 @@ def generate(
     momentum: float = 0.98,
     divergence: float = 0.01,
     size: tuple[int, int] | None = None,
-    chunk_size: int = 8,
+    chunk_size: int | None = None,
     seed: int = 0,
 ) -> Clip:
     """Return a clip made of text alone, ``frames`` frames at ``rate`` frames per second.
@@ -319,6 +377,7 @@ def generate(
         model,
         (height, width),
         chunk_size,
+        (),
         prompt=prompt,
         negative_prompt=negative_prompt,
         scheduler=scheduler,
@@ -336,7 +395,8 @@ def _sampled(
     plugins: Sequence[object],
     model: str | Path | Model | None,
     size: tuple[int, int] | None,
-    chunk_size: int,
+    chunk_size: int | None,
+    cuts: Cuts,
     **settings: Any,
 ) -> Clip:
     """Check everything, and return the clip whose frames are to be made of those of ``clip``."""
@@ -349,7 +409,11 @@ def _sampled(
     steps, scale, seed = (settings[each] for each in ("num_inference_steps", "guidance_scale", "seed"))
     _check(steps >= 1, f"steps must be at least 1, not {steps}")
     _check(0 <= scale < math.inf, f"guidance scale must be at least 0, not {scale}")
-    _check(chunk_size >= 1, f"chunk size must be at least 1, not {chunk_size}")
+    _check(chunk_size is None or chunk_size >= 1, f"chunk size must be at least 1, not {chunk_size}")
+    _check(
+        cuts == "auto" or (not isinstance(cuts, str) and all(0 <= time < math.inf for time in cuts)),
+        f"cuts must be 'auto' or times in seconds, 0 or more, not {cuts!r}",
+    )
     _check(seed >= 0, f"seed must be at least 0, not {seed}")
     for kind, known in (("scheduler", SCHEDULERS), ("noise", NOISES)):
         chosen = settings[kind]
@@ -373,10 +437,10 @@ def _sampled(
     fit = Fit.into(
         (clip.height, clip.width), size or model.native_size, model.multiple, clip.sample_aspect_ratio
     )
-    asked = {**settings, "chunk_size": chunk_size}
+    asked = {**settings, "chunk_size": chunk_size, "cuts": cuts}
     asked["plugins"] = {plugins_.name_of(each): _options(each) for each in plugins}
     scan = Scan(model, hooks, clip, **settings)
-    return replace(clip, frames=Sampled(clip, scan, fit, chunk_size, asked), blank=False)
+    return replace(clip, frames=Sampled(clip, scan, fit, chunk_size, cuts, asked), blank=False)
 
 
 def _options(plugin: object) -> dict[str, Any]:
@@ -396,29 +460,45 @@ def _check(holds: bool, message: str) -> None:
 class Sampled:
     """The frames of a clip, each chunk of them made as its first is asked for.
 
-    ``index`` frames are made, and ``carry`` is what those after them must know. ``asked`` is what `edit` or
-    `generate` was called with.
+    ``index`` frames are made, and ``carry`` is what those after them must know. ``chunk_size`` None is
+    chosen from the memory that there is, at the first frame, and becomes less should it run out.
+    ``asked`` is what `edit` or `generate` was called with.
     """
 
-    def __init__(self, clip: Clip, scan: Scan, fit: Fit, chunk_size: int, asked: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        clip: Clip,
+        scan: Scan,
+        fit: Fit,
+        chunk_size: int | None,
+        cuts: Cuts,
+        asked: Mapping[str, Any],
+    ) -> None:
         self.clip = clip
         self.scan = scan
         self.fit = fit
         self.chunk_size = chunk_size
+        self.cuts = cuts
         self.asked = asked
         self.index = 0
         self.carry = Carry()
 
     def __iter__(self) -> Iterator[Frame]:
-        frames = islice(self.clip, self.index, None)
-        while group := list(islice(frames, self.chunk_size)):
-            chunk = chunk_of(self.clip, group, self.index, self.fit)
-            self.carry, pixels = self.scan(self.carry, chunk)
-            if self.index == 0:
-                log.info("the carry between chunks takes %.1f MB", self.carry.nbytes / 1e6)
-            self.index += len(group)
-            for frame, image in zip(group, finished(chunk, pixels), strict=True):
-                yield frame._replace(image=image)
+        marked = islice(shots(self.clip, self.cuts), self.index, None)
+        for first, shot in groupby(marked, key=itemgetter(0)):
+            if first == self.index:  # nothing of another shot may be seen in this one
+                self.carry = Carry()
+            frames: Iterator[Frame] = (frame for _, frame in shot)
+            while group := list(islice(frames, self.chunk_size or MOST)):
+                chunk = chunk_of(self.clip, group, self.index, self.fit)
+                made = self._made(chunk, group)
+                if made is None:
+                    frames = chain(group, frames)
+                    continue
+                self.carry, pixels = made
+                self.index += len(group)
+                for frame, image in zip(group, finished(chunk, pixels), strict=True):
+                    yield frame._replace(image=image)
         self.scan.hook.finish(frames=self.index)
 
     def describe(self) -> dict[str, Any] | None:
@@ -443,6 +523,84 @@ class Sampled:
             "end": clip.end,
             "frames": clip.frame_count,
         }
+
+    def _fitting(self, frames: Sequence[Frame]) -> int:
+        """Return how many frames there is memory for at once, and have the carry where there is some for it.
+
+        frames: the next ones, of which a few are tried.
+        """
+        scan = self.scan
+        device = scan.model.device
+
+        def rehearse(count: int) -> tuple[int | None, int]:
+            return scan.rehearse(chunk_of(self.clip, frames[:count], self.index, self.fit))
+
+        room = int(SHARE * free(device))
+        one, carry = rehearse(1)
+        if one is None:
+            return MOST
+        if device.type == "cuda" and one + 2 * carry > room:
+            scan.carry_on_host = True
+        else:
+            room -= 2 * carry  # this chunk's, and that which grows for the next one
+        size = MOST
+        if one * MOST > room:  # the first time takes more, since much is made ready then
+            (one, _), (two, _) = rehearse(1), rehearse(2)
+            assert one is not None and two is not None
+            further = two - one if len(frames) > 1 else one
+            size = max(1, min(MOST, 1 + (room - one) // max(1, further)))
+        log.info(
+            "%d frames at once: one takes %.0f MB, of %.0f MB beside the carry, which takes %.1f MB %s",
+            *(size, one / 1e6, room / 1e6, carry / 1e6),
+            "in host memory" if scan.carry_on_host else f"on {device}",
+        )
+        return size
+
+    def _made(self, chunk: Chunk, frames: Sequence[Frame]) -> tuple[Carry, torch.Tensor] | None:
+        """Return what the next chunk needs and the pixels of this one, which has these ``frames``.
+
+        None if it is to be tried again, in chunks of another size or with more room.
+        """
+        try:
+            if self.chunk_size is None:
+                self.chunk_size = self._fitting(frames)
+                return None
+            made = self.scan(self.carry, chunk)
+            bad = first_broken(made[1])
+            if bad is None:
+                return made
+            if bad == 0:
+                raise ModelError(
+                    f"{self.scan.model.name} overflows at frame {chunk.index}, even in float32; "
+                    "use a lower guidance scale or another model"
+                )
+            self.chunk_size = bad  # what comes before that frame isn't lost
+        except Exception as error:
+            if not is_out_of_memory(error) or not self._make_room(chunk.length):
+                raise
+        gc.collect()  # what is held by the error, before torch is to let go of it
+        if self.scan.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    def _make_room(self, frames: int) -> bool:
+        """Move the carry to host memory, or halve chunks of ``frames`` frames; False if neither is left."""
+        device = self.scan.model.device
+        if device.type == "cuda" and not self.scan.carry_on_host:
+            self.carry = HostCarry.of(self.carry, device)
+            self.scan.carry_on_host = True
+            log.info("out of memory at frame %d: from here on the carry is in host memory", self.index)
+            return True
+        if frames > 1:
+            self.chunk_size = -(-frames // 2)
+            log.info("out of memory at frame %d: from here on %d frames at once", self.index, self.chunk_size)
+        return frames > 1
+
+
+def first_broken(pixels: torch.Tensor) -> int | None:
+    """Return which of the frames (frames, 3, height, width) is the first with NaN or infinity, or None."""
+    whole: list[bool] = pixels.isfinite().flatten(1).all(1).tolist()
+    return None if all(whole) else whole.index(False)
 
 
 def chunk_of(clip: Clip, frames: Sequence[Frame], index: int, fit: Fit) -> Chunk:

@@ -1,0 +1,53 @@
+"""Memory: how much of it is free on a device, and how much a piece of work takes at its peak."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import torch
+
+_SELF = Path("/proc/self")
+_GROUP = Path("/sys/fs/cgroup")  # a container's, and all others' on the same machine
+
+
+def free(device: torch.device) -> int:
+    """Return how many bytes can still be had on ``device``, or in host memory if it is not CUDA's."""
+    if device.type == "cuda":
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + idle
+    available: int = psutil.virtual_memory().available
+    limit = _GROUP / "memory.max"
+    if limit.is_file() and (most := limit.read_text().strip()).isdigit():
+        used = re.search(r"^anon (\d+)", (_GROUP / "memory.stat").read_text(), re.M)
+        available = min(available, int(most) - int(used[1] if used else 0))
+    return available
+
+
+def peak_of(work: Callable[[], object], device: torch.device) -> int | None:
+    """Do ``work``; return how many bytes it took at most, or None where that can't be measured.
+
+    It can on CUDA and, for the whole process, on Linux.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    try:
+        (_SELF / "clear_refs").write_text("5")  # the peak so far is forgotten
+    except OSError:
+        work()
+        return None
+    before = resident_peak()
+    work()
+    return resident_peak() - before
+
+
+def resident_peak() -> int:
+    """Return the most bytes of host memory that this process has had at once, on Linux."""
+    found = re.search(r"^VmHWM:\s*(\d+) kB", (_SELF / "status").read_text(), re.M)
+    assert found is not None
+    return int(found[1]) * 1024
