@@ -426,7 +426,7 @@ def test_an_order_to_end_leaves_nothing(clip: Path) -> None:
     before = files(clip.parent)
     command = [sys.executable, "-c", ENDLESS, str(clip.with_name("out.mp4"))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as edit:
-        while not list(clip.parent.glob(".zs2kit-*/*.nut")):  # until the first frame is there
+        while not list(clip.parent.glob(".zs2kit-*/*.segment")):  # until the first frame is there
             assert edit.poll() is None, edit.communicate()
             sleep(0.05)
         edit.terminate()
