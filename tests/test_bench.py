@@ -1,30 +1,246 @@
-"""The benchmark runs; what it measures is told by running it on a quiet machine."""
+"""The benchmarks run; what they measure is told by running them on a quiet machine."""
 
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
+import diffusers
+import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
+from diffusers.models.attention_processor import Attention
+from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_video_zero import (
+    CrossFrameAttnProcessor2_0,
+    TextToVideoZeroPipeline,
+)
 
-from zs2kit.bench import overhead
+from zs2kit.bench import ablation, overhead, quality, speed
 from zs2kit.bench.__main__ import main
-from zs2kit.puppets import networks
-from zs2kit.testing import tiny_model
+from zs2kit.bench.baselines import (
+    attention,
+    first_frame,
+    frame_by_frame,
+    initial_noise,
+    pictures,
+    text_to_video_zero,
+    zs2,
+)
+from zs2kit.bench.cases import Case
+from zs2kit.bench.cells import Cells
+from zs2kit.bench.runs import interval
+from zs2kit.bench.tokenflow import TokenFlow, TokenFlowProcessor, token_flow
+from zs2kit.model import Model, quiet
+from zs2kit.sampler import make_scheduler
+from zs2kit.testing import tiny_models
+
+STEPS = 3
 
 
-def test_overhead_ends_with_the_ratio_of_the_sampler_loop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    networks.detector().save_pretrained(tiny_model(tmp_path / "tiny") / "detector")
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return Model.load(tiny_models()["v_prediction"])
+
+
+def run(*args: object) -> str:
+    result = CliRunner().invoke(main, [str(arg) for arg in args])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> int:
+    assert a.shape == b.shape
+    return int(np.abs(a.astype(int) - b).max())
+
+
+def test_overhead_ends_with_the_ratio_of_the_sampler_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overhead, "FRAMES", 2)
     monkeypatch.setattr(overhead, "STEPS", 2)
-    result = CliRunner().invoke(main, ["overhead", "--model", str(tmp_path / "tiny"), "--repeats", "2"])
-    assert result.exit_code == 0, result.output
-    *_, edit, loop = result.stdout.splitlines()
+    *_, edit, loop = run("overhead", "--model", tiny_models()["epsilon"], "--repeats", 2).splitlines()
     assert re.fullmatch(r"the whole edit over .*: [\d.]+ s over [\d.]+ s = [\d.]+", edit)
     assert re.fullmatch(r"the sampler loop over .*: [\d.]+ s over [\d.]+ s = [\d.]+", loop)
+
+
+def test_quality_writes_tables_targets_and_filmstrips_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quality, "FRAMES", 2)
+    monkeypatch.setattr(quality, "SHOWN", (0,))
+    monkeypatch.setattr(quality, "STEPS", 2)
+    monkeypatch.setattr(quality, "AT_FIFTY", 0)
+    args = ["quality", "--model", tiny_models()["epsilon"], "--prompts", 1, "--steps", 2]
+    args += ["--cells", tmp_path / "cells", "--docs", tmp_path / "docs"]
+    drawn = run(*args).splitlines()
+    methods = [*quality.generators(), *quality.editors()]
+    for method in methods:
+        assert any(method.name in line for line in drawn)
+    page = (tmp_path / "docs" / "results.md").read_text()
+    for title in ("## Generated clips", "## Edited clips"):
+        table = page.partition(title)[2]
+        for name in ("rendered clips", "frame by frame"):
+            assert re.search(rf"^\| {name} \| \d+% \(\d+% to \d+%\) \|", table, re.M)
+        assert re.search(r"^\| text right, less that of .* \| (reached|missed) \|$", table, re.M)
+    assert {path.name for path in (tmp_path / "docs").glob("*.png")} == {
+        "results-generated.png",
+        "results-edited.png",
+    }
+    assert run(*args) == ""  # nothing is drawn twice
+
+
+def test_ablation_writes_grids_other_noise_and_lengths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "FRAMES": 2,
+        "STEPS": 1,
+        "LENGTHS": (3,),
+        "MOMENTA": (0.0, 0.98),
+        "DIVERGENCES": (0.0, 0.1),
+    }.items():
+        monkeypatch.setattr(ablation, name, value)
+    docs = ["--docs", tmp_path / "docs", "--cells", tmp_path / "cells"]
+    run("ablation", "--model", tiny_models()["epsilon"], "--prompts", 1, "--steps", 1, *docs)
+    page = (tmp_path / "docs" / "results.md").read_text()
+    assert re.search(r"^\| divergence \| momentum 0 \| momentum 0.98 \|$", page, re.M)
+    assert re.search(r"^\| 0 \| 0\.0 \| 0\.0 \|$", page, re.M)  # a still doesn't drift
+    assert "### Other noise" in page and "### 3 frames" in page
+
+
+@pytest.mark.slow
+def test_speed_is_kept_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "LENGTHS", (1, 2))
+    args = ["speed", "--model", tiny_models()["epsilon"], "--frames", 2, "--steps", 2, "--repeats", 1]
+    args += ["--cells", tmp_path / "cells", "--docs", tmp_path / "docs"]
+    first, second = run(*args), run(*args)
+    assert first == second and "over Text2Video-Zero" in first
+    page = (tmp_path / "docs" / "results.md").read_text()
+    assert re.search(
+        r"128x128 \| CPU, \d+ thread\(s\) \| 2 \| 2 \| 1 \| [\d.]+ \| [\d.]+ \| [\d.]+ \|$", page, re.M
+    )
+    assert re.search(r"From 1 to 2 frames memory grows by -?[\d.]+%", page)
+
+
+@pytest.mark.parametrize(("size", "parameters"), [("sd15", 859_520_964), ("sdxl", 2_567_463_684)])
+def test_models_of_random_weights_are_as_large_as_the_real_ones(size: str, parameters: int) -> None:
+    """The numbers of parameters that their authors give."""
+    with torch.device("meta"):
+        unet = diffusers.UNet2DConditionModel(**speed.UNETS[size])
+    assert sum(each.numel() for each in unet.parameters()) == parameters
+
+
+def test_text_to_video_zero_is_the_pipeline_of_diffusers(model: Model) -> None:
+    """As published: 50 steps, t0 = 44 and t1 = 47."""
+    case, given = Case(0, 3, 32), {"safety_checker": None, "feature_extractor": None}
+    parts = {name: getattr(model.pipeline, name) for name in ("vae", "text_encoder", "tokenizer", "unet")}
+    scheduler = make_scheduler("ddim", model.scheduler_config, 50, model.device)
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipeline = TextToVideoZeroPipeline(
+            **parts, **given, scheduler=scheduler, requires_safety_checker=False
+        )
+        drawn = pipeline(
+            case.prompt,
+            video_length=3,
+            guidance_scale=5.0,
+            latents=initial_noise(model, case, shared=True)[:1],
+            generator=torch.Generator().manual_seed(case.seed),
+        ).images
+    assert difference(text_to_video_zero(model, case, 50), (drawn * 255).round().astype(np.uint8)) <= 1
+    assert difference(text_to_video_zero(model, case, 50), text_to_video_zero(model, case, 20)) > 1
+
+
+def test_frame_by_frame_is_zs2kit_without_what_it_adds(model: Model) -> None:
+    case = Case(1, 2)
+    for edited in (False, True):
+        for shared, noise in ((False, "independent"), (True, "shared")):
+            theirs = frame_by_frame(model, case, STEPS, edited=edited, shared=shared)
+            assert difference(theirs, plain(model, case, edited, noise, 0.0)) <= 1
+        assert difference(theirs, plain(model, case, edited, "independent", 0.0)) > 10
+
+
+def test_first_frame_attention_is_momentum_1_and_leaves_no_trace(model: Model) -> None:
+    case, before = Case(1, 3), dict(model.unet.attn_processors)
+    theirs = first_frame(model, case, STEPS, edited=True)
+    assert difference(theirs, plain(model, case, True, "shared", 1.0)) <= 1
+    assert model.unet.attn_processors == before
+    with attention([model.unet], lambda layer: CrossFrameAttnProcessor2_0(batch_size=2)):
+        noise = initial_noise(model, case, shared=False)
+        theirs = pictures(model, case, STEPS, noise, None)
+    assert difference(theirs, plain(model, case, False, "independent", 1.0)) <= 1
+    assert difference(theirs, plain(model, case, False, "independent", 0.0)) > 10
+
+
+def plain(model: Model, case: Case, edited: bool, noise: str, momentum: float) -> np.ndarray:
+    """zs2kit with nothing but this noise and momentum."""
+    given = {"flow_momentum": 0.0} if edited else {}
+    return zs2(model, case, STEPS, edited=edited, noise=noise, momentum=momentum, divergence=0.0, **given)
+
+
+def test_token_flow_of_one_frame_is_plain_and_of_several_is_not(model: Model) -> None:
+    """A lone keyframe attends to itself, and each of its tokens is most like itself."""
+    before = dict(model.unet.attn_processors)
+    for frames, same in ((1, True), (3, False)):
+        case = Case(1, frames)
+        flowing = token_flow(model, case, STEPS, edited=True)
+        alone = frame_by_frame(model, case, STEPS, edited=True, shared=True)
+        assert (difference(flowing, alone) <= 1) == same
+    assert model.unet.attn_processors == before
+
+
+def test_token_flow_gives_tokens_of_the_keyframes_around() -> None:
+    torch.manual_seed(0)
+    flow = TokenFlow(20, seed=0)
+    attn = Attention(8, heads=2, dim_head=4)
+    layer = TokenFlowProcessor("layer", flow)
+    first, *_, last = flow.keys.tolist()
+    assert flow.keys.diff().unique().tolist() == [8] and first < 8 and last >= 20 - 8
+    moved = torch.randn(5, 8)
+    source = torch.stack([moved.roll(k, 0) for k in range(20)])  # the same tokens, elsewhere in each frame
+    with torch.no_grad():
+        flow.looks = True
+        layer(attn, source)
+        flow.looks = False
+        drawn = layer(attn, source)
+    for k in range(20):  # all keyframes attend to the same tokens, so what comes out moves as those do
+        assert torch.allclose(drawn[k], drawn[first].roll(k - first, 0), atol=1e-5)
+
+
+def test_cells_keep_what_is_done_and_know_it_by_its_settings(tmp_path: Path) -> None:
+    cells, image = Cells(tmp_path / "cells"), np.arange(2 * 16 * 16 * 3, dtype=np.uint8).reshape(2, 16, 16, 3)
+
+    def fail() -> np.ndarray:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cells.clip({"a": 1}, fail)
+    assert not cells.has({"a": 1})
+    assert np.array_equal(cells.clip({"a": 1}, lambda: image), image)
+    assert np.array_equal(Cells(tmp_path / "cells").clip({"a": 1}, fail), image)
+    assert not cells.has({"a": 2})
+    assert cells.numbers({"a": 1}, "rules", lambda: {"x": 1.0}) == {"x": 1.0}
+    assert cells.numbers({"a": 1}, "rules", lambda: {"x": 2.0}) == {"x": 1.0}
+    assert cells.numbers({"a": 1}, "others", lambda: {"x": 2.0}) == {"x": 2.0}
+    assert list(cells.found("a")) == [({"a": 1}, {"x": 2.0})]
+
+
+def test_half_of_the_prompts_are_open_and_say_what_is_asked() -> None:
+    cases = [Case(number, 1) for number in range(quality.PROMPTS)]
+    assert sum(case.is_open for case in cases) == len(cases) / 2
+    for case in cases:
+        assert case.is_open == (len(case.asked) < 3)
+        assert all(case.asked.get(group, "") in case.prompt for group in ("kind", "colour"))
+    full = [case.prompt for case in cases if not case.is_open]
+    assert len(set(full)) == len(full)
+
+
+def test_intervals() -> None:
+    assert interval([2.0, 2.0]) == (2.0, 2.0, 2.0)
+    values = np.random.default_rng(0).normal(5, 1, 400).tolist()
+    mean, low, high = interval(values)
+    assert mean == pytest.approx(np.mean(values))
+    assert (high - low) / 2 == pytest.approx(1.96 * np.std(values) / 20, rel=0.1)
 
 
 def test_errors_are_one_line() -> None:

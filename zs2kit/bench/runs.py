@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -47,7 +48,10 @@ class Runs:
         self.steps = steps
         some = model.unet.conv_in.weight.detach().float().cpu().numpy()
         self._weights = sha256(some.tobytes()).hexdigest()[:12]
-        self._measure = Measure()
+
+    @cached_property
+    def _measure(self) -> Measure:
+        return Measure()
 
     def settings(self, method: Method, case: Case) -> dict[str, Any]:
         """All that determines a cell."""
