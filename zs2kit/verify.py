@@ -119,7 +119,7 @@ def _sounds(before: Facts, after: Facts) -> Iterator[Check]:
         copied = was.digest.digest() == now.digest.digest()
         yield Check(f"{name} bytes", copied, "the source's" if copied else "not the source's")
         same_packets = len(was.times) == len(now.times)  # containers part PCM as they like
-        times, others = ([*each.times[: None if same_packets else 1], each.end] for each in (was, now))
+        times, others = (each.times if same_packets else [*each.times[:1], each.end] for each in (was, now))
         yield _near(f"{name} times", times, others, max(was.tick, now.tick))
 
 

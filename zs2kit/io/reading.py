@@ -229,19 +229,37 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[tuple[P
         yield packet, not (hidden or packet.pts is None or keyframe is None or packet.pts < keyframe)
 
 
-def _decode(
-    container: InputContainer, stream: VideoStream, due: list[tuple[int, int]] | None = None
-) -> Iterator[VideoFrame]:
-    """Decode what can be decoded: a damaged packet costs its own picture, and those drawn upon it at most.
+class _Due:
+    """What the packets that were decoded so far promise."""
 
-    ``due``, a heap, gets the (pts, duration) of each picture that is to come; not where packets have no pts,
-    as in AVI, since then the decoder makes times up.
-    """
+    def __init__(self) -> None:
+        self.packets = 0
+        self.times: list[tuple[int, int]] = []  # a heap of the (pts, duration) of pictures that are to come
+        self.known = True  # False where packets have no pts, as in AVI: then the decoder makes times up
+
+    def add(self, packet: Packet[Any], shown: bool) -> None:
+        """Note a packet, and if it is ``shown``, its picture."""
+        self.packets += 1
+        self.known &= packet.pts is not None
+        if self.known and shown:
+            heappush(self.times, (packet.pts or 0, packet.duration or 0))
+
+    def drop(self, pts: int | None) -> None:
+        """Forget the pictures of a time that is wrong."""
+        self.times = [each for each in self.times if each[0] != pts]
+        heapify(self.times)
+
+    def pop(self, pts: float) -> Iterator[tuple[int, int]]:
+        """Take out those that are due up to ``pts``."""
+        while self.known and self.times and self.times[0][0] <= pts:
+            yield heappop(self.times)
+
+
+def _decode(container: InputContainer, stream: VideoStream, due: _Due | None = None) -> Iterator[VideoFrame]:
+    """Decode what can be decoded: a damaged packet costs its own picture, and those drawn upon it at most."""
     for packet, shown in chain(_packets(container, stream), [(None, False)]):
-        if packet is not None and packet.pts is None:
-            due = None
-        if due is not None and packet is not None and shown:
-            heappush(due, (packet.pts or 0, packet.duration or 0))
+        if due and packet:
+            due.add(packet, shown)
         try:
             pictures = stream.decode(packet)
         except av.FFmpegError:
@@ -306,27 +324,29 @@ def _timed(container: InputContainer, stream: VideoStream, clip: Clip) -> Iterat
     come and a later picture too; then the one before is shown once more, or at the beginning the one after.
     """
     nominal = frame_ticks(clip)
-    due: list[tuple[int, int]] = []
+    due = _Due()
     last: Shown | None = None
     for picture, following in pairwise(chain(_decode(container, stream, due), [None])):
         assert picture is not None
         pts = _between(last, picture.pts, following.pts if following else None, nominal)
         if pts != picture.pts:
-            due[:] = [each for each in due if each[0] != picture.pts]
-            heapify(due)
+            due.drop(picture.pts)
         # In MPEG-TS, each half of an interlaced picture may have its packet.
         apart = nominal * 3 // 4 if picture.interlaced_frame else 1
-        while due and due[0][0] <= pts:
-            missing, duration = heappop(due)
+        for missing, duration in due.pop(pts):
             if missing < pts and (last is None or missing >= last.pts + apart):
                 last = Shown(last.picture if last else picture, missing, duration or nominal, own=False)
                 yield last
-        last = Shown(picture, pts, picture.duration or nominal)
+        duration = picture.duration or nominal
+        if following is None and due.packets == stream.frames:
+            # In MP4 packets last as long as their decoding does: only the end tells about the last picture.
+            rest = round(_declared_end(stream) / clip.time_base) - pts
+            duration = rest if rest > 0 else duration
+        last = Shown(picture, pts, duration)
         yield last
     longest = max(2 * nominal, math.ceil(1 / clip.time_base))  # a damaged time may be anywhere
-    while due and last:
-        missing, duration = heappop(due)
-        if last.pts < missing <= last.pts + longest:
+    for missing, duration in due.pop(math.inf):
+        if last and last.pts < missing <= last.pts + longest:
             last = last._replace(pts=missing, duration=duration or nominal, own=False)
             yield last
 
