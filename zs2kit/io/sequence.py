@@ -69,9 +69,9 @@ def read_sequence(
     Of those shown between ``begin`` and ``stop`` seconds, none may be missing, and all have one size. That
     is seen here; they are decoded while the clip is iterated over. Raises ClipError or UsageError.
     """
+    if rate is not None and not 0.001 <= rate < math.inf:
+        raise UsageError(f"the rate must be pictures a second, at least 0.001, not {float(rate):g}")
     rate = RATE if rate is None else Fraction(rate).limit_denominator(1001)
-    if rate <= 0:
-        raise UsageError(f"the rate must be pictures a second, more than 0, not {float(rate):g}")
     numbers = pattern.numbers()
     if not numbers:
         raise ClipError(f"there is no picture {path}, such as {pattern.path(1).name}; check name and folder")
