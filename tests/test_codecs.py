@@ -1,0 +1,157 @@
+"""The codecs that `write` offers beside H.264, and what each of them keeps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from zoo import BT601, BT709, FULL, LIMITED, VFR, contents, drawn, make
+
+from zs2kit import io
+from zs2kit.clip import Clip, Color, Frame
+from zs2kit.errors import UsageError
+
+PAIRS = [("ffv1", ".mkv"), ("prores", ".mov"), ("prores", ".mkv")]
+
+
+def clip_of(images: list[np.ndarray], **fields: Any) -> Clip:
+    return replace(Clip.from_images(images, 25), **fields)
+
+
+def noise(count: int, width: int = 64, height: int = 48) -> list[np.ndarray]:
+    return list(np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8))
+
+
+def psnr(clip: Clip, images: list[np.ndarray]) -> float:
+    errors = [np.square(a.image - b.astype(float)).mean() for a, b in zip(clip, images, strict=True)]
+    return float(10 * np.log10(255**2 / max(1e-3, np.mean(errors))))
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 48), (63, 47), (1, 1)])
+@pytest.mark.parametrize("matrix", [2, BT709, 9])
+def test_ffv1_gives_back_every_bit(tmp_path: Path, matrix: int, width: int, height: int) -> None:
+    images = noise(io.writing.SEGMENT + 3, width, height)
+    clip = clip_of(images, color=Color(matrix, 2, 2, LIMITED))
+    result = io.read(io.write(tmp_path / "out.mkv", clip, codec="ffv1"))
+    for ours, theirs in zip(result, images, strict=True):
+        np.testing.assert_array_equal(ours.image, theirs)
+
+
+@pytest.mark.parametrize(
+    ("stored", "columns", "tag"),
+    [("yuv420p", 2, "apch"), ("yuv422p10le", 2, "apch"), ("yuv444p", 1, "ap4h"), ("rgb24", 1, "ap4h")],
+)
+def test_prores_has_enough_samples_of_colour(tmp_path: Path, stored: str, columns: int, tag: str) -> None:
+    """Colours change with every column or, where that is all that the source can hold, every second one."""
+    red = np.where(np.arange(64) // columns % 2, 90, 150).astype(np.uint8) * np.ones((48, 1), np.uint8)
+    image = np.stack([red, np.full_like(red, 120), 240 - red], -1)
+    out = io.write(tmp_path / "out.mov", clip_of([image] * 3, pix_fmt=stored), codec="prores")
+    with av.open(str(out)) as container:
+        assert container.streams.video[0].codec_context.codec_tag == tag
+    assert psnr(io.read(out), [image] * 3) > 45
+    halved = io.write(tmp_path / "half.mov", clip_of([image] * 3, pix_fmt="yuv420p"), codec="prores")
+    assert (psnr(io.read(halved), [image] * 3) < 30) == (columns == 1), "these pictures can't tell"
+
+
+@pytest.mark.parametrize(("codec", "suffix"), PAIRS)
+@pytest.mark.parametrize(
+    "color",
+    [
+        Color(BT709, 1, 1, LIMITED),
+        Color(BT709, 9, 16, FULL),
+        Color(BT601, 6, 6, LIMITED),
+        Color(5, 5, 6, FULL),
+        Color(7, 7, 7, LIMITED),
+        Color(9, 9, 18, LIMITED),
+    ],
+)
+def test_colours_and_their_tags_are_kept(tmp_path: Path, codec: str, suffix: str, color: Color) -> None:
+    images = [drawn(index) for index in range(3)]
+    out = io.write(tmp_path / f"out{suffix}", clip_of(images, color=color), codec=codec)
+    assert psnr(io.read(out), images) > 60
+    found = io.read(out).color
+    assert (found.primaries, found.trc) == (color.primaries, color.trc)
+    with av.open(str(out)) as container:
+        context = container.streams.video[0].codec_context
+        if codec == "ffv1":
+            assert (context.colorspace, context.color_range) == (0, FULL)  # RGB
+        else:
+            expected = {5: BT601, 7: BT601}.get(color.colorspace, color.colorspace)
+            assert (context.colorspace, context.color_range) == (expected, LIMITED)
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [*PAIRS, ("h264", ".mkv")])
+@pytest.mark.parametrize("aspect", [Fraction(16, 15), Fraction(10, 11), Fraction(1, 3), Fraction(1001, 1000)])
+def test_the_shape_of_pixels_is_kept(tmp_path: Path, codec: str, suffix: str, aspect: Fraction) -> None:
+    for width, height in ((64, 48), (63, 47), (720, 576)):
+        images = [drawn(index, width, height) for index in range(2)]
+        clip = clip_of(images, sample_aspect_ratio=aspect)
+        out = io.write(tmp_path / f"out{suffix}", clip, codec=codec, overwrite=True)
+        with av.open(str(out), options={"err_detect": "crccheck+explode"}) as container:
+            assert container.streams.video[0].sample_aspect_ratio == aspect
+            assert len(list(container.decode(video=0))) == 2
+
+
+@pytest.mark.parametrize(("codec", "suffix"), PAIRS)
+def test_times_and_sound_are_kept(tmp_path: Path, codec: str, suffix: str) -> None:
+    source = make(tmp_path / "clip.mp4", pts=VFR, sound="aac")
+    out = io.write(tmp_path / f"out{suffix}", io.read(source), codec=codec)
+    before, after = contents(source), contents(out)
+    assert after.times == pytest.approx(before.times, abs=1.001 * max(before.tick, after.tick))
+    *_, last = io.read(source)
+    assert after.end == pytest.approx((last.pts + last.duration) * before.tick, abs=1.001 * after.tick)
+    assert [data for _, data in after.sound] == [data for _, data in before.sound]
+    with av.open(str(out)) as container:  # editors jump to any frame, and show it at once
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    assert all(packet.is_keyframe and packet.dts == packet.pts for packet in packets)
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [*PAIRS, ("h264", ".mov"), ("h264", ".mkv")])
+def test_the_same_frames_give_the_same_file(tmp_path: Path, codec: str, suffix: str) -> None:
+    images = [drawn(index) for index in range(60)]
+    path = tmp_path / f"out{suffix}"
+    files = {
+        io.write(path, Clip.from_images(images, 25), codec=codec, overwrite=True).read_bytes()
+        for _ in range(5)
+    }
+    assert len(files) == 1
+
+
+def test_wrong_pairs_are_said_before_the_first_frame(tmp_path: Path) -> None:
+    def unread() -> Any:
+        raise AssertionError("pulled a frame")
+        yield Frame(drawn(0), 0)
+
+    for name, how, says in (
+        ("out.mp4", {"codec": "ffv1"}, r"ffv1 goes into \.mkv; name it so"),
+        ("out.mov", {"codec": "ffv1"}, r"ffv1 goes into \.mkv; name it so"),
+        ("out.mp4", {"codec": "prores"}, r"prores goes into \.mov or \.mkv; name it so"),
+        ("out.mp4", {"codec": "vp9"}, "there is no codec vp9; choose one of h264, ffv1, prores, png"),
+        ("out.mkv", {"codec": "ffv1", "quality": 0}, "quality is for h264; ffv1 has one quality"),
+        ("out.mov", {"codec": "prores", "quality": 18}, "quality is for h264; prores has one quality"),
+    ):
+        for function in (io.check_output, io.write):
+            with pytest.raises(UsageError, match=says) as caught:
+                function(tmp_path / name, clip_of([drawn(0)], frames=unread()), overwrite=False, **how)
+            assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fewer_samples_of_colour_than_the_source_has_are_said(tmp_path: Path) -> None:
+    """And only then: not of 4:2:0, of grey, of what is no file, nor where H.264 keeps all of them."""
+    full = make(tmp_path / "full.mkv", pix_fmt="yuv444p", time_base=Fraction(1, 1000))
+    with pytest.warns(
+        UserWarning, match=r"out\.mp4 has one sample .* and .*full\.mkv has more; --codec ffv1"
+    ):
+        io.write(tmp_path / "out.mp4", io.read(full))
+    io.write(tmp_path / "out.mkv", io.read(full), codec="ffv1")
+    odd = make(tmp_path / "odd.mp4", width=63, pix_fmt="yuv444p")
+    grey = make(tmp_path / "grey.mp4", pix_fmt="gray")
+    half = make(tmp_path / "half.mp4")
+    for source in (odd, grey, half):
+        io.write(tmp_path / "out.mp4", io.read(source), overwrite=True)
