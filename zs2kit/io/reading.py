@@ -477,7 +477,13 @@ def _rgb(picture: VideoFrame, color: Color, size: tuple[int, int]) -> NDArray[An
         picture = _unsited(picture)
         picture.colorspace = color.colorspace
     scaler = Interpolation.POINT if (picture.width, picture.height) == size else Interpolation.BICUBIC
-    return picture.to_ndarray(format="rgb24", width=size[0], height=size[1], interpolation=scaler | _EXACT)
+    return picture.to_ndarray(
+        format="rgb24",
+        width=size[0],
+        height=size[1],
+        interpolation=scaler | _EXACT,
+        threads=1,  # to start more of them, for each picture anew, takes longer than they save
+    )
 
 
 def _unsited(picture: VideoFrame) -> VideoFrame:

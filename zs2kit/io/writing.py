@@ -401,7 +401,7 @@ def _picture(image: NDArray[np.uint8], color: Color, pix_fmt: str) -> VideoFrame
     """
     picture = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
     if color.colorspace == _RGB:
-        picture = picture.reformat(format=pix_fmt)
+        picture = picture.reformat(format=pix_fmt, threads=1)
     else:
         picture = picture.reformat(
             format=pix_fmt,
@@ -409,6 +409,7 @@ def _picture(image: NDArray[np.uint8], color: Color, pix_fmt: str) -> VideoFrame
             dst_colorspace=5 if color.colorspace == 6 else color.colorspace,
             dst_color_range=color.range,
             interpolation=Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP,
+            threads=1,
         )
     # Some encoders, ProRes's among them, write the tags of the pictures and not those of the stream.
     picture.colorspace, picture.color_range = color.colorspace, color.range
