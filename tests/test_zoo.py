@@ -9,12 +9,15 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
-from zoo import ZOO, Animal, assert_drawn, drawn, large
+from av.video.frame import VideoFrame
+from zoo import LIMITED, ZOO, Animal, assert_drawn, drawn, large
 
 import zs2kit
 from zs2kit import io
+from zs2kit.errors import UsageError
 from zs2kit.verify import verify
 
 
@@ -116,3 +119,76 @@ def test_8k_is_no_more_than_large(tmp_path: Path) -> None:
     assert_kept(path, out)
     for index, frame in enumerate(io.read(out)):
         assert np.abs(frame.image[::90, ::120].astype(int) - drawn(3 * index)).mean() < 5
+
+
+def test_what_cannot_be_decoded_shows_its_neighbour(found: Callable[[str], Path]) -> None:
+    for name, lost, neighbour in (
+        ("spoilt.mp4", 7, 6),
+        ("spoilt end.mp4", 19, 17),
+        ("spoilt first.mp4", 0, 5),
+    ):
+        with pytest.warns(UserWarning, match="is damaged"):
+            frames = list(io.read(found(name)))
+        np.testing.assert_array_equal(frames[lost].image, frames[neighbour].image)
+        assert [frame.pts for frame in frames] == [512 * index for index in range(20)]
+
+
+@pytest.mark.parametrize(("name", "begin"), [("ten hours late.ts", 0.0), ("late picture.mp4", 0.5)])
+def test_seconds_count_from_the_first_picture_or_sound(
+    found: Callable[[str], Path], name: str, begin: float
+) -> None:
+    path = found(name)
+    whole = [frame.pts for frame in io.read(path)]
+    assert [frame.pts for frame in io.read(path, start=begin + 0.2, end=begin + 0.4)] == whole[5:10]
+
+
+@pytest.mark.parametrize("name", ["b-frames.mp4", "stream.ts", "no clock.h264"])
+def test_skipped_frames_are_not_converted(
+    found: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    whole = list(io.read(found(name)))
+    converted: list[int] = []
+    rgb = io.reading._rgb
+    monkeypatch.setattr(io.reading, "_rgb", lambda *args: converted.append(1) or rgb(*args))
+    clip = io.read(found(name), skip=7)
+    rest = list(clip)
+    assert len(converted) == len(rest) == len(whole) - 7
+    assert clip.frame_count in (len(rest), None)
+    for ours, theirs in zip(rest, whole[7:], strict=True):
+        assert ours.pts == theirs.pts
+        np.testing.assert_array_equal(ours.image, theirs.image)
+    with pytest.raises(UsageError, match="no frame from 0 s on after the first 30"):
+        io.read(found(name), skip=30)
+
+
+def test_a_count_that_is_too_high_is_not_waited_for(
+    found: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(io.reading, "SMALL", 0)  # believes the file
+    assert len(list(io.read(found("too many.mp4")))) == 12
+
+
+@pytest.mark.parametrize("matrix", [1, 6, 9])
+def test_colours_are_exact_and_come_back_to_the_bit(tmp_path: Path, matrix: int) -> None:
+    """Every grey of limited range, and colours inside of RGB, as planes of 4:2:0."""
+    dice = np.random.default_rng(0)
+    luma = np.tile(np.clip(np.arange(256), 16, 235).astype(np.uint8), (48, 1))
+    luma[24:] = dice.integers(80, 170, (24, 256))
+    chroma = np.full((2, 24, 128), 128, np.uint8)
+    chroma[:, 12:] = dice.integers(108, 148, (2, 12, 128))
+    planes = np.concatenate([luma, chroma.reshape(-1, 256)])
+    source = tmp_path / "source.mkv"
+    with av.open(str(source), "w") as container:
+        video = container.add_stream("ffv1", 25, width=256, height=48)
+        video.pix_fmt = "yuv420p"
+        video.codec_context.colorspace, video.codec_context.color_range = matrix, LIMITED
+        picture = VideoFrame.from_ndarray(planes, "yuv420p")
+        picture.pts, picture.colorspace, picture.color_range = 0, matrix, LIMITED
+        container.mux(video.encode(picture))
+        container.mux(video.encode())
+    (frame,) = io.read(source)
+    greys = np.rint((luma[:24].astype(float) - 16) * 255 / 219)
+    np.testing.assert_array_equal(frame.image[:24], greys[..., None].repeat(3, axis=-1))
+    with av.open(str(io.write(tmp_path / "out.mp4", io.read(source), quality=0))) as container:
+        (back,) = container.decode(video=0)
+        np.testing.assert_array_equal(back.to_ndarray(), planes)
