@@ -33,7 +33,7 @@ from zs2kit.errors import ClipError, PluginError, UsageError, Zs2Error, is_out_o
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from zs2kit.clip import Clip, Frame
+    from zs2kit.clip import Clip
     from zs2kit.model import Model
 
 log = logging.getLogger("zs2kit")
@@ -57,25 +57,25 @@ class Commands(click.Group):
         try:
             with _interruptible():
                 code = super().main(*args, **{**extra, "obj": words, "standalone_mode": False})
-        except click.Abort:
-            code = _fail("interrupted", 130)
+        except click.Abort as error:
+            code = _fail("interrupted", 130, error)
         except click.UsageError as error:
             asked = error.ctx.command_path if error.ctx else "zs2kit"
             code = _fail(f"{error.format_message()} See '{asked} --help'.", 2)
         except UsageError as error:
-            code = _fail(str(error), 2)
+            code = _fail(str(error), 2, error)
         except Zs2Error as error:
-            code = _fail(str(error), 1)
+            code = _fail(str(error), 1, error)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            code = _fail("out of memory; use a smaller --size", 1)
+            code = _fail("out of memory; use a smaller --size", 1, error)
         sys.exit(code)
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Within this context an order to end is as good as Ctrl-C: what was begun is cleared away."""
+    """Within this context an order to end is as good as Ctrl-C, the one that ends everything at once."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -93,8 +93,40 @@ def _interruptible() -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def _fail(message: str, code: int) -> int:
-    _say(f"error: {message}")
+@contextmanager
+def _stoppable(left: Callable[[], int | None]) -> Iterator[Callable[[], bool]]:
+    """Within this context a first Ctrl-C only makes what is yielded return True, and a second one is one.
+
+    ``left`` says how many frames are made until anybody asks, if that is known.
+    """
+    asked = False
+
+    def ask(*_: object) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        frames = left()
+        _say(f"stopping after {frames or 'a few'} more frames; press Ctrl-C again to stop at once")
+
+    main_thread = threading.current_thread() is threading.main_thread()  # no other may set handlers
+    ours = main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _fail(message: str, code: int, error: BaseException | None = None) -> int:
+    """Say what went wrong and what is noted on the error, or on that which it came from; return ``code``."""
+    causes = (error, getattr(error, "__cause__", None))
+    _say(
+        "; ".join(
+            [f"error: {message}", *(note for each in causes for note in getattr(each, "__notes__", ()))]
+        )
+    )
     return code
 
 
@@ -176,6 +208,11 @@ def main(ctx: click.Context) -> None:
 _SAMPLING = (
     click.option("--negative-prompt", default="", help="What the result should not show."),
     click.option("--overwrite", is_flag=True, help="Replace files that exist."),
+    click.option(
+        "--resume/--no-resume",
+        default=None,
+        help="Go on where an interrupted command with the same result ended, or begin anew.  [default: ask]",
+    ),
     click.option("--plugin", "names", metavar="NAME", multiple=True, help="Use a plugin; may be repeated."),
     click.option(
         "--set",
@@ -300,6 +337,7 @@ class _Sampling:
 
     negative_prompt: str
     overwrite: bool
+    resume: bool | None
     names: Sequence[str]
     settings: Sequence[str]
     model: str | None
@@ -382,6 +420,22 @@ class _Sampling:
             log.info("plugin: %s", plugin)
         return {**how, "model": model, "plugins": built}
 
+    def decided(self, out: Path, progress: Progress) -> _Sampling:
+        """Return these options, with whether to resume what was interrupted: on a terminal that is asked."""
+        from zs2kit.journal import kept
+
+        if self.resume and not self.quiet and not kept(out):
+            _say(f"nothing is kept of an edit to {out}, so it is begun")
+        if self.resume is not None or not (sys.stdin.isatty() and sys.stderr.isatty()) or not kept(out):
+            return self
+        progress.stop()
+        question = (
+            f"{out} was interrupted, and {kept(out)} frames are kept. Go on with it, rather than begin anew?"
+        )
+        resume = click.confirm(question, default=True, err=True)
+        progress.start()
+        return replace(self, resume=resume)
+
     def check_output(self, out: Path, clip: Clip) -> None:
         """Raise an error if ``clip`` can't be written to ``out``."""
         from zs2kit import io
@@ -393,6 +447,7 @@ class _Sampling:
             codec=self.codec,
             quality=self.quality,
             start_number=self.start_number,
+            resume=self.resume,
         )
 
     def check_beside(self, clips: Sequence[Path]) -> None:
@@ -443,14 +498,33 @@ class _Sampling:
         """Make the frames of ``clip`` and write them to ``out``."""
         from zs2kit import io
 
-        io.write(
-            out,
-            _counted(clip, progress, task),
-            codec=self.codec,
-            quality=self.quality,
-            start_number=self.start_number,
-            overwrite=self.overwrite,
-        )
+        frames: Any = clip.frames
+        done = 0
+
+        def left() -> int | None:
+            under_way: int = frames.index - done
+            return under_way or frames.chunk_size
+
+        def report(count: int) -> None:
+            nonlocal done
+            if done == 0:
+                progress.reset(task, total=clip.frame_count, completed=count)
+            done = count
+            progress.update(task, completed=done)
+            if asked() and frames.index == done:
+                raise click.Abort
+
+        with _stoppable(left) as asked:
+            io.write(
+                out,
+                clip,
+                codec=self.codec,
+                quality=self.quality,
+                start_number=self.start_number,
+                overwrite=self.overwrite,
+                resume=self.resume,
+                progress=report,
+            )
 
 
 def _sampling(command: Callable[..., None]) -> Callable[..., None]:
@@ -523,6 +597,7 @@ def edit(
         read_source = functools.partial(io.read, clip, start=start, end=end, rate=fps)
         source = read_source()
         out = out or io.name_beside(clip, "-".join(sampling.names or ["edit"]), sampling.codec)
+        sampling = sampling.decided(out, progress)
         sampling.check_output(out, source)
         sampling.check_beside([clip, out])
         progress.update(task, description="loading the model")
@@ -586,6 +661,7 @@ def generate(
 
         name = "-".join(re.findall(r"\w+", prompt or "")[:12])[:60] or "generated"
         out = out or Path(name + io.CODECS[sampling.codec or "h264"].suffixes[0])
+        sampling = sampling.decided(out, progress)
         sampling.check_output(out, Clip((), 2, 2, fps, 1 / fps))
         sampling.check_beside([out])
         model = sampling.load(built)
@@ -674,18 +750,6 @@ def _progress(quiet: bool) -> Progress:
         speed_estimate_period=600,  # frames come a chunk at a time: average over several chunks
         disable=quiet or not sys.stderr.isatty(),
     )
-
-
-def _counted(clip: Clip, progress: Progress, task: TaskID) -> Clip:
-    """Return ``clip`` with every frame reported to ``progress`` once the next one is asked for."""
-
-    def frames() -> Iterator[Frame]:
-        progress.update(task, total=clip.frame_count)
-        for frame in clip:
-            yield frame
-            progress.advance(task)
-
-    return replace(clip, frames=frames())
 
 
 @main.command()

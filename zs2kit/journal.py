@@ -279,8 +279,8 @@ class Journal:
             self._warned = True
             why = getattr(error, "strerror", None) or error
             warnings.warn(
-                f"what comes after {self._saved} frames can't be kept in {self.folder} ({why}), and would be "
-                "lost in an interruption; the edit goes on",
+                f"what is done can't be kept in {self.folder} ({why}): an interruption would lose what comes "
+                f"after {self._saved} frames; the edit goes on",
                 stacklevel=2,
             )
 
@@ -337,30 +337,37 @@ def opened(
             journal.close()
 
 
-def check(path: Path, resume: bool | None) -> int:
+def kept(path: Path) -> int:
     """Return how many frames are kept of an edit to ``path`` that was interrupted; 0 if there was none.
 
-    resume: True to go on with that edit, False to begin anew, None if that is still to be decided: it is a
-    ClipError if there is such an edit. So it is if another process is writing ``path`` and, unless it is
-    begun anew, if what was kept is damaged.
+    Raises ClipError if another process is writing ``path``, and if what is kept is damaged.
     """
     folder = _folder_of(path)
     if not folder.exists():
         return 0
     with _locked(path):
-        if resume is False or not (folder / _FILE).exists():
+        if not (folder / _FILE).exists():
             return 0
-        edit = _read(path, folder)
-        if edit["complete"]:  # it was ended when its files got their names, or just after that
-            placed = [each for each in folder.iterdir() if _same(each, path.with_name(each.name))]
-            if resume is None and folder / path.name in placed:
-                (folder / _FILE).unlink()
-                return 0
-            for each in placed if resume else ():
-                path.with_name(each.name).unlink()
-        if resume is None:
-            raise _undecided(path, folder)
-        return len(edit["times"])
+        if _same(folder / path.name, path):  # it was interrupted when all was done
+            (folder / _FILE).unlink()
+            return 0
+        return len(_read(path, folder)["times"])
+
+
+def check(path: Path, resume: bool | None) -> None:
+    """Raise ClipError if a file can't be made at ``path``, for what is kept, or what is going on there.
+
+    resume: True to go on with an edit that was interrupted, False to begin anew, None if that is still to be
+    decided, which is then an error.
+    """
+    folder = _folder_of(path)
+    if resume is None and kept(path):
+        raise _undecided(path, folder)
+    if resume is not None and folder.exists():
+        with _locked(path):
+            for file in folder.iterdir() if resume else ():
+                if _same(file, path.with_name(file.name)):  # it has its name already; it will be made again
+                    path.with_name(file.name).unlink()
 
 
 @contextmanager
