@@ -181,7 +181,8 @@ def picture(path: Path, *, suffix: str, channels: int = 3, exif: int = 0) -> Pat
     image = drawn(0)
     if channels == 4:
         image = np.dstack([image, np.full(image.shape[:2], 128, np.uint8)])
-    encoded = cv2.imencode(suffix, image[..., [2, 1, 0, 3][:channels]], [cv2.IMWRITE_JPEG_QUALITY, 100])[1]
+    settings = [cv2.IMWRITE_JPEG_QUALITY, 100] if suffix == ".jpg" else []
+    encoded = cv2.imencode(suffix, image[..., [2, 1, 0, 3][:channels]], settings)[1]
     data = encoded.tobytes()
     if exif:  # a segment of its own, after the two bytes that begin a JPEG
         tag = b"MM\0*" + bytes([0, 0, 0, 8, 0, 1, 1, 0x12, 0, 3, 0, 0, 0, 1, 0, exif, 0, 0, 0, 0, 0, 0])
