@@ -34,6 +34,7 @@ from zs2kit.errors import ClipError, UsageError
 from zs2kit.io.about import STREAM_TAGS, About, later
 from zs2kit.io.matroska import write_aspect
 from zs2kit.io.placing import place
+from zs2kit.io.quicktime import link_chapters
 from zs2kit.io.reading import demux, frame_ticks, seek
 from zs2kit.io.sequence import Pattern, check_pictures, first_number
 from zs2kit.journal import Journal, check, opened, segment_file, unwritable, workfolder
@@ -464,6 +465,10 @@ def _join(
             except (av.InvalidDataError, av.PatchWelcomeError):
                 if packet.stream is video or packet.stream not in begun:
                     raise  # else a damaged packet of sound: it costs itself
+        chapters = len(output.streams) + 1  # the track that the muxer adds for them
+        both = "timecode" in video.metadata and bool(output.chapters())
+    if target.suffix.lower() != ".mkv" and both:
+        link_chapters(target, chapters)
     if target.suffix.lower() == ".mkv" and clip.sample_aspect_ratio != 1:
         write_aspect(target, clip.sample_aspect_ratio * clip.width / clip.height)
 
