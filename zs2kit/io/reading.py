@@ -29,7 +29,8 @@ from zs2kit.clip import Clip, Color, Frame
 from zs2kit.errors import ClipError, UsageError
 from zs2kit.io.sequence import Pattern, read_sequence
 
-SMALL = 64 << 20  # bytes; the frames of larger files are not counted before the first is read
+# The frames of files with more bytes or packets are not counted before the first is read.
+SMALL, SHORT = 64 << 20, 10_000
 
 # Containers with an index. In others, such as MPEG-TS, a seek ends at any packet, not at a keyframe's.
 _INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
@@ -420,14 +421,17 @@ def _is_transparent(frame: VideoFrame) -> bool:
 def _count(clip: Clip) -> int | None:
     """The number of frames by the packets, of a file that is soon read; else by what a whole file says."""
     assert clip.source is not None
+    said = clip.frame_count if clip.start is None and clip.end is None else None
     if clip.source.stat().st_size > SMALL:
-        return clip.frame_count if clip.start is None and clip.end is None else None
+        return said
     begin, stop = _ticks(clip)
     count = 0
     with _open(clip.source) as (container, stream):
-        for packet, shown in _packets(container, stream):
+        for index, (packet, shown) in enumerate(_packets(container, stream)):
             if packet.pts is None:
                 return None
+            if index == SHORT:
+                return said
             count += shown and begin <= packet.pts < stop
     return count or None
 
