@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from zs2kit.bench import ablation as ablation_
+from zs2kit.bench import memory as memory_
 from zs2kit.bench import page
 from zs2kit.bench import quality as quality_
 from zs2kit.bench import speed as speed_
@@ -102,6 +103,16 @@ def speed(
     speed_.run(kept, model, frames, side, steps, repeats)
     if docs:
         page.write(docs, kept, Model.load(BUNDLED))
+
+
+@main.command()
+@MODEL
+@click.option("--frames", type=(int, int), default=(200, 2000), show_default=True, help="Two lengths.")
+@click.option("--minutes", type=(int, int), default=(1, 60), show_default=True, help="Two more.")
+@number("--steps", 2, "Denoising steps.")
+def memory(model: str | None, frames: tuple[int, int], minutes: tuple[int, int], steps: int) -> None:
+    """Show that a longer clip takes no more memory, and no longer until its first frame."""
+    memory_.measure(model, frames, minutes, steps)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,96 @@
+"""What a clip's length costs: no memory, and no time before the first frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from fractions import Fraction
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any, TypeVar
+
+import av
+import torch
+
+from zs2kit import io
+from zs2kit.memory import peak_of, resident_peak
+from zs2kit.model import BUNDLED, Model
+from zs2kit.scan import edit
+from zs2kit.testing import drawn_clip
+
+T = TypeVar("T")
+CLIP: dict[str, Any] = {"width": 64, "height": 64, "rate": Fraction(24)}
+
+
+def measure(name: str | None, frames: tuple[int, int], minutes: tuple[int, int], steps: int) -> None:
+    """Print the peaks of two edits, and then the times of two first frames, each by a process of its own."""
+    print(f"{name or BUNDLED}, {steps} steps, clips of 64x64 pixels and 24 frames a second")
+    with TemporaryDirectory() as folder:
+        peaks = []
+        for count in frames:
+            clip = io.write(Path(folder) / f"{count}.mp4", drawn_clip(count, **CLIP))
+            peaks.append(_alone(_peaks, name, clip, steps))
+            for kind, peak in peaks[-1].items():
+                print(f"{count} frames: {peak / 1e6:.1f} MB of {kind} memory")
+        for kind in peaks[0]:
+            ratio = peaks[1][kind] / peaks[0][kind]
+            print(f"{kind} memory, {frames[1]} frames over {frames[0]}: {ratio:.4f}")
+        minute = io.write(Path(folder) / "minute.mp4", drawn_clip(60 * 24, **CLIP))
+        times = []
+        for length in minutes:
+            clip = _repeated(minute, length, Path(folder) / f"{length}-minutes.mp4")
+            times.append(_alone(_first_frame, name, clip, steps))
+            print(
+                f"{length} min, {clip.stat().st_size / 1e6:.1f} MB: the first frame after {times[-1]:.2f} s"
+            )
+        print(f"first frame, {minutes[1]} min over {minutes[0]}: {times[1] / times[0]:.3f}")
+
+
+def _alone(work: Callable[..., T], *arguments: object) -> T:
+    """``work(*arguments)``, by a process of its own."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(work, *arguments).result()
+
+
+def _peaks(name: str | None, clip: Path, steps: int) -> dict[str, int]:
+    """The most bytes held at once while a file is edited, from when the model is loaded."""
+    model = Model.load(name or BUNDLED)
+    edited = edit(io.read(clip), "a red robot", model=model, num_inference_steps=steps, chunk_size=8)
+    taken = peak_of(lambda: io.write(clip.with_name("edited.mp4"), edited, overwrite=True), model.device)
+    assert taken is not None
+    peaks = {"resident": resident_peak()}
+    if model.device.type == "cuda":
+        peaks["device"] = torch.cuda.max_memory_allocated(model.device)
+    return peaks
+
+
+def _first_frame(name: str | None, clip: Path, steps: int, repeats: int = 5) -> float:
+    """Seconds from opening a file to its first edited frame."""
+    model = Model.load(name or BUNDLED)
+    times = []
+    for _ in range(1 + repeats):
+        begun = perf_counter()
+        next(iter(edit(io.read(clip), "a red robot", model=model, num_inference_steps=steps, chunk_size=8)))
+        times.append(perf_counter() - begun)
+    return median(times[1:])  # the first one warms up
+
+
+def _repeated(source: Path, times: int, target: Path) -> Path:
+    """Write the packets of a file over and over again, which is quicker than to encode so many."""
+    with av.open(str(target), "w") as output:
+        copy = None
+        for turn in range(times):
+            with av.open(str(source)) as container:
+                stream = container.streams.video[0]
+                copy = copy or output.add_stream_from_template(stream)
+                assert stream.time_base is not None and stream.duration is not None
+                shift = turn * round(Fraction(60) / stream.time_base)
+                for packet in container.demux(stream):
+                    if packet.pts is None or packet.dts is None:
+                        continue  # at the end
+                    packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, copy
+                    output.mux(packet)
+    return target
