@@ -49,6 +49,12 @@ def test_it_is_cut_as_the_source_is(video):
     assert levels(Companion(video, source), 0, 5) == [3, 4, 5, 6, 7]
 
 
+def test_a_sequence_of_pictures_has_the_rate_of_the_clip(video, tmp_path):
+    maps = zs2kit.write(tmp_path / "map.%03d.png", zs2kit.read(video))
+    source = zs2kit.read(video, start=0.3, end=0.8)
+    assert levels(Companion(maps, source), 0, 5) == [3, 4, 5, 6, 7]
+
+
 @pytest.mark.parametrize("start", [None, 5])
 def test_a_picture_holds_for_every_frame(tmp_path, start):
     cv2.imwrite(str(tmp_path / "map.png"), np.full((32, 32, 3), 60, np.uint8))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from zs2kit.clip import Chunk, Clip, Frame
 from zs2kit.errors import ClipError
 from zs2kit.io import read
+from zs2kit.io.sequence import Pattern
 
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}  # one of these holds for all frames
 
@@ -21,14 +22,15 @@ PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}  # one of
 class Companion:
     """A video with a picture for every frame of ``clip``, or one picture for all of them.
 
-    A video is cut to the same start and end as ``clip``. Size and, where both are known, lengths are
-    compared here, before any work: a plugin opens it in `setup`. Raises `ClipError` if they differ, or if
-    the file can't be read.
+    A sequence of pictures, mask.%04d.png, is such a video, of the clip's rate. A video is cut to the same
+    start and end as ``clip``. Size and, where both are known, lengths are compared here, before any work:
+    a plugin opens it in `setup`. Raises `ClipError` if they differ, or if the file can't be read.
     """
 
     def __init__(self, path: str | Path, clip: Clip) -> None:
         self.path = Path(path)
-        self.is_picture = self.path.suffix.lower() in PICTURES
+        self.is_sequence = Pattern.of(self.path) is not None and not self.path.exists()
+        self.is_picture = self.path.suffix.lower() in PICTURES and not self.is_sequence
         self.clip = clip
         opened = self._read()
         if (opened.width, opened.height) != (clip.width, clip.height):
@@ -76,7 +78,8 @@ class Companion:
     def _read(self) -> Clip:
         if self.is_picture:
             return read(self.path)
-        return read(self.path, start=self.clip.start, end=self.clip.end)
+        rate = self.clip.rate if self.is_sequence else None
+        return read(self.path, start=self.clip.start, end=self.clip.end, rate=rate)
 
     def _other_length(self, ours: int, clips: int | None) -> ClipError:
         return ClipError(
