@@ -24,7 +24,7 @@ LAYERS = [
     {"beside", "clip", "hookspecs", "carry", "memory", "noise"},
     {"journal"},
     {"attention", "io", "model", "plugins", "sheet", "shots"},
-    {"companion", "denoiser", "detectors", "metrics", "report", "verify"},
+    {"companion", "denoiser", "motion", "detectors", "metrics", "report", "verify"},
     {"control", "sampler", "puppets"},
     {"scan", "zs2kit_plugins"},
     {"cli", "testing", "puppets.evaluate"},

@@ -98,10 +98,11 @@ def test_half_precision_frames_are_averaged_in_float32():
 def test_the_relatives_of_dependency_noise():
     """Neighbours, and frames far apart, correlate as each model says; all frames are standard normal."""
     r = correlation(0.4)
+    angle = math.acos(1 - (1 - r) / 0.2)
     expected = {
         "dependency": (r, r**8),
         "mixed": (r, r),
-        "orbit": (r, 0.5 + 0.5 * math.cos(8 * math.acos(2 * r - 1))),
+        "orbit": (r, 0.8 + 0.2 * math.cos(8 * angle)),
         "progressive": (2 / math.sqrt(5), (2 / math.sqrt(5)) ** 8),
         "independent": (0, 0),
         "shared": (1, 1),

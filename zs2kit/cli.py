@@ -40,7 +40,7 @@ log = logging.getLogger("zs2kit")
 
 # Those of zs2kit.sampler, zs2kit.noise and zs2kit.io, which import torch or PyAV; a test says so
 SCHEDULERS = ("ddim", "euler", "dpm++", "unipc", "lcm")
-NOISES = ("dependency", "mixed", "progressive", "independent", "shared")
+NOISES = ("dependency", "orbit", "mixed", "progressive", "independent", "shared")
 CODECS = ("h264", "ffv1", "prores", "png")
 
 # Libraries whose warnings are about their own code, and nothing that a user of zs2kit can act on.
@@ -262,7 +262,7 @@ _SAMPLING = (
         "--noise",
         type=click.Choice(NOISES),
         default="dependency",
-        help="How the noise of the frames is correlated; --divergence counts for the first two.",
+        help="How the noise of the frames is correlated; --divergence counts for the first three.",
     ),
     click.option(
         "--momentum",
@@ -400,8 +400,9 @@ class _Sampling:
         own: those that only one of the two has.
         """
         if prompt is None and not self.quiet:
-            own = model.default_prompt
-            _say(f"no prompt; using the model's own: '{own}'" if own else "no prompt; using an empty one")
+            default = model.default_prompt
+            kind = f"the model's own: '{default}'" if default else "an empty one"
+            _say(f"no prompt; using {kind}")
         how: dict[str, Any] = {
             "negative_prompt": self.negative_prompt,
             "scheduler": self.scheduler,
@@ -564,6 +565,13 @@ def _sampling(command: Callable[..., None]) -> Callable[..., None]:
     help="Where CLIP cuts to another shot, which is then edited afresh: auto, none, or 12.5,1:02.5,...",
 )
 @click.option(
+    "--flow-momentum",
+    metavar="X",
+    type=Finite(0, 1),
+    default=0.9,
+    help="How much a frame takes over from the one before it, moved as the source moves: 0 nothing.",
+)
+@click.option(
     "--fps",
     type=rate,
     metavar="X",
@@ -579,6 +587,7 @@ def edit(
     end: Fraction | None,
     fps: Fraction | None,
     cuts: Literal["auto"] | tuple[float, ...],
+    flow_momentum: float,
     sampling: _Sampling,
 ) -> None:
     """Make a new video out of CLIP, with its motion and its sound.
@@ -604,7 +613,7 @@ def edit(
         model = sampling.load(built)
         from zs2kit.scan import edit
 
-        how = sampling.how(prompt, model, built, cuts=cuts)
+        how = sampling.how(prompt, model, built, cuts=cuts, flow_momentum=flow_momentum)
         edited = edit(source, prompt, **how)
         progress.update(task, description="editing")
         sampling.write(out, edited, progress, task)
@@ -614,7 +623,11 @@ def edit(
     sampling.write_beside(out, {"prompt": shown, **how}, read_source)
 
 
-@main.command(context_settings={"show_default": True})
+# A source moves by itself; what is made of text alone moves with its noise, and steadily.
+_ALONE = {"noise": "orbit", "divergence": 0.03}
+
+
+@main.command(context_settings={"show_default": True, "default_map": _ALONE})
 @click.argument("prompt", required=False)
 @click.option("--frames", metavar="N", type=click.IntRange(1), default=48, help="How many frames to make.")
 @click.option(

@@ -15,6 +15,7 @@ import torch
 MAX_DIVERGENCE = math.sqrt(math.e)  # at which frames are independent
 NOISES = ("dependency", "orbit", "mixed", "progressive", "independent", "shared")
 # PYoCo's, n_k = (a n_(k-1) + z_k) / sqrt(1 + a^2), at the a = 2 that its authors found best.
+_STILL = 0.8  # the share of an orbit's noise that stays (chosen by `python -m zs2kit.bench ablation`)
 _PROGRESSIVE = (1 - 2 / math.sqrt(5)) * MAX_DIVERGENCE
 
 
@@ -94,12 +95,13 @@ def orbit_noise(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return noise (frames, *shape) that goes round a circle at constant speed, and where it then stands.
 
-    n_k = (c + cos(k w) a + sin(k w) b) / sqrt(2) with c, a, b ~ N(0, I) of the shot and cos(w) = 2 r - 1:
-    every frame is N(0, I) and neighbours correlate by r = `correlation` (``divergence``), as in dependency
-    noise. But where a chain of independent increments trembles, this moves steadily, and it comes back.
+    n_k = sqrt(s) c + sqrt(1 - s) (cos(k w) a + sin(k w) b), with c, a, b ~ N(0, I) of the shot, s = 0.8 and
+    w such that neighbours correlate by r = `correlation` (``divergence``), as in dependency noise, but by
+    2 s - 1 at least: cos(w) = 1 - (1 - r) / (1 - s). Every frame is N(0, I). Where a chain of independent
+    increments trembles and never comes back, this moves steadily, and every frame stays akin to all others.
     state: (3, *shape): c, and where on the circle the frame before was, along and across.
     """
-    cosine = 2 * correlation(divergence) - 1
+    cosine = max(-1.0, 1 - (1 - correlation(divergence)) / (1 - _STILL))
     sine = math.sqrt(1 - cosine**2)
     noise = []
     for frame in frames:
@@ -109,7 +111,7 @@ def orbit_noise(
         else:
             still, along, across = state
             state = torch.stack([still, cosine * along + sine * across, cosine * across - sine * along])
-        noise.append((state[0] + state[1]) / math.sqrt(2))
+        noise.append(math.sqrt(_STILL) * state[0] + math.sqrt(1 - _STILL) * state[1])
     assert state is not None
     return torch.stack(noise), state
 

@@ -20,7 +20,6 @@ from typing import Any, Literal
 import pluggy
 
 from zs2kit import hookspecs
-from zs2kit.clip import Chunk
 from zs2kit.errors import PluginError, UsageError, Zs2Error, is_out_of_memory
 
 GROUP = "zs2kit"  # the entry-point group in which distributions name their plugins
@@ -257,6 +256,8 @@ def _named(hook: Callable[..., Any], plugin: str) -> Callable[..., Any]:
         except Exception as error:  # a third party's code may raise anything
             if isinstance(error, Zs2Error) or is_out_of_memory(error):
                 raise
+            from zs2kit.clip import Chunk  # not above: listing plugins needs no numpy
+
             if any(isinstance(each, Chunk) and each.pixels is None for each in arguments):
                 raise UsageError(
                     f"plugin '{plugin}' looks at the frames of a clip, and text alone has none; "

@@ -30,6 +30,7 @@ from zs2kit.io.sequence import Pattern
 from zs2kit.journal import fingerprint
 from zs2kit.memory import free, peak_of
 from zs2kit.model import BUNDLED, Embeds, Model
+from zs2kit.motion import FlowMomentum
 from zs2kit.noise import MAX_DIVERGENCE, NOISES, make_noise
 from zs2kit.sampler import SCHEDULERS, Kept, make_scheduler, sample, steps_of
 from zs2kit.shots import Cuts, shots
@@ -59,6 +60,7 @@ class Scan:
         noise: str,
         momentum: float,
         divergence: float,
+        flow_momentum: float,
         seed: int,
     ) -> None:
         self.hook: Any = hooks.hook
@@ -72,6 +74,7 @@ class Scan:
         self.guidance_scale = guidance_scale
         self.noise = noise
         self.divergence = divergence
+        self.flow_momentum = flow_momentum
         self.seed = seed
         self.carry_on_host = False
         self._warned = False  # that numbers break
@@ -127,6 +130,7 @@ class Scan:
             scheduler = self._scheduler()
             noise = self._noise(carry, following, chunk, "initial")
             kept = self._kept(chunk, noise)
+            motion = self._motion(carry, following, chunk)
             start = self.hook.initial_latents(
                 chunk=chunk,
                 noise=noise,
@@ -144,6 +148,7 @@ class Scan:
                 lambda step: self._noise(carry, following, chunk, "step", step.index),
                 first,
                 kept,
+                motion,
             )
             pixels = self.model.decode(latents)
         if self.carry_on_host:
@@ -194,6 +199,11 @@ class Scan:
             step=step,
         )
         return noise.to(self.model.device)
+
+    def _motion(self, carry: Carry, following: Carry, chunk: Chunk) -> FlowMomentum | None:
+        if self.flow_momentum == 0 or chunk.pixels is None:
+            return None
+        return FlowMomentum(self.flow_momentum, self.model, chunk.images, carry, following)
 
     def _kept(self, chunk: Chunk, noise: torch.Tensor) -> Kept | None:
         """What the plugins keep of the source, for the sampler here and for `finished` in ``chunk.kept``."""
@@ -274,6 +284,7 @@ def edit(
     noise: str = "dependency",
     momentum: float = 0.98,
     divergence: float = 0.01,
+    flow_momentum: float = 0.9,
     size: tuple[int, int] | None = None,
     chunk_size: int | None = None,
     cuts: Cuts = "auto",
@@ -290,10 +301,12 @@ def edit(
     model: a `Model`, or what `Model.load` takes; None is the plugins' default model or the bundled one.
     scheduler: ddim, euler, dpm++, unipc or lcm.
     guidance_scale: of classifier-free guidance; 1 is none.
-    noise: how the frames' noise is correlated: dependency; its relatives are mixed, progressive,
+    noise: how the frames' noise is correlated: dependency; its relatives are orbit, mixed, progressive,
     independent and shared (see `zs2kit.noise.make_noise`).
     momentum: mu in [0, 1] of temporal momentum attention; 0 is plain self-attention.
     divergence: lambda in [0, sqrt(e)] of the noise; 0 is a still, sqrt(e) independent frames.
+    flow_momentum: in [0, 1], how much a frame takes over from the one before it, moved along the source's
+    optical flow; 0 is nothing (see `zs2kit.motion`).
     size: (height, width) to fit the frames into for the model; None is its native size.
     chunk_size: frames at a time; more is faster and takes more memory, and doesn't change the picture. None
     is 8, or as many as there is memory for. Should it run out, they become less.
@@ -319,6 +332,7 @@ def edit(
         noise=noise,
         momentum=momentum,
         divergence=divergence,
+        flow_momentum=flow_momentum,
         seed=seed,
     )
 
@@ -334,9 +348,9 @@ def generate(
     scheduler: str = "ddim",
     num_inference_steps: int = 20,
     guidance_scale: float = 5.0,
-    noise: str = "dependency",
+    noise: str = "orbit",
     momentum: float = 0.98,
-    divergence: float = 0.01,
+    divergence: float = 0.03,
     size: tuple[int, int] | None = None,
     chunk_size: int | None = None,
     seed: int = 0,
@@ -386,6 +400,7 @@ def generate(
         noise=noise,
         momentum=momentum,
         divergence=divergence,
+        flow_momentum=0.0,  # there is no source, and so no motion, to go along with
         seed=seed,
     )
 
@@ -403,6 +418,7 @@ def _sampled(
     for name, low, high, beside in (
         ("momentum", 0, 1, ""),
         ("divergence", 0, MAX_DIVERGENCE, " (the square root of e)"),
+        ("flow_momentum", 0, 1, ""),
     ):
         value = settings[name]
         _check(low <= value <= high, f"{name} must be {low} to {high:.5g}{beside}, not {value}")

@@ -232,6 +232,7 @@ def make_scan(
         "noise": "dependency",
         "momentum": 0.9,
         "divergence": 0.4,
+        "flow_momentum": 0.0,
         "seed": 0,
     }
     return Scan(model, manager(plugins), clip or drawn_clip(), **(quick | settings))
@@ -278,6 +279,7 @@ def check_plugin(
     Raises AssertionError: which law is broken, by how much, and what that usually means.
     """
     model = model or tiny_models()["epsilon"]
+    settings = {"flow_momentum": 0.5, **settings}
     trial = _Trial(model if isinstance(model, Model) else Model.load(model), plugins, settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # there may be nothing for a plugin to find in a disc

@@ -51,6 +51,7 @@ def measure(name: str | None, repeats: int) -> None:
         noise="dependency",
         momentum=0.98,
         divergence=0.01,
+        flow_momentum=0.0,
         seed=0,
     )
     carry, _ = scan(Carry(), chunk)  # what a later chunk starts from; it also warms the networks up
