@@ -142,6 +142,14 @@ def test_seconds_count_from_the_first_picture_or_sound(
     assert [frame.pts for frame in io.read(path, start=begin + 0.2, end=begin + 0.4)] == whole[5:10]
 
 
+def test_streams_that_were_joined_go_on_together(found: Callable[[str], Path], tmp_path: Path) -> None:
+    out = io.write(tmp_path / "out.mp4", io.read(found("joined.ts")))
+    with av.open(str(out)) as container:
+        video, audio = (float(stream.duration * stream.time_base) for stream in container.streams)
+    assert video == pytest.approx(2 * 12 / 25)
+    assert audio == pytest.approx(video, abs=0.05)
+
+
 @pytest.mark.parametrize("name", ["b-frames.mp4", "stream.ts", "no clock.h264"])
 def test_skipped_frames_are_not_converted(
     found: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, name: str

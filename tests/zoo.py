@@ -152,6 +152,12 @@ def spoilt(path: Path, *, packets: tuple[int, ...], **settings: Any) -> Path:
     return path
 
 
+def joined(path: Path, **settings: Any) -> Path:
+    """A clip whose bytes are there twice, so that its times are, too."""
+    path.write_bytes(2 * make(path, **settings).read_bytes())
+    return path
+
+
 def burst(path: Path, *, at: float, size: int, **settings: Any) -> Path:
     """A clip with noise from a share of its bytes on."""
     data = bytearray(make(path, **settings).read_bytes())
@@ -264,6 +270,7 @@ ZOO: dict[str, Animal] = {
     "an hour late.mkv": made(pts=[3_600_000 + 40 * index for index in range(12)], time_base=MS),
     "ten hours late.ts": made(pts=[3_240_000_000 + 3600 * index for index in range(12)], time_base=TS),
     "stream.ts": made(frames=20, time_base=TS, sound="aac"),
+    "joined.ts": made(joined, time_base=TS, sound="aac", survivors=24, spoilt=range(12, 24), opencv=None),
     "fragments.mp4": made(movflags="frag_keyframe+empty_moov", sound="aac"),
     "no clock.h264": made(time_base=FRAME, opencv=None),
     # size and shape

@@ -34,6 +34,8 @@ SMALL, SHORT = 64 << 20, 10_000
 
 # Containers with an index. In others, such as MPEG-TS, a seek ends at any packet, not at a keyframe's.
 _INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+_JOINED = {"mpegts", "mpeg"}  # may be joined by their bytes alone; all their streams count time as
+_SECOND = 90_000  # ticks
 # FFmpeg draws text as a picture and follows lists of other files; neither is a video that somebody names.
 _TEXT_FORMATS = {"tty", "concat", "dash", "hls", "sdp"}
 # By default swscale takes shortcuts with halved colours, and its pictures are about half a level too dark.
@@ -201,10 +203,41 @@ def demux(container: InputContainer, *streams: Stream) -> Iterator[Packet[Any]]:
 
     Appending them, it fails on damaged files in which more streams turn up than there were at first.
     """
+    joins = _Joins() if container.format.name in _JOINED else None
     with suppress(IndexError):
-        for packet in container.demux(*streams):
-            if packet.size:
+        # A join is seen in all streams together, whichever are asked for, so that they stay together.
+        for packet in container.demux(*(container.streams if joins else streams)):
+            if not packet.size:
+                continue
+            if joins:
+                joins.correct(packet)
+            if packet.stream in streams:
                 yield packet
+
+
+class _Joins:
+    """Lets time go on where several streams were joined, and each begins anew."""
+
+    def __init__(self) -> None:
+        self.shift = 0  # of what comes after the latest join, in ticks, which all streams share
+        self.shifts: dict[int, int] = {}  # of each stream by now
+        self.last: dict[int, tuple[int, int]] = {}  # the times of its last two packets
+
+    def correct(self, packet: Packet[Any]) -> None:
+        """Change a packet's times to those since the beginning of the first stream."""
+        index = packet.stream_index
+        shift = self.shifts.setdefault(index, self.shift)
+        if packet.dts is not None:
+            before, last = self.last.get(index, (packet.dts, packet.dts))
+            # Were it later than the one before the last, then the last one's time would be damaged.
+            if packet.dts + shift < min(before, last):
+                goes_on = last + (packet.duration or last - before) - packet.dts
+                known = self.shift > shift and abs(self.shift - goes_on) < _SECOND  # by another stream
+                self.shift = self.shifts[index] = shift = self.shift if known else goes_on
+            packet.dts += shift
+            self.last[index] = (last, packet.dts)
+        if packet.pts is not None:
+            packet.pts += shift
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[tuple[Packet[Any], bool]]:
