@@ -69,7 +69,7 @@ def test_quality_writes_tables_targets_and_filmstrips_and_goes_on(
     monkeypatch.setattr(quality, "FRAMES", 2)
     monkeypatch.setattr(quality, "SHOWN", (0,))
     monkeypatch.setattr(quality, "STEPS", 2)
-    monkeypatch.setattr(quality, "AT_FIFTY", 0)
+    monkeypatch.setattr(quality, "FEW", 0)
     args = ["quality", "--model", tiny_models()["epsilon"], "--prompts", 1, "--steps", 2]
     args += ["--cells", tmp_path / "cells", "--docs", tmp_path / "docs"]
     drawn = run(*args).splitlines()

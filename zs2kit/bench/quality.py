@@ -16,7 +16,7 @@ from zs2kit.bench.runs import Column, Method, Runs, real, zs2_method
 from zs2kit.bench.tokenflow import token_flow
 
 FRAMES, STEPS, PROMPTS = 24, 20, 32
-AT_FIFTY = 4  # prompts that Text2Video-Zero draws at its published 50 steps too
+FEW = 4  # prompts that Text2Video-Zero draws at its published 50 steps too, and zs2kit in parts
 SHOWN = 3, 7, 12  # cases of the filmstrips
 PICTURES = slice(0, None, 3)  # frames of them
 SIDE = 96
@@ -63,6 +63,16 @@ def published_zero() -> Method:
     return Method("Text2Video-Zero, 50 steps", text_to_video_zero, steps=50)
 
 
+def parts() -> list[Method]:
+    """zs2kit's edits with one noise for all frames, with and without flow momentum: what does what."""
+    return [
+        zs2_method("zs2kit, one noise", edited=True, noise="shared", divergence=0.0),
+        zs2_method(
+            "the same, no flow momentum", edited=True, noise="shared", divergence=0.0, flow_momentum=0.0
+        ),
+    ]
+
+
 def rendered(edited: bool) -> Method:
     """The rendered clips themselves."""
     return Method("rendered clips", real, {"edited": edited})
@@ -73,7 +83,7 @@ def run(runs: Runs, prompts: int = PROMPTS) -> None:
     methods = [*generators(), *editors(), rendered(False), rendered(True)]
     cases = [Case(number, FRAMES) for number in range(prompts)]
     runs.fill(methods, cases)
-    runs.fill([published_zero()], cases[:AT_FIFTY])
+    runs.fill([published_zero(), *parts()], cases[:FEW])
 
 
 def section(runs: Runs, docs: Path) -> str:
@@ -96,10 +106,11 @@ def section(runs: Runs, docs: Path) -> str:
             if chosen:
                 table = runs.table([rendered(edited), *methods], chosen, columns)
                 text += f"\n{kind} ({len(chosen)}):\n\n{table}\n"
-        fifty = [] if edited else runs.done([published_zero()], done)
-        if fifty:
-            table = runs.table([published_zero(), methods[2]], fifty, columns)
-            text += f"\nOf the first prompts ({len(fifty)}):\n\n{table}\n"
+        further, beside = (parts(), methods[0]) if edited else ([published_zero()], methods[2])
+        if few := runs.done(further, done):
+            text += (
+                f"\nOf the first prompts ({len(few)}):\n\n{runs.table([beside, *further], few, columns)}\n"
+            )
         text += f"\n{targets(runs, done, edited)}\n"
         name = "results-edited.png" if edited else "results-generated.png"
         strips = [case for case in done if case.number in SHOWN]
