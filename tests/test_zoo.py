@@ -133,6 +133,11 @@ def test_what_cannot_be_decoded_shows_its_neighbour(found: Callable[[str], Path]
         assert [frame.pts for frame in frames] == [512 * index for index in range(20)]
 
 
+@pytest.mark.parametrize("name", ["a packet far ahead.mkv", "a packet far behind.mkv"])
+def test_a_time_that_is_damaged_is_guessed(found: Callable[[str], Path], name: str) -> None:
+    assert [frame.pts for frame in io.read(found(name))] == [40 * index for index in range(12)]
+
+
 @pytest.mark.parametrize(("name", "begin"), [("ten hours late.ts", 0.0), ("late picture.mp4", 0.5)])
 def test_seconds_count_from_the_first_picture_or_sound(
     found: Callable[[str], Path], name: str, begin: float

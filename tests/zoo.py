@@ -158,6 +158,18 @@ def joined(path: Path, **settings: Any) -> Path:
     return path
 
 
+def leaping(path: Path, *, ticks: int, **settings: Any) -> Path:
+    """A Matroska clip in which one packet says another time than its own."""
+    data = bytearray(make(path, **settings).read_bytes())
+    with av.open(str(path)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][7]
+    time = data.index(bytes(packet)) - 3  # before the packet: its time in two bytes, then flags
+    assert int.from_bytes(data[time : time + 2]) == 280
+    data[time : time + 2] = (280 + ticks).to_bytes(2, signed=True)
+    path.write_bytes(data)
+    return path
+
+
 def burst(path: Path, *, at: float, size: int, **settings: Any) -> Path:
     """A clip with noise from a share of its bytes on."""
     data = bytearray(make(path, **settings).read_bytes())
@@ -329,6 +341,8 @@ ZOO: dict[str, Animal] = {
     "too many.mp4": made(
         replaced, old=b"stts" + bytes(7) + b"\1\0\0\0\x0c", new=b"stts" + bytes(7) + b"\1\0\0\4\0"
     ),
+    "a packet far ahead.mkv": made(leaping, ticks=9000, options=GOPS, time_base=MS, opencv=None),
+    "a packet far behind.mkv": made(leaping, ticks=-9000, options=GOPS, time_base=MS, opencv=None),
     # damage
     "spoilt.mp4": made(
         **SPOILT, packets=(7,), options=GOPS, sound="aac", spoilt=range(7, 10), says=r"frame 7, at 0\.28 s"
