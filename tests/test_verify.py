@@ -164,3 +164,11 @@ def test_the_command_prints_a_line_for_each_check(tmp_path: Path) -> None:
     assert {"name": "frames", "ok": False, "says": "11 instead of 12"} in found
     assert run(source, tmp_path / "none.mp4").exit_code == 1
     assert run(source, out, "--start", "9").exit_code == 2
+
+
+def test_a_sequence_has_the_rate_that_is_said(tmp_path: Path) -> None:
+    pictures = io.write(tmp_path / "in.%02d.png", io.read(make(tmp_path / "clip.mp4", frames=60)))
+    out = io.write(tmp_path / "out.mkv", io.read(pictures, rate=24), codec="ffv1")
+    for fps, code in (("24", 0), ("25", 1)):
+        asked = ["verify", "--fps", fps, str(pictures), str(out)]
+        assert CliRunner().invoke(cli.main, asked).exit_code == code

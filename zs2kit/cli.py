@@ -826,8 +826,16 @@ def metrics(
 @click.argument("result", type=click.Path(path_type=Path))
 @click.option("--start", type=time, metavar="TIME", help="That of the edit.")
 @click.option("--end", type=time, metavar="TIME", help="That of the edit.")
+@click.option("--fps", type=rate, metavar="X", help="That of the edit.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def verify(source: Path, result: Path, start: Fraction | None, end: Fraction | None, as_json: bool) -> None:
+def verify(
+    source: Path,
+    result: Path,
+    start: Fraction | None,
+    end: Fraction | None,
+    fps: Fraction | None,
+    as_json: bool,
+) -> None:
     """Check that RESULT is as whole as SOURCE: frames, times, size, aspect, colour tags and sound.
 
     Pictures are not compared. Prints a line for every check, and exits with 1 if one of them fails.
@@ -835,7 +843,7 @@ def verify(source: Path, result: Path, start: Fraction | None, end: Fraction | N
     with _manners(False):
         from zs2kit.verify import verify
 
-        checks = verify(source, result, start=start, end=end)
+        checks = verify(source, result, start=start, end=end, rate=fps)
     lines = [f"{'ok' if each.ok else 'WRONG':7}{each.name}: {each.says}" for each in checks]
     click.echo(json.dumps([each._asdict() for each in checks], indent=2) if as_json else "\n".join(lines))
     if wrong := [each.name for each in checks if not each.ok]:

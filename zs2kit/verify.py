@@ -48,16 +48,17 @@ def verify(
     *,
     start: Fraction | float | None = None,
     end: Fraction | float | None = None,
+    rate: Fraction | None = None,
 ) -> list[Check]:
     """Compare the clip ``result`` with the one that it was made of; return all checks.
 
-    ``start`` and ``end`` are those of the edit, in seconds. Both clips are decoded, a frame at a time, but
-    pictures are not compared, since an edit is to change them: that a result lies on its head is seen by its
-    tags and its size, or not at all.
+    ``start`` and ``end`` are those of the edit, in seconds, and so is ``rate``, pictures a second, where the
+    source is a sequence. Both clips are decoded, a frame at a time, but pictures are not compared, since an
+    edit is to change them: that a result lies on its head is seen by its tags and its size, or not at all.
 
     Raises ClipError for a clip that can't be read, UsageError for a span without frames.
     """
-    before = examine(source, start=start, end=end)
+    before = examine(source, start=start, end=end, rate=rate)
     after = examine(result, rate=before.clip.rate)
     tick = max(before.clip.time_base, after.clip.time_base)
     return [
