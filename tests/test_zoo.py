@@ -133,6 +133,11 @@ def test_what_cannot_be_decoded_shows_its_neighbour(found: Callable[[str], Path]
         assert [frame.pts for frame in frames] == [512 * index for index in range(20)]
 
 
+def test_a_mirror_is_applied(found: Callable[[str], Path]) -> None:
+    frames = [frame._replace(image=frame.image[:, ::-1]) for frame in io.read(found("mirrored.mp4"))]
+    assert_drawn(frames)
+
+
 @pytest.mark.parametrize("name", ["a packet far ahead.mkv", "a packet far behind.mkv"])
 def test_a_time_that_is_damaged_is_guessed(found: Callable[[str], Path], name: str) -> None:
     assert [frame.pts for frame in io.read(found(name))] == [40 * index for index in range(12)]

@@ -158,6 +158,15 @@ def joined(path: Path, **settings: Any) -> Path:
     return path
 
 
+def mirrored(path: Path, **settings: Any) -> Path:
+    """An MP4 clip whose display matrix swaps left and right."""
+    data = bytearray(make(path, **settings).read_bytes())
+    one = data.index(b"\0\1\0\0" + bytes(12) + b"\0\1\0\0", data.index(b"tkhd"))
+    data[one : one + 4] = b"\xff\xff\0\0"
+    path.write_bytes(data)
+    return path
+
+
 def leaping(path: Path, *, ticks: int, **settings: Any) -> Path:
     """A Matroska clip in which one packet says another time than its own."""
     data = bytearray(make(path, **settings).read_bytes())
@@ -292,6 +301,7 @@ ZOO: dict[str, Animal] = {
     "turned left.mp4": made(turn=90),
     "turned right.mp4": made(turn=-90),
     "on its head.mp4": made(turn=180),
+    "mirrored.mp4": made(mirrored, spoilt=range(12), opencv=None),
     "turned, wide pixels.mp4": made(turn=90, sar=Fraction(4, 3)),
     "one pixel.mp4": made(width=1, height=1, pix_fmt="yuv444p", spoilt=range(12)),
     # colours
