@@ -12,9 +12,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from zoo import BT709, FULL, contents, drawn, make
 
-from zs2kit import io
+from zs2kit import Model, cli, edit, io, journal
 from zs2kit.clip import Clip, Color, Frame
 from zs2kit.errors import ClipError, UsageError
 from zs2kit.io.sequence import Pattern
@@ -341,3 +342,41 @@ def test_pictures_are_replaced_when_asked(tmp_path: Path) -> None:
 )
 def test_results_are_named_after_their_source(clip: str, codec: str | None, result: str) -> None:
     assert io.name_beside(Path(clip), "pose", codec) == Path(result)
+
+
+# ---- edits
+
+
+def test_a_sequence_is_edited_into_one(tmp_path: Path, tiny_folders: dict[str, Path]) -> None:
+    source = shot(tmp_path, count=3)
+    options = ["--model", tiny_folders["epsilon"], "--steps", 2, "--prompt", "a disc", "--fps", "24", source]
+    result = CliRunner().invoke(cli.main, ["edit", *map(str, options)])
+    assert (result.exit_code, result.stdout) == (0, f"{tmp_path}/shot-edit.%04d.png\n"), result.output
+    assert {f"shot-edit.{number}.png" for number in (1001, 1002, 1003)} < set(names(tmp_path))
+
+
+@pytest.mark.parametrize(("name", "codec"), [("%d.png", "png"), ("a.mov", "prores"), ("a.mkv", "ffv1")])
+def test_an_edit_that_was_ended_goes_on_in_every_codec(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folders: dict[str, Path], name: str, codec: str
+) -> None:
+    source = shot(tmp_path / "in", count=10)
+    model = Model.load(tiny_folders["epsilon"])
+
+    def written(folder: str, **how: Any) -> dict[str, bytes]:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        edited = edit(io.read(source), "a disc", model=model, num_inference_steps=1, chunk_size=4)
+        io.write(tmp_path / folder / name, edited, codec=codec, **how)
+        return {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()}
+
+    def stop(done: int) -> None:
+        if done == 9:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(io.writing, "SEGMENT", 4)
+    monkeypatch.setattr(journal, "SHARE", 1.0)  # it saves after every chunk
+    whole = written("whole")
+    with pytest.raises(KeyboardInterrupt):
+        written("ended", progress=stop)
+    made: list[int] = []
+    assert written("ended", resume=True, progress=made.append) == whole
+    assert made[0] >= 4, "it began anew"
