@@ -8,11 +8,13 @@ from pathlib import Path
 import click
 
 from zs2kit.bench import ablation as ablation_
+from zs2kit.bench import kills as kills_
 from zs2kit.bench import memory as memory_
 from zs2kit.bench import page
 from zs2kit.bench import quality as quality_
 from zs2kit.bench import speed as speed_
 from zs2kit.bench.cells import FOLDER, Cells
+from zs2kit.bench.kills import POINTS
 from zs2kit.bench.overhead import measure
 from zs2kit.bench.runs import Runs
 from zs2kit.cli import Commands
@@ -113,6 +115,15 @@ def speed(
 def memory(model: str | None, frames: tuple[int, int], minutes: tuple[int, int], steps: int) -> None:
     """Show that a longer clip takes no more memory, and no longer until its first frame."""
     memory_.measure(model, frames, minutes, steps)
+
+
+@main.command()
+@click.option("--at", type=click.Choice(list(POINTS)), multiple=True, help="Where.  [default: everywhere]")
+@number("--moments", 20, "At how many random moments as well.", least=0)
+@number("--seed", 0, "Other moments.", least=0)
+def kills(at: tuple[str, ...], moments: int, seed: int) -> None:
+    """Kill an edit, let another go on with it, and compare the result with that of an undisturbed one."""
+    kills_.run(at or list(POINTS), moments, seed)
 
 
 if __name__ == "__main__":
