@@ -324,6 +324,11 @@ def test_pictures_are_replaced_when_asked(tmp_path: Path) -> None:
     assert len(names(tmp_path)) == 4
     for index, frame in enumerate(io.read(path)):
         np.testing.assert_array_equal(frame.image, drawn(index + 1))
+    with pytest.warns(
+        UserWarning, match=r"shot\.0003\.png is of an earlier result, and so are those after it"
+    ):
+        io.write(path, clip_of([drawn(0)] * 2), overwrite=True)
+    assert len(names(tmp_path)) == 4
 
 
 @pytest.mark.parametrize(

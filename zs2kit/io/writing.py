@@ -125,6 +125,8 @@ def write(
             place(finished, overwrite)
         except OSError as error:
             raise unwritable(path, error) from error
+    if pattern and overwrite and os.path.lexists(after := pattern.path(number + len(finished))):
+        warnings.warn(f"{after} is of an earlier result, and so are those after it", stacklevel=2)
     return path
 
 
@@ -431,9 +433,9 @@ def _join(
     segments = sorted(folder.glob("*.segment"))
     # The result begins at 0, with the first picture or sound; a clip that was cut, with its first picture.
     # Files can't say that a picture comes before 0.
-    origin = round(clip.origin / clip.time_base)
-    if clip.start is not None or times[0] < 0:
-        origin = times[0]
+    origin = times[0]
+    if clip.start is None:
+        origin = min(origin, round(clip.origin / clip.time_base))
     reorder = CODECS[codec].reorder
     with (
         _output(target) as output,
