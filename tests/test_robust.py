@@ -270,3 +270,16 @@ def test_infinity_does_not_pass_for_black(model):
     pixels = model.decode(latents)
     assert pixels[0].isfinite().all() and pixels[1].isnan().any()
     assert scan.first_broken(pixels) == 1 and scan.first_broken(pixels[:1]) is None
+
+
+# Any length
+
+
+@pytest.mark.slow
+def test_a_longer_clip_takes_no_more_memory_and_no_longer_to_its_first_frame(tiny_folders, capsys):
+    from zs2kit.bench.memory import measure
+
+    measure(str(tiny_folders["epsilon"]), (40, 200), (1, 10), 1)
+    said = dict(line.rsplit(": ", 1) for line in capsys.readouterr().out.splitlines() if ": " in line)
+    assert float(said["resident memory, 200 frames over 40"]) < 1.02
+    assert float(said["that of 10 min after that of 1 min"].removesuffix(" s")) < 0.5

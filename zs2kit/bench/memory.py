@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any, TypeVar
@@ -26,7 +25,7 @@ CLIP: dict[str, Any] = {"width": 64, "height": 64, "rate": Fraction(24)}
 
 
 def measure(name: str | None, frames: tuple[int, int], minutes: tuple[int, int], steps: int) -> None:
-    """Print the peaks of two edits, and then the times of two first frames, each by a process of its own."""
+    """Print the peaks of two edits, each in a process of its own, and then the times of two first frames."""
     print(f"{name or BUNDLED}, {steps} steps, clips of 64x64 pixels and 24 frames a second")
     with TemporaryDirectory() as folder:
         peaks = []
@@ -39,14 +38,11 @@ def measure(name: str | None, frames: tuple[int, int], minutes: tuple[int, int],
             ratio = peaks[1][kind] / peaks[0][kind]
             print(f"{kind} memory, {frames[1]} frames over {frames[0]}: {ratio:.4f}")
         minute = io.write(Path(folder) / "minute.mp4", drawn_clip(60 * 24, **CLIP))
-        times = []
-        for length in minutes:
-            clip = _repeated(minute, length, Path(folder) / f"{length}-minutes.mp4")
-            times.append(_alone(_first_frame, name, clip, steps))
-            print(
-                f"{length} min, {clip.stat().st_size / 1e6:.1f} MB: the first frame after {times[-1]:.2f} s"
-            )
-        print(f"first frame, {minutes[1]} min over {minutes[0]}: {times[1] / times[0]:.3f}")
+        clips = [_repeated(minute, length, Path(folder) / f"{length}-minutes.mp4") for length in minutes]
+        times = _alone(_first_frames, name, clips, steps)
+        for length, clip, time in zip(minutes, clips, times, strict=True):
+            print(f"{length} min, {clip.stat().st_size / 1e6:.1f} MB: the first frame after {time:.2f} s")
+        print(f"that of {minutes[1]} min after that of {minutes[0]} min: {times[1] - times[0]:.2f} s")
 
 
 def _alone(work: Callable[..., T], *arguments: object) -> T:
@@ -67,15 +63,17 @@ def _peaks(name: str | None, clip: Path, steps: int) -> dict[str, int]:
     return peaks
 
 
-def _first_frame(name: str | None, clip: Path, steps: int, repeats: int = 5) -> float:
-    """Seconds from opening a file to its first edited frame."""
+def _first_frames(name: str | None, clips: Sequence[Path], steps: int, repeats: int = 5) -> list[float]:
+    """Seconds from opening each file to its first edited frame, the least of some."""
     model = Model.load(name or BUNDLED)
-    times = []
-    for _ in range(1 + repeats):
-        begun = perf_counter()
-        next(iter(edit(io.read(clip), "a red robot", model=model, num_inference_steps=steps, chunk_size=8)))
-        times.append(perf_counter() - begun)
-    return median(times[1:])  # the first one warms up
+    times: list[list[float]] = [[] for _ in clips]
+    for _ in range(repeats):
+        for clip, those in zip(clips, times, strict=True):
+            begun = perf_counter()
+            edited = edit(io.read(clip), "a red robot", model=model, num_inference_steps=steps, chunk_size=8)
+            next(iter(edited))
+            those.append(perf_counter() - begun)
+    return [min(each) for each in times]
 
 
 def _repeated(source: Path, times: int, target: Path) -> Path:

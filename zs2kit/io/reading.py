@@ -30,7 +30,7 @@ from zs2kit.errors import ClipError, UsageError
 from zs2kit.io.sequence import Pattern, read_sequence
 
 # The frames of files with more bytes or packets are not counted before the first is read.
-SMALL, SHORT = 64 << 20, 10_000
+SMALL, SHORT = 64 << 20, 5_000
 
 # Containers with an index. In others, such as MPEG-TS, a seek ends at any packet, not at a keyframe's.
 _INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
@@ -192,6 +192,8 @@ def _open(source: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise ClipError(f"{source} has sound but no picture; name a video file")
         if not videos:
             raise _Undecodable(f"{source} has no picture, or is cut short before it; name a video file")
+        if not videos[0].codec_context:
+            raise _Undecodable(f"{source} is encoded in a way that FFmpeg doesn't know; convert it to H.264")
         try:
             yield container, videos[0]
         except av.FFmpegError as error:
@@ -419,9 +421,12 @@ def _describe(source: Path) -> Clip:
         aspect = stream.sample_aspect_ratio or Fraction(1)
         height, width = (frame.width, frame.height) if upright.swap else (frame.height, frame.width)
         starts = [
-            each.start_time * each.time_base
-            for each in (stream, *container.streams.audio)
-            if each.start_time is not None and each.time_base is not None
+            start * each.time_base
+            for each, start in (
+                (stream, frame.pts),
+                *((each, each.start_time) for each in (stream, *container.streams.audio)),
+            )
+            if start is not None and each.time_base is not None
         ]
         if stream.metadata.get("alpha_mode") == "1" or _is_transparent(frame):
             warnings.warn(f"{source} is transparent in places; the result will not be", stacklevel=3)
