@@ -21,7 +21,7 @@ SOURCES = sorted(
 )
 LAYERS = [
     {"zs2kit", "errors"},
-    {"beside", "clip", "hookspecs", "carry", "memory", "noise"},
+    {"beside", "clip", "hookspecs", "carry", "flow", "memory", "noise"},
     {"journal"},
     {"attention", "io", "model", "plugins", "sheet", "shots"},
     {"companion", "denoiser", "motion", "detectors", "metrics", "report", "verify"},
