@@ -121,7 +121,7 @@ def _sounds(clip: Clip, begin: Fraction) -> list[Sound]:
                 sound.end = time + (packet.duration or 0) * packet.time_base
     except (av.FFmpegError, ValueError) as error:
         raise ClipError(f"the sound of {clip.source} can't be read to its end; get it whole") from error
-    return list(sounds.values())
+    return [sound for sound in sounds.values() if sound.times]
 
 
 def _payload(codec: str, data: bytes) -> bytes:

@@ -420,14 +420,9 @@ def _describe(source: Path) -> Clip:
         upright = _upright(frame)
         aspect = stream.sample_aspect_ratio or Fraction(1)
         height, width = (frame.width, frame.height) if upright.swap else (frame.height, frame.width)
-        starts = [
-            start * each.time_base
-            for each, start in (
-                (stream, frame.pts),
-                *((each, each.start_time) for each in (stream, *container.streams.audio)),
-            )
-            if start is not None and each.time_base is not None
-        ]
+        told = [(each, each.start_time) for each in (stream, *container.streams.audio)]
+        found = [(stream, frame.pts)]
+        starts = [pts * each.time_base for each, pts in told + found if pts is not None and each.time_base]
         if stream.metadata.get("alpha_mode") == "1" or _is_transparent(frame):
             warnings.warn(f"{source} is transparent in places; the result will not be", stacklevel=3)
         if frame.interlaced_frame:
