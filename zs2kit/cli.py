@@ -847,7 +847,7 @@ def verify(
     lines = [f"{'ok' if each.ok else 'WRONG':7}{each.name}: {each.says}" for each in checks]
     click.echo(json.dumps([each._asdict() for each in checks], indent=2) if as_json else "\n".join(lines))
     if wrong := [each.name for each in checks if not each.ok]:
-        raise ClipError(f"{result} is not what {source} was in: {', '.join(wrong)}")
+        raise ClipError(f"{result} differs from {source} in: {', '.join(wrong)}")
 
 
 class PluginCommands(click.Group):
