@@ -85,6 +85,11 @@ class HostCarry(Carry):
         self[name] = self._copied(self._leaving, torch.device("cpu"))
         self._kept.append(name)
 
+    def save(self, path: str | Path) -> None:
+        """As `Carry.save`."""
+        self._backend.synchronize()
+        super().save(path)
+
     def _copied(self, tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
         """Return what will be a copy of ``tensor`` once the stream beside has come so far."""
         pinned = self._pinned and device.type == "cpu"
