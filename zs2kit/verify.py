@@ -65,7 +65,7 @@ def verify(
         _same("frames that can't be decoded", 0, after.undecodable),
         _same("frames", len(before.times), len(after.times)),
         _near("times", before.times, after.times, tick),
-        _near("duration", [before.end], [after.end], 1 / before.clip.rate),
+        _duration(before, after),
         _same("size", _size(before.clip), _size(after.clip)),
         _same("orientation", "upright", "turned" if after.turned and not before.turned else "upright"),
         _same("aspect", _aspect(before.clip), _aspect(after.clip)),
@@ -84,6 +84,12 @@ def _near(name: str, before: list[Fraction], after: list[Fraction], tolerance: F
     most = max(apart, default=Fraction(0))
     where = f", at {float(before[apart.index(most)]):.3f} s" if most > tolerance else ""
     return Check(name, most <= tolerance, f"{float(most) * 1000:.3g} ms apart at most{where}")
+
+
+def _duration(before: Facts, after: Facts) -> Check:
+    ok = abs(before.end - after.end) <= 1 / before.clip.rate
+    instead = "" if ok else f" instead of {float(before.end):.3f} s"
+    return Check("duration", ok, f"{float(after.end):.3f} s{instead}")
 
 
 def _size(clip: Clip) -> str:
