@@ -58,6 +58,8 @@ def zs2(model: Model, case: Case, steps: int, *, edited: bool, **settings: Any) 
 def frame_by_frame(model: Model, case: Case, steps: int, *, edited: bool, shared: bool) -> Images:
     """Every frame a picture of its own; their noise is independent, or one and the same."""
     noise = initial_noise(model, case, shared)
+    if shared and not edited:  # all are the same
+        return pictures(model, case, steps, noise[:1], None).repeat(case.frames, axis=0)
     control = skeletons(model, case) if edited else None
     parts = [slice(i, i + BATCH) for i in range(0, case.frames, BATCH)]
     drawn = [pictures(model, case, steps, noise[i], None if control is None else control[i]) for i in parts]
