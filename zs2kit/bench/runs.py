@@ -79,9 +79,12 @@ class Runs:
         """What is measured of that clip."""
         edited = bool(method.settings.get("edited"))
         frames = self.frames(method, case)
-        return self.cells.numbers(
+        numbers = self.cells.numbers(
             self.settings(method, case), Measure.rules, lambda: self._measure(case, frames, edited)
         )
+        if method.draw is real:  # it was asked for nothing
+            return {name: value for name, value in numbers.items() if not name.endswith(" right")}
+        return numbers
 
     def fill(self, methods: Sequence[Method], cases: Iterable[Case]) -> None:
         """Draw and measure case by case, all methods of one before the next, and say how far it is."""
