@@ -64,7 +64,11 @@ def guidance(
 
 @hookspec
 def prepare(chunk: Chunk, model: Model) -> None:
-    """Look at the chunk's frames before it is sampled, and keep on self what later hooks need."""
+    """Look at the chunk's frames before it is sampled, and keep on self what later hooks need.
+
+    Called anew where a chunk is made anew: in parts, since memory ran out, or in float32, as ``model.dtype``
+    then says, since numbers broke in half precision.
+    """
 
 
 @hookspec
