@@ -155,12 +155,13 @@ class Journal:
                 return
             if self.finished < len(self.times):
                 self._verify(self._picture_file, (len(self.times) - self.finished) * self._picture_size)
-                self._pictures = self._picture_file.open("ab")
             from zs2kit.carry import Carry
 
             self._verify(self._carry_file)
             self._work.carry, self._work.index = Carry.load(self._carry_file), len(self.times)
             self._work.chunk_size = edit["chunk_size"]
+            if self.finished < len(self.times):
+                self._pictures = self._picture_file.open("ab")
         except _MALFORMED as error:
             raise _damaged(path) from error
 
