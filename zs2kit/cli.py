@@ -850,6 +850,82 @@ def verify(
         raise ClipError(f"{result} differs from {source} in: {', '.join(wrong)}")
 
 
+@main.command(params=list(edit.params), context_settings={"show_default": True})
+@click.option(
+    "--preview",
+    type=click.Path(path_type=Path),
+    metavar="PNG",
+    help="Also edit the first frame of each shot, and write these to a sheet, the source above the result.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plan(
+    clip: Path,
+    prompt: str | None,
+    out: Path | None,
+    start: Fraction | None,
+    end: Fraction | None,
+    fps: Fraction | None,
+    cuts: Literal["auto"] | tuple[float, ...],
+    flow_momentum: float,
+    preview: Path | None,
+    as_json: bool,
+    **shared: Any,
+) -> None:
+    """Say what `zs2kit edit`, with the same options, will do, take and make of CLIP.
+
+    Reads CLIP once and takes one denoising step to tell how long all of them take. Of the result nothing
+    is written. Exits with 1 if the edit could not begin.
+    """
+    sampling = _Sampling(**shared)
+    said: list[str] = []
+    with _manners(sampling.verbose), _progress(sampling.quiet) as progress:
+        warnings.showwarning = lambda message, *_, **__: said.append(str(message))
+        task = progress.add_task("looking at the clip", total=None)
+        built = sampling.build()
+        from zs2kit import io
+
+        source = io.read(clip, start=start, end=end, rate=fps)
+        out = out or io.name_beside(clip, "-".join(sampling.names or ["edit"]), sampling.codec)
+        obstacles: tuple[str, ...] = ()
+        try:
+            sampling.check_beside([clip, out])
+        except ClipError as error:
+            obstacles = (str(error),)
+        if preview:
+            from zs2kit.beside import check_beside
+
+            check_beside(preview, ".png", "sheet", [clip, out], sampling.overwrite)
+        progress.update(task, description="loading the model", total=source.frame_count)
+        model = sampling.load(built)
+        from zs2kit.plan import lines, plan
+        from zs2kit.scan import edit
+        from zs2kit.sheet import Sheet
+
+        how = sampling.how(prompt, model, built, cuts=cuts, flow_momentum=flow_momentum)
+        edited = edit(source, prompt, **how)
+        progress.update(task, description="planning")
+        sheet = Sheet(edited)
+        found = plan(
+            edited,
+            out,
+            codec=sampling.codec,
+            quality=sampling.quality,
+            start_number=sampling.start_number,
+            overwrite=sampling.overwrite,
+            resume=sampling.resume,
+            progress=lambda done: progress.update(task, completed=done),
+            preview=sheet.add if preview else None,
+        )
+        found = replace(found, obstacles=(*found.obstacles, *obstacles))
+        if preview:
+            sheet.write(preview)
+    about = {**asdict(found), "warnings": said}
+    warned = [f"{'warning':12}{each}" for each in said]
+    click.echo(json.dumps(about, indent=2, default=str) if as_json else "\n".join([*lines(found), *warned]))
+    if found.obstacles:
+        raise ClipError(f"the edit can't begin: {'; '.join(found.obstacles)}")
+
+
 class PluginCommands(click.Group):
     """The commands about plugins. A plugin's name is one too: it describes the plugin."""
 

@@ -48,7 +48,7 @@ class FlowMomentum:
 
         Averaged, where it is one of the steps that do.
         """
-        if index not in {round(share * count) for share in SHARES}:
+        if not acts(index, count):
             return denoised
         pixels = self.model.decode(denoised)
         averaged = self.average(f"flow/{index}", pixels)
@@ -73,6 +73,11 @@ class FlowMomentum:
         averaged = torch.from_numpy(np.stack(averages))
         self.following[key] = averaged[-1].clone()
         return averaged.permute(0, 3, 1, 2).to(pixels)
+
+
+def acts(index: int, count: int) -> bool:
+    """Whether step ``index`` of ``count`` has an average."""
+    return index in {round(share * count) for share in SHARES}
 
 
 def _path(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Path | None:

@@ -9,12 +9,14 @@ import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from copy import copy
 from dataclasses import replace
 from fractions import Fraction
-from itertools import chain, groupby, islice
+from itertools import chain, groupby, islice, pairwise
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from time import perf_counter
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +32,7 @@ from zs2kit.io.sequence import Pattern
 from zs2kit.journal import fingerprint
 from zs2kit.memory import free, peak_of
 from zs2kit.model import BUNDLED, Embeds, Model
-from zs2kit.motion import FlowMomentum
+from zs2kit.motion import FlowMomentum, acts
 from zs2kit.noise import MAX_DIVERGENCE, NOISES, make_noise
 from zs2kit.sampler import SCHEDULERS, Kept, make_scheduler, sample, steps_of
 from zs2kit.shots import Cuts, shots
@@ -41,6 +43,17 @@ MOST = 8  # frames at once, unless told otherwise: twice as many took 6% less ti
 SHARE = 0.8  # of the free memory that is counted on
 
 Prompts = str | Mapping[int, str]  # one for all frames, or from which frame on which
+
+
+class _Begun(NamedTuple):
+    """A chunk before its first denoising step: what `sample` takes."""
+
+    branches: Sequence[Branch]
+    scheduler: Any
+    latents: torch.Tensor
+    first: int  # step
+    kept: Kept | None
+    motion: FlowMomentum | None
 
 
 class Scan:
@@ -118,6 +131,37 @@ class Scan:
 
         return peak_of(call, self.model.device), following.nbytes * len(steps)
 
+    @torch.no_grad()
+    def seconds(self, chunk: Chunk) -> float:
+        """Return how long the chunk takes, by one of its steps, one average along the motion, and all else.
+
+        That works as if nothing came before the chunk, and leaves nothing behind.
+        """
+        moments: list[float] = []
+
+        def mark() -> None:
+            torch.get_device_module(self.model.device).synchronize()
+            moments.append(perf_counter())
+
+        following = Carry()
+        with self.model.lock, self.denoiser.sampling(Carry(), following):
+            mark()
+            begun = self._begun(Carry(), following, chunk)
+            steps = steps_of(begun.scheduler)
+            mark()
+            for branch in begun.branches:
+                self.denoiser(begun.latents, steps[len(steps) // 2], branch)
+            mark()
+            averaged = [each for each in steps if begun.motion is not None and acts(each.index, each.count)]
+            if begun.motion is not None:
+                begun.motion(averaged[0].index, averaged[0].count, begun.latents)
+            mark()
+            self.model.decode(begun.latents)
+            mark()
+        beginning, step, average, end = (after - before for before, after in pairwise(moments))
+        averages = sum(each.index >= begun.first for each in averaged)
+        return beginning + (len(steps) - begun.first) * step + averages * average + end
+
     def _pass(self, carry: Carry, chunk: Chunk, *, in_float32: bool = False) -> tuple[Carry, torch.Tensor]:
         following = HostCarry(self.model.device) if self.carry_on_host else Carry()
         networks = self.denoiser.networks.values()
@@ -126,34 +170,38 @@ class Scan:
             self.denoiser.sampling(carry, following),  # in which plugins may add to the model
             self.model.in_float32(networks) if in_float32 else nullcontext(),
         ):
-            branches = self._branches(chunk)
-            scheduler = self._scheduler()
-            noise = self._noise(carry, following, chunk, "initial")
-            kept = self._kept(chunk, noise)
-            motion = self._motion(carry, following, chunk)
-            start = self.hook.initial_latents(
-                chunk=chunk,
-                noise=noise,
-                scheduler=scheduler,
-                steps=steps_of(scheduler),
-                model=self.model,
-                denoiser=self.denoiser,
-            )
-            latents, first = start[0] if start else (noise * scheduler.init_noise_sigma, 0)
+            begun = self._begun(carry, following, chunk)
             latents = sample(
                 self.denoiser,
-                scheduler,
-                latents,
-                branches,
+                begun.scheduler,
+                begun.latents,
+                begun.branches,
                 lambda step: self._noise(carry, following, chunk, "step", step.index),
-                first,
-                kept,
-                motion,
+                begun.first,
+                begun.kept,
+                begun.motion,
             )
             pixels = self.model.decode(latents)
         if self.carry_on_host:
             torch.get_device_module(self.model.device).synchronize()
         return following, pixels
+
+    def _begun(self, carry: Carry, following: Carry, chunk: Chunk) -> _Begun:
+        branches = self._branches(chunk)
+        scheduler = self._scheduler()
+        noise = self._noise(carry, following, chunk, "initial")
+        kept = self._kept(chunk, noise)
+        motion = self._motion(carry, following, chunk)
+        start = self.hook.initial_latents(
+            chunk=chunk,
+            noise=noise,
+            scheduler=scheduler,
+            steps=steps_of(scheduler),
+            model=self.model,
+            denoiser=self.denoiser,
+        )
+        latents, first = start[0] if start else (noise * scheduler.init_noise_sigma, 0)
+        return _Begun(branches, scheduler, latents, first, kept, motion)
 
     def _branches(self, chunk: Chunk) -> Sequence[Branch]:
         self.hook.prepare(chunk=chunk, model=self.model)
@@ -517,6 +565,16 @@ class Sampled:
                     yield frame._replace(image=image)
         self.scan.hook.finish(frames=self.index)
 
+    def beginning(self, index: int, frame: Frame) -> Frame:
+        """Return what becomes of ``frame``, the clip's ``index``-th, which begins a shot."""
+        alone = copy(self)
+        alone.index, alone.carry, alone.chunk_size = index, Carry(), 1
+        chunk = chunk_of(self.clip, [frame], index, self.fit)
+        while (made := alone._made(chunk, [frame])) is None:
+            pass
+        (image,) = finished(chunk, made[1])
+        return frame._replace(image=image)
+
     def describe(self) -> dict[str, Any] | None:
         """Return all that the frames depend on, for JSON; None if its source is not to be known again."""
         clip, model = self.clip, self.scan.model
@@ -540,7 +598,7 @@ class Sampled:
             "frames": clip.frame_count,
         }
 
-    def _fitting(self, frames: Sequence[Frame]) -> int:
+    def fitting(self, frames: Sequence[Frame]) -> int:
         """Return how many frames there is memory for at once, and have the carry where there is some for it.
 
         frames: the next ones, of which a few are tried.
@@ -579,7 +637,7 @@ class Sampled:
         """
         try:
             if self.chunk_size is None:
-                self.chunk_size = self._fitting(frames)
+                self.chunk_size = self.fitting(frames)
                 return None
             made = self.scan(self.carry, chunk)
             bad = first_broken(made[1])
@@ -592,14 +650,14 @@ class Sampled:
                 )
             self.chunk_size = bad  # what comes before that frame isn't lost
         except Exception as error:
-            if not is_out_of_memory(error) or not self._make_room(chunk.length):
+            if not is_out_of_memory(error) or not self.make_room(chunk.length):
                 raise
         gc.collect()  # what is held by the error, before torch is to let go of it
         if self.scan.model.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
 
-    def _make_room(self, frames: int) -> bool:
+    def make_room(self, frames: int) -> bool:
         """Move the carry to host memory, or halve chunks of ``frames`` frames; False if neither is left."""
         device = self.scan.model.device
         if device.type == "cuda" and not self.scan.carry_on_host:

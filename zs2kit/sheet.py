@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from zs2kit.clip import Clip
+    from zs2kit.clip import Clip, Frame
 
 HEIGHT, GAP, CAPTION = 160, 4, 24  # of a frame, between frames, and of the line above a row, in pixels
 
@@ -22,41 +22,78 @@ def write_sheet(path: Path, rows: Mapping[str, Clip], columns: int = 8) -> None:
 
     Reads the clips. The file appears when it is complete. Raises `ClipError` if it can't be written.
     """
+    _write(path, [_row(name, _evenly(clip, columns), columns) for name, clip in rows.items()])
+
+
+class Sheet:
+    """A contact sheet of frames, each as it was in the source above what became of it, of any number.
+
+    ``clip`` is the one that they belong to.
+    """
+
+    def __init__(self, clip: Clip, columns: int = 8) -> None:
+        self.clip = clip
+        self.columns = columns
+        self.pairs: list[tuple[float, NDArray[np.uint8], NDArray[np.uint8]]] = []  # seconds, thumbnails
+
+    def add(self, source: Frame, result: Frame) -> None:
+        """Put a frame at the end."""
+        before, after = (_thumbnail(self.clip, each.image) for each in (source, result))
+        self.pairs.append((float(source.pts * self.clip.time_base), before, after))
+
+    def write(self, path: Path) -> None:
+        """Draw it, two rows for every ``columns`` frames. Raises `ClipError` if it can't be written."""
+        rows = []
+        columns = min(self.columns, len(self.pairs))
+        for first in range(0, len(self.pairs), self.columns):
+            times, sources, results = zip(*self.pairs[first : first + self.columns], strict=True)
+            at = ", ".join(f"{time:.2f}" for time in times)
+            rows += [_row(f"source at {at} s", sources, columns), _row("result", results, columns)]
+        _write(path, rows)
+
+
+def _write(path: Path, rows: Sequence[NDArray[np.uint8]]) -> None:
     import cv2
     import numpy as np
 
-    sheet = np.concatenate([_row(name, clip, columns) for name, clip in rows.items()])
-    done, data = cv2.imencode(".png", sheet[..., ::-1])  # OpenCV wants BGR
+    done, data = cv2.imencode(".png", np.concatenate(rows)[..., ::-1])  # OpenCV wants BGR
     assert done
     write_beside(path, data.tobytes())
 
 
-def _row(name: str, clip: Clip, columns: int) -> NDArray[np.uint8]:
-    """A caption, and under it frames of the clip side by side."""
+def _row(name: str, images: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:
+    """A caption, and under it thumbnails side by side."""
     import cv2
     import numpy as np
 
-    width = max(1, round(HEIGHT * clip.width * float(clip.sample_aspect_ratio) / clip.height))
+    width = images[0].shape[1]
     row = np.full((CAPTION + HEIGHT + GAP, (width + GAP) * columns - GAP, 3), 255, np.uint8)
     cv2.putText(row, name, (2, CAPTION - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
-    for column, image in enumerate(_evenly(clip, columns, width)):
+    for column, image in enumerate(images):
         left = column * (width + GAP)
         row[CAPTION : CAPTION + HEIGHT, left : left + width] = image
     return row
 
 
-def _evenly(clip: Clip, count: int, width: int) -> list[NDArray[np.uint8]]:
-    """At most ``count`` thumbnails, evenly spaced, of a clip whose length needs not be known."""
+def _thumbnail(clip: Clip, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A frame of the clip at the sheet's height, as it is displayed."""
     import cv2
+    import numpy as np
+
+    width = max(1, round(HEIGHT * clip.width * float(clip.sample_aspect_ratio) / clip.height))
+    way = cv2.INTER_AREA if len(image) > HEIGHT else cv2.INTER_CUBIC
+    return cv2.resize(image, (width, HEIGHT), interpolation=way).astype(np.uint8)
+
+
+def _evenly(clip: Clip, count: int) -> list[NDArray[np.uint8]]:
+    """At most ``count`` thumbnails, evenly spaced, of a clip whose length needs not be known."""
     import numpy as np
 
     kept: list[NDArray[np.uint8]] = []
     stride = 1
     for index, frame in enumerate(clip):
         if index % stride == 0:
-            shrinks = len(frame.image) > HEIGHT
-            way = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-            kept.append(cv2.resize(frame.image, (width, HEIGHT), interpolation=way).astype(np.uint8))
+            kept.append(_thumbnail(clip, frame.image))
         if len(kept) == 8 * count:  # keep every second: any length fits in the memory of these few
             kept, stride = kept[::2], stride * 2
     chosen = np.linspace(0, len(kept) - 1, min(count, len(kept))).round().astype(int)

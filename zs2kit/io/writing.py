@@ -37,7 +37,7 @@ from zs2kit.io.placing import place
 from zs2kit.io.quicktime import link_chapters
 from zs2kit.io.reading import demux, frame_ticks, seek
 from zs2kit.io.sequence import Pattern, check_pictures, first_number
-from zs2kit.journal import Journal, check, opened, segment_file, unwritable, workfolder
+from zs2kit.journal import Journal, check, differing, kept, opened, segment_file, unwritable, workfolder
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}  # suffix -> muxer
 SEGMENT = 48  # frames encoded together: a segment starts with a keyframe and needs no other segment
@@ -98,13 +98,13 @@ def write(
     (see `check_output`), ClipError if the disk fills up, and whatever iterating over the clip raises.
     """
     path = Path(path)
-    codec = codec or _default_codec(path)
+    codec = codec or default_codec(path)
     check_output(
         path, clip, overwrite, codec=codec, quality=quality, start_number=start_number, resume=resume
     )
     pattern = Pattern.of(path)
     about = About.of(clip.source)
-    _say_what_is_lost(path, clip, codec, about)
+    say_what_is_lost(path, clip, codec)
     size = _sound_size(clip)
     with opened(path, clip, _described(clip, codec, quality), SEGMENT, resume) as journal:
         folder = journal.folder
@@ -142,7 +142,7 @@ def check_output(
 ) -> None:
     """Raise ClipError or UsageError, in one line, if `write` could not put this clip there."""
     path = Path(path)
-    _check_settings(path, codec or _default_codec(path), quality, start_number)
+    _check_settings(path, codec or default_codec(path), quality, start_number)
     if os.path.isdir(path):
         raise ClipError(f"{path} is a folder; name a file in it")
     if not os.path.isdir(path.parent):
@@ -208,7 +208,8 @@ def name_beside(clip: Path, word: str, codec: str | None = None) -> Path:
     return clip.with_name("-".join(filter(None, [stem, word])) + suffix)
 
 
-def _default_codec(path: Path) -> str:
+def default_codec(path: Path) -> str:
+    """Return how clips are stored in a file so named, unless that is said."""
     return "png" if path.suffix.lower() == ".png" else "h264"
 
 
@@ -233,9 +234,27 @@ def _check_settings(path: Path, codec: str, quality: int | None, start_number: i
         raise UsageError(f"quality must lie between 0 (lossless) and 51, not {quality}")
 
 
-def _say_what_is_lost(path: Path, clip: Clip, codec: str, about: About) -> None:
+def copied(path: Path, clip: Clip) -> list[str]:
+    """Return which streams of the clip's source `write` copies to ``path``, such as: sound (aac)."""
+    names = {"audio": "sound", "subtitle": "subtitles"}
+    with _copied(clip) as (_, streams):
+        held = [] if Pattern.of(path) else [each for each in streams if _holds(path, each)]
+        return [f"{names[each.type]} ({_name(each)})" for each in held]
+
+
+def left(path: Path, clip: Clip, codec: str | None = None, quality: int | None = None) -> tuple[int, str]:
+    """Return how many frames are kept of an interrupted edit to ``path``, and which settings it had.
+
+    These are told only so far as they are not this clip's.
+    """
+    frames = kept(path)
+    described = _described(clip, codec or default_codec(path), quality)
+    return frames, differing(path, clip, described, SEGMENT) if frames else ""
+
+
+def say_what_is_lost(path: Path, clip: Clip, codec: str | None = None) -> None:
     """Warn of what the source has and the result can't hold."""
-    lost, source = [], clip.source
+    lost, source, codec, about = [], clip.source, codec or default_codec(path), About.of(clip.source)
     with _copied(clip) as (_, streams):
         if codec == "png":
             if streams:
