@@ -311,7 +311,7 @@ def opened(
         with workfolder(path) as folder:
             yield Journal(folder, clip, segment, None)
         return
-    everything = json.loads(json.dumps({**settings, "segment": segment, **described}, default=str))
+    everything = _everything(settings, segment, described)
     with _locked(path) as folder:
         journal = Journal(folder, clip, segment, everything)
         if resume is False:
@@ -353,6 +353,24 @@ def kept(path: Path) -> int:
             (folder / _FILE).unlink()
             return 0
         return len(_read(path, folder)["times"])
+
+
+def differing(path: Path, clip: Clip, settings: Mapping[str, Any], segment: int) -> str:
+    """Return which settings of what is kept of ``path`` are not these, with both values; empty if all are.
+
+    The parameters are those of `opened`. Raises ClipError if there is nothing, or it is damaged.
+    """
+    described = clip.frames.describe() if isinstance(clip.frames, Resumable) else None
+    edit = _read(path, _folder_of(path))
+    return _difference(edit["settings"], _everything(settings, segment, described or {}))
+
+
+def _everything(settings: Mapping[str, Any], segment: int, described: Mapping[str, Any]) -> dict[str, Any]:
+    """All that a result depends on, as JSON gives it back."""
+    everything: dict[str, Any] = json.loads(
+        json.dumps({**settings, "segment": segment, **described}, default=str)
+    )
+    return everything
 
 
 def check(path: Path, resume: bool | None) -> None:
