@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -31,6 +32,8 @@ from zs2kit.errors import ClipError
 
 if TYPE_CHECKING:
     from zs2kit.carry import Carry
+
+log = logging.getLogger(__name__)
 
 SHARE = 0.02  # of an edit's time: saving takes no more of it
 SPEED = 500e6  # bytes a second that a disk takes, until the first save has shown it
@@ -96,6 +99,7 @@ class Journal:
         self._saved = 0  # frames that journal.json speaks of
         self._began = perf_counter()
         self._spent = self._cost = 0.0  # seconds that all saves took, and the last one
+        self._written = 0.0  # seconds that went into pictures
         self._warned = False
 
     @property
@@ -175,6 +179,11 @@ class Journal:
                 with suppress(OSError):
                     path.unlink()
 
+    def report(self) -> None:
+        """Say what it took to keep all this."""
+        seconds, whole = self._spent + self._written, perf_counter() - self._began
+        log.info("the journal took %.2f of %.1f s, %.2f%%", seconds, whole, 100 * seconds / whole)
+
     def close(self) -> None:
         """Let go of the folder's files."""
         if self._pictures is not None:
@@ -218,6 +227,7 @@ class Journal:
         """Append a frame to those of the segment under way."""
         path = self._picture_file
         if self.settings is not None:
+            began = perf_counter()
             try:
                 if self.finished == len(self.times):  # a segment begins
                     self.close()
@@ -229,6 +239,7 @@ class Journal:
             except OSError as error:
                 self._pictures = None  # until the next segment begins
                 self._warn(error)
+            self._written += perf_counter() - began
         self.times.append(frame.pts)
         self.duration = frame.duration
 
@@ -324,6 +335,7 @@ def opened(
         try:
             yield journal
             (folder / _FILE).unlink(missing_ok=True)
+            journal.report()
         except BaseException as error:
             if isinstance(error, Exception):  # no Ctrl-C, which ends it at once
                 with suppress(Exception):  # it is the first error that counts
