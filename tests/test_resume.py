@@ -9,10 +9,12 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import count, islice
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -614,13 +616,23 @@ def test_on_a_terminal_it_is_asked(
     decode = Model.decode
     monkeypatch.setattr(Model, "decode", lambda *arguments: (next(decoded), decode(*arguments))[1])
     ours, theirs = pty.openpty()
+    shown: list[bytes] = []
+
+    def watch() -> None:  # a terminal that nobody reads stops who writes to it
+        with suppress(OSError):  # which is how a terminal ends
+            while data := os.read(ours, 1000):
+                shown.append(data)
+
+    watching = Thread(target=watch)
+    watching.start()
     with os.fdopen(os.dup(theirs), "w") as terminal, os.fdopen(theirs) as keyboard:
         monkeypatch.setattr(sys, "stdin", keyboard)
         monkeypatch.setattr(sys, "stderr", terminal)
         os.write(ours, f"{answer}\n".encode())
         assert command() == 0
-        said = os.read(ours, 100_000).decode(errors="replace")
+    watching.join()
     os.close(ours)
+    said = b"".join(shown).decode(errors="replace")
     assert "6 frames are kept. Go on with it" in " ".join(said.split())
     assert next(decoded) == (2 if answer == "y" else 4)  # chunks that were made
     assert contents(command.out) == expected
