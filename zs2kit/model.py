@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock, RLock
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ _ON_THE_HUB = r"[\w-][\w.-]*/[\w.-]+"
 # The files that folders and repositories of adapters hold, as diffusers writes them
 _LORA = "pytorch_lora_weights.safetensors"
 _EMBEDDING = "learned_embeds.safetensors"
+_LAYERS = 100  # in one entry of a config: nobody has trained more, and to build very many takes for ever
 
 
 class Embeds(NamedTuple):
@@ -126,6 +128,9 @@ class Model:
                 f"{name}: no such model; give {' or '.join(_BUNDLED)}, a diffusers folder, "
                 "a .safetensors file or a name on the hub"
             )
+        for each in Path(config or path).glob("*/config.json"):
+            with suppress(OSError, ValueError):  # diffusers says better what is wrong
+                _check_layers(f"{name}/{each.parent.name}", json.loads(each.read_text(encoding="utf-8")))
         own = {path.stem: path for path in (_WEIGHTS / "loras").glob("*.safetensors")} if bundled else {}
         lora_files = {each: own.get(str(each)) or _weights_file(each, _LORA, own) for each in loras or {}}
         embedding_files = {each: _weights_file(each, _EMBEDDING) for each in embeddings}
@@ -349,9 +354,25 @@ class Model:
 
         Raises `ModelError` if it can't be loaded.
         """
+        _check_layers(str(name), self.load_config(cls, name))
         with _loading(cls, name):
             network = cls.from_pretrained(name, use_safetensors=True, dtype=self.dtype)
             return network.to(self.device).eval()
+
+
+def _check_layers(name: str, config: Any) -> None:
+    """`ModelError` if a config asks for more layers than there can be."""
+    for key, value in config.items() if isinstance(config, Mapping) else ():
+        if "layers" in key and any(number > _LAYERS for number in _numbers(value)):
+            raise ModelError(f"{name}: its config has {key} {value!r:.60}, and {_LAYERS} is the most; mend it")
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """The numbers in an entry of a config, which may be lists of lists."""
+    if isinstance(value, int | float):
+        yield value
+    for each in value if isinstance(value, list | tuple) else ():
+        yield from _numbers(each)
 
 
 def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:

@@ -292,9 +292,11 @@ def write_new(name: str, folder: Path) -> None:
     that can't be used.
     """
     cls = "".join(part.capitalize() for part in name.split("_"))
-    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(cls) or name in RESERVED:
+    fits = re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) and len(name) <= 64
+    if not fits or keyword.iskeyword(cls) or name in RESERVED:
         raise UsageError(
-            f"a plugin can't be called '{name}'; take lower-case letters, digits and _, such as soft_edges"
+            f"a plugin can't be called '{name:.70}'; take up to 64 lower-case letters, digits and _, such as "
+            "soft_edges"
         )
     if name in installed() or find_spec(f"zs2kit_{name}"):
         raise UsageError(f"there is a plugin called '{name}' already; take another name")

@@ -40,6 +40,7 @@ from zs2kit.shots import Cuts, shots
 log = logging.getLogger(__name__)
 
 MOST = 8  # frames at once, unless told otherwise: twice as many took 6% less time on a CPU
+LARGEST = 16384  # side of a picture, which is also H.264's
 SHARE = 0.8  # of the free memory that is counted on
 
 Prompts = str | Mapping[int, str]  # one for all frames, or from which frame on which
@@ -418,7 +419,10 @@ def generate(
             late < frames,
             f"the prompt at frame {late} comes after the end; the last of {frames} frames is {frames - 1}",
         )
-    _check(size is None or min(size) >= 1, f"size must be at least 1x1, not {size}")
+    _check(
+        size is None or (min(size) >= 1 and max(size) <= LARGEST),
+        f"size must be at least 1x1 and at most {LARGEST}x{LARGEST}, not {size}",
+    )
     if not isinstance(model, Model):
         model = Model.load(model or plugins_.default_model(plugins) or BUNDLED)
     height, width = size or model.native_size
@@ -478,6 +482,7 @@ def _sampled(
         cuts == "auto" or (not isinstance(cuts, str) and all(0 <= time < math.inf for time in cuts)),
         f"cuts must be 'auto' or times in seconds, 0 or more, not {cuts!r}",
     )
+    _check(size is None or max(size) <= LARGEST, f"size must be at most {LARGEST}x{LARGEST}, not {size}")
     _check(seed >= 0, f"seed must be at least 0, not {seed}")
     for kind, known in (("scheduler", SCHEDULERS), ("noise", NOISES)):
         chosen = settings[kind]
