@@ -449,7 +449,14 @@ def _read(path: Path, folder: Path) -> dict[str, Any]:
     try:
         read = json.loads((folder / _FILE).read_text(encoding="utf-8"))
         edit: dict[str, Any] = read["edit"]
-        if _checksum_of(edit) != read["checksum"]:
+        array("q", edit["times"]).append(edit["duration"])  # whole numbers, or it fails
+        chunk_size = edit["chunk_size"]
+        if (
+            _checksum_of(edit) != read["checksum"]
+            or not isinstance(edit["settings"], dict)
+            or not isinstance(edit["checksums"], dict)
+            or not (chunk_size is None or (isinstance(chunk_size, int) and chunk_size >= 1))
+        ):
             raise ValueError(read)
     except _MALFORMED as error:
         raise _damaged(path) from error

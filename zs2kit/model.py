@@ -364,7 +364,7 @@ def _check_layers(name: str, config: Any) -> None:
     """`ModelError` if a config asks for more layers than there can be."""
     for key, value in config.items() if isinstance(config, Mapping) else ():
         if "layers" in key and any(number > _LAYERS for number in _numbers(value)):
-            raise ModelError(f"{name}: its config has {key} {value!r:.60}, and {_LAYERS} is the most; mend it")
+            raise ModelError(f"{name}: its config says {key} {value!r:.60}; mend it, {_LAYERS} is the most")
 
 
 def _numbers(value: Any) -> Iterator[float]:
