@@ -1,4 +1,4 @@
-"""The command line: `zs2kit edit`, `generate`, `metrics` and `plugins`.
+"""The command line: `zs2kit edit`, `plan`, `generate`, `metrics`, `verify` and `plugins`.
 
 Torch, PyAV and diffusers take seconds to import, so only the commands that need them do.
 """

@@ -239,7 +239,7 @@ def lines(plan: Plan) -> list[str]:
 
 
 def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.{0 if count >= 1e7 else 1}f} MB"
+    return f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e6:.2g} MB"
 
 
 def _span(seconds: float) -> str:
