@@ -7,6 +7,7 @@ with noise drawn as zs2kit draws it.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from zs2kit.sampler import make_scheduler
 from zs2kit.scan import to_images
 
 GUIDANCE = 5.0
+SD15 = 0.0172, 0.0091  # alphas_cumprod of its schedule at t0 = 44 and t1 = 47 of 50 steps
 BATCH = 8  # pictures at a time, where a method doesn't need all of them at once
 
 Draw = Callable[[Model, Case, int], Images]
@@ -77,15 +79,20 @@ def first_frame(model: Model, case: Case, steps: int, *, edited: bool) -> Images
         return pictures(model, case, steps, initial_noise(model, case, shared=True), control)
 
 
-def text_to_video_zero(model: Model, case: Case, steps: int) -> Images:
+def text_to_video_zero(model: Model, case: Case, steps: int, *, matched: bool = False) -> Images:
     """diffusers' TextToVideoZeroPipeline, whose figures move because latents are shifted.
 
-    Its t0 = 44 and t1 = 47 count from the end of 50 steps; with fewer, the same shares of them.
+    Its t0 = 44 and t1 = 47 count from the end of 50 steps; with fewer, the same shares of them. matched: the
+    steps that are as noisy as those are with Stable Diffusion 1.5, instead of those with their numbers.
     """
     parts = {name: getattr(model.pipeline, name) for name in ("vae", "text_encoder", "tokenizer", "unet")}
     scheduler = make_scheduler("ddim", model.scheduler_config, steps, model.device)
-    t1 = steps - 1 - max(1, round(2 / 50 * steps))
-    t0 = steps - 1 - max(2, round(5 / 50 * steps))
+    first, second = max(1, round(2 / 50 * steps)), max(2, round(5 / 50 * steps))
+    if matched:
+        signal = scheduler.alphas_cumprod[scheduler.timesteps.cpu()].log()
+        second = max(2, int((signal - math.log(SD15[0])).abs().argmin()))
+        first = min(second - 1, int((signal - math.log(SD15[1])).abs().argmin()))
+    t0, t1 = steps - 1 - second, steps - 1 - first
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is deprecated, and says so
         pipeline = TextToVideoZeroPipeline(

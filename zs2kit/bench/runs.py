@@ -135,7 +135,7 @@ class Column(NamedTuple):
         if not values:
             return ""
         mean, low, high = (format(self.factor * each, self.form) for each in interval(values))
-        return f"{mean} ({low} to {high})"
+        return f"{mean} ({low} to {high})" if len(values) > 1 else mean
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
