@@ -342,15 +342,17 @@ class Model:
                 each.data = each.data.to(dtype)  # exactly what it was
 
     def load_config(self, cls: Any, name: str | Path) -> dict[str, Any]:
-        """Return the config of a side network of diffusers class ``cls``, without fetching its weights.
+        """Return the config of a side network of class ``cls``, without fetching its weights.
 
         Raises `ModelError` if it can't be loaded.
         """
         with _loading(cls, name):
-            return dict(cls.load_config(name))
+            if hasattr(cls, "load_config"):  # diffusers'
+                return dict(cls.load_config(name))
+            return dict(cls.config_class.get_config_dict(name)[0])  # transformers'
 
     def load_network(self, cls: Any, name: str | Path) -> Any:
-        """Load a side network of diffusers class ``cls``, from safetensors, to this model's device and dtype.
+        """Load a side network of class ``cls``, from safetensors, to this model's device and dtype.
 
         Raises `ModelError` if it can't be loaded.
         """
