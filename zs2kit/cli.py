@@ -624,7 +624,7 @@ def edit(
 
 
 # A source moves by itself; what is made of text alone moves with its noise, and steadily.
-_ALONE = {"noise": "orbit", "divergence": 0.03}
+_ALONE = {"noise": "orbit", "divergence": 0.02}
 
 
 @main.command(context_settings={"show_default": True, "default_map": _ALONE})

@@ -399,7 +399,7 @@ def generate(
     guidance_scale: float = 5.0,
     noise: str = "orbit",
     momentum: float = 0.98,
-    divergence: float = 0.03,
+    divergence: float = 0.02,
     size: tuple[int, int] | None = None,
     chunk_size: int | None = None,
     seed: int = 0,
