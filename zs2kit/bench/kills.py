@@ -92,7 +92,7 @@ POINTS: dict[str, Point | None] = {
     "import": None,  # of torch, by the command line
     "first step": Point(sampler, "advance"),
     "last step": Point(sampler, "advance", CHUNKS * STEPS, after=True),
-    "decode": Point(Model, "decode", 3),
+    "decode": Point(Model, "decode", 8),
     "frame encode": Point(io.writing, "_picture", SEGMENT + 3),
     "pictures write": Point(journal.Journal, "_keep", SEGMENT + 5, after=True),
     "segment close": Point(journal, "_sync", meant=_of(".segment")),
