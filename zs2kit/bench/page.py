@@ -30,13 +30,12 @@ LIMITATIONS = """
   here need not hold for photographs or for larger models; `quality` runs with any checkpoint, but the truth
   is known for puppets alone.
 - Few prompts so far: differences within the intervals are none.
-- Who a figure is, where the prompt doesn't say, is decided frame by frame by all methods; flow momentum
-  holds it best, and still fails where the pose changes fast. Some open prompts give figures between two
-  kinds, which the classifier reads now so, now so.
+- Who a figure is, where the prompt doesn't say, most methods decide frame by frame. Some open prompts give
+  figures between two kinds, which the classifier reads now so, now so.
 - Warp error of edits uses the source's flow, and so does flow momentum: that number flatters it. Flips,
   drift and background don't.
-- Flow momentum costs a pass through the VAE at seven of the steps, and can leave a ghost of a hand where
-  flow is wrong.
+- Flow momentum costs a pass through the VAE at seven of the steps.
+- Timings were taken while the machine had other things to do: their ratios alone mean something.
 - Generated motion is a way through noise, not an action: figures sway and shift their weight, they don't
   walk. For an action, give a clip to edit.
 - The baseline called TokenFlow finds its correspondences in the noised source instead of an inverted one,

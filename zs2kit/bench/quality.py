@@ -17,7 +17,7 @@ from zs2kit.bench.tokenflow import token_flow
 
 FRAMES, STEPS, PROMPTS = 24, 20, 32
 FEW = 4  # prompts that Text2Video-Zero draws at its published 50 steps too, and zs2kit in parts
-SHOWN = 3, 7, 12  # cases of the filmstrips
+SHOWN = 1, 3, 12  # cases of the filmstrips
 PICTURES = slice(0, None, 3)  # frames of them
 SIDE = 96
 
@@ -112,7 +112,7 @@ def section(runs: Runs, docs: Path) -> str:
             text += (
                 f"\nOf the first prompts ({len(few)}):\n\n{runs.table([beside, *further], few, columns)}\n"
             )
-        text += f"\n{targets(runs, done, edited)}\n"
+        text += f"\n{targets(runs, done, edited)}\n{TRIED_EDITING if edited else TRIED_GENERATION}"
         name = "results-edited.png" if edited else "results-generated.png"
         strips = [case for case in done if case.number in SHOWN]
         if strips:
@@ -198,4 +198,17 @@ A rendered clip is redrawn in its poses; all methods get the same skeletons, fou
 "First-frame attention" is Text2Video-Zero's recipe for edits with a ControlNet: diffusers'
 CrossFrameAttnProcessor in the U-Net and the ControlNet, and one noise for all frames. "TokenFlow" is
 `zs2kit/bench/tokenflow.py`. "Frame by frame" is diffusers' StableDiffusionControlNetPipeline.
+"""
+
+TRIED_GENERATION = """
+What was tried for the targets that are missed: a larger divergence of the chain only trembles more; other
+shares of the orbit's noise that stays (0, .5, .9) drift more or move less; a smaller divergence drifts less
+and moves less. Flips are all of open prompts: who a figure is can change on the way round.
+"""
+
+TRIED_EDITING = """
+What was tried for the targets that are missed: to average latents instead of pixels (it blurs, and
+keypoints get lost), to anchor each frame to the first along the whole flow (no better), to average until
+nearly the last step (a lower warp error, but ghosts of hands). Colour drift of full prompts is no lower
+frame by frame: it comes with the pose, not from frame to frame.
 """
