@@ -17,7 +17,7 @@ from zs2kit import io
 from zs2kit.clip import Chunk, Clip, Frame
 from zs2kit.errors import ClipError, is_out_of_memory
 from zs2kit.io.sequence import Pattern
-from zs2kit.memory import free
+from zs2kit.memory import free, peak_of
 from zs2kit.scan import MOST, Sampled, chunk_of
 from zs2kit.shots import shots
 
@@ -104,7 +104,9 @@ def plan(
 
     read = _read(made, progress, preview)
     scan, device = made.scan, made.scan.model.device
-    chunk, chunk_bytes, carry_bytes, seconds = _measured(made, read)
+    measured: list[tuple[Chunk, int, float]] = []
+    chunk_bytes = peak_of(lambda: measured.append(_measured(made, read)), device)
+    chunk, carry_bytes, seconds = measured[0]
 
     pixels = edited.width * edited.height
     halvings = ((18 if quality is None else quality) - 18) / 6 if codec == "h264" else 0
@@ -183,8 +185,8 @@ def _read(
     return _Source(index + 1, begins, duration, chunk, place, perf_counter() - began - previewing)
 
 
-def _measured(made: Sampled, read: _Source) -> tuple[Chunk, int | None, int, float]:
-    """Return a chunk, the bytes that it takes at its peak and that it leaves, and its seconds."""
+def _measured(made: Sampled, read: _Source) -> tuple[Chunk, int, float]:
+    """Return a chunk, the bytes of the carry that it leaves, and the seconds that it takes."""
     scan = made.scan
     while True:
         count = made.chunk_size or MOST
@@ -192,9 +194,8 @@ def _measured(made: Sampled, read: _Source) -> tuple[Chunk, int | None, int, flo
             if made.chunk_size is None:
                 made.chunk_size = count = made.fitting(read.chunk)
             chunk = chunk_of(made.clip, read.chunk[:count], read.place, made.fit)
-            peak, carry = scan.rehearse(chunk)
-            seconds = scan.seconds(chunk)  # now, as the first time takes longer
-            return chunk, peak, carry, seconds
+            _, carry = scan.rehearse(chunk)
+            return chunk, carry, scan.seconds(chunk)  # now, as the first time takes longer
         except Exception as error:
             if not is_out_of_memory(error) or not made.make_room(min(count, len(read.chunk))):
                 raise
