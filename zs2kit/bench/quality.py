@@ -19,7 +19,7 @@ FRAMES, STEPS, PROMPTS = 24, 20, 32
 FEW = 4  # prompts that Text2Video-Zero draws at its published 50 steps too, and zs2kit in parts
 SHOWN = 1, 3, 12  # cases of the filmstrips
 PICTURES = slice(0, None, 3)  # frames of them
-SIDE = 96
+SIDE = 72
 
 PUBLISHED: dict[str, Any] = {"noise": "dependency", "momentum": 0.98, "divergence": 0.01}
 
