@@ -35,8 +35,8 @@ LIMITATIONS = """
 - Warp error of edits uses the source's flow, and so does flow momentum: that number flatters it. Flips,
   drift and background don't.
 - Flow momentum costs a pass through the VAE at seven of the steps.
-- Timings were taken while the machine had other things to do: their ratios alone mean something. At the size of
-  Stable Diffusion 1.5 and XL (`speed --model sd15`, `sdxl`) nothing is timed yet.
+- Timings were taken while the machine had other things to do: their ratios alone mean something. At the size
+  of Stable Diffusion 1.5 and XL (`speed --model sd15`, `sdxl`) nothing is timed yet.
 - Generated motion is a way through noise, not an action: figures sway and shift their weight, they don't
   walk. For an action, give a clip to edit.
 - The baseline called TokenFlow finds its correspondences in the noised source instead of an inverted one,
