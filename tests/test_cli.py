@@ -86,7 +86,8 @@ def test_every_setting_reaches_the_edit(clip: Path, checkpoint: Path, tmp_path: 
     result = run(
         *["edit", clip, "--prompt", "a disc", "--negative-prompt", "dark", "-o", out, "--model", checkpoint],
         *["--scheduler", "euler", "--steps", 3, "--guidance-scale", 2.5, "--momentum", 0.5],
-        *["--noise", "mixed", "--divergence", 0.2, "--flow-momentum", 0.3, "--size", "48x24", "--chunk-size", 3, "--start", 0.08, "--end", "0:00.4"],
+        *["--noise", "mixed", "--divergence", 0.2, "--flow-momentum", 0.3, "--size", "48x24"],
+        *["--chunk-size", 3, "--start", 0.08, "--end", "0:00.4"],
         *["--seed", 7, "--device", "cpu", "--dtype", "float32", "--quality", 0],
     )
     assert result.exit_code == 0, result.output
@@ -250,7 +251,8 @@ def test_what_cannot_be_generated_is_said_in_a_line(
 
 @pytest.mark.parametrize(
     ("text", "rate"),
-    [("12", 12), ("29.97", Fraction(30000, 1001)), ("23.976", Fraction(24000, 1001)), ("12.5", Fraction(25, 2)),
+    [("12", 12), ("29.97", Fraction(30000, 1001)), ("23.976", Fraction(24000, 1001)),
+     ("12.5", Fraction(25, 2)),
      ("30000/1001", Fraction(30000, 1001)), ("60", 60)],
 )  # fmt: skip
 def test_rates(text: str, rate: Fraction) -> None:

@@ -133,7 +133,8 @@ def test_everything_public_is_described(path: Path) -> None:
 
 def test_documented_commands_and_options_exist() -> None:
     for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for call in re.findall(r"zs2kit ((?:edit|generate|metrics|plan|plugins|verify)[^`\n]*)", path.read_text()):
+        commands = r"zs2kit ((?:edit|generate|metrics|plan|plugins|verify)[^`\n]*)"
+        for call in re.findall(commands, path.read_text()):
             command = cli.main.commands[call.split()[0]]
             if call.startswith("plugins new"):
                 command = cli.plugins.commands["new"]

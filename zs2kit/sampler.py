@@ -88,8 +88,8 @@ def sample(
     """Denoise ``latents`` (frames, channels, height, width) from step ``start`` on; return them.
 
     latents: float32, at the noise level of step ``start``. step_noise: gives the noise of a step, of
-    the latents' shape, to schedulers that add some. kept: what of another picture stays. motion: averages what
-    each step takes for the finished picture.
+    the latents' shape, to schedulers that add some. kept: what of another picture stays. motion: averages
+    what each step takes for the finished picture.
     """
     steps = steps_of(scheduler)
     _begin(scheduler, steps[start])
