@@ -175,7 +175,7 @@ class Journal:
         with suppress(ClipError):  # the file counts, since saving may have been cut short
             named |= {_FILE, *_read(self.folder, self.folder)["checksums"]}
         for path in self.folder.iterdir():
-            if path.name not in named:
+            if path.name not in named or path.is_symlink():
                 with suppress(OSError):
                     path.unlink()
 
@@ -276,7 +276,7 @@ class Journal:
 
     def _verify(self, path: Path, size: int | None = None) -> None:
         """ValueError if a file is not as it was named; there may be more in it than ``size`` bytes."""
-        if path.is_symlink():
+        if not _is_own(path):
             raise ValueError(path)
         if size is not None:
             os.truncate(path, size)
@@ -440,6 +440,11 @@ def checksum(path: Path) -> int:
     return value
 
 
+def _is_own(path: Path) -> bool:
+    """Whether this is a file: a link leads elsewhere, and a pipe may never end."""
+    return path.is_file() and not path.is_symlink()
+
+
 def _checksum_of(edit: object) -> int:
     return zlib.crc32(json.dumps(edit, sort_keys=True).encode())
 
@@ -447,6 +452,8 @@ def _checksum_of(edit: object) -> int:
 def _read(path: Path, folder: Path) -> dict[str, Any]:
     """What journal.json says of the edit to ``path``; ClipError if it is damaged."""
     try:
+        if not _is_own(folder / _FILE):
+            raise ValueError(folder)
         read = json.loads((folder / _FILE).read_text(encoding="utf-8"))
         edit: dict[str, Any] = read["edit"]
         array("q", edit["times"]).append(edit["duration"])  # whole numbers, or it fails
@@ -514,7 +521,7 @@ def _locked(path: Path) -> Iterator[Path]:
     while True:
         try:
             folder.mkdir(exist_ok=True)
-            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)
+            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0))
         except FileNotFoundError:
             if not folder.parent.exists():
                 raise

@@ -8,12 +8,14 @@ from pathlib import Path
 import click
 
 from zs2kit.bench import ablation as ablation_
+from zs2kit.bench import fuzz as fuzz_
 from zs2kit.bench import kills as kills_
 from zs2kit.bench import memory as memory_
 from zs2kit.bench import page
 from zs2kit.bench import quality as quality_
 from zs2kit.bench import speed as speed_
 from zs2kit.bench.cells import FOLDER, Cells
+from zs2kit.bench.hostile import KINDS
 from zs2kit.bench.kills import POINTS
 from zs2kit.bench.overhead import measure
 from zs2kit.bench.runs import Runs
@@ -124,6 +126,15 @@ def memory(model: str | None, frames: tuple[int, int], minutes: tuple[int, int],
 def kills(at: tuple[str, ...], moments: int, seed: int) -> None:
     """Kill an edit, let another go on with it, and compare the result with that of an undisturbed one."""
     kills_.run(at or list(POINTS), moments, seed)
+
+
+@main.command()
+@click.option("--kind", type=click.Choice(list(KINDS)), multiple=True, help="Of what.  [default: all]")
+@number("--cases", 1000, "Cases of each kind.")
+@number("--seed", 0, "Other cases.", least=0)
+def fuzz(kind: tuple[str, ...], cases: int, seed: int) -> None:
+    """Damage clips, maps, options, journals and checkpoints at random, and have them taken in."""
+    fuzz_.run(kind or list(KINDS), cases, seed)
 
 
 if __name__ == "__main__":
