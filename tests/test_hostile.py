@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -133,6 +134,15 @@ def test_no_pipe_in_a_journal_is_waited_for(kept: Path, name: str) -> None:
     os.mkfifo(kept / name)
     with pytest.raises(ClipError, match="is damaged; begin anew"):
         io.write("a.mkv", hostile.Drawn().clip(), resume=True)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize("name", ["journal.new", "a.mkv"])
+def test_what_lies_where_a_file_comes_is_removed(kept: Path, name: str, make: Callable[[Path], None]) -> None:
+    edit = json.loads((kept / "journal.json").read_text())["edit"]
+    hostile.write_journal(kept, {**edit, "checksums": {**edit["checksums"], name: 0}})
+    make(kept / name)
+    io.write("a.mkv", hostile.Drawn().clip(), resume=True)
 
 
 @pytest.mark.parametrize(

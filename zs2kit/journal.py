@@ -170,14 +170,17 @@ class Journal:
             raise _damaged(path) from error
 
     def clear(self) -> None:
-        """Remove what journal.json does not name."""
+        """Remove what journal.json does not name, and what is no file."""
         named = {_LOCK}
         with suppress(ClipError):  # the file counts, since saving may have been cut short
             named |= {_FILE, *_read(self.folder, self.folder)["checksums"]}
         for path in self.folder.iterdir():
-            if path.name not in named or path.is_symlink():
+            if path.name not in named or not _is_own(path):
                 with suppress(OSError):
-                    path.unlink()
+                    if path.is_dir() and not path.is_symlink():
+                        shutil.rmtree(path)
+                    else:
+                        path.unlink()
 
     def report(self) -> None:
         """Say what it took to keep all this."""
