@@ -1,0 +1,141 @@
+"""Makes docs/reliability.md: python tests/reliability.py [--only PART ...] [--docs docs].
+
+Each part becomes a section; those that are not made now stay as they are.
+"""
+
+from __future__ import annotations
+
+import io as text_io
+import os
+import random
+import re
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+from zoo import ZOO
+
+from zs2kit import io
+from zs2kit.bench import fuzz, hostile, kills, memory
+from zs2kit.verify import verify
+
+PAGE = """# Reliability
+
+Made by `python tests/reliability.py --docs docs`; do not edit. Faults were injected, and what they cost was
+counted. CI does the same with fewer kills and a smaller zoo of edits; `CONTRIBUTING.md` has the longer runs.
+
+"""
+
+
+def table(head: list[str], rows: list[list[object]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def killed(size: float) -> str:
+    """Edits that were killed, and went on: the frames and packets of the result against undisturbed ones."""
+    with TemporaryDirectory() as folder:
+        place = kills.Range(Path(folder))
+        done = [place.at(name) for name in kills.POINTS]
+        rng = random.Random(0)
+        for _ in range(round(20 * size)):
+            moment = rng.uniform(0, place.seconds / kills.CHUNKS)
+            done.append(place.near(rng.randrange(kills.FRAMES + 1), moment))
+    rows: list[list[object]] = [
+        [each.where, each.done, each.kept, each.frames_differ, each.packets_differ] for each in done
+    ]
+    return (
+        f"An edit of {kills.FRAMES} frames, in chunks of {kills.CHUNK} and segments of {kills.SEGMENT}, "
+        f"SIGKILLed {len(done)} times: at {len(kills.POINTS)} named points and at random moments, which are "
+        "named by where they hit. Another edit then went on, and its result was compared with that of an "
+        f"undisturbed one: {sum(each.frames_differ for each in done)} frames and "
+        f"{sum(each.packets_differ for each in done)} packets of sound differ. At most "
+        f"{max(each.done - each.kept for each in done)} finished frames were made again.\n\n"
+    ) + table(["killed at", "frames done", "kept", "frames that differ", "packets that differ"], rows)
+
+
+def zoo(size: float) -> str:
+    """Clips as they come, read and written, and the result verified against the source."""
+    rows: list[list[object]] = []
+    wrong = 0
+    with TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        for name, animal in ZOO.items():
+            path = animal.make(Path(folder) / name)
+            before = len(heard)
+            frames = sum(1 for _ in io.read(path))
+            said = {" ".join(str(each.message).split()).replace(f"{folder}/", "") for each in heard[before:]}
+            out = Path(folder) / f"out{animal.out}"
+            io.write(out, io.read(path), overwrite=True)
+            failed = [check.name for check in verify(path, out) if not check.ok]
+            wrong += bool(failed)
+            rows.append([name, frames, "; ".join(sorted(said)) or "-", ", ".join(failed) or "-"])
+    return (
+        f"{len(rows)} clips, each made with another peculiarity or damage, went through `read` and `write`, "
+        "and `zs2kit verify` compared the results with them (frames, times, size, orientation, aspect, "
+        f"colour tags, sound): {wrong} were not as whole as their sources.\n\n"
+    ) + table(["clip", "frames", "what was said of it", "what was not kept"], rows)
+
+
+def hostile_input(size: float) -> str:
+    """Mutated input of each kind, taken in by a process that may die of it."""
+    rows: list[list[object]] = []
+    faults = []
+    for kind, make in hostile.KINDS.items():
+        found = fuzz.fuzz(kind, make, [f"{kind} 0 {number}" for number in range(round(1000 * size))])
+        print(found, flush=True)
+        counts = found.counts
+        named = ("refused", "survived", "crash", "hang", "traceback", "no message", "escape")
+        rows.append([kind, counts.total(), *(counts[each] for each in named), f"{found.slowest:.2f} s"])
+        faults += found.faults
+    head = ["kind", "cases", "refused", "survived", "crashes", "hangs", "tracebacks", "without a message"]
+    return (
+        "Each case was mutated by a seed and taken in by a process of its own. Refused: with one line that "
+        f"says why. A hang: more than {fuzz.LIMIT:g} s. An escape: a file outside of the output folder, a "
+        "command, a connection, or a pickle that was opened.\n\n"
+    ) + table([*head, "escapes", "slowest"], rows)
+
+
+def length(size: float) -> str:
+    """The memory of a short and of a long edit."""
+    printed = text_io.StringIO()
+    with redirect_stdout(printed):
+        memory.measure(None, (round(48 * size), round(480 * size)), (1, 10), 1)
+    return (
+        "What `python -m zs2kit.bench memory` prints, of shorter clips than it takes by default:\n\n"
+        f"```text\n{printed.getvalue()}```\n"
+    )
+
+
+PARTS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "kills": ("Killed", killed),
+    "zoo": ("Clips as they come", zoo),
+    "fuzz": ("Hostile input", hostile_input),
+    "memory": ("Any length", length),
+}
+
+
+@click.command()
+@click.option("--docs", type=click.Path(path_type=Path), default=Path("docs"), show_default=True)
+@click.option("--only", type=click.Choice(list(PARTS)), multiple=True, help="Of which part.  [default: all]")
+@click.option("--size", default=1.0, show_default=True, help="How many times as much as usual.")
+def main(docs: Path, only: tuple[str, ...], size: float) -> None:
+    """Inject faults, count what was lost, and write reliability.md."""
+    path = docs / "reliability.md"
+    text = path.read_text() if path.exists() else ""
+    sections = dict(re.findall(r"^## (.*?)\n\n(.*?)(?=^## |\Z)", text, re.M | re.S))
+    for part in only or PARTS:
+        title, make = PARTS[part]
+        sections[title] = make(size) + "\n"
+        made = [f"## {title}\n\n{sections[title]}" for title, _ in PARTS.values() if title in sections]
+        path.write_text((PAGE + "".join(made)).rstrip() + "\n")  # after each, so that it can go on
+        print(f"{part}: done", flush=True)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    main()
