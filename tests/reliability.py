@@ -25,7 +25,7 @@ from zs2kit.verify import verify
 PAGE = """# Reliability
 
 Made by `python tests/reliability.py --docs docs`; do not edit. Faults were injected, and what they cost was
-counted. CI does the same with fewer kills and a smaller zoo of edits; `CONTRIBUTING.md` has the longer runs.
+counted. CI does the same, with fewer kills and shorter clips; `CONTRIBUTING.md` has the longer runs.
 
 """
 
