@@ -44,7 +44,7 @@ _NUMBERS = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF
 
 
 def damaged(data: bytes, dice: Random, others: Sequence[bytes] = (b"",)) -> bytes:
-    """Return ``data`` with bits flipped, numbers over-reported, parts cut, doubled, or those of ``others``."""
+    """Return ``data`` with bits flipped, numbers over-reported, and parts cut, doubled, or of ``others``."""
     made = bytearray(data)
     for _ in range(dice.choice((1, 1, 2, 4, 16))):
         start = dice.choice((dice.randrange(len(made) + 1), dice.randrange(min(len(made), 512) + 1)))
