@@ -219,8 +219,9 @@ Framed in red where kind, colour or place was misread.
 
 EDITED = """Clips of walking, waving, dancing and jumping figures at least 40% as high as the frame, edited by
 `zs2kit.edit` without flow momentum; {asked}. The detector's keypoints on the edited frames are held against
-the renderer's of the source (PCK@0.1: within a tenth of the figure's extent). Scale 0 shows what chance gives. Below: source, edit,
-edit with scale 0, and again; framed in red where kind, colour or place was misread.
+the renderer's of the source (PCK@0.1: within a tenth of the figure's extent). Scale 0 shows what chance
+gives. Below: source, edit, edit with scale 0, and again; framed in red where kind, colour or place was
+misread.
 
 ![{name} edits](puppets-{name}.jpg)
 """
