@@ -190,7 +190,7 @@ class Plugin:
 @pytest.mark.parametrize(
     "hook, times", [("setup", 1), ("prepare", 2), ("keep", 1), ("denoiser_inputs", 3), ("finish", 1)]
 )
-def test_a_plugin_that_fails_is_named_and_nothing_is_left(hook, times, install, tiny_folders, tmp_path):
+def test_a_plugin_that_fails_is_named_and_whole_chunks_are_kept(hook, times, install, tiny_folders, tmp_path):
     install("failing", FAILING.replace("HOOK", hook).replace("TIMES", str(times)))
     (tmp_path / "clips").mkdir()
     clip = io.write(tmp_path / "clips" / "clip.mp4", drawn_clip(4))
@@ -199,8 +199,13 @@ def test_a_plugin_that_fails_is_named_and_nothing_is_left(hook, times, install, 
     quick = ["--steps", "2", "--chunk-size", "2"]
     done = run(*edit, *quick)
     assert (done.exit_code, done.stdout) == (1, "")
-    assert done.stderr == f"zs2kit: error: plugin 'failing' failed in {hook}(): ValueError: on purpose\n"
-    assert [each.name for each in clip.parent.iterdir()] == ["clip.mp4"] and clip.read_bytes() == before
+    kept = {"prepare": 2, "finish": 4}.get(hook)  # frames of chunks that were made before
+    note = f"; {kept} of 4 frames are kept; the same again with --resume goes on" if kept else ""
+    failed = f"plugin 'failing' failed in {hook}(): ValueError: on purpose"
+    assert done.stderr == f"zs2kit: error: {failed}{note}\n"
+    journal = [".clip-failing.mp4.zs2kit"] if kept else []
+    assert sorted(each.name for each in clip.parent.iterdir()) == [*journal, "clip.mp4"]
+    assert clip.read_bytes() == before
     if hook == "setup":
         told = run(*edit, *quick, "--verbose").stderr
         assert "Traceback" in told and "zs2kit_failing.py" in told and told.endswith(done.stderr)

@@ -553,6 +553,14 @@ def expected(tmp_path_factory: pytest.TempPathFactory, source: Path, model: Mode
         return contents(io.write(tmp_path_factory.mktemp("whole") / "out.mp4", edited(source, model)))
 
 
+@pytest.fixture(autouse=True)
+def _heeding_ctrl_c() -> Iterator[None]:
+    """A shell that starts something in the background has it ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def signalled(monkeypatch: pytest.MonkeyPatch, *signals: int) -> None:
     """Have these signals sent to this process while the second chunk is made."""
     decode, calls = Model.decode, count(1)
