@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class AnyControl(Control):
     """Steers with any ControlNet that you name, on maps of any detector of controlnet-aux or on your own.
 
-    Your own maps come as a clip, such as a renderer's depth or hand-drawn lines.
+    Your own maps come as a clip, such as a renderer's depth or hand-drawn lines. If they move otherwise than
+    the source, use them with --flow-momentum 0.
     """
 
     detector: str | None = option(None, f"What makes the maps of the source: {', '.join(NAMES)}.")
