@@ -250,7 +250,7 @@ class Journal:
         files = [segment_file(self.folder, first) for first in range(0, self.finished, self.segment)]
         for path in files:
             if path.name not in self._checksums:
-                _sync(path)
+                sync(path)
                 self._checksums[path.name] = checksum(path)
         if self._pictures is not None and self.finished < len(self.times):
             self._pictures.flush()
@@ -567,13 +567,13 @@ def _replaced(path: Path) -> Iterator[Path]:
     """A name to write a file under, which then takes the place of ``path``, whole and on the disk."""
     temporary = path.with_suffix(".new")
     yield temporary
-    _sync(temporary)
+    sync(temporary)
     temporary.replace(path)
     with suppress(OSError):  # not every system can
-        _sync(path.parent)
+        sync(path.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Have what was written to a file, or which names a folder has, on the disk."""
     opened = os.open(path, os.O_RDONLY)
     try:

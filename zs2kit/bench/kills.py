@@ -95,7 +95,7 @@ POINTS: dict[str, Point | None] = {
     "decode": Point(Model, "decode", 8),
     "frame encode": Point(io.writing, "_picture", SEGMENT + 3),
     "pictures write": Point(journal.Journal, "_keep", SEGMENT + 5, after=True),
-    "segment close": Point(journal, "_sync", meant=_of(".segment")),
+    "segment close": Point(journal, "sync", meant=_of(".segment")),
     "carry write": Point(Carry, "save", 4, after=True),
     "carry rename, before": Point(Path, "replace", 4, meant=_of(".safetensors")),
     "carry rename, after": Point(Path, "replace", 4, after=True, meant=_of(".safetensors")),

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from zs2kit.errors import ClipError
+from zs2kit.journal import sync
 
 
 def place(finished: Mapping[Path, Path], overwrite: bool) -> None:
@@ -18,7 +19,7 @@ def place(finished: Mapping[Path, Path], overwrite: bool) -> None:
     where the disk does not let us.
     """
     for made in finished:
-        _sync(made)
+        sync(made)
     begun: list[tuple[Path, Path, Path | None]] = []
     try:
         for made, path in finished.items():
@@ -34,7 +35,7 @@ def place(finished: Mapping[Path, Path], overwrite: bool) -> None:
         raise
     for folder in {path.parent for path in finished.values()}:
         with suppress(OSError):  # not every system can
-            _sync(folder)
+            sync(folder)
 
 
 def _kept(path: Path, made: Path) -> Path | None:
@@ -54,12 +55,3 @@ def _move(made: Path, path: Path, overwrite: bool) -> None:
         if os.path.lexists(path):
             raise ClipError(f"{path} exists by now; choose another name, or allow overwriting (--overwrite)")
     made.replace(path)
-
-
-def _sync(path: Path) -> None:
-    """Have what was written to a file, or which names a folder has, on the disk."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
