@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import diffusers
@@ -17,7 +18,8 @@ from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_vid
     TextToVideoZeroPipeline,
 )
 
-from zs2kit.bench import ablation, overhead, quality, speed
+from zs2kit import metrics
+from zs2kit.bench import ablation, overhead, quality, search, speed
 from zs2kit.bench.__main__ import main
 from zs2kit.bench.baselines import (
     attention,
@@ -33,6 +35,7 @@ from zs2kit.bench.cells import Cells
 from zs2kit.bench.runs import interval
 from zs2kit.bench.tokenflow import TokenFlow, TokenFlowProcessor, token_flow
 from zs2kit.model import Model, quiet
+from zs2kit.noise import correlation
 from zs2kit.sampler import make_scheduler
 from zs2kit.testing import tiny_models
 
@@ -98,6 +101,7 @@ def test_ablation_writes_grids_other_noise_and_lengths(
         "LENGTHS": (3,),
         "MOMENTA": (0.0, 0.98),
         "DIVERGENCES": (0.0, 0.1),
+        "SEARCHED": (0.1,),
     }.items():
         monkeypatch.setattr(ablation, name, value)
     docs = ["--docs", tmp_path / "docs", "--cells", tmp_path / "cells"]
@@ -106,6 +110,27 @@ def test_ablation_writes_grids_other_noise_and_lengths(
     assert re.search(r"^\| divergence \| momentum 0 \| momentum 0.98 \|$", page, re.M)
     assert re.search(r"^\| 0 \| 0\.0 \| 0\.0 \|$", page, re.M)  # a still doesn't drift
     assert "### Other noise" in page and "### 3 frames" in page
+    assert re.search(r"^\| search, 0.1 \|", page, re.M) and re.search(r"^\| closed form, 0.1 \|", page, re.M)
+
+
+def test_the_papers_search_lands_near_the_closed_form_where_it_lands_at_all() -> None:
+    noise, weights = search.searched_noise((4, 32, 32), range(12), 0.2, seed=0)
+    assert max(weights) <= 1
+    assert metrics.noise_statistics(noise.numpy())["neighbour correlation"] == pytest.approx(
+        correlation(0.2), abs=0.03
+    )
+    found = [search.divergence_of(after, before) for before, after in pairwise(noise)]
+    assert np.mean(found) == pytest.approx(0.2, abs=0.03)
+    _, weights = search.searched_noise((4, 32, 32), range(12), 0.0, seed=0)
+    assert min(weights[1:]) > 1  # which the listing makes NaN of
+
+
+def test_searched_noise_goes_on_from_chunk_to_chunk(model: Model) -> None:
+    case = Case(1, 5, 32)
+    whole, parts = (
+        search.searched(model, case, STEPS, divergence=0.1, momentum=0.98, chunk_size=size) for size in (5, 2)
+    )
+    assert difference(whole, parts) <= 1
 
 
 @pytest.mark.slow
