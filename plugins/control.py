@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class AnyControl(Control):
     """Steers with any ControlNet that you name, on maps of any detector of controlnet-aux or on your own.
 
-    Your own maps come as a clip, such as a renderer's depth or hand-drawn lines. If they move otherwise than
-    the source, use them with --flow-momentum 0.
+    Your own maps come as a clip, such as a renderer's depth or hand-drawn lines. They may move as they like;
+    if they move as the source does, --flow-momentum 0.95 steadies the result.
     """
 
     detector: str | None = option(None, f"What makes the maps of the source: {', '.join(NAMES)}.")
@@ -38,6 +38,10 @@ class AnyControl(Control):
         "The maps themselves, instead of a detector: a video of the clip's size and length, which is cut to "
         "the same start and end, or one picture for all frames.",
     )
+
+    @property
+    def follows_source(self) -> bool:
+        return self.maps is None
 
     def controlnet(self, model: Model) -> str:
         raise UsageError("control.model is not set; give the ControlNet's folder or hub name")

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
 
+import zs2kit
+from zs2kit import hookimpl
 from zs2kit.carry import Carry
 from zs2kit.motion import SHARES, FlowMomentum
 from zs2kit.sampler import SCHEDULERS, _denoised, make_scheduler, steps_of
+from zs2kit.scan import default_flow_momentum
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan
+from zs2kit_plugins.control import AnyControl
+from zs2kit_plugins.pose import Pose
 
 SIDE, STEP = 128, 8  # pixels; what moves goes STEP to the right a frame
 
@@ -30,13 +37,16 @@ def paint(frames: int, side: int = SIDE) -> torch.Tensor:
     return torch.nn.functional.interpolate(noise, size=(side, side), mode="bilinear")
 
 
-def averaged(tiny, images: np.ndarray, pixels: torch.Tensor, sizes=(99,), momentum=1.0) -> torch.Tensor:
+def averaged(
+    tiny, images: np.ndarray, pixels: torch.Tensor, sizes=(99,), momentum=1.0, finish=False
+) -> torch.Tensor:
     """The average over chunks of the given numbers of frames."""
     carry, done, made = Carry(), 0, []
     for size in sizes:
         following = Carry()
         motion = FlowMomentum(momentum, tiny, images[done : done + size], carry, following)
-        made.append(motion.average("key", pixels[done : done + size]))
+        part = pixels[done : done + size]
+        made.append(motion.finish(part) if finish else motion.average("key", part))
         carry, done = following, done + size
     return torch.cat(made)
 
@@ -70,11 +80,26 @@ def test_a_cut_in_the_source_is_not_averaged_over(tiny) -> None:
     assert (made[1] - pixels[1]).abs().mean() < 0.2 * (pixels[0] - pixels[1]).abs().mean()
 
 
+def test_finished_frames_lose_their_flicker_and_keep_what_is_elsewhere_than_before(tiny) -> None:
+    """The source stands still; the result flickers, and a square in it jumps to another place."""
+    pixels = paint(1).repeat(6, 1, 1, 1) * 0.5
+    flicker = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(1)) * 0.01
+    pixels[:3, :, 20:50, 20:50] = pixels[3:, :, 70:100, 70:100] = 1.0
+    motion = FlowMomentum(0.9, tiny, np.repeat(panorama(1), 6, axis=0), Carry(), Carry())
+    made = motion.finish(pixels + flicker)
+    there = made - pixels
+    assert (there[5] - there[4]).std() < 0.2 * (flicker[5] - flicker[4]).std()
+    assert there[3].abs().max() < 0.05  # neither a ghost where the square was, nor a pale square
+    assert (motion.average("key", pixels) - pixels)[3].abs().max() > 0.4  # as the running average alone has
+
+
 @pytest.mark.parametrize("sizes", [[1, 1, 1, 1, 1], [2, 3], [4, 1]])
 def test_chunks_do_not_show(tiny, sizes: list[int]) -> None:
     images, pixels = panorama(5, 3), paint(5)
     whole = averaged(tiny, images, pixels, momentum=0.9)
     assert torch.allclose(averaged(tiny, images, pixels, sizes, momentum=0.9), whole, atol=1e-6)
+    finished, parts = (averaged(tiny, images, pixels, each, 0.9, finish=True) for each in ((5,), sizes))
+    assert torch.allclose(parts, finished, atol=1e-6)
     assert not torch.allclose(whole, pixels, atol=0.1)
 
 
@@ -135,3 +160,26 @@ def test_edits_keep_the_law_of_chunks_with_it(tiny, scheduler: str) -> None:
     )
     assert (cut - whole).abs().max() <= 1e-4
     assert (carryless - whole).abs().max() > 1e-3 and (without - whole).abs().max() > 1e-3
+
+
+@dataclass(eq=False)
+class Drifting:
+    """Says that it moves by itself."""
+
+    follows_source = False
+
+    @hookimpl
+    def prepare(self) -> None:
+        pass
+
+
+def test_what_moves_by_itself_does_not_go_along_with_the_source_unless_asked_to(tiny) -> None:
+    """Maps of one's own, and any plugin that says so."""
+    assert default_flow_momentum([]) == default_flow_momentum([AnyControl(detector="canny")]) == 0.95
+    assert default_flow_momentum([Pose(), AnyControl(maps="maps.mp4")]) == 0
+    settings = {"model": tiny, "plugins": [Drifting()], "num_inference_steps": 5}
+    by_default, off, on = (
+        np.stack([frame.image for frame in zs2kit.edit(drawn_clip(3), "a disc", **settings, **momentum)])
+        for momentum in ({}, {"flow_momentum": 0.0}, {"flow_momentum": 0.95})
+    )
+    assert np.array_equal(by_default, off) and not np.array_equal(by_default, on)

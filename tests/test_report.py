@@ -58,7 +58,7 @@ def test_a_report_says_what_was_done_and_does_it_again(clip: Path, checkpoint: P
         "noise": "dependency",
         "momentum": 0.98,
         "divergence": 0.01,
-        "flow_momentum": 0.9,
+        "flow_momentum": 0.95,
         "cuts": "auto",
         "size": None,
         "chunk_size": 2,

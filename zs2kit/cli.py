@@ -568,8 +568,8 @@ def _sampling(command: Callable[..., None]) -> Callable[..., None]:
     "--flow-momentum",
     metavar="X",
     type=Finite(0, 1),
-    default=0.9,
-    help="How much a frame takes over from the one before it, moved as the source moves: 0 nothing.",
+    help="How much a frame takes over from the one before it, moved as the source moves: 0 nothing.  "
+    "[default: 0.95; 0 where a plugin moves things itself]",
 )
 @click.option(
     "--fps",
@@ -587,7 +587,7 @@ def edit(
     end: Fraction | None,
     fps: Fraction | None,
     cuts: Literal["auto"] | tuple[float, ...],
-    flow_momentum: float,
+    flow_momentum: float | None,
     sampling: _Sampling,
 ) -> None:
     """Make a new video out of CLIP, with its motion and its sound.
@@ -611,8 +611,10 @@ def edit(
         sampling.check_beside([clip, out])
         progress.update(task, description="loading the model")
         model = sampling.load(built)
-        from zs2kit.scan import edit
+        from zs2kit.scan import default_flow_momentum, edit
 
+        if flow_momentum is None:
+            flow_momentum = default_flow_momentum(built)
         how = sampling.how(prompt, model, built, cuts=cuts, flow_momentum=flow_momentum)
         edited = edit(source, prompt, **how)
         progress.update(task, description="editing")
@@ -866,7 +868,7 @@ def plan(
     end: Fraction | None,
     fps: Fraction | None,
     cuts: Literal["auto"] | tuple[float, ...],
-    flow_momentum: float,
+    flow_momentum: float | None,
     preview: Path | None,
     as_json: bool,
     **shared: Any,

@@ -20,11 +20,13 @@ def flow(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float32]:
     return finder.calc(*grey, None)  # type: ignore[no-any-return, unused-ignore]
 
 
-def warp(picture: NDArray[np.float32], motion: NDArray[np.float32]) -> NDArray[np.float32]:
+def warp(
+    picture: NDArray[np.float32], motion: NDArray[np.float32], interpolation: int = cv2.INTER_LINEAR
+) -> NDArray[np.float32]:
     """``picture`` as seen along a flow that leads to it: (height, width, ...)."""
     rows, columns = np.indices(motion.shape[:2], np.float32)
     x, y = columns + motion[..., 0], rows + motion[..., 1]
-    return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
+    return cv2.remap(picture, x, y, interpolation, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
 
 
 def visible(forward: NDArray[np.float32], backward: NDArray[np.float32]) -> NDArray[np.bool_]:

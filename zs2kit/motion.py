@@ -6,6 +6,8 @@ Rerender A Video (Yang et al. 2023) fuses warped pictures as well, between keyfr
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 import torch
@@ -15,13 +17,15 @@ from zs2kit.carry import Carry
 from zs2kit.flow import SMALLEST, flow, visible, warp
 from zs2kit.model import Model
 
+MOMENTUM = 0.95  # of edits, unless told otherwise
 # The shares of the steps after which it acts. The early ones settle who is to be seen, the late ones how that
 # moves, and what comes after them draws details anew. Each costs a pass through the VAE.
-SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 TOLERANCE = 16  # levels of 255 by which what the source shows may differ on its way, and still be the same
+AGREEMENT = 24  # levels by which a finished frame may differ from the average, and still be the same thing
 
-# A flow, and how sure it is: (height, width, 1) in [0, 1]
-Path = tuple[NDArray[np.float32], NDArray[np.float32]]
+Picture = NDArray[np.float32]  # (height, width, channels)
+Path = tuple[Picture, Picture]  # a flow, and how sure it is: (height, width, 1) in [0, 1]
 
 
 class FlowMomentum:
@@ -55,10 +59,19 @@ class FlowMomentum:
         # The difference that it makes, so that what the VAE loses is not lost at every turn.
         return denoised + self.model.encode(averaged * 2 - 1) - self.model.encode(pixels * 2 - 1)
 
-    def average(self, key: str, pixels: torch.Tensor) -> torch.Tensor:
+    def finish(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the finished frames (frames, 3, height, width) in [0, 1] averaged once more.
+
+        No step comes after this one that could mend what the flow does wrong, so v is 0 where a frame shows
+        something else than the average: little flickers go, and a hand that moved stays where it is.
+        """
+        return self.average("flow/finished", pixels, AGREEMENT / 255)
+
+    def average(self, key: str, pixels: torch.Tensor, agreement: float = math.inf) -> torch.Tensor:
         """Return the running average of ``pixels`` (frames, 3, height, width), float32.
 
-        y_0 = x_0, y_k = v m W(y_(k-1)) + (1 - v m) x_k: W moves along the flow, v is 1 where that is sure.
+        y_0 = x_0, y_k = v m W(y_(k-1)) + (1 - v m) x_k: W moves along the flow, v is 1 where that is sure,
+        and x_k within ``agreement`` of W(y_(k-1)).
         """
         before = self.carry.get(key)
         last = None if before is None else before.cpu().numpy()
@@ -66,8 +79,9 @@ class FlowMomentum:
         for frame, path in zip(pixels.permute(0, 2, 3, 1).cpu().numpy(), self.paths, strict=True):
             if path is not None and last is not None:
                 motion, sure = path
-                weight = self.momentum * sure
-                frame = weight * warp(last, motion) + (1 - weight) * frame
+                moved = warp(last, motion, cv2.INTER_CUBIC)  # linear, it would blur at every turn
+                weight = self.momentum * sure * _same(frame, moved, agreement)
+                frame = weight * moved + (1 - weight) * frame
             last = frame
             averages.append(frame)
         averaged = torch.from_numpy(np.stack(averages))
@@ -78,6 +92,13 @@ class FlowMomentum:
 def acts(index: int, count: int) -> bool:
     """Whether step ``index`` of ``count`` has an average."""
     return index in {round(share * count) for share in SHARES}
+
+
+def _same(a: Picture, b: Picture, agreement: float) -> Picture:
+    """Where two pictures show the same, (height, width, 1): 1 within ``agreement``, 0 from twice that on."""
+    apart = cv2.GaussianBlur(np.abs(a - b).max(axis=2), (0, 0), 1.5)[..., None]
+    same: Picture = np.clip(2 - apart / agreement, 0, 1)
+    return same
 
 
 def _path(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Path | None:

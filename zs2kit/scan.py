@@ -32,7 +32,7 @@ from zs2kit.io.sequence import Pattern
 from zs2kit.journal import fingerprint
 from zs2kit.memory import free, peak_of
 from zs2kit.model import BUNDLED, Embeds, Model
-from zs2kit.motion import FlowMomentum, acts
+from zs2kit.motion import MOMENTUM, FlowMomentum, acts
 from zs2kit.noise import MAX_DIVERGENCE, NOISES, make_noise
 from zs2kit.sampler import SCHEDULERS, Kept, make_scheduler, sample, steps_of
 from zs2kit.shots import Cuts, shots
@@ -157,7 +157,9 @@ class Scan:
             if begun.motion is not None:
                 begun.motion(averaged[0].index, averaged[0].count, begun.latents)
             mark()
-            self.model.decode(begun.latents)
+            pixels = self.model.decode(begun.latents)
+            if begun.motion is not None:
+                begun.motion.finish(pixels)
             mark()
         beginning, step, average, end = (after - before for before, after in pairwise(moments))
         averages = sum(each.index >= begun.first for each in averaged)
@@ -183,6 +185,8 @@ class Scan:
                 begun.motion,
             )
             pixels = self.model.decode(latents)
+            if begun.motion is not None:
+                pixels = begun.motion.finish(pixels)
         if self.carry_on_host:
             torch.get_device_module(self.model.device).synchronize()
         return following, pixels
@@ -333,7 +337,7 @@ def edit(
     noise: str = "dependency",
     momentum: float = 0.98,
     divergence: float = 0.01,
-    flow_momentum: float = 0.9,
+    flow_momentum: float | None = None,
     size: tuple[int, int] | None = None,
     chunk_size: int | None = None,
     cuts: Cuts = "auto",
@@ -355,7 +359,7 @@ def edit(
     momentum: mu in [0, 1] of temporal momentum attention; 0 is plain self-attention.
     divergence: lambda in [0, sqrt(e)] of the noise; 0 is a still, sqrt(e) independent frames.
     flow_momentum: in [0, 1], how much a frame takes over from the one before it, moved along the source's
-    optical flow; 0 is nothing (see `zs2kit.motion`).
+    optical flow; 0 is nothing (see `zs2kit.motion`). None is `default_flow_momentum` of the plugins.
     size: (height, width) to fit the frames into for the model; None is its native size.
     chunk_size: frames at a time; more is faster and takes more memory, and doesn't change the picture. None
     is 8, or as many as there is memory for. Should it run out, they become less.
@@ -381,9 +385,17 @@ def edit(
         noise=noise,
         momentum=momentum,
         divergence=divergence,
-        flow_momentum=flow_momentum,
+        flow_momentum=default_flow_momentum(plugins) if flow_momentum is None else flow_momentum,
         seed=seed,
     )
+
+
+def default_flow_momentum(plugins: Sequence[object]) -> float:
+    """Return how much a frame takes over along the source's motion, unless told otherwise.
+
+    0 where a plugin says, by a false `follows_source`, that what it draws moves by itself.
+    """
+    return MOMENTUM if all(getattr(each, "follows_source", True) for each in plugins) else 0.0
 
 
 def generate(

@@ -18,6 +18,7 @@ from zs2kit.bench.baselines import GUIDANCE, zs2
 from zs2kit.bench.cases import Case, Measure, source_images
 from zs2kit.bench.cells import Cells
 from zs2kit.model import Model
+from zs2kit.motion import MOMENTUM
 from zs2kit.puppets.yardsticks import Images, Numbers
 
 
@@ -34,8 +35,9 @@ class Method:
 def zs2_method(name: str, *, edited: bool, **settings: Any) -> Method:
     """zs2kit at these settings and its defaults for the others, which are part of what a cell is known by."""
     known = inspect.signature(zs2kit.edit if edited else zs2kit.generate).parameters
-    names = ["noise", "momentum", "divergence", *(["flow_momentum"] if edited else [])]
-    defaults = {each: known[each].default for each in names}
+    defaults = {name: known[name].default for name in ("noise", "momentum", "divergence")}
+    if edited:
+        defaults["flow_momentum"] = MOMENTUM
     return Method(name, zs2, {"edited": edited, **defaults, **settings})
 
 
