@@ -93,6 +93,17 @@ def test_finished_frames_lose_their_flicker_and_keep_what_is_elsewhere_than_befo
     assert (motion.average("key", pixels) - pixels)[3].abs().max() > 0.4  # as the running average alone has
 
 
+def test_pictures_stay_within_black_and_white(tiny) -> None:
+    """Hard edges that move by parts of a pixel, where interpolation would overshoot."""
+    pixels = (paint(1) > 0.5).float().repeat(4, 1, 1, 1)
+    images = panorama(1)[0]
+    turned = np.stack(
+        [np.roll(images, k, axis=1) // 2 + np.roll(images, k + 1, axis=1) // 2 for k in range(4)]
+    )
+    made = averaged(tiny, turned, pixels)
+    assert made.min() >= 0 and made.max() <= 1 and not torch.equal(made, pixels)
+
+
 @pytest.mark.parametrize("sizes", [[1, 1, 1, 1, 1], [2, 3], [4, 1]])
 def test_chunks_do_not_show(tiny, sizes: list[int]) -> None:
     images, pixels = panorama(5, 3), paint(5)
