@@ -195,6 +195,13 @@ def test_first_frame_attention_is_momentum_1_and_leaves_no_trace(model: Model) -
     assert difference(theirs, plain(model, case, False, "independent", 0.0)) > 10
 
 
+def test_stable_diffusion_xl_is_drawn_by_its_own_pipeline() -> None:
+    model, case = Model.load(tiny_models()["sdxl"]), Case(1, 2, 64)
+    theirs = frame_by_frame(model, case, STEPS, edited=False, shared=False)
+    assert difference(theirs, plain(model, case, False, "independent", 0.0)) <= 1
+    assert "over frame by frame" in speed.ratios(model, case, STEPS, repeats=1)
+
+
 def plain(model: Model, case: Case, edited: bool, noise: str, momentum: float) -> np.ndarray:
     """zs2kit with nothing but this noise and momentum."""
     given = {"flow_momentum": 0.0} if edited else {}

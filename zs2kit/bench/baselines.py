@@ -144,17 +144,19 @@ def skeletons(model: Model, case: Case) -> torch.Tensor:
 def pictures(
     model: Model, case: Case, steps: int, noise: torch.Tensor, control: torch.Tensor | None
 ) -> Images:
-    """What diffusers' StableDiffusionPipeline draws of ``noise``, or its ControlNet pipeline with maps."""
-    parts = {**model.pipeline.components, "safety_checker": None, "feature_extractor": None}
+    """What diffusers' StableDiffusionPipeline, or XL's, draws of ``noise``; its ControlNet one with maps."""
+    parts = dict(model.pipeline.components)
     parts["scheduler"] = make_scheduler("ddim", model.scheduler_config, steps, model.device)
     given: dict[str, Any] = {"height": case.side, "width": case.side}
-    kind: Any = diffusers.StableDiffusionPipeline
+    kind: Any = type(model.pipeline)
+    if not hasattr(model.pipeline, "text_encoder_2"):
+        parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     if control is not None:
         kind = diffusers.StableDiffusionControlNetPipeline
         parts["controlnet"] = controlnet(model)
         given = {"image": control}
     with quiet():
-        pipeline = kind(**parts, requires_safety_checker=False)
+        pipeline = kind(**parts)
         pipeline.set_progress_bar_config(disable=True)
         latents = pipeline(
             [case.prompt] * len(noise),
