@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import zs2kit
-from zs2kit import hookimpl
+from zs2kit import hookimpl, motion
 from zs2kit.carry import Carry
-from zs2kit.motion import SHARES, FlowMomentum
+from zs2kit.motion import MOMENTUM, SHARES, TOLERANCE, FlowMomentum
 from zs2kit.sampler import SCHEDULERS, _denoised, make_scheduler, steps_of
 from zs2kit.scan import default_flow_momentum
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan
@@ -44,9 +44,9 @@ def averaged(
     carry, done, made = Carry(), 0, []
     for size in sizes:
         following = Carry()
-        motion = FlowMomentum(momentum, tiny, images[done : done + size], carry, following)
+        flowing = FlowMomentum(momentum, tiny, images[done : done + size], carry, following)
         part = pixels[done : done + size]
-        made.append(motion.finish(part) if finish else motion.average("key", part))
+        made.append(flowing.finish(part) if finish else flowing.average("key", part))
         carry, done = following, done + size
     return torch.cat(made)
 
@@ -85,12 +85,12 @@ def test_finished_frames_lose_their_flicker_and_keep_what_is_elsewhere_than_befo
     pixels = paint(1).repeat(6, 1, 1, 1) * 0.5
     flicker = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(1)) * 0.01
     pixels[:3, :, 20:50, 20:50] = pixels[3:, :, 70:100, 70:100] = 1.0
-    motion = FlowMomentum(0.9, tiny, np.repeat(panorama(1), 6, axis=0), Carry(), Carry())
-    made = motion.finish(pixels + flicker)
+    flowing = FlowMomentum(0.9, tiny, np.repeat(panorama(1), 6, axis=0), Carry(), Carry())
+    made = flowing.finish(pixels + flicker)
     there = made - pixels
     assert (there[5] - there[4]).std() < 0.2 * (flicker[5] - flicker[4]).std()
     assert there[3].abs().max() < 0.05  # neither a ghost where the square was, nor a pale square
-    assert (motion.average("key", pixels) - pixels)[3].abs().max() > 0.4  # as the running average alone has
+    assert (flowing.average("key", pixels) - pixels)[3].abs().max() > 0.4  # as the running average alone has
 
 
 def test_pictures_stay_within_black_and_white(tiny) -> None:
@@ -102,6 +102,24 @@ def test_pictures_stay_within_black_and_white(tiny) -> None:
     )
     made = averaged(tiny, turned, pixels)
     assert made.min() >= 0 and made.max() <= 1 and not torch.equal(made, pixels)
+
+
+@pytest.mark.parametrize("finish", [False, True])
+@pytest.mark.parametrize("frames", [8, 24])
+def test_a_fade_is_not_held_up(tiny, monkeypatch: pytest.MonkeyPatch, frames: int, finish: bool) -> None:
+    """Each step of it is small enough to be the same thing; all of them together are not."""
+    images = np.linspace(1, 0, frames)[:, None, None, None] * panorama(1)
+    images = np.concatenate([images, np.repeat(images[-1:], 4, axis=0)]).round().astype(np.uint8)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255  # an edit that changes nothing
+
+    def late() -> float:
+        made = averaged(tiny, images, pixels, [5, 99], MOMENTUM, finish=finish)
+        return float((made - pixels).abs().mean(dim=(1, 2, 3)).max() * 255)
+
+    assert late() < TOLERANCE
+    monkeypatch.setattr(motion, "TOLERANCE", 1e6)
+    monkeypatch.setattr(motion, "AGREEMENT", 1e6)
+    assert late() > 5 * TOLERANCE
 
 
 @pytest.mark.parametrize("sizes", [[1, 1, 1, 1, 1], [2, 3], [4, 1]])

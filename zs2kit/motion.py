@@ -19,13 +19,15 @@ from zs2kit.model import Model
 
 MOMENTUM = 0.95  # of edits, unless told otherwise
 # The shares of the steps after which it acts. The early ones settle who is to be seen, the late ones how that
-# moves, and what comes after them draws details anew. Each costs a pass through the VAE.
+# moves, and what comes after them draws details anew. Each costs a decoding and two encodings by the VAE.
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-TOLERANCE = 16  # levels of 255 by which what the source shows may differ on its way, and still be the same
-AGREEMENT = 24  # levels by which a finished frame may differ from the average, and still be the same thing
+TOLERANCE = (
+    10  # levels of 255 by which the source may differ from its own average, and still be the same thing
+)
+AGREEMENT = 24  # likewise a finished frame from the average of those before it
 
 Picture = NDArray[np.float32]  # (height, width, channels)
-Path = tuple[Picture, Picture]  # a flow, and how sure it is: (height, width, 1) in [0, 1]
+Flow = tuple[Picture, Picture]  # where a frame comes from, and how sure that is: (height, width, 1) in [0, 1]
 
 
 class FlowMomentum:
@@ -42,10 +44,20 @@ class FlowMomentum:
         self.model = model
         self.carry = carry
         self.following = following
-        first = carry.get("flow/source")
-        before = [None if first is None else first.cpu().numpy().astype(np.uint8), *images[:-1]]
-        self.paths = [None if a is None else _path(a, b) for a, b in zip(before, images, strict=True)]
-        following["flow/source"] = torch.from_numpy(images[-1]).float()
+        self.flows: list[Flow | None] = []
+        known = carry.get("flow/source")  # the frame before, and the source's own average there
+        last = None if known is None else known.cpu().numpy()
+        for image in images.astype(np.float32):
+            found, average = None, image
+            if last is not None and min(image.shape[:2]) >= SMALLEST:
+                motion, seen = _flow(last[0], image)
+                moved = _moved(last[1], motion)
+                # Where the source's average lags behind the source, as in a fade, so would the result's.
+                found = motion, seen * _same(image, moved, TOLERANCE)
+                average = _mixed(image, moved, momentum * found[1])
+            last = np.stack([image, average])
+            self.flows.append(found)
+        following["flow/source"] = torch.from_numpy(last)
 
     def __call__(self, index: int, count: int, denoised: torch.Tensor) -> torch.Tensor:
         """Return ``denoised``, the latents (frames, channels, height, width) that step ``index`` heads for.
@@ -76,12 +88,11 @@ class FlowMomentum:
         before = self.carry.get(key)
         last = None if before is None else before.cpu().numpy()
         averages = []
-        for frame, path in zip(pixels.permute(0, 2, 3, 1).cpu().numpy(), self.paths, strict=True):
-            if path is not None and last is not None:
-                motion, sure = path
+        for frame, found in zip(pixels.permute(0, 2, 3, 1).cpu().numpy(), self.flows, strict=True):
+            if found is not None and last is not None:
+                motion, sure = found
                 moved = _moved(last, motion)
-                weight = self.momentum * sure * _same(frame, moved, agreement)
-                frame = weight * moved + (1 - weight) * frame
+                frame = _mixed(frame, moved, self.momentum * sure * _same(frame, moved, agreement))
             last = frame
             averages.append(frame)
         averaged = torch.from_numpy(np.stack(averages))
@@ -116,11 +127,13 @@ def _same(a: Picture, b: Picture, agreement: float) -> Picture:
     return same
 
 
-def _path(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Path | None:
-    """Return where ``b`` comes from in ``a``; None for pictures that are too small to tell."""
-    if min(a.shape[:2]) < SMALLEST:
-        return None
-    backward, forward = flow(b, a), flow(a, b)
-    error = np.abs(warp(a.astype(np.float32), backward) - b).mean(axis=2)
-    sure = (visible(backward, forward) & (error < TOLERANCE)).astype(np.float32)
-    return backward, cv2.GaussianBlur(sure, (0, 0), 1.0)[..., None]
+def _mixed(frame: Picture, moved: Picture, weight: Picture) -> Picture:
+    return weight * moved + (1 - weight) * frame
+
+
+def _flow(a: Picture, b: Picture) -> Flow:
+    """Return where ``b`` comes from in ``a``, pictures of 0 to 255, and where the way there leads back."""
+    before, now = a.astype(np.uint8), b.astype(np.uint8)
+    backward, forward = flow(now, before), flow(before, now)
+    seen = cv2.GaussianBlur(visible(backward, forward).astype(np.float32), (0, 0), 1.0)
+    return backward, np.asarray(seen, np.float32)[..., None]
