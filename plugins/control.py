@@ -41,6 +41,7 @@ class AnyControl(Control):
 
     @property
     def follows_source(self) -> bool:
+        """Whether the result goes where the source goes; maps may move as they like."""
         return self.maps is None
 
     def controlnet(self, model: Model) -> str:

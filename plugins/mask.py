@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import cv2
 import numpy as np
@@ -32,6 +32,8 @@ class Mask:
     bundled one finds puppets, and any of transformers' finds what its labels name. It grows a little, since
     a new figure seldom has the old one's outline, and its edge is blended on the inside.
     """
+
+    follows_source: ClassVar[None] = None  # what moves within the region is up to others
 
     clip: str | None = option(
         None,

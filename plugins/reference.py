@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from zs2kit import hookimpl
 from zs2kit.errors import ModelError, UsageError
@@ -31,6 +31,8 @@ class Reference:
     What counts is the picture's middle, cut to a square. The prompt counts too: leave open there what
     the picture should tell.
     """
+
+    follows_source: ClassVar[None] = None  # a picture says nothing about motion
 
     image: str | None = option(None, "Path of the picture; it must be given.")
     scale: float = option(

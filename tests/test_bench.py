@@ -6,6 +6,7 @@ import re
 import warnings
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -32,7 +33,7 @@ from zs2kit.bench.baselines import (
 )
 from zs2kit.bench.cases import Case
 from zs2kit.bench.cells import Cells
-from zs2kit.bench.runs import interval
+from zs2kit.bench.runs import Method, Runs, interval
 from zs2kit.bench.tokenflow import TokenFlow, TokenFlowProcessor, token_flow
 from zs2kit.model import Model, quiet
 from zs2kit.noise import correlation
@@ -85,11 +86,32 @@ def test_quality_writes_tables_targets_and_filmstrips_and_goes_on(
         assert re.search(r"^\| frame by frame \| \d+% \|", table, re.M)  # of one prompt there is no interval
         assert re.search(r"^\| rendered clips \|  \| 0\.0 \|", table, re.M)
         assert re.search(r"^\| text right, less that of .* \| (reached|missed) \|$", table, re.M)
+    assert re.search(r"^\| PCK@0.1 \| at least 0.9 \|", page, re.M)
     assert {path.name for path in (tmp_path / "docs").glob("*.png")} == {
         "results-generated.png",
         "results-edited.png",
     }
     assert run(*args) == ""  # nothing is drawn twice
+
+
+def test_a_target_is_reached_or_missed_by_its_mean_and_its_interval_is_of_pairs(
+    tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers that differ much from prompt to prompt, and little between methods."""
+    runs, cases = Runs(Cells(tmp_path), model, 1), [Case(number, 2) for number in range(4)]
+    ours, theirs = (Method(name, frame_by_frame) for name in ("ours", "theirs"))
+    said = {"ours": [1.0, 10.0, 100.0, 400.0], "theirs": [2.0, 20.0, 200.0, 800.0]}
+    monkeypatch.setattr(runs, "numbers", lambda method, case: {"drift": said[method.name][case.number]})
+
+    def line(*target: Any) -> str:
+        return quality._line(runs, cases, ours, quality.Target("what", "drift", *target))
+
+    assert line("at most", 0.5, theirs) == "| what | at most 0.5 | 0.50 (0.50 to 0.50) | reached |"
+    assert line("at most", 0.4, theirs).endswith("| 0.50 (0.50 to 0.50) | missed |")
+    assert line("at least", 0, theirs, np.subtract).endswith("| missed |")
+    assert re.search(r"\| 127\.75 \([\d.]+ to [\d.]+\) \| missed \|$", line("at least", 128))
+    said["theirs"] = [0.0] * 4
+    assert line("at most", 0.5, theirs).endswith("| missed |")  # over nothing
 
 
 def test_ablation_writes_grids_other_noise_and_lengths(

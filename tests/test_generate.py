@@ -113,8 +113,10 @@ def test_a_longer_clip_begins_like_a_shorter_one(tiny) -> None:
     [
         ({"frames": 0}, "frames must be at least 1"),
         ({"frames": -3}, "frames must be at least 1"),
-        ({"rate": 0}, "rate must be more than 0"),
-        ({"rate": float("nan")}, "rate must be more than 0"),
+        ({"frames": 2.5}, "frames must be at least 1, and whole"),
+        ({"rate": 0}, "rate must be at least 1/1001"),
+        ({"rate": 0.0001}, "rate must be at least 1/1001"),
+        ({"rate": float("nan")}, "rate must be at least 1/1001"),
         ({"size": (0, 32)}, "size must be at least 1x1"),
         ({"noise": "pink"}, "no noise is called 'pink'; choose from dependency"),
         ({"prompt": {0: "a", 9: "b"}, "frames": 9}, "the prompt at frame 9 comes after the end"),

@@ -16,7 +16,9 @@ from zs2kit.sampler import SCHEDULERS, _denoised, make_scheduler, steps_of
 from zs2kit.scan import default_flow_momentum
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan
 from zs2kit_plugins.control import AnyControl
+from zs2kit_plugins.mask import Mask
 from zs2kit_plugins.pose import Pose
+from zs2kit_plugins.reference import Reference
 
 SIDE, STEP = 128, 8  # pixels; what moves goes STEP to the right a frame
 
@@ -204,8 +206,15 @@ class Drifting:
 
 def test_what_moves_by_itself_does_not_go_along_with_the_source_unless_asked_to(tiny) -> None:
     """Maps of one's own, and any plugin that says so."""
-    assert default_flow_momentum([]) == default_flow_momentum([AnyControl(detector="canny")]) == 0.95
-    assert default_flow_momentum([Pose(), AnyControl(maps="maps.mp4")]) == 0
+    for plugins, expected in (
+        ([], 0),  # nothing ties such an edit to its source
+        ([Pose()], MOMENTUM),
+        ([AnyControl(detector="canny")], MOMENTUM),
+        ([Reference(image="robot.png"), Mask()], 0),
+        ([Reference(image="robot.png"), Pose()], MOMENTUM),
+        ([Pose(), AnyControl(maps="maps.mp4")], 0),
+    ):
+        assert default_flow_momentum(plugins) == expected
     settings = {"model": tiny, "plugins": [Drifting()], "num_inference_steps": 5}
     by_default, off, on = (
         np.stack([frame.image for frame in zs2kit.edit(drawn_clip(3), "a disc", **settings, **momentum)])

@@ -569,7 +569,7 @@ def _sampling(command: Callable[..., None]) -> Callable[..., None]:
     metavar="X",
     type=Finite(0, 1),
     help="How much a frame takes over from the one before it, moved as the source moves: 0 nothing.  "
-    "[default: 0.95; 0 where a plugin moves things itself]",
+    "[default: 0.95; 0 where no plugin follows the source, or one moves things itself]",
 )
 @click.option(
     "--fps",
@@ -688,7 +688,7 @@ def generate(
         progress.update(task, description="generating")
         sampling.write(out, made, progress, task)
     click.echo(os.fsencode(out))
-    sampling.write_beside(out, {"prompt": along, **how})
+    sampling.write_beside(out, {"prompt": along, "frames": frames, "rate": str(fps), **how})
 
 
 def _settings(names: Sequence[str], settings: Sequence[str]) -> dict[str, dict[str, str]]:

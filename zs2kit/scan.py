@@ -393,9 +393,12 @@ def edit(
 def default_flow_momentum(plugins: Sequence[object]) -> float:
     """Return how much a frame takes over along the source's motion, unless told otherwise.
 
-    0 where a plugin says, by a false `follows_source`, that what it draws moves by itself.
+    A plugin's `follows_source` says whether what it steers goes where the source goes (True, as of plugins
+    that don't say), moves by itself (False), or doesn't decide over motion (None). 0 where none follows, or
+    one moves by itself.
     """
-    return MOMENTUM if all(getattr(each, "follows_source", True) for each in plugins) else 0.0
+    said = [getattr(each, "follows_source", True) for each in plugins]
+    return MOMENTUM if True in said and False not in said else 0.0
 
 
 def generate(
@@ -423,8 +426,8 @@ def generate(
 
     Raises what `edit` raises.
     """
-    _check(frames >= 1, f"frames must be at least 1, not {frames}")
-    _check(0 < rate < math.inf, f"rate must be more than 0 frames per second, not {rate}")
+    _check(isinstance(frames, int) and frames >= 1, f"frames must be at least 1, and whole, not {frames}")
+    _check(1 / 1001 <= rate < math.inf, f"rate must be at least 1/1001 frames per second, not {rate}")
     if isinstance(prompt, Mapping):
         late = max(prompt, default=0)
         _check(

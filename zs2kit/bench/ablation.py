@@ -98,22 +98,24 @@ def run(runs: Runs, prompts: int = PROMPTS, long_prompts: int = 1) -> None:
 
 
 def section(runs: Runs) -> str:
-    """The tables."""
+    """The tables, those of open and of full prompts apart."""
     cases = [Case(number, FRAMES) for number in range(PROMPTS)]
     done = runs.done(grid(), cases)
-    text = "\n## Ablation\n"
     if not done:
         return ""
-    text += f"\n{len(done)} prompts, every other open, {FRAMES} frames, {runs.steps} steps.\n{GRID}"
+    text = f"\n## Ablation\n\nGenerated clips of {FRAMES} frames, {runs.steps} steps.\n{GRID}"
     for column in GRIDS:
-        text += f"\n{column.title.capitalize()}{', x 1000' if column.factor == 1000 else ''}:\n\n"
-        text += f"{_square(runs, done, column)}\n"
+        title = f"{column.title.capitalize()}{', x 1000' if column.factor == 1000 else ''}"
+        for kind, chosen in _apart(done):
+            text += f"\n{title}, {kind}:\n\n{_square(runs, chosen, column)}\n"
     if others := runs.done(relatives(), done):
-        text += f"\n### Other noise\n\n{len(others)} prompts, momentum .98.\n"
-        text += f"\n{runs.table(relatives(), others, COLUMNS)}\n"
+        text += "\n### Other noise\n\nMomentum .98.\n"
+        for kind, chosen in _apart(others):
+            text += f"\n{kind.capitalize()}:\n\n{runs.table(relatives(), chosen, COLUMNS)}\n"
     if both := runs.done(searches(), done):
-        text += f"\n### The paper's search, and the closed form\n\n{SEARCH}\n{table(LATENTS, SEARCHED)}\n"
-        text += f"\nClips of {len(both)} prompts, momentum .98:\n\n{runs.table(searches(), both, COLUMNS)}\n"
+        text += f"\n### The paper's search, and the closed form\n{SEARCH}\n{table(LATENTS, SEARCHED)}\n"
+        for kind, chosen in _apart(both):
+            text += f"\nClips of {kind}, momentum .98:\n\n{runs.table(searches(), chosen, COLUMNS)}\n"
     for frames in LENGTHS:
         if lasting := runs.done(long(), [Case(number, frames) for number in range(1, PROMPTS)]):
             text += f"\n### {frames} frames\n\n{len(lasting)} prompts.\n"
@@ -121,14 +123,26 @@ def section(runs: Runs) -> str:
     return text
 
 
+def _apart(cases: Sequence[Case]) -> list[tuple[str, list[Case]]]:
+    """Open and full prompts, where there are any, and what to call them."""
+    halves = (
+        ("open prompts", [case for case in cases if case.is_open]),
+        (
+            "full prompts",
+            [case for case in cases if not case.is_open],
+        ),
+    )
+    return [(f"{len(half)} {name}", half) for name, half in halves if half]
+
+
 def _square(runs: Runs, cases: Sequence[Case], column: Column) -> str:
     """Markdown: divergence downwards, momentum to the right."""
     lines = ["| divergence | " + " | ".join(f"momentum {each:g}" for each in MOMENTA) + " |"]
     lines.append("|---" * (len(MOMENTA) + 1) + "|")
     for divergence in DIVERGENCES:
-        means = [runs.mean(setting(momentum, divergence), cases, column.name) for momentum in MOMENTA]
-        found = [format(column.factor * each, column.form) if each == each else "" for each in means]
-        lines.append(f"| {divergence:.4g} | {' | '.join(found)} |")
+        cells = [setting(momentum, divergence) for momentum in MOMENTA]
+        shown = [column.shown(runs.values(each, cases, column.name)) for each in cells]
+        lines.append(f"| {divergence:.4g} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 

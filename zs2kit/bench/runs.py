@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 
 import zs2kit
 from zs2kit.bench.baselines import GUIDANCE, zs2
@@ -109,11 +109,6 @@ class Runs:
         found = (self.numbers(method, case).get(name) for case in cases)
         return [value for value in found if value is not None]
 
-    def mean(self, method: Method, cases: Sequence[Case], name: str) -> float:
-        """The mean of a number over clips that have it; NaN if none has."""
-        values = self.values(method, cases, name)
-        return float(np.mean(values)) if values else math.nan
-
     def table(self, methods: Sequence[Method], cases: Sequence[Case], columns: Sequence[Column]) -> str:
         """Markdown: a line for each method, with the mean of each column's number and its 95% interval."""
         lines = ["| | " + " | ".join(column.title for column in columns) + " |"]
@@ -140,10 +135,16 @@ class Column(NamedTuple):
         return f"{mean} ({low} to {high})" if len(values) > 1 else mean
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean, and the ends of its 95% interval by resampling the values 2,000 times."""
+def resampled(values: Sequence[float]) -> NDArray[np.float64]:
+    """The means (2000,) of ``values`` drawn again, with replacement; the same draws for as many values."""
     drawn = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
-    low, high = np.percentile(np.asarray(values)[drawn].mean(axis=1), (2.5, 97.5))
+    means: NDArray[np.float64] = np.asarray(values, np.float64)[drawn].mean(axis=1)
+    return means
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """The mean, and the ends of its 95% interval by resampling the values."""
+    low, high = np.percentile(resampled(values), (2.5, 97.5))
     return float(np.mean(values)), float(low), float(high)
 
 
