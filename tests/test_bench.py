@@ -159,11 +159,16 @@ def test_searched_noise_goes_on_from_chunk_to_chunk(model: Model) -> None:
 def test_speed_is_kept_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "LENGTHS", (1, 2))
     args = ["speed", "--model", tiny_models()["epsilon"], "--frames", 2, "--steps", 2, "--repeats", 1]
-    args += ["--cells", tmp_path / "cells", "--docs", tmp_path / "docs"]
+    args += ["--side", 128, "--cells", tmp_path / "cells", "--docs", tmp_path / "docs"]
     first, second = run(*args), run(*args)
-    assert first == second and "over Text2Video-Zero" in first
+    assert (
+        first == second
+        and "zs2kit over Text2Video-Zero" in first
+        and "edit over edit frame by frame" in first
+    )
     page = (tmp_path / "docs" / "results.md").read_text()
-    assert re.search(r"128x128 \| CPU, \d+ thread\(s\) \| 2 \| 2 \| 1 \|( [\d.]+ \|){4}$", page, re.M)
+    tables = re.findall(r"128x128 \| CPU, \d+ thread\(s\) \| 2 \| 2 \| 1 \|((?: [\d.]+ \|)+)$", page, re.M)
+    assert [table.count("|") for table in tables] == [4, 3]
     assert re.search(r"From 1 to 2 frames memory grows by -?[\d.]+%", page)
 
 
@@ -221,7 +226,7 @@ def test_stable_diffusion_xl_is_drawn_by_its_own_pipeline() -> None:
     model, case = Model.load(tiny_models()["sdxl"]), Case(1, 2, 64)
     theirs = frame_by_frame(model, case, STEPS, edited=False, shared=False)
     assert difference(theirs, plain(model, case, False, "independent", 0.0)) <= 1
-    assert "over frame by frame" in speed.ratios(model, case, STEPS, repeats=1)
+    assert "zs2kit over frame by frame" in speed.ratios(model, case, STEPS, 1, False)
 
 
 def plain(model: Model, case: Case, edited: bool, noise: str, momentum: float) -> np.ndarray:

@@ -96,11 +96,11 @@ def ablation(
 @CELLS
 @DOCS
 @number("--frames", 16, "Frames of the clip that is timed.")
-@number("--side", 128, "Their width and height.", least=64)
+@click.option("--side", type=click.IntRange(64), help="Their width and height.  [default: the model's own]")
 @number("--steps", 20, "Denoising steps.")
 @number("--repeats", 5, "Timings of each method.")
 def speed(
-    model: str, cells: Path, docs: Path | None, frames: int, side: int, steps: int, repeats: int
+    model: str, cells: Path, docs: Path | None, frames: int, side: int | None, steps: int, repeats: int
 ) -> None:
     """Time zs2kit and other methods in turn, and measure its memory; let the machine do nothing else."""
     kept = Cells(cells)

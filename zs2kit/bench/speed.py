@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -20,8 +19,15 @@ from zs2kit.bench.baselines import BATCH, frame_by_frame, text_to_video_zero, zs
 from zs2kit.bench.cases import Case
 from zs2kit.bench.cells import Cells
 from zs2kit.model import Model, quiet
+from zs2kit.puppets.networks import SIZE
 
 LENGTHS = 8, 64, 512
+PAIRS = (
+    ("zs2kit", "frame by frame"),
+    ("zs2kit", "Text2Video-Zero"),
+    ("edit", "edit frame by frame"),
+    ("edit without flow momentum", "edit frame by frame"),
+)
 PEAK_STEPS = 2  # memory grows with steps, but no more so in a long clip
 # The configs of Stable Diffusion 1.5 and XL, where they aren't diffusers' defaults
 UNETS: dict[str, dict[str, Any]] = {
@@ -87,23 +93,12 @@ def _text_encoder(kind: Any, width: int, layers: int, heads: int) -> Any:
     )
 
 
-def ratios(model: Model, case: Case, steps: int, repeats: int) -> dict[str, float]:
+def ratios(model: Model, case: Case, steps: int, repeats: int, edits: bool) -> dict[str, float]:
     """Seconds of each way to draw a clip, and zs2kit's over the others': medians of alternating pairs.
 
-    Text2Video-Zero draws all frames in one batch, and skips the first steps of all but one.
+    edits: of a rendered clip in its poses as well. Text2Video-Zero draws all frames in one batch, and skips
+    the first steps of all but one.
     """
-    ways: dict[str, Callable[[], Any]] = {
-        "zs2kit": lambda: zs2(model, case, steps, edited=False),
-        "frame by frame": lambda: frame_by_frame(model, case, steps, edited=False, shared=False),
-    }
-    if not hasattr(model.pipeline, "text_encoder_2"):  # SDXL has a pipeline of its own
-        ways["Text2Video-Zero"] = lambda: text_to_video_zero(model, case, steps)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            seconds[name].append(_timed(way))
-    ours = seconds["zs2kit"]
-    found = {f"{name}, seconds": median(each) for name, each in seconds.items()}
     endless = zs2kit.generate(
         case.prompt,
         frames=LENGTHS[-1],
@@ -112,10 +107,26 @@ def ratios(model: Model, case: Case, steps: int, repeats: int) -> dict[str, floa
         num_inference_steps=steps,
         chunk_size=BATCH,
     )
-    found["first frame, seconds"] = _timed(lambda: next(iter(endless)))
-    for name, each in seconds.items():
-        if name != "zs2kit":
-            found[f"over {name}"] = median(a / b for a, b in zip(ours, each, strict=True))
+    ways: dict[str, Callable[[], Any]] = {
+        "zs2kit": lambda: zs2(model, case, steps, edited=False),
+        "frame by frame": lambda: frame_by_frame(model, case, steps, edited=False, shared=False),
+        "first frame": lambda: next(iter(endless)),
+    }
+    if not hasattr(model.pipeline, "text_encoder_2"):  # SDXL has a pipeline of its own
+        ways["Text2Video-Zero"] = lambda: text_to_video_zero(model, case, steps)
+    if edits:
+        ways["edit"] = lambda: zs2(model, case, steps, edited=True)
+        ways["edit without flow momentum"] = lambda: zs2(model, case, steps, edited=True, flow_momentum=0.0)
+        ways["edit frame by frame"] = lambda: frame_by_frame(model, case, steps, edited=True, shared=False)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            seconds[name].append(_timed(way))
+    found = {f"{name}, seconds": median(each) for name, each in seconds.items()}
+    for ours, theirs in PAIRS:
+        if ours in ways and theirs in ways:
+            pairs = zip(seconds[ours], seconds[theirs], strict=True)
+            found[f"{ours} over {theirs}"] = median(a / b for a, b in pairs)
     return found
 
 
@@ -144,11 +155,15 @@ def peak(model: str, frames: int) -> dict[str, float]:
     return {"peak memory, MB": int(printed) / 1e6}
 
 
-def run(cells: Cells, name: str, frames: int, side: int, steps: int, repeats: int) -> None:
+def run(cells: Cells, name: str, frames: int, side: int | None, steps: int, repeats: int) -> None:
     """Measure what isn't measured yet on this machine, and print it.
 
     name: of a model; ``sd15`` and ``sdxl`` are made on the spot, and their memory isn't measured.
     """
+    if side is None:
+        side = UNETS[name]["sample_size"] * 8 if name in UNETS else max(Model.load(name).native_size)
+    case = Case(0, frames, side)
+    edits = side == SIZE and name not in UNETS  # of clips that are rendered at that size
     cuda = torch.cuda.is_available()
     common = {
         "speed": name,
@@ -161,7 +176,7 @@ def run(cells: Cells, name: str, frames: int, side: int, steps: int, repeats: in
 
     def all_ratios() -> dict[str, float]:
         model = random_model(name) if name in UNETS else Model.load(name)
-        return ratios(model, Case(0, frames, side), steps, repeats)
+        return ratios(model, case, steps, repeats, edits)
 
     show({**common, "frames": frames, "steps": steps, "side": side, "repeats": repeats}, all_ratios)
     for length in LENGTHS if name not in UNETS else ():
@@ -175,28 +190,40 @@ def section(cells: Cells) -> str:
     )
     if not found:
         return ""
-    ratio_lines = [
-        f"| {it['speed']}, {it['side']}x{it['side']} | {it['on']} | {it['frames']} | {it['steps']} | "
-        f"{it['repeats']} | {numbers['zs2kit, seconds']:.1f} | {numbers['first frame, seconds']:.1f} | "
-        f"{numbers['over frame by frame']:.2f} | "
-        f"{numbers.get('over Text2Video-Zero', math.nan):.2f} |"
-        for it, numbers in found
-        if "side" in it
-    ]
-    peaks = {it["frames"]: numbers for it, numbers in found if "side" not in it}
-    text = f"\n## Speed\n{SPEED}\n| model | on | frames | steps | repeats | seconds | first frame | "
-    text += (
-        "over frame by frame | over Text2Video-Zero |\n" + "|---" * 9 + "|\n" + "\n".join(ratio_lines) + "\n"
-    )
-    if peaks:
-        text += "\n| frames | peak memory, MB |\n|---|---|\n"
-        for frames, it in peaks.items():
-            text += f"| {frames} | {it['peak memory, MB']:.0f} |\n"
-    if peaks.keys() >= {*LENGTHS[-2:]}:
-        before, after = (peaks[frames]["peak memory, MB"] for frames in LENGTHS[-2:])
-        text += f"\nFrom {LENGTHS[-2]} to {LENGTHS[-1]} frames memory grows by {after / before - 1:.2%} "
-        text += "(wanted: under 2%).\n"
+    timed = [cell for cell in found if "side" in cell[0]]
+    columns = ["seconds", "first frame", *(f"over {theirs}" for _, theirs in PAIRS[:2])]
+    names = ["zs2kit, seconds", "first frame, seconds", *(f"{a} over {b}" for a, b in PAIRS[:2])]
+    text = f"\n## Speed\n{SPEED}\n{_table(timed, columns, names)}\n"
+    if edits := [cell for cell in timed if "edit, seconds" in cell[1]]:
+        columns = ["seconds", "over frame by frame", "without flow momentum"]
+        names = ["edit, seconds", *(f"{a} over {b}" for a, b in PAIRS[2:])]
+        text += f"\n{SPEED_OF_EDITS}\n{_table(edits, columns, names)}\n"
+    for on in sorted({(it["speed"], it["on"]) for it, _ in found if "side" not in it}):
+        peaks = {
+            it["frames"]: numbers["peak memory, MB"]
+            for it, numbers in found
+            if "side" not in it and (it["speed"], it["on"]) == on
+        }
+        text += f"\n| frames ({', '.join(on)}) | peak memory, MB |\n|---|---|\n"
+        text += "".join(f"| {frames} | {peak:.0f} |\n" for frames, peak in peaks.items())
+        if peaks.keys() >= {*LENGTHS[-2:]}:
+            before, after = (peaks[frames] for frames in LENGTHS[-2:])
+            text += f"\nFrom {LENGTHS[-2]} to {LENGTHS[-1]} frames memory grows by {after / before - 1:.2%} "
+            text += "(wanted: under 2%).\n"
     return text
+
+
+def _table(
+    timed: Sequence[tuple[dict[str, Any], dict[str, float]]], columns: Sequence[str], names: Sequence[str]
+) -> str:
+    """Markdown: a line for each model and machine that was ``timed``, with the numbers of these ``names``."""
+    lines = [f"| model | on | frames | steps | repeats | {' | '.join(columns)} |"]
+    lines.append("|---" * (5 + len(columns)) + "|")
+    for it, numbers in timed:
+        known = f"{it['speed']}, {it['side']}x{it['side']} | {it['on']} | {it['frames']} | {it['steps']}"
+        found = [f"{numbers[name]:.2f}" if name in numbers else "" for name in names]
+        lines.append(f"| {known} | {it['repeats']} | {' | '.join(found)} |")
+    return "\n".join(lines)
 
 
 SPEED = """
@@ -204,4 +231,9 @@ Seconds of a whole clip, text to pixels, the median of repeats that alternate be
 ratios are medians over pairs (wanted: at most 1.10). "Frame by frame" is StableDiffusionPipeline with as
 many pictures at a time. Text2Video-Zero draws all frames in one batch and skips the first steps of all
 frames but one. Models of another size have random weights.
+"""
+
+SPEED_OF_EDITS = """
+Edits in the source's poses, over StableDiffusionControlNetPipeline frame by frame. Flow momentum is what
+makes them slower: an average costs a decoding and two encodings by the VAE, and there are eight in a clip.
 """
