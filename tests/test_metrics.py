@@ -244,6 +244,30 @@ def test_a_clip_model_measures_frames_and_text(clip_model):
     assert numbers["clip q-edit"] == pytest.approx(numbers["warp ssim"] * numbers["clip text"])
 
 
+def test_two_models_of_one_type_are_told_apart(clip_model, tmp_path):
+    other = transformers.CLIPModel.from_pretrained(clip_model)
+    torch.manual_seed(5)
+    config = other.config
+    config.projection_dim = 24  # another width
+    transformers.CLIPModel(config).save_pretrained(tmp_path)
+    for part in (transformers.CLIPImageProcessor, transformers.CLIPTokenizer):
+        part.from_pretrained(clip_model).save_pretrained(tmp_path)
+    first, second = (metrics.TransformersFeatures(each) for each in (clip_model, tmp_path))
+    frames = [texture(i) for i in range(3)]
+    both = metrics.measure(clip(frames), features=[first, second], prompt="a robot")
+    for model, name in ((first, "clip"), (second, "clip 2")):
+        alone = metrics.measure(clip(frames), features=[model], prompt="a robot")
+        for key in ("all pairs", "text"):
+            assert both[f"{name} {key}"] == alone[f"clip {key}"]
+
+
+def test_a_prompt_that_is_too_long_says_what_is_cut(clip_model):
+    features = metrics.TransformersFeatures(clip_model)
+    long = " ".join(["robot"] * 100)
+    with pytest.warns(UserWarning, match=r"clip reads 14 tokens of a prompt; .*no effect: .* robot'"):
+        features.text(long)
+
+
 def test_a_vision_model_measures_frames_alone(tmp_path):
     torch.manual_seed(0)
     config = transformers.ViTConfig(

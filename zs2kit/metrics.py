@@ -6,6 +6,7 @@ that a(p) is to be found at b(p + flow(p)), in pixels, x before y.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -82,7 +83,16 @@ class TransformersFeatures:
 
         if not self.takes_text:
             return None
-        tokens = self.tokenizer(prompt, truncation=True, return_tensors="pt").to(self.model.device)
+        most = min(self.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
+        ids = self.tokenizer(prompt, verbose=False)["input_ids"]
+        if cut := ids[most - 1 : -1]:  # the last one read is the end's own
+            warnings.warn(
+                f"{self.name} reads {most - 2} tokens of a prompt; what comes after them has no effect: "
+                f"'{self.tokenizer.decode(cut)}'",
+                stacklevel=2,
+            )
+        tokens = self.tokenizer(prompt, truncation=True, max_length=most, return_tensors="pt")
+        tokens = tokens.to(self.model.device)
         with torch.no_grad():
             return self.model.get_text_features(**tokens).pooler_output[0].float().cpu().numpy()  # type: ignore[no-any-return]
 
@@ -102,7 +112,8 @@ def measure(
     source: what was edited. region: a clip of masks, white where the edit was to change something.
     chunk_size: that of the edit, to look for seams. features: models such as `TransformersFeatures`.
     prompt: what the result is to show, and source_prompt what the source shows, for models that take
-    text. Iterates over the clips.
+    text. Their numbers' names begin with a model's, from the second of the same name on with its number.
+    Iterates over the clips.
 
     Raises `ClipError` if the clips differ in size or length, or if there is no frame.
     """
@@ -113,7 +124,7 @@ def measure(
                 "metrics need clips of one size"
             )
     values: dict[str, list[float]] = {}
-    embedded: dict[str, list[NDArray[np.float32]]] = {each.name: [] for each in features}
+    embedded: list[list[NDArray[np.float32]]] = [[] for _ in features]
     stride = max(1, round(float(result.rate) / DYNAMIC_RATE))
     has_flow = min(result.width, result.height) >= SMALLEST
     first: Picture | None = None
@@ -127,8 +138,8 @@ def measure(
     index = 0
     for index, (image, original, white) in enumerate(_together(result, source, region), 1):
         now, was = to_float(image), None if original is None else to_float(original)
-        for each in features:
-            embedded[each.name].append(each.image(image))
+        for each, known in zip(features, embedded, strict=True):
+            known.append(each.image(image))
         if first is None:
             first = now
         else:
@@ -152,13 +163,15 @@ def measure(
     if not index:
         raise ClipError("there is no frame to measure")
     numbers = {name: float(np.mean(each)) for name, each in values.items()}
-    for each in features:
-        stacked = np.stack(embedded[each.name])
-        numbers |= {f"{each.name} {key}": value for key, value in consistency(stacked).items()}
+    for position, (each, known) in enumerate(zip(features, embedded, strict=True)):
+        alike = sum(other.name == each.name for other in features[:position])
+        name = f"{each.name} {alike + 1}" if alike else each.name
+        stacked = np.stack(known)
+        numbers |= {f"{name} {key}": value for key, value in consistency(stacked).items()}
         texts = [None if text is None else each.text(text) for text in (prompt, source_prompt)]
-        numbers |= {f"{each.name} {key}": value for key, value in _alignment(stacked, *texts).items()}
-        if f"{each.name} text" in numbers and "warp ssim" in numbers:
-            numbers[f"{each.name} q-edit"] = numbers["warp ssim"] * numbers[f"{each.name} text"]
+        numbers |= {f"{name} {key}": value for key, value in _alignment(stacked, *texts).items()}
+        if f"{name} text" in numbers and "warp ssim" in numbers:
+            numbers[f"{name} q-edit"] = numbers["warp ssim"] * numbers[f"{name} text"]
     return {"frames": float(index), **_summed_up(numbers, moves, result)}
 
 
@@ -190,7 +203,9 @@ def _pair(
     numbers["source energy"] = float(np.square(source_b - source_a).mean())
     if has_flow:
         forward, backward = flow(source_a, source_b), flow(source_b, source_a)
-        numbers["warp error"] = warp_error(a, b, forward, visible(forward, backward))
+        seen = visible(forward, backward)
+        if seen.any():
+            numbers["warp error"] = warp_error(a, b, forward, seen)
         numbers["warp ssim"] = ssim(warp(a, backward), b)
         numbers["motion alignment"] = -float(np.linalg.norm(flow(a, b) - forward, axis=2).mean())
     return numbers
@@ -314,10 +329,8 @@ def flow(a: Picture, b: Picture) -> NDArray[np.float32]:
 def warp_error(a: Picture, b: Picture, forward: NDArray[np.float32], seen: NDArray[np.bool_]) -> float:
     """Mean squared difference of ``a`` and ``b`` brought back along ``forward``, where ``seen``.
 
-    The warping error of Lai et al. (2018).
+    The warping error of Lai et al. (2018). Something must be seen.
     """
-    if not seen.any():
-        return 0.0
     return float(np.square(warp(b, forward) - a)[seen].mean())
 
 
@@ -336,12 +349,11 @@ def consistency(features: NDArray[np.float32]) -> dict[str, float]:
     if len(features) < 2:
         return {}
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    cosines: NDArray[np.float32] = unit @ unit.T
-    above = cosines[np.triu_indices(len(unit), 1)]
-    near, to_first = np.diag(cosines, 1), cosines[0, 1:]
+    count, total = len(unit), np.square(unit.sum(axis=0, dtype=np.float64)).sum()
+    near, to_first = (unit[1:] * unit[:-1]).sum(axis=1), unit[1:] @ unit[0]
     subject = (near.clip(min=0) + to_first.clip(min=0)) / 2
     return {
-        "all pairs": float(above.mean()),
+        "all pairs": float((total - count) / (count * (count - 1))),  # of the whole matrix less its diagonal
         "neighbours": float(near.mean()),
         "subject": float(subject.mean()),
     }

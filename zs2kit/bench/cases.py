@@ -104,5 +104,6 @@ def warp_error(frames: Images, flowing: Images) -> float:
     errors = []
     for k in range(1, len(frames)):
         there, back = flow(flowing[k - 1], flowing[k]), flow(flowing[k], flowing[k - 1])
-        errors.append(metrics.warp_error(pictures[k - 1], pictures[k], there, visible(there, back)))
+        if (seen := visible(there, back)).any():
+            errors.append(metrics.warp_error(pictures[k - 1], pictures[k], there, seen))
     return float(np.mean(errors))
