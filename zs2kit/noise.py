@@ -14,8 +14,8 @@ import torch
 
 MAX_DIVERGENCE = math.sqrt(math.e)  # at which frames are independent
 NOISES = ("dependency", "orbit", "mixed", "progressive", "independent", "shared")
+_STILL = 0.8  # the share of an orbit's noise that stays: by trial, less drifts more, and more moves less
 # PYoCo's, n_k = (a n_(k-1) + z_k) / sqrt(1 + a^2), at the a = 2 that its authors found best.
-_STILL = 0.8  # the share of an orbit's noise that stays (chosen by `python -m zs2kit.bench ablation`)
 _PROGRESSIVE = (1 - 2 / math.sqrt(5)) * MAX_DIVERGENCE
 
 

@@ -10,17 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
+from zs2kit import flow as flow_
 from zs2kit import metrics
 from zs2kit.flow import flow, visible
-from zs2kit.puppets import detector, estimator, truth, yardsticks
+from zs2kit.puppets import detector, estimator, networks, truth, yardsticks
 from zs2kit.puppets.captions import WHERE, with_article
 from zs2kit.puppets.networks import GROUPS, SIZE
+from zs2kit.puppets.train import WEIGHTS
 from zs2kit.puppets.world import Picture
 from zs2kit.puppets.yardsticks import Images, Numbers
 
 RATE = 12
 # What numbers are made by: when it changes, they are made again.
-_RULES = [each.__file__ for each in (metrics, detector, estimator, truth, yardsticks)] + [__file__]
+_MODULES = (metrics, flow_, detector, estimator, truth, yardsticks, networks)
+_READERS = [next((WEIGHTS / each).glob("*.safetensors")) for each in ("classifier", "detector", "estimator")]
 # What every second prompt leaves open, in turn
 OPEN = (
     ("colour",),
@@ -83,7 +86,12 @@ def source_images(case: Case) -> Images:
 class Measure:
     """Numbers of a clip, against what is known to be true."""
 
-    rules = sha256(b"".join(Path(str(each)).read_bytes() for each in _RULES)).hexdigest()
+    rules = sha256(
+        b"".join(
+            Path(str(each)).read_bytes()
+            for each in (*(module.__file__ for module in _MODULES), __file__, *_READERS)
+        )
+    ).hexdigest()
 
     def __init__(self) -> None:
         self.judge = truth.Judge()

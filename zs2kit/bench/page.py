@@ -17,7 +17,8 @@ it was stopped, so intervals shrink with time: a table says how many prompts it 
 All methods draw with the bundled model, the same prompts, seeds, scheduler (DDIM), steps and guidance scale
 (5), in the same run. Half of the prompts leave kind, colour or place open: with a full prompt the text
 alone pins what is to be seen. Numbers are means over prompts, in brackets their 95% interval by resampling
-prompts, which are too narrow where prompts are few. `docs/metrics.md` says what each measures; drift, flips
+prompts, which are too narrow where prompts are few, and don't tell whether two methods differ: they share
+prompts and seeds, so the targets' intervals are of pairs. `docs/metrics.md` says what each measures; drift, flips
 and motion are read off the frames by networks that were trained on renders, and "rendered clips" shows what
 those say of the truth. Flips are per 100 transitions, drift and background in Delta E, warp error x 1000,
 motion in figure heights a frame; smooth motion is what is left of it once trembling is taken out.
@@ -28,19 +29,24 @@ LIMITATIONS = """
 
 - The world is drawn and small: one figure, 128x128 pixels, six kinds, eight colours, six places. What holds
   here need not hold for photographs or for larger models; `quality` runs with any checkpoint, but the truth
-  is known for puppets alone.
-- Few prompts so far: differences within the intervals are none.
+  is known for puppets alone. Each prompt has one seed.
 - Who a figure is, where the prompt doesn't say, most methods decide frame by frame. Some open prompts give
-  figures between two kinds, which the classifier reads now so, now so.
-- Warp error of edits uses the source's flow, and so does flow momentum: that number flatters it. Flips,
-  drift and background don't.
-- Flow momentum costs a pass through the VAE at seven of the steps.
-- Timings were taken while the machine had other things to do: their ratios alone mean something. At the size
-  of Stable Diffusion 1.5 and XL (`speed --model sd15`, `sdxl`) nothing is timed yet.
+  figures between two kinds, which the classifier reads now so, now so. When such a figure leaps further than
+  the flow can follow, it can become another one with zs2kit too.
+- Flow momentum averages along the source's flow, by which warp error of edits is measured, and the finished
+  frames over time, which lowers the background's change: both numbers flatter it. Flips, drift, text and PCK
+  don't, nor do the filmstrips.
+- What comes out from behind something is drawn from little, and can be blurred: see the trees behind the
+  waving clown. Slow fades lag by a few levels of 255.
+- An average of flow momentum costs a decoding and two encodings by the VAE, and there are eight in a clip:
+  edits are slower than frame by frame by more than the wanted 1.10 (below "Speed"). `--flow-momentum 0` is not.
 - Generated motion is a way through noise, not an action: figures sway and shift their weight, they don't
-  walk. For an action, give a clip to edit.
-- The baseline called TokenFlow finds its correspondences in the noised source instead of an inverted one,
-  and injects no features.
+  walk. For an action, give a clip to edit. The way is a circle: at the default divergence it closes after 18
+  frames, so a long clip repeats itself, and doesn't drift for that reason.
+- The baseline called TokenFlow finds its correspondences in the source under one noise for all frames instead
+  of an inverted one, which favours the same place; it injects no features, and leaves the ControlNet's own
+  attention alone.
+- Timings are of a CPU. Models of random weights tell of speed alone.
 """
 
 

@@ -204,25 +204,31 @@ GENERATION = """
 two of the steps, 44 and 47 of 50 from the end. "By step numbers" takes those shares of the steps, at which
 the bundled model's schedule leaves less of the first frame than Stable Diffusion 1.5's does; without that,
 it takes the steps that are as noisy as those. "Frame by frame" is StableDiffusionPipeline; with one noise
-its frames are all the same.
+its frames are all the same. Warp error goes by the clip's own flow, where that leads back: what flickers so
+that no flow can be found is left out, to the advantage of clips that flicker.
 """
 
 EDITING = """
 A rendered clip is redrawn in its poses; all methods get the same skeletons, found by the bundled detector.
 "First-frame attention" is Text2Video-Zero's recipe for edits with a ControlNet: diffusers'
 CrossFrameAttnProcessor in the U-Net and the ControlNet, and one noise for all frames. "TokenFlow" is
-`zs2kit/bench/tokenflow.py`. "Frame by frame" is diffusers' StableDiffusionControlNetPipeline.
+`zs2kit/bench/tokenflow.py`. "Frame by frame" is diffusers' StableDiffusionControlNetPipeline. Warp error
+goes by the source's flow.
 """
 
 TRIED_GENERATION = """
-What was tried for the targets that are missed: a larger divergence of the chain only trembles more; other
-shares of the orbit's noise that stays (0, .5, .9) drift more or move less; a smaller divergence drifts less
-and moves less. Flips are all of open prompts: who a figure is can change on the way round.
+What was tried beside, by hand and on four prompts, for steadier looks at the same motion: flow momentum along
+the clip's own flow, estimates given the first frame's mean colours (AdaIN), noise that is shifted round a
+circle, other shares of the orbit's noise that stays (0, .5, .9), and attention to the first frame alone. None
+of them brought drift to half of Text2Video-Zero's without taking the motion as well. A smaller divergence
+does, down to a still; a larger one of the chain only trembles more.
 """
 
 TRIED_EDITING = """
-What was tried for the targets that are missed: to average latents instead of pixels (it blurs, and
-keypoints get lost), to anchor each frame to the first along the whole flow (no better), to average until
-nearly the last step (a lower warp error, but ghosts of hands). Colour drift of full prompts is no lower
-frame by frame: it comes with the pose, not from frame to frame.
+What was tried beside, by hand and on four prompts: to average latents instead of pixels (it blurs, and
+keypoints get lost), to anchor each frame to the first along the whole flow (no better), to average only what
+agrees within the steps too (flips come back: disagreement is what is to be mended there), four averages
+instead of eight (more flips), fifteen (hardly better), one at 95% of the steps (a lower warp error yet, and
+ghosts), and one noise for all frames (no different). With a full prompt frame by frame drifts as little as
+anything: there the text holds the colour, and what is left is how the model draws one colour in many poses.
 """

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
@@ -14,12 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 import zs2kit
+from zs2kit import attention, denoiser, flow, motion, noise, sampler
 from zs2kit.bench.baselines import GUIDANCE, zs2
 from zs2kit.bench.cases import Case, Measure, source_images
 from zs2kit.bench.cells import Cells
+from zs2kit.bench.search import searched
 from zs2kit.model import Model
-from zs2kit.motion import MOMENTUM
 from zs2kit.puppets.yardsticks import Images, Numbers
+
+# Clips of zs2kit's are drawn anew when the method changes.
+_METHOD = (attention, denoiser, flow, motion, noise, sampler)
+CODE = sha256(b"".join(Path(str(each.__file__)).read_bytes() for each in _METHOD)).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ def zs2_method(name: str, *, edited: bool, **settings: Any) -> Method:
     known = inspect.signature(zs2kit.edit if edited else zs2kit.generate).parameters
     defaults = {name: known[name].default for name in ("noise", "momentum", "divergence")}
     if edited:
-        defaults["flow_momentum"] = MOMENTUM
+        defaults["flow_momentum"] = motion.MOMENTUM
     return Method(name, zs2, {"edited": edited, **defaults, **settings})
 
 
@@ -59,6 +65,7 @@ class Runs:
         """All that determines a cell."""
         return {
             "method": method.draw.__name__,
+            **({"code": CODE} if method.draw in (zs2, searched) else {}),
             **method.settings,
             "prompt": case.prompt,
             "case": case.number,
