@@ -90,6 +90,7 @@ def test_a_report_of_what_text_alone_made(checkpoint: Path, tmp_path: Path) -> N
     assert made.exit_code == 0, made.output
     said = json.loads(report.read_text())
     assert said["settings"]["prompt"] == {"0": "a disc", "2": "a square"} and said["plugins"] == []
+    assert (said["settings"]["frames"], said["settings"]["rate"]) == (3, "12")
     assert said["metrics"] == pytest.approx(metrics.measure(io.read(out), chunk_size=2))
 
 

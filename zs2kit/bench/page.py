@@ -18,10 +18,10 @@ All methods draw with the bundled model, the same prompts, seeds, scheduler (DDI
 (5), in the same run. Half of the prompts leave kind, colour or place open: with a full prompt the text
 alone pins what is to be seen. Numbers are means over prompts, in brackets their 95% interval by resampling
 prompts, which are too narrow where prompts are few, and don't tell whether two methods differ: they share
-prompts and seeds, so the targets' intervals are of pairs. `docs/metrics.md` says what each measures; drift, flips
-and motion are read off the frames by networks that were trained on renders, and "rendered clips" shows what
-those say of the truth. Flips are per 100 transitions, drift and background in Delta E, warp error x 1000,
-motion in figure heights a frame; smooth motion is what is left of it once trembling is taken out.
+prompts and seeds, so the targets' intervals are of pairs. `docs/metrics.md` says what each measures; drift,
+flips and motion are read off the frames by networks that were trained on renders, and "rendered clips" shows
+what those say of the truth. Flips are per 100 transitions, drift and background in Delta E, warp error
+x 1000, motion in figure heights a frame; smooth motion is what is left of it once trembling is taken out.
 """
 
 LIMITATIONS = """
@@ -39,7 +39,7 @@ LIMITATIONS = """
 - What comes out from behind something is drawn from little, and can be blurred: see the trees behind the
   waving clown. Slow fades lag by a few levels of 255.
 - An average of flow momentum costs a decoding and two encodings by the VAE, and there are eight in a clip:
-  edits are slower than frame by frame by more than the wanted 1.10 (below "Speed"). `--flow-momentum 0` is not.
+  edits are slower than frame by frame by more than the wanted 1.10 (see "Speed"), unless it is left out.
 - Generated motion is a way through noise, not an action: figures sway and shift their weight, they don't
   walk. For an action, give a clip to edit. The way is a circle: at the default divergence it closes after 18
   frames, so a long clip repeats itself, and doesn't drift for that reason.
