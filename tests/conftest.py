@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,11 @@ def tiny(request: pytest.FixtureRequest, tiny_folders: dict[str, Path]):
     from zs2kit import Model
 
     return Model.load(tiny_folders[request.param])
+
+
+@pytest.fixture(scope="session")
+def documented_metrics() -> set[str]:
+    """The names in the first columns of docs/metrics.md's tables."""
+    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| ([^|]+) \|", page, re.M)
+    return {name for row in rows for name in re.split(r"[,;] ", row)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,11 +166,9 @@ def test_rendered_clips_are_right_and_steady(judge):
 
 
 @pytest.mark.slow
-def test_every_number_is_documented(judge):
+def test_every_number_is_documented(judge, documented_metrics):
     clip = true_clip(0, 3)
-    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
-    for name in judge(images(clip), truly_asked(clip), clip):
-        assert name in page, name
+    assert judge(images(clip), truly_asked(clip), clip).keys() <= documented_metrics
 
 
 @pytest.mark.slow
