@@ -105,7 +105,7 @@ def ratios(model: Model, case: Case, steps: int, repeats: int, edits: bool) -> d
         model=model,
         size=(case.side, case.side),
         num_inference_steps=steps,
-        chunk_size=BATCH,
+        chunk_size=min(BATCH, case.frames),
     )
     ways: dict[str, Callable[[], Any]] = {
         "zs2kit": lambda: zs2(model, case, steps, edited=False),
