@@ -118,7 +118,7 @@ def section(runs: Runs) -> str:
             text += f"\nClips of {kind}, momentum .98:\n\n{runs.table(searches(), chosen, COLUMNS)}\n"
     for frames in LENGTHS:
         if lasting := runs.done(long(), [Case(number, frames) for number in range(1, PROMPTS)]):
-            text += f"\n### {frames} frames\n\n{len(lasting)} prompts.\n"
+            text += f"\n### {frames} frames\n\nPrompts: {len(lasting)}.\n"
             text += f"\n{runs.table(long(), lasting, COLUMNS)}\n"
     return text
 
@@ -158,13 +158,13 @@ What of the paper's claims holds here, and what doesn't:
   and beyond that figures jump about, of which the measure says little. At the published .01 the clip is
   nearly a still.
 - *One divergence does for clips of any length.* By its equation it does not: correlation with the first
-  frame goes as r^k.
+  frame goes as r^k. At 128 frames (one prompt) colours flip with it, unless all attend to the first frame.
 
 "Orbit" (below) is noise that goes round a circle at constant speed, with a part of it that stays. It too
 makes neighbours correlate as the divergence says, but it moves steadily, and comes back to where it was: at
-the same divergence as the chain it has a lower warp error and several times the smooth motion, and more of
-the way it goes is a change of colour. `generate` has it as its default, at .02, the slowest of these that
-moves about half as much as rendered clips do.
+the same divergence it has several times the chain's smooth motion, and drifts further within the first round
+and no further after it. With open prompts the kind flips more often on the way. `generate` has it as its
+default, at .02, the slowest of these that moves about half as much as rendered clips do.
 """
 
 SEARCH = """
