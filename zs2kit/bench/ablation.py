@@ -162,8 +162,8 @@ What of the paper's claims holds here, and what doesn't:
 
 "Orbit" (below) is noise that goes round a circle at constant speed, with a part of it that stays. It too
 makes neighbours correlate as the divergence says, but it moves steadily, and comes back to where it was: at
-the same divergence it has several times the chain's smooth motion, and drifts further within the first round
-and no further after it. With open prompts the kind flips more often on the way. `generate` has it as its
+the same divergence it has several times the chain's smooth motion, and drifts further within these 16
+frames. With open prompts the kind flips more often on the way. `generate` has it as its
 default, at .02, the slowest of these that moves about half as much as rendered clips do.
 """
 

@@ -228,7 +228,7 @@ TRIED_EDITING = """
 What was tried beside, by hand and on four prompts: to average latents instead of pixels (it blurs, and
 keypoints get lost), to anchor each frame to the first along the whole flow (no better), to average only what
 agrees within the steps too (flips come back: disagreement is what is to be mended there), four averages
-instead of eight (more flips), fifteen (hardly better), one at 95% of the steps (a lower warp error yet, and
-ghosts), and one noise for all frames (no different). With a full prompt frame by frame drifts as little as
+instead of eight (more flips), fifteen (hardly better), one at 95% of the steps (a lower warp error yet, not
+looked at), and one noise for all frames (no different). With a full prompt frame by frame drifts as little as
 anything: there the text holds the colour, and what is left is how the model draws one colour in many poses.
 """
