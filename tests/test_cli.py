@@ -364,7 +364,8 @@ def test_an_output_that_cannot_be(clip: Path, tmp_path: Path) -> None:
 def test_a_full_disk(clip: Path, checkpoint: Path, tmp_path: Path) -> None:
     """A limit on the size of files fails a write as a full disk does."""
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600)); "
-    command = [sys.executable, "-c", limited + "from zs2kit.cli import main; main()", "edit", str(clip)]
+    # -B: Python doesn't notice that the bytecode which it keeps was cut short, and others read it.
+    command = [sys.executable, "-B", "-c", limited + "from zs2kit.cli import main; main()", "edit", str(clip)]
     before = files(tmp_path)
     done = subprocess.run(
         [*command, "--model", checkpoint, "--prompt", "x", *TINY], capture_output=True, text=True

@@ -584,7 +584,7 @@ print(failed)
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
 def test_a_full_disk_is_said_and_nothing_is_left(tmp_path: Path) -> None:
     run = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, tmp_path], capture_output=True, text=True, check=True
+        [sys.executable, "-B", "-c", FULL_DISK, tmp_path], capture_output=True, text=True, check=True
     )
     assert run.stdout == "11\n"  # no room for the last bytes is no room either
     assert [path.name for path in tmp_path.iterdir()] == ["whole.mp4"]
