@@ -11,7 +11,7 @@ import torch
 import zs2kit
 from zs2kit import hookimpl, motion
 from zs2kit.carry import Carry
-from zs2kit.motion import MOMENTUM, SHARES, TOLERANCE, FlowMomentum
+from zs2kit.motion import AGREEMENT, MOMENTUM, SHARES, TOLERANCE, FlowMomentum
 from zs2kit.sampler import SCHEDULERS, _denoised, make_scheduler, steps_of
 from zs2kit.scan import default_flow_momentum
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan
@@ -122,6 +122,22 @@ def test_a_fade_is_not_held_up(tiny, monkeypatch: pytest.MonkeyPatch, frames: in
     monkeypatch.setattr(motion, "TOLERANCE", 1e6)
     monkeypatch.setattr(motion, "AGREEMENT", 1e6)
     assert late() > 5 * TOLERANCE
+
+
+def test_details_that_change_under_the_same_light_are_not_held_up(tiny, monkeypatch) -> None:
+    """What is light becomes dark and the other way round: on the whole nothing is lighter or darker."""
+    board = np.where(np.indices((64, 96)).sum(axis=0)[..., None] % 2, 200, 60) * np.ones((1, 1, 3))
+    share = np.linspace(0, 1, 24)[:, None, None, None]
+    images = ((1 - share) * board + share * (260 - board)).round().astype(np.uint8)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+
+    def late() -> float:
+        made = averaged(tiny, images, pixels, [24], MOMENTUM)
+        return float((made - pixels).abs().mean(dim=(1, 2, 3)).max() * 255)
+
+    assert late() < AGREEMENT
+    monkeypatch.setattr(motion, "AGREEMENT", 1e6)
+    assert late() > 2 * AGREEMENT
 
 
 @pytest.mark.parametrize("sizes", [[1, 1, 1, 1, 1], [2, 3], [4, 1]])

@@ -21,10 +21,9 @@ MOMENTUM = 0.95  # of edits, unless told otherwise
 # The shares of the steps after which it acts. The early ones settle who is to be seen, the late ones how that
 # moves, and what comes after them draws details anew. Each costs a decoding and two encodings by the VAE.
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-TOLERANCE = (
-    10  # levels of 255 by which the source may differ from its own average, and still be the same thing
-)
-AGREEMENT = 24  # likewise a finished frame from the average of those before it
+# Levels of 255 by which the source may be lighter or darker than its own average, and still be the same thing
+TOLERANCE = 10
+AGREEMENT = 24  # and by which details may differ: of the source, and of finished frames
 
 Picture = NDArray[np.float32]  # (height, width, channels)
 Flow = tuple[Picture, Picture]  # where a frame comes from, and how sure that is: (height, width, 1) in [0, 1]
@@ -52,9 +51,12 @@ class FlowMomentum:
             if last is not None and min(image.shape[:2]) >= SMALLEST:
                 motion, seen = _flow(last[0], image)
                 moved = _moved(last[1], motion)
-                # Where the source's average lags behind the source, as in a fade, so would the result's.
-                found = motion, seen * _same(image, moved, TOLERANCE)
-                average = _mixed(image, moved, momentum * found[1])
+                # Where the source's average lags behind the source, as in a fade, so would the result's. What
+                # is lighter on one side and darker on the other is an edge that was resampled, and no fade.
+                lag = np.abs(cv2.GaussianBlur(moved - image, (0, 0), 2.5)).max(axis=2)
+                sure = seen * _small(lag, TOLERANCE) * _small(_apart(moved, image), AGREEMENT)
+                found = motion, sure
+                average = _mixed(image, moved, momentum * sure)
             last = np.stack([image, average])
             self.flows.append(found)
         following["flow/source"] = torch.from_numpy(last)
@@ -92,7 +94,8 @@ class FlowMomentum:
             if found is not None and last is not None:
                 motion, sure = found
                 moved = _moved(last, motion)
-                frame = _mixed(frame, moved, self.momentum * sure * _same(frame, moved, agreement))
+                same = _small(_apart(moved, frame), agreement)
+                frame = _mixed(frame, moved, self.momentum * sure * same)
             last = frame
             averages.append(frame)
         averaged = torch.from_numpy(np.stack(averages))
@@ -120,11 +123,16 @@ def _moved(picture: Picture, motion: Picture) -> Picture:
     return moved
 
 
-def _same(a: Picture, b: Picture, agreement: float) -> Picture:
-    """Where two pictures show the same, (height, width, 1): 1 within ``agreement``, 0 from twice that on."""
-    apart = cv2.GaussianBlur(np.abs(a - b).max(axis=2), (0, 0), 1.5)[..., None]
-    same: Picture = np.clip(2 - apart / agreement, 0, 1)
-    return same
+def _apart(a: Picture, b: Picture) -> Picture:
+    """How far two pictures differ around each pixel: (height, width)."""
+    apart: Picture = np.abs(a - b).max(axis=2)
+    return np.asarray(cv2.GaussianBlur(apart, (0, 0), 1.5), np.float32)
+
+
+def _small(apart: Picture, bound: float) -> Picture:
+    """1 where ``apart`` (height, width) is within ``bound``, 0 from twice that on: (height, width, 1)."""
+    small: Picture = np.clip(2 - apart / bound, 0, 1)[..., None]
+    return small
 
 
 def _mixed(frame: Picture, moved: Picture, weight: Picture) -> Picture:
