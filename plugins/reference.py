@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,6 +18,7 @@ from zs2kit.plugins import option
 if TYPE_CHECKING:
     import torch
 
+    from zs2kit.clip import Chunk
     from zs2kit.denoiser import Branch, Denoiser
     from zs2kit.model import Model
 
@@ -29,12 +31,15 @@ class Reference:
     """Draws what a picture of yours shows, by an IP-Adapter: someone's look, a place, a style.
 
     What counts is the picture's middle, cut to a square. The prompt counts too: leave open there what
-    the picture should tell.
+    the picture should tell. Without a picture of yours it is the first frame of each shot, as it would be
+    drawn without the plugin: so who is to be seen there stays.
     """
 
     follows_source: ClassVar[None] = None  # a picture says nothing about motion
 
-    image: str | None = option(None, "Path of the picture; it must be given.")
+    image: str | None = option(
+        None, "Path of the picture; none is the first frame of each shot, as it is drawn."
+    )
     scale: float = option(
         1.0, "How much the picture counts beside the prompt; 0 is not at all.", minimum=0, maximum=1
     )
@@ -44,13 +49,19 @@ class Reference:
         f"the hub; none is the checkpoint's own, else {SD15} (or its counterpart for SDXL).",
     )
 
+    @property
+    def wants_first(self) -> bool:
+        """Without a picture, it is the first frame of the shot that counts."""
+        return self.image is None and self.scale > 0
+
     @hookimpl
     def setup(self, model: Model, denoiser: Denoiser) -> None:
         if self.scale == 0:
             return
+        from PIL import Image
         from transformers import CLIPVisionModelWithProjection
 
-        picture = _read(self.image)
+        picture = Image.new("RGB", (64, 64)) if self.image is None else _read(self.image)
         file = _file(self.adapter, model)
         layers = _layers_in(file)
         if not (file.parent / "image_encoder").is_dir():
@@ -68,12 +79,12 @@ class Reference:
                     "choose an IP-Adapter for this one"
                 )
             with _restored(unet):
-                processors, projection = self._load(pipeline, file, picture)
+                self._processors, projection = self._load(pipeline, file, picture)
 
         @contextmanager
         def adapted() -> Iterator[None]:
             with _restored(unet):
-                unet.set_attn_processor(unet.attn_processors | processors)
+                unet.set_attn_processor(unet.attn_processors | self._processors)
                 unet.encoder_hid_proj = projection
                 unet.config.encoder_hid_dim_type = "ip_image_proj"
                 yield
@@ -95,14 +106,34 @@ class Reference:
                 projection = unet.encoder_hid_proj
                 # Adapters with more than a few tokens look at what the encoder sees of each patch.
                 patches = not isinstance(projection.image_projection_layers[0], ImageProjection)
-                shown, blank = pipeline.encode_image(picture, unet.device, 1, patches)
-                self._shown, self._blank = shown[:, None], blank[:, None]  # (1, pictures, ...)
+                self._encode = partial(
+                    pipeline.encode_image,
+                    device=unet.device,
+                    num_images_per_prompt=1,
+                    output_hidden_states=patches,
+                )
+                self._show(picture)
                 projection([self._shown])  # fails if the encoder is another adapter's
         except Exception as error:  # loaders raise anything for damaged files
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise ModelError(f"reference.adapter: {file} can't be used: {reason[0]}") from error
         unet.encoder_hid_proj = None  # its own attention, if it has any, is not among the U-Net's
         return {name: unet.attn_processors[name] for name in _replaced(unet)}, projection
+
+    def _show(self, picture: Any) -> None:
+        shown, blank = self._encode(picture)
+        self._shown, self._blank = shown[:, None], blank[:, None]  # (1, pictures, ...)
+
+    @hookimpl
+    def prepare(self, chunk: Chunk) -> None:
+        if not self.wants_first:
+            return
+        from PIL import Image
+
+        if chunk.first is not None:
+            self._show(Image.fromarray(chunk.first))
+        for processor in self._processors.values():
+            processor.scale = [0.0 if chunk.first is None else self.scale]
 
     @hookimpl
     def denoiser_inputs(self, branch: Branch, latents: torch.Tensor) -> DenoiserInputs | None:
@@ -124,11 +155,9 @@ def _restored(unet: Any) -> Iterator[None]:
         unet.config.encoder_hid_dim_type = kind
 
 
-def _read(path: str | None) -> Any:
+def _read(path: str) -> Any:
     from PIL import Image, ImageOps
 
-    if path is None:
-        raise UsageError("reference.image: say which picture, with --set reference.image=PICTURE")
     try:
         with Image.open(path) as picture:
             return ImageOps.exif_transpose(picture).convert("RGB")

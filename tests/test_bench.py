@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_vid
     CrossFrameAttnProcessor2_0,
     TextToVideoZeroPipeline,
 )
+from test_reference import save_adapter
 
 from zs2kit import metrics
 from zs2kit.bench import ablation, overhead, quality, search, speed
@@ -74,7 +76,10 @@ def test_quality_writes_tables_targets_and_filmstrips_and_goes_on(
     monkeypatch.setattr(quality, "SHOWN", (0,))
     monkeypatch.setattr(quality, "STEPS", 2)
     monkeypatch.setattr(quality, "FEW", 0)
-    args = ["quality", "--model", tiny_models()["epsilon"], "--prompts", 1, "--steps", 2]
+    model = shutil.copytree(tiny_models()["epsilon"], tmp_path / "model")
+    (model / "reference").mkdir()
+    save_adapter(model / "reference", Model.load(model).unet)
+    args = ["quality", "--model", model, "--prompts", 1, "--steps", 2]
     args += ["--cells", tmp_path / "cells", "--docs", tmp_path / "docs"]
     drawn = run(*args).splitlines()
     methods = [*quality.generators(), *quality.editors()]
@@ -103,15 +108,15 @@ def test_a_target_is_reached_or_missed_by_its_mean_and_its_interval_is_of_pairs(
     said = {"ours": [1.0, 10.0, 100.0, 400.0], "theirs": [2.0, 20.0, 200.0, 800.0]}
     monkeypatch.setattr(runs, "numbers", lambda method, case: {"drift": said[method.name][case.number]})
 
-    def line(*target: Any) -> str:
-        return quality._line(runs, cases, ours, quality.Target("what", "drift", *target))
+    def found(*target: Any) -> str:
+        return quality._reached(runs, cases, ours, quality.Target("what", "drift", *target))
 
-    assert line("at most", 0.5, theirs) == "| what | at most 0.5 | 0.50 (0.50 to 0.50) | reached |"
-    assert line("at most", 0.4, theirs).endswith("| 0.50 (0.50 to 0.50) | missed |")
-    assert line("at least", 0, theirs, np.subtract).endswith("| missed |")
-    assert re.search(r"\| 127\.75 \([\d.]+ to [\d.]+\) \| missed \|$", line("at least", 128))
+    assert found("at most", 0.5, theirs) == "0.50 (0.50 to 0.50) | reached"
+    assert found("at most", 0.4, theirs) == "0.50 (0.50 to 0.50) | missed"
+    assert found("at least", 0, theirs, np.subtract).endswith(" | missed")
+    assert re.fullmatch(r"127\.75 \([\d.]+ to [\d.]+\) \| missed", found("at least", 128))
     said["theirs"] = [0.0] * 4
-    assert line("at most", 0.5, theirs).endswith("| missed |")  # over nothing
+    assert found("at most", 0.5, theirs).endswith(" | missed")  # over nothing
 
 
 def test_ablation_writes_grids_other_noise_and_lengths(

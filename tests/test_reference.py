@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import diffusers
 import numpy as np
@@ -17,7 +18,7 @@ from zs2kit import Model
 from zs2kit.errors import ModelError, UsageError
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
 from zs2kit.sampler import make_scheduler
-from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan, tiny_model
+from zs2kit.testing import check_plugin, chunks, drawn_clip, edited_pixels, make_scan, tiny_model
 from zs2kit_plugins.instruct import Instruct
 from zs2kit_plugins.reference import Reference
 
@@ -207,6 +208,71 @@ def test_the_checkpoints_own_adapter_is_the_default(tiny_folders, adapter, pictu
     assert torch.equal(ours, pixels(Model.load(tiny_folders["epsilon"]), [plugin]))
 
 
+# Without a picture: the first frame of the shot.
+
+
+def images(model, clip, plugin, **settings):
+    made = zs2kit.edit(clip, model=model, plugins=[plugin], num_inference_steps=3, **settings)
+    return np.stack([frame.image for frame in made])
+
+
+def test_without_a_picture_it_is_the_first_frame_as_drawn(tiny, plugin, tmp_path):
+    without = images(tiny, drawn_clip(4), replace(plugin, scale=0.0))
+    Image.fromarray(without[0]).save(tmp_path / "first.png")
+    plugin.image = str(tmp_path / "first.png")
+    expected = images(tiny, drawn_clip(4), plugin)
+    plugin.image = None
+    for size in (1, 2, 4):
+        made = images(tiny, drawn_clip(4), plugin, chunk_size=size)
+        assert np.abs(made.astype(int) - expected).max() <= 1
+    assert np.abs(expected.astype(int) - without).max() > 10
+
+
+def test_every_shot_has_its_own(tiny, plugin, tmp_path):
+    def shots():
+        clip = drawn_clip(5)
+        frames = [
+            frame._replace(image=255 - frame.image) if frame.pts >= 3 else frame for frame in clip.frames
+        ]
+        return replace(clip, frames=frames)
+
+    plugin.image = None
+    cut = images(tiny, shots(), plugin, cuts=[3 / 12])
+    whole = images(tiny, shots(), plugin, cuts=[])
+    assert np.abs(cut[:3].astype(int) - whole[:3]).max() <= 1
+    drawn = [each.image for each in zs2kit.edit(shots(), model=tiny, num_inference_steps=3, cuts=[3 / 12])]
+    Image.fromarray(drawn[3]).save(tmp_path / "second.png")
+    plugin.image = str(tmp_path / "second.png")
+    assert np.abs(images(tiny, shots(), plugin, cuts=[3 / 12])[3:].astype(int) - cut[3:]).max() <= 1
+    assert np.abs(whole[3:].astype(int) - cut[3:]).max() > 10
+
+
+def test_so_do_clips_of_text_alone(tiny, plugin, tmp_path):
+    def drawn(*plugins, frames=3):
+        clip = zs2kit.generate(
+            "a robot", frames=frames, model=tiny, plugins=plugins, num_inference_steps=3, chunk_size=2
+        )
+        return np.stack([frame.image for frame in clip])
+
+    Image.fromarray(drawn(frames=1)[0]).save(tmp_path / "first.png")
+    plugin.image = str(tmp_path / "first.png")
+    expected = drawn(plugin)
+    plugin.image = None
+    assert np.array_equal(drawn(plugin), expected)
+
+
+def test_it_keeps_the_laws_without_a_picture_too(adapter):
+    check_plugin(Reference(adapter=str(adapter)), neutral={"scale": 0.0})
+
+
+def test_a_first_frame_in_which_numbers_break_ends_the_edit(tiny_folders, plugin):
+    model = Model.load(tiny_folders["epsilon"])
+    model.unet.conv_out.bias.data[:] = float("nan")
+    plugin.image = None
+    with pytest.raises(ModelError, match="overflows at frame 0, even in float32"):
+        images(model, drawn_clip(2), plugin)
+
+
 # No trace.
 
 
@@ -347,8 +413,3 @@ def test_a_picture_that_can_not_be_read(tiny, tmp_path, picture, plugin):
     for path in (tmp_path / "text.png", tmp_path / "cut.png", tmp_path / "missing.png", tmp_path):
         plugin.image = str(path)
         assert "can't be read as a picture" in message(tiny, UsageError, plugin)
-
-
-def test_a_picture_must_be_given(tiny, plugin):
-    plugin.image = None
-    assert "reference.image=PICTURE" in message(tiny, UsageError, plugin)

@@ -91,7 +91,8 @@ class Clip:
 class Chunk:
     """Consecutive frames of a clip on their way through the model; what plugins see.
 
-    ``frames`` and ``pixels`` are None when text alone is the source.
+    ``frames`` and ``pixels`` are None when text alone is the source. ``first`` is there for plugins of which
+    `wants_first` is true, and None while that frame is drawn.
     """
 
     index: int  # position in the clip of the first frame
@@ -103,11 +104,18 @@ class Chunk:
     pixels: torch.Tensor | None = None  # (frames, 3, height, width) in [-1, 1], float32 on the CPU
     fit: Fit | None = None
     kept: NDArray[np.float32] | None = None  # what `keep` gave: (frames, source height, source width)
+    first: NDArray[np.uint8] | None = None  # what was drawn for the shot's first frame: (height, width, 3)
 
     @property
     def indices(self) -> range:
         """The positions in the clip of this chunk's frames."""
         return range(self.index, self.index + self.length)
+
+    def beginning(self) -> Chunk:
+        """The chunk's first frame, as a chunk of its own."""
+        frames = None if self.frames is None else self.frames[:1]
+        pixels = None if self.pixels is None else self.pixels[:1]
+        return replace(self, length=1, times=self.times[:1], frames=frames, pixels=pixels, kept=None)
 
     @property
     def images(self) -> NDArray[np.uint8]:

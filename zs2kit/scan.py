@@ -91,6 +91,7 @@ class Scan:
         self.flow_momentum = flow_momentum
         self.seed = seed
         self.carry_on_host = False
+        self._wants_first = any(getattr(each, "wants_first", False) for each in hooks.get_plugins())
         self._warned = False  # that numbers break
         self.hook.setup(model=model, denoiser=self.denoiser, scheduler=self._scheduler(), clip=clip)
 
@@ -99,8 +100,16 @@ class Scan:
         """Return what the next chunk needs, and this chunk's pixels (frames, 3, height, width) in [0, 1].
 
         A chunk in which numbers break in half precision is made again in float32. Frames of which they
-        break then too are NaN.
+        break then too are NaN. Where plugins hold a shot to its first frame, that one is drawn beforehand.
         """
+        if self._wants_first and "first" not in carry:
+            _, pixels = self._made(carry, chunk.beginning())
+            if first_broken(pixels) is not None:
+                return Carry(), pixels
+            carry = Carry(first=pixels[0].cpu())
+        return self._made(carry, chunk)
+
+    def _made(self, carry: Carry, chunk: Chunk) -> tuple[Carry, torch.Tensor]:
         following, pixels = self._pass(carry, chunk)
         bad = first_broken(pixels)
         if bad is None or not self.model.halves():
@@ -168,6 +177,9 @@ class Scan:
     def _pass(self, carry: Carry, chunk: Chunk, *, in_float32: bool = False) -> tuple[Carry, torch.Tensor]:
         following = HostCarry(self.model.device) if self.carry_on_host else Carry()
         networks = self.denoiser.networks.values()
+        if "first" in carry:
+            following["first"] = carry["first"]
+            (chunk.first,) = to_images(carry["first"][None])
         with (
             self.model.lock,
             self.denoiser.sampling(carry, following),  # in which plugins may add to the model

@@ -40,8 +40,13 @@ BATCH = 8  # pictures at a time, where a method doesn't need all of them at once
 Draw = Callable[[Model, Case, int], Images]
 
 
-def zs2(model: Model, case: Case, steps: int, *, edited: bool, **settings: Any) -> Images:
-    """zs2kit itself; ``settings`` are those of `zs2kit.generate` and `zs2kit.edit`."""
+def zs2(
+    model: Model, case: Case, steps: int, *, edited: bool, reference: bool = False, **settings: Any
+) -> Images:
+    """zs2kit itself; ``settings`` are those of `zs2kit.generate` and `zs2kit.edit`.
+
+    reference: the plugin of that name holds the clip to its first frame.
+    """
     given: dict[str, Any] = {
         "model": model,
         "seed": case.seed,
@@ -49,9 +54,11 @@ def zs2(model: Model, case: Case, steps: int, *, edited: bool, **settings: Any) 
         "guidance_scale": GUIDANCE,
     }
     given |= {"size": (case.side, case.side), "chunk_size": BATCH, **settings}
+    given["plugins"] = [
+        plugins.load(name)() for name, used in (("pose", edited), ("reference", reference)) if used
+    ]
     if edited:
-        clip = Clip.from_images(source_images(case), RATE)
-        clip = zs2kit.edit(clip, case.prompt, plugins=[plugins.load("pose")()], **given)
+        clip = zs2kit.edit(Clip.from_images(source_images(case), RATE), case.prompt, **given)
     else:
         clip = zs2kit.generate(case.prompt, frames=case.frames, rate=RATE, **given)
     return np.stack([frame.image for frame in clip])
