@@ -461,9 +461,12 @@ class _Sampling:
             check_beside(self.report, ".json", "report", clips, self.overwrite)
 
     def write_beside(
-        self, out: Path, how: Mapping[str, Any], read_source: Callable[[], Clip] | None = None
+        self, out: Path, made: Clip, how: Mapping[str, Any], read_source: Callable[[], Clip] | None = None
     ) -> None:
-        """Write the sheet and the report: of the result, of its source if there is one, and of ``how``."""
+        """Write the sheet and the report: of the result, of its source if there is one, and of ``how``.
+
+        made: the clip that was written to ``out``.
+        """
         from zs2kit import io
 
         with _manners(self.verbose):
@@ -477,11 +480,15 @@ class _Sampling:
                 from zs2kit.report import described, write_report
 
                 model: Model = how["model"]
+                frames: Any = made.frames
+                known = frames.describe()
                 about = {
                     "result": os.fspath(out),
+                    **({"source": known["source"]} if read_source else {}),
                     "settings": {key: value for key, value in how.items() if key not in ("model", "plugins")},
                     "model": {
                         "name": model.name,
+                        "weights": known["weights"],
                         "config": self.config,
                         "loras": dict(self.loras),
                         "embeddings": self.embeddings,
@@ -622,7 +629,7 @@ def edit(
     # First, as the rest may yet fail. In bytes: a name needs not be text, nor fit the output's encoding.
     click.echo(os.fsencode(out))
     shown = model.default_prompt if prompt is None else prompt
-    sampling.write_beside(out, {"prompt": shown, **how}, read_source)
+    sampling.write_beside(out, edited, {"prompt": shown, **how}, read_source)
 
 
 # A source moves by itself; what is made of text alone moves with its noise, and steadily.
@@ -688,7 +695,7 @@ def generate(
         progress.update(task, description="generating")
         sampling.write(out, made, progress, task)
     click.echo(os.fsencode(out))
-    sampling.write_beside(out, {"prompt": along, "frames": frames, "rate": str(fps), **how})
+    sampling.write_beside(out, made, {"prompt": along, "frames": frames, "rate": str(fps), **how})
 
 
 def _settings(names: Sequence[str], settings: Sequence[str]) -> dict[str, dict[str, str]]:
