@@ -163,6 +163,7 @@ def test_searched_noise_goes_on_from_chunk_to_chunk(model: Model) -> None:
 @pytest.mark.slow
 def test_speed_is_kept_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "LENGTHS", (1, 2))
+    monkeypatch.setattr(speed, "BATCH", 1)
     args = ["speed", "--model", tiny_models()["epsilon"], "--frames", 2, "--steps", 2, "--repeats", 1]
     args += ["--side", 128, "--cells", tmp_path / "cells", "--docs", tmp_path / "docs"]
     first, second = run(*args), run(*args)
@@ -173,7 +174,7 @@ def test_speed_is_kept_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     page = (tmp_path / "docs" / "results.md").read_text()
     tables = re.findall(r"128x128 \| CPU, \d+ thread\(s\) \| 2 \| 2 \| 1 \|((?: [\d.]+ \|)+)$", page, re.M)
-    assert [table.count("|") for table in tables] == [4, 3]
+    assert [table.count("|") for table in tables] == [5, 3]
     assert re.search(r"From 1 to 2 frames memory grows by -?[\d.]+%", page)
 
 
