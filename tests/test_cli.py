@@ -225,6 +225,18 @@ def test_without_a_prompt_the_models_own_is_used_and_said(checkpoint: Path, tmp_
     assert io.read(out).frame_count == 1
 
 
+def test_what_of_a_prompt_is_cut_is_said_in_a_line(checkpoint: Path, tmp_path: Path) -> None:
+    """Also of one that holds from a later frame on."""
+    out = tmp_path / "out.mp4"
+    result = run(
+        *("generate", "a robot", "--at", 1, "a" * 50, "--frames", 2, "-o", out),
+        *("--model", checkpoint, *TINY),
+    )
+    assert (result.exit_code, result.stdout) == (0, f"{out}\n") and out.exists()
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("zs2kit: warning: ") and line.endswith(f"'{'a' * 20}'")
+
+
 @pytest.mark.parametrize(
     ("wrong", "code", "words"),
     [

@@ -79,6 +79,17 @@ def test_the_laws_hold(names: tuple[str, ...], materials: Path, models: dict[str
     check_plugin(*chosen, model=model, neutral=neutral and neutral(materials))
 
 
+@pytest.mark.parametrize(
+    "names", [("pose", "mask"), ("depth", "invert"), ("edges", "reference")], ids="+".join
+)
+def test_the_laws_hold_along_the_motion(names: tuple[str, ...], materials: Path, models: dict[str, Model]):
+    """And of a reference without a picture."""
+    chosen = [plugins.load(name)(**PLUGINS[name][0](materials)) for name in names]
+    if names[-1] == "reference":
+        chosen[-1].image = None
+    check_plugin(*chosen, model=models["epsilon"], flow_momentum=0.95)
+
+
 def test_every_plugin_of_ours_is_here():
     assert {*PLUGINS} == {
         name for name, entry in plugins.installed().items() if entry.value.startswith("zs2kit_plugins.")

@@ -160,7 +160,7 @@ def test_a_carry_in_host_memory_is_the_same_carry(tiny_folders, tmp_path, device
     parts = chunks(drawn_clip(FRAMES), [2, 2, 3], model)
 
     def frames(on_host: tuple[bool, ...]) -> tuple[Carry, torch.Tensor]:
-        under_way = make_scan(model, [Picture()], num_inference_steps=3, scheduler="lcm")
+        under_way = make_scan(model, [Picture()], num_inference_steps=3, scheduler="lcm", flow_momentum=0.9)
         carry, made = Carry(), []
         for chunk, under_way.carry_on_host in zip(parts, on_host, strict=True):
             if under_way.carry_on_host and not isinstance(carry, HostCarry):
