@@ -228,10 +228,11 @@ reference" is as above. Warp error goes by the source's flow.
 
 TRIED_GENERATION = """
 What was tried beside, by hand and on four prompts, for steadier looks at the same motion: flow momentum along
-the clip's own flow, estimates given the first frame's mean colours (AdaIN), noise that is shifted round a
-circle, other shares of the orbit's noise that stays (0, .5, .9), and attention to the first frame alone. None
-of them brought drift to half of Text2Video-Zero's without taking the motion as well. A smaller divergence
-does, down to a still; a larger one of the chain only trembles more.
+the clip's own flow, estimates given the first frame's mean colours (AdaIN), the U-Net's features given the
+first frame's means and deviations, first steps that the first frame takes for all (10, 20 and 30%), noise
+that is shifted round a circle, other shares of the orbit's noise that stays (0, .5, .9), and attention to the
+first frame alone. None of them brought drift to half of Text2Video-Zero's without taking the motion as well,
+nor kept the kind. A smaller divergence does, down to a still; a larger one of the chain only trembles more.
 """
 
 TRIED_EDITING = """
