@@ -32,7 +32,7 @@ class Reference:
 
     What counts is the picture's middle, cut to a square. The prompt counts too: leave open there what
     the picture should tell. Without a picture of yours it is the first frame of each shot, as it would be
-    drawn without the plugin: so who is to be seen there stays.
+    drawn without the plugin, so that who is to be seen there changes less.
     """
 
     follows_source: ClassVar[None] = None  # a picture says nothing about motion
@@ -114,6 +114,8 @@ class Reference:
                 )
                 self._show(picture)
                 projection([self._shown])  # fails if the encoder is another adapter's
+                if not self.wants_first:
+                    del self._encode  # and the encoder with it: there is nothing else to be shown
         except Exception as error:  # loaders raise anything for damaged files
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise ModelError(f"reference.adapter: {file} can't be used: {reason[0]}") from error

@@ -158,6 +158,8 @@ def test_searched_noise_goes_on_from_chunk_to_chunk(model: Model) -> None:
         search.searched(model, case, STEPS, divergence=0.1, momentum=0.98, chunk_size=size) for size in (5, 2)
     )
     assert difference(whole, parts) <= 1
+    other = zs2(model, case, STEPS, edited=False, momentum=0.98, chunk_size=5)
+    assert difference(whole, other) > 10
 
 
 @pytest.mark.slow
@@ -285,7 +287,8 @@ def test_cells_keep_what_is_done_and_know_it_by_its_settings(tmp_path: Path) -> 
     assert cells.numbers({"a": 1}, "rules", lambda: {"x": 1.0}) == {"x": 1.0}
     assert cells.numbers({"a": 1}, "rules", lambda: {"x": 2.0}) == {"x": 1.0}
     assert cells.numbers({"a": 1}, "others", lambda: {"x": 2.0}) == {"x": 2.0}
-    assert list(cells.found("a")) == [({"a": 1}, {"x": 2.0})]
+    assert list(cells.found("a", "others")) == [({"a": 1}, {"x": 2.0})]
+    assert not list(cells.found("a", "rules"))
 
 
 def test_half_of_the_prompts_are_open_and_say_what_is_asked() -> None:

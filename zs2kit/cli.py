@@ -495,7 +495,7 @@ class _Sampling:
                         "device": str(model.device),
                         "dtype": str(model.dtype).removeprefix("torch."),
                     },
-                    "plugins": described(self.names, how["plugins"]),
+                    "plugins": described(known["plugins"]),
                     "metrics": measure(
                         io.read(out), read_source() if read_source else None, chunk_size=self.chunk_size
                     ),

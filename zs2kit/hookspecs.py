@@ -67,7 +67,8 @@ def prepare(chunk: Chunk, model: Model) -> None:
     """Look at the chunk's frames before it is sampled, and keep on self what later hooks need.
 
     Called anew where a chunk is made anew: in parts, since memory ran out, or in float32, as ``model.dtype``
-    then says, since numbers broke in half precision.
+    then says, since numbers broke in half precision. Where a plugin wants a shot's first frame, that one is
+    a chunk of its own beforehand, for all plugins.
     """
 
 

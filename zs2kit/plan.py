@@ -107,6 +107,7 @@ def plan(
     measured: list[tuple[Chunk, int, float]] = []
     chunk_bytes = peak_of(lambda: measured.append(_measured(made, read)), device)
     chunk, carry_bytes, seconds = measured[0]
+    beforehand = len(read.shots) if scan.wants_first else 0  # frames that are drawn twice
 
     pixels = edited.width * edited.height
     halvings = ((18 if quality is None else quality) - 18) / 6 if codec == "h264" else 0
@@ -134,7 +135,7 @@ def plan(
         carry_bytes=carry_bytes,
         carry_on="cpu" if scan.carry_on_host else str(device),
         free_bytes=free(device),
-        seconds=read.seconds + seconds * (read.frames - kept) / chunk.length,
+        seconds=read.seconds + seconds * (read.frames + beforehand - kept) / chunk.length,
         result=out,
         exists=os.path.lexists(out) or bool(pattern and pattern.numbers()),
         kept=kept,

@@ -25,15 +25,14 @@ def versions() -> dict[str, str]:
     }
 
 
-def described(names: Sequence[str], built: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return name, distribution, version and all options of the plugins ``built`` by these names."""
+def described(options: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return name, distribution, version and all options of plugins, of which ``options`` are by name."""
     found = []
-    for name, plugin in zip(names, built, strict=True):
+    for name, values in options.items():
         entry = plugins.installed()[name]
         assert entry.dist is not None  # entry_points() always sets it
-        options = {each.name: getattr(plugin, each.name) for each in plugins.options(type(plugin))}
         found.append(
-            {"name": name, "distribution": entry.dist.name, "version": entry.dist.version, "options": options}
+            {"name": name, "distribution": entry.dist.name, "version": entry.dist.version, "options": values}
         )
     return found
 

@@ -91,7 +91,7 @@ class Scan:
         self.flow_momentum = flow_momentum
         self.seed = seed
         self.carry_on_host = False
-        self._wants_first = any(getattr(each, "wants_first", False) for each in hooks.get_plugins())
+        self.wants_first = any(getattr(each, "wants_first", False) for each in hooks.get_plugins())
         self._warned = False  # that numbers break
         self.hook.setup(model=model, denoiser=self.denoiser, scheduler=self._scheduler(), clip=clip)
 
@@ -102,8 +102,8 @@ class Scan:
         A chunk in which numbers break in half precision is made again in float32. Frames of which they
         break then too are NaN. Where plugins hold a shot to its first frame, that one is drawn beforehand.
         """
-        if self._wants_first and "first" not in carry:
-            _, pixels = self._made(carry, chunk.beginning())
+        if self.wants_first and "first" not in carry:
+            pixels = self._made(carry, chunk.beginning())[1]  # its carry goes: there is room for two alone
             if first_broken(pixels) is not None:
                 return Carry(), pixels
             carry = Carry(first=pixels[0].cpu())
@@ -130,6 +130,7 @@ class Scan:
         All that takes more for more frames is called once: plugins, U-Net and side networks. None if the peak
         can't be measured.
         """
+        self._stand_in(chunk)
         following = Carry()
         steps = steps_of(self._scheduler())
 
@@ -147,6 +148,7 @@ class Scan:
 
         That works as if nothing came before the chunk, and leaves nothing behind.
         """
+        self._stand_in(chunk)
         moments: list[float] = []
 
         def mark() -> None:
@@ -173,6 +175,11 @@ class Scan:
         beginning, step, average, end = (after - before for before, after in pairwise(moments))
         averages = sum(each.index >= begun.first for each in averaged)
         return beginning + (len(steps) - begun.first) * step + averages * average + end
+
+    def _stand_in(self, chunk: Chunk) -> None:
+        """Give the chunk some first frame to go by, as all chunks of an edit have, where plugins want one."""
+        if self.wants_first:
+            chunk.first = np.zeros((chunk.height, chunk.width, 3), np.uint8)
 
     def _pass(self, carry: Carry, chunk: Chunk, *, in_float32: bool = False) -> tuple[Carry, torch.Tensor]:
         following = HostCarry(self.model.device) if self.carry_on_host else Carry()

@@ -54,9 +54,8 @@ def zs2(
         "guidance_scale": GUIDANCE,
     }
     given |= {"size": (case.side, case.side), "chunk_size": BATCH, **settings}
-    given["plugins"] = [
-        plugins.load(name)() for name, used in (("pose", edited), ("reference", reference)) if used
-    ]
+    used = [name for name, asked in (("pose", edited), ("reference", reference)) if asked]
+    given["plugins"] = [*settings.get("plugins", ()), *(plugins.load(name)() for name in used)]
     if edited:
         clip = zs2kit.edit(Clip.from_images(source_images(case), RATE), case.prompt, **given)
     else:

@@ -60,11 +60,11 @@ class Cells:
         """How long the clip took to draw, on a machine that may have been busy with other things as well."""
         return float(self._known(settings)["seconds"])
 
-    def found(self, key: str) -> Iterator[tuple[dict[str, Any], Numbers]]:
-        """Yield the settings and numbers of all cells that have ``key`` among their settings."""
+    def found(self, key: str, rules: str) -> Iterator[tuple[dict[str, Any], Numbers]]:
+        """Yield settings and numbers of all cells made by ``rules`` with ``key`` among their settings."""
         for path in sorted(self.folder.glob("*.json")):
             known = json.loads(path.read_text())
-            if key in known["settings"] and "numbers" in known:
+            if key in known["settings"] and known.get("rules") == rules:
                 yield known["settings"], known["numbers"]
 
     def _path(self, settings: Mapping[str, Any], suffix: str) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import zs2kit
-from zs2kit import attention, denoiser, flow, motion, noise, sampler
+from zs2kit import attention, denoiser, flow, motion, noise, plugins, sampler
 from zs2kit.bench.baselines import GUIDANCE, zs2
 from zs2kit.bench.cases import Case, Measure, source_images
 from zs2kit.bench.cells import Cells
@@ -58,6 +58,14 @@ class Runs:
         self._weights = sha256(some.tobytes()).hexdigest()[:12]
 
     @cached_property
+    def _reference(self) -> str:
+        """The code of the plugin, and the model's own adapter if it has one."""
+        files = [Path(inspect.getfile(plugins.load("reference")))]
+        if (encoder := self.model.bundled("reference/image_encoder")) is not None:
+            files += sorted(encoder.parent.rglob("*.safetensors"))
+        return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+    @cached_property
     def _measure(self) -> Measure:
         return Measure()
 
@@ -66,6 +74,7 @@ class Runs:
         return {
             "method": method.draw.__name__,
             **({"code": CODE} if method.draw in (zs2, searched) else {}),
+            **({"plugin": self._reference} if method.settings.get("reference") else {}),
             **method.settings,
             "prompt": case.prompt,
             "case": case.number,
