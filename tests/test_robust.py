@@ -149,6 +149,11 @@ def test_memory_is_measured():
     taken = peak_of(lambda: np.ones(12 << 20), cpu)  # 96 MB
     assert taken is not None and 0.95 < taken / (96 << 20) < 1.2
     assert 1 << 20 < free(cpu) < 1 << 50
+    scraps = [np.ones(8 << 10) for _ in range(4000)]  # 256 MB in all, which the process keeps for later
+    last = scraps[-1]
+    del scraps
+    taken = peak_of(lambda: np.ones(12 << 20), cpu)
+    assert taken is not None and 0.95 < taken / (96 << 20) < 1.2 and last.any()
 
 
 # The carry in host memory

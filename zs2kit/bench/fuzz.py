@@ -149,6 +149,7 @@ def _work(make: Make, folder: Path, cases: Sequence[str], results: Connection) -
         os.dup2(silence, stream)
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # until the process ends
     warnings.simplefilter("ignore")
+    sys.dont_write_bytecode = True  # a late import would count as a write
     shutil.rmtree(folder, ignore_errors=True)  # of a process that died
     folder.mkdir()
     attempt = make(folder)
