@@ -158,7 +158,8 @@ What of the paper's claims holds here, and what doesn't:
   and beyond that figures jump about, of which the measure says little. At the published .01 the clip is
   nearly a still.
 - *One divergence does for clips of any length.* By its equation it does not: correlation with the first
-  frame goes as r^k. At 128 frames (one prompt) colours flip with it, unless all attend to the first frame.
+  frame goes as r^k. At 128 and 512 frames (one prompt) colours flip with it, less so where all attend to the
+  first frame, and not in orbit.
 
 "Orbit" (below) is noise that goes round a circle at constant speed, with a part of it that stays. It too
 makes neighbours correlate as the divergence says, but it moves steadily, and comes back to where it was: at

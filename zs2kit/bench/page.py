@@ -32,7 +32,8 @@ LIMITATIONS = """
   is known for puppets alone. Each prompt has one seed.
 - Who a figure is, where the prompt doesn't say, most methods decide frame by frame. Some open prompts give
   figures between two kinds, which the classifier reads now so, now so. When such a figure leaps further than
-  the flow can follow, it can become another one with zs2kit too.
+  the flow can follow, it can become another one with zs2kit too; `--plugin reference` makes that rarer, at
+  the cost of what the prompt says.
 - Flow momentum averages along the source's flow, by which warp error of edits is measured, and the finished
   frames over time, which lowers the background's change: both numbers flatter it. Flips, drift, text and PCK
   don't, nor do the filmstrips.

@@ -213,9 +213,10 @@ two of the steps, 44 and 47 of 50 from the end. "By step numbers" takes those sh
 the bundled model's schedule leaves less of the first frame than Stable Diffusion 1.5's does; without that,
 it takes the steps that are as noisy as those. "Frame by frame" is StableDiffusionPipeline; with one noise
 its frames are all the same. "With reference" holds a clip to its own first frame by an IP-Adapter (`--plugin
-reference`), which is a network more than the others have; that it isn't all of it, shows frame by frame with
-the same. Warp error goes by the clip's own flow, where that leads back: what flickers so
-that no flow can be found is left out, to the advantage of clips that flicker.
+reference`), which is a network more than the others have; how much of it that is, shows frame by frame with
+the same. With open prompts figures change less; from a full prompt it distracts. Warp error goes by the
+clip's own flow, where that leads back: what flickers so that no flow can be found is left out, to the
+advantage of clips that flicker.
 """
 
 EDITING = """
@@ -231,8 +232,8 @@ What was tried beside, by hand and on four prompts, for steadier looks at the sa
 the clip's own flow, estimates given the first frame's mean colours (AdaIN), the U-Net's features given the
 first frame's means and deviations, first steps that the first frame takes for all (10, 20 and 30%), noise
 that is shifted round a circle, other shares of the orbit's noise that stays (0, .5, .9), and attention to the
-first frame alone. None of them brought drift to half of Text2Video-Zero's without taking the motion as well,
-nor kept the kind. A smaller divergence does, down to a still; a larger one of the chain only trembles more.
+first frame alone. None of them brought drift to half of Text2Video-Zero's without taking the motion as well.
+A smaller divergence does, down to a still; a larger one of the chain only trembles more.
 """
 
 TRIED_EDITING = """
