@@ -28,8 +28,8 @@ LIMITATIONS = """
 ## Limitations
 
 - The world is drawn and small: one figure, 128x128 pixels, six kinds, eight colours, six places. What holds
-  here need not hold for photographs or for larger models; `quality` runs with any checkpoint, but the truth
-  is known for puppets alone. Each prompt has one seed.
+  here need not hold for photographs or for larger models; `quality` runs with any checkpoint that there is an
+  IP-Adapter for, but the truth is known for puppets alone. Each prompt has one seed.
 - Who a figure is, where the prompt doesn't say, most methods decide frame by frame. Some open prompts give
   figures between two kinds, which the classifier reads now so, now so. When such a figure leaps further than
   the flow can follow, it can become another one with zs2kit too; `--plugin reference` makes that rarer, at
