@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
+import functools
 import inspect
 import textwrap
 from pathlib import Path
 from typing import Any
 
-from zs2kit import clip, denoiser, hookspecs, model, plugins
+from zs2kit import clip, denoiser, hookspecs, model, plugins, schedule, settings
+from zs2kit.io import Output
+from zs2kit.networks import base
 
 HOOKS = """# The hooks
 
@@ -31,18 +33,38 @@ Put `@hookimpl` (from `zs2kit`) above the method.
 
 {types}"""
 
-OPTIONS = """# The plugins that come along, and their options
+OPTIONS = """# Options
 
-This page is made from `plugins/` by `python docs/make.py`; `zs2kit plugins NAME` says the same.
+This page is made from the code by `python docs/make.py`. The command line writes an option's name with
+dashes, `--flow-momentum` for `flow_momentum` (and `--steps` for `num_inference_steps`), and takes a size as
+512x288; a script gives them to `zs2kit.edit`, `zs2kit.generate` and `zs2kit.write` by their names, and a size
+as (height, width). Each option that takes a value can also be set by an environment variable, such as
+`ZS2KIT_STEPS`.
+
+## How it is drawn
+
+{text_of_settings}
+
+{settings}
+## Where and how it is written
+
+{text_of_output}
+
+{output}
+# The plugins that come along
+
+`zs2kit plugins NAME` says the same. An option is set by `--set pose.scale=0.8`, or in a script by
+`Pose(scale=0.8)`.
 
 {plugins}"""
 
 # What authors of plugins use of the classes that the hooks are given.
 TYPES = [
-    (hookspecs.DenoiserInputs, []),
-    (denoiser.Branch, []),
-    (denoiser.Step, []),
-    (clip.Chunk, ["indices", "images"]),
+    (plugins.Plugin, []),
+    (base.DenoiserInputs, []),
+    (base.Branch, []),
+    (schedule.Step, []),
+    (clip.Chunk, ["indices", "images", "pixels"]),
     (clip.Clip, []),
     (clip.Fit, ["apply", "undo"]),
     (denoiser.Denoiser, ["attach", "within", "__call__"]),
@@ -65,17 +87,23 @@ def hooks_page() -> str:
 def options_page() -> str:
     """Return docs/options.md."""
     ours = [name for name, entry in plugins.installed().items() if entry.value.startswith("zs2kit_plugins.")]
-    return OPTIONS.format(plugins="\n".join(described_plugin(name) for name in ours))
+    return OPTIONS.format(
+        text_of_settings=text(settings.Settings),
+        settings=table(settings.Settings),
+        text_of_output=text(Output),
+        output=table(Output),
+        plugins="\n".join(described_plugin(name) for name in ours),
+    )
 
 
 def described_type(cls: type, methods: list[str]) -> str:
     """A class by its docstring, its fields as they are in its source, and the methods named."""
     lines = [f"### {cls.__name__}\n", f"{text(cls)}\n"]
-    if dataclasses.is_dataclass(cls):
-        lines.append(f"```python\n{fields(cls)}\n```\n")
+    if declared := fields(cls):
+        lines.append(f"```python\n{declared}\n```\n")
     for name in methods:
         member = inspect.getattr_static(cls, name)
-        if isinstance(member, property):
+        if isinstance(member, property | functools.cached_property):
             lines.append(f"**{name}**: {text(member)}\n")
         else:
             lines.append(f"{code(member)}\n{text(member)}\n")
@@ -83,20 +111,31 @@ def described_type(cls: type, methods: list[str]) -> str:
 
 
 def fields(cls: type) -> str:
-    """The lines of a dataclass's source that declare its fields, with their comments."""
+    """The lines of a class's source that declare its fields, with their comments."""
     source = textwrap.dedent(inspect.getsource(cls))
     declared = [each for each in ast.parse(source).body[0].body if isinstance(each, ast.AnnAssign)]
     lines = source.splitlines()
-    return "\n".join(line.strip() for each in declared for line in lines[each.lineno - 1 : each.end_lineno])
+    shown = []
+    for each in declared:
+        first = each.lineno - 1
+        while lines[first - 1].strip().startswith("# "):
+            first -= 1
+        shown += [line.strip() for line in lines[first : each.end_lineno]]
+    return "\n".join(shown)
 
 
 def described_plugin(name: str) -> str:
     """A plugin by its docstring and a table of its options."""
     cls = plugins.load(name)
-    lines = [f"## {name}\n", f"{text(cls)}\n", "| option | takes | default | |", "|---|---|---|---|"]
-    for each in plugins.options(cls):
+    return f"## {name}\n\n{text(cls)}\n\n{table(cls, f'{name}.')}"
+
+
+def table(cls: type, prefix: str = "") -> str:
+    """The options that a class declares, a row each; ``prefix`` comes before their names."""
+    lines = ["| option | takes | default | |", "|---|---|---|---|"]
+    for each in settings.options(cls):
         default = str(each.default).lower() if each.default in (None, True, False) else each.default
-        lines.append(f"| `{name}.{each.name}` | {each.kind} | {default} | {each.help} |")
+        lines.append(f"| `{prefix}{each.name}` | {each.takes} | {each.shown or default} | {each.help} |")
     return "\n".join(lines) + "\n"
 
 

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zs2kit import hookimpl
+from zs2kit import hookimpl, option
 from zs2kit.companion import Companion
 from zs2kit.control import Control
 from zs2kit.detectors import NAMES, load_detector
 from zs2kit.errors import UsageError
-from zs2kit.plugins import option
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

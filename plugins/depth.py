@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zs2kit import option
 from zs2kit.control import Control
 from zs2kit.detectors import Detector, load_depth_estimator, load_detector
 from zs2kit.errors import ModelError, UsageError
-from zs2kit.plugins import option
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

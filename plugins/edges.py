@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from zs2kit import option
 from zs2kit.control import Control
 from zs2kit.detectors import load_detector
-from zs2kit.plugins import option
 
 if TYPE_CHECKING:
     import numpy as np

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from zs2kit import hookimpl
+from zs2kit import Plugin, hookimpl, option
 from zs2kit.errors import ModelError
-from zs2kit.plugins import option
 
 if TYPE_CHECKING:
     import torch
 
     from zs2kit.clip import Chunk
-    from zs2kit.denoiser import Branch
     from zs2kit.model import Model
+    from zs2kit.networks.base import Branch
 
 
 @dataclass(eq=False)
-class Instruct:
+class Instruct(Plugin):
     """Does what the prompt says to the source, such as "make it night"; what it doesn't speak of stays.
 
     That takes an Instruct-Pix2Pix model: puppets-instruct, unless another is named, such as
@@ -26,7 +25,7 @@ class Instruct:
     nothing changes, raise it; where too much does, raise the image guidance scale.
     """
 
-    default_model: ClassVar[str] = "puppets-instruct"
+    default_model = "puppets-instruct"
 
     image_guidance_scale: float = option(
         1.5, "How closely the result stays with the source; 1 is no guidance by it.", minimum=1
@@ -44,7 +43,6 @@ class Instruct:
 
     @hookimpl
     def prepare(self, chunk: Chunk, model: Model) -> None:
-        assert chunk.pixels is not None
         # These models are trained on the source's latents as the VAE gives them.
         self._source = model.encode(chunk.pixels) / model.vae.config.scaling_factor
 
@@ -52,7 +50,7 @@ class Instruct:
     def guidance(
         self, prompt: str | None, negative_prompt: str, guidance_scale: float, model: Model, chunk: Chunk
     ) -> list[Branch]:
-        from zs2kit.denoiser import Branch
+        from zs2kit.networks.base import Branch
 
         # Equation 3 of Instruct-Pix2Pix (arXiv 2211.09800), sorted by prediction.
         weights = {

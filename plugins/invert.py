@@ -6,20 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from zs2kit import hookimpl
-from zs2kit.errors import UsageError
-from zs2kit.plugins import option
+from zs2kit import Plugin, hookimpl, option
 
 if TYPE_CHECKING:
     import torch
 
     from zs2kit.clip import Chunk
-    from zs2kit.denoiser import Denoiser, Step
+    from zs2kit.denoiser import Denoiser
     from zs2kit.model import Model
+    from zs2kit.schedule import Step
 
 
 @dataclass(eq=False)
-class Invert:
+class Invert(Plugin):
     """Begins with the noise from which the ddim scheduler would draw the source itself (DDIM inversion).
 
     Asked for what the source shows, and without guidance, that is at scale 1, it draws the source again.
@@ -35,23 +34,18 @@ class Invert:
 
     @hookimpl
     def setup(self, scheduler: Any) -> None:
-        from diffusers import DDIMScheduler
+        from zs2kit.schedule import inverse
 
-        if not isinstance(scheduler, DDIMScheduler):
-            raise UsageError("invert goes back the steps of the ddim scheduler only; use --scheduler ddim")
+        inverse(scheduler)  # raises an error for schedulers whose steps can't be taken back
 
     @hookimpl
     def initial_latents(
         self, chunk: Chunk, scheduler: Any, steps: Sequence[Step], model: Model, denoiser: Denoiser
     ) -> tuple[torch.Tensor, int]:
-        import torch
-        from diffusers import DDIMInverseScheduler
+        from zs2kit.networks.base import Branch
+        from zs2kit.schedule import inverse, line
 
-        from zs2kit.denoiser import Branch
-
-        assert chunk.pixels is not None
-        inverse = DDIMInverseScheduler.from_config(scheduler.config)
-        inverse.num_inference_steps = len(steps)  # its timesteps are the sampler's, which may be any
+        back = inverse(scheduler)
         embeds, _ = model.embed(self.prompt, "", chunk.height, chunk.width)
         # One for each call in a step, since each has running averages of its own. They aren't asked for
         # anything: no reference is shown to what the source was.
@@ -63,11 +57,11 @@ class Invert:
             nearer = latents
             # As if the model predicted the same before the step as after it ...
             prediction = denoiser(nearer, step, branches[0])
-            latents = inverse.step(prediction, step.timestep, nearer)[0]
-            # ... and then from what it does predict there: solve nearer = step(prediction, latents), which is
-            # scale * latents + something * prediction, for the latents. A fixed point is exact, running
-            # averages included (fixed-point inversion, arXiv 2309.04907 and 2312.12540).
-            scale = scheduler.step(torch.zeros(()), step.timestep, torch.ones(()))[0]
+            latents = back.step(prediction, step.timestep, nearer)[0]
+            # ... and then from what it does predict there: solve nearer = step(prediction, latents) for the
+            # latents. A fixed point is exact, running averages included (fixed-point inversion, arXiv
+            # 2309.04907 and 2312.12540).
+            scale = line(scheduler, step).keep
             for branch in branches[1:]:
                 prediction = denoiser(latents, step, branch)
                 latents = latents + (nearer - scheduler.step(prediction, step.timestep, latents)[0]) / scale

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
-from zs2kit import hookimpl
+from zs2kit import Plugin, hookimpl, notify, option
 from zs2kit.companion import Companion
 from zs2kit.errors import ModelError, UsageError
-from zs2kit.plugins import option
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class Mask:
+class Mask(Plugin):
     """Draws a region of each frame anew and keeps everything outside of it as in the source, to the bit.
 
     The region is what is white in a clip of masks of your own, or what a segmentation model finds: the
@@ -33,7 +31,7 @@ class Mask:
     a new figure seldom has the old one's outline, and its edge is blended on the inside.
     """
 
-    follows_source: ClassVar[None] = None  # what moves within the region is up to others
+    follows_source = None  # what moves within the region is up to others
 
     clip: str | None = option(
         None,
@@ -90,10 +88,10 @@ class Mask:
         if self._masks:
             self._masks.finish(frames)
         if self._without:
-            warnings.warn(
+            notify(
+                "nothing-to-draw",
                 f"mask: {len(self._without)} of {frames} frames stay as they are, since nothing in them is "
                 f"to be drawn anew (the first is frame {min(self._without)})",
-                stacklevel=2,
             )
 
 
@@ -126,7 +124,7 @@ def _segmented(name: str, label: str | None, model: Model) -> Regions:
     import transformers
     from PIL import Image
 
-    from zs2kit.model import quiet
+    from zs2kit.quiet import quiet
 
     try:
         with quiet():

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from zs2kit import hookimpl
+from zs2kit import hookimpl, notify, option
 from zs2kit.control import Control
 from zs2kit.detectors import Detector, load_detector
 from zs2kit.errors import ModelError, UsageError
-from zs2kit.plugins import option
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,10 +60,10 @@ class Pose(Control):
     @hookimpl
     def finish(self, frames: int) -> None:
         if self.scale and self._without:
-            warnings.warn(
+            notify(
+                "no-figure",
                 f"pose: no figure was found in {len(self._without)} of {frames} frames "
                 f"(the first is frame {min(self._without)}); their maps are empty",
-                stacklevel=2,
             )
 
 

@@ -8,26 +8,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from zs2kit import hookimpl
+from zs2kit import Plugin, hookimpl, option
 from zs2kit.errors import ModelError, UsageError
-from zs2kit.hookspecs import DenoiserInputs
-from zs2kit.plugins import option
+from zs2kit.networks.base import DenoiserInputs
 
 if TYPE_CHECKING:
     import torch
 
     from zs2kit.clip import Chunk
-    from zs2kit.denoiser import Branch, Denoiser
+    from zs2kit.denoiser import Denoiser
     from zs2kit.model import Model
+    from zs2kit.networks.base import Branch
 
 SD15 = "h94/IP-Adapter/models/ip-adapter_sd15.safetensors"
 SDXL = "h94/IP-Adapter/sdxl_models/ip-adapter_sdxl.safetensors"
 
 
 @dataclass(eq=False)
-class Reference:
+class Reference(Plugin):
     """Draws what a picture of yours shows, by an IP-Adapter: someone's look, a place, a style.
 
     What counts is the picture's middle, cut to a square. The prompt counts too: leave open there what
@@ -35,7 +35,7 @@ class Reference:
     drawn without the plugin, so that who is to be seen there changes less.
     """
 
-    follows_source: ClassVar[None] = None  # a picture says nothing about motion
+    follows_source = None  # a picture says nothing about motion
 
     image: str | None = option(
         None, "Path of the picture; none is the first frame of each shot, as it is drawn."
@@ -96,7 +96,7 @@ class Reference:
         import torch
         from diffusers.models.embeddings import ImageProjection
 
-        from zs2kit.model import quiet
+        from zs2kit.quiet import quiet
 
         unet = pipeline.unet
         try:

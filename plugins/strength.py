@@ -6,20 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from zs2kit import hookimpl
+from zs2kit import Plugin, hookimpl, option
 from zs2kit.errors import UsageError
-from zs2kit.plugins import option
 
 if TYPE_CHECKING:
     import torch
 
     from zs2kit.clip import Chunk
-    from zs2kit.denoiser import Step
     from zs2kit.model import Model
+    from zs2kit.schedule import Step
 
 
 @dataclass(eq=False)
-class Strength:
+class Strength(Plugin):
     """Noises the source part of the way and draws only the rest of the steps (SDEdit).
 
     What is large and what has which colour stays the more, the lower the strength. It also saves the
@@ -46,9 +45,8 @@ class Strength:
     def initial_latents(
         self, chunk: Chunk, noise: torch.Tensor, scheduler: Any, steps: Sequence[Step], model: Model
     ) -> tuple[torch.Tensor, int]:
-        from zs2kit.sampler import add_noise
+        from zs2kit.schedule import add_noise
 
-        assert chunk.pixels is not None
         first = self._first(len(steps))
         return add_noise(scheduler, model.encode(chunk.pixels), noise, steps[first]), first
 

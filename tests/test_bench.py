@@ -37,9 +37,10 @@ from zs2kit.bench.cases import Case
 from zs2kit.bench.cells import Cells
 from zs2kit.bench.runs import Method, Runs, interval
 from zs2kit.bench.tokenflow import TokenFlow, TokenFlowProcessor, token_flow
-from zs2kit.model import Model, quiet
+from zs2kit.model import Model
 from zs2kit.noise import correlation
-from zs2kit.sampler import make_scheduler
+from zs2kit.quiet import quiet
+from zs2kit.schedule import make_scheduler
 from zs2kit.testing import tiny_models
 
 STEPS = 3
@@ -192,7 +193,7 @@ def test_text_to_video_zero_is_the_pipeline_of_diffusers(model: Model) -> None:
     """As published: 50 steps, t0 = 44 and t1 = 47."""
     case, given = Case(0, 3, 32), {"safety_checker": None, "feature_extractor": None}
     parts = {name: getattr(model.pipeline, name) for name in ("vae", "text_encoder", "tokenizer", "unet")}
-    scheduler = make_scheduler("ddim", model.scheduler_config, 50, model.device)
+    scheduler = make_scheduler("ddim", model.pipeline.scheduler.config, 50, model.device)
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pipeline = TextToVideoZeroPipeline(

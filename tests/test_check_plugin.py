@@ -11,8 +11,7 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 
-from zs2kit import Model, hookimpl
-from zs2kit.plugins import option
+from zs2kit import Model, Plugin, hookimpl, option
 from zs2kit.testing import check_plugin, tiny_models
 
 
@@ -22,7 +21,7 @@ def model() -> Model:
 
 
 @dataclass(eq=False)
-class Tints:
+class Tints(Plugin):
     """Sound: begins with noise in which there is a little of the source."""
 
     share: float = option(0.3, "How much of the source is in the noise.")
@@ -36,7 +35,7 @@ class Tints:
 
 
 @dataclass(eq=False)
-class Border:
+class Border(Plugin):
     """Sound: keeps the upper rows of the source."""
 
     rows: int = option(8, "How many.")
@@ -121,14 +120,14 @@ class Locks(Tints):
 
 
 @dataclass(eq=False)
-class Darkens:
+class Darkens(Plugin):
     @hookimpl
     def prepare(self, chunk):
         chunk.pixels *= 0.5
 
 
 @dataclass(eq=False)
-class Lightens:
+class Lightens(Plugin):
     @hookimpl
     def prepare(self, chunk):
         chunk.pixels += 0.2

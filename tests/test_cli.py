@@ -10,7 +10,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from time import sleep
@@ -22,7 +21,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from zs2kit import cli, io, plugins
+from zs2kit.cli import terminal
+from zs2kit.cli.options import OUTPUT, RATE, SETTINGS
 from zs2kit.clip import Clip, Frame
+from zs2kit.editing import Edit
+from zs2kit.settings import parse_time
 from zs2kit.testing import drawn_clip, tiny_model
 
 TINY = ["--steps", "2", "--chunk-size", "4"]
@@ -268,7 +271,7 @@ def test_what_cannot_be_generated_is_said_in_a_line(
      ("30000/1001", Fraction(30000, 1001)), ("60", 60)],
 )  # fmt: skip
 def test_rates(text: str, rate: Fraction) -> None:
-    assert cli.rate(text) == rate
+    assert RATE.convert(text, None, None) == rate
 
 
 # Bad input
@@ -277,33 +280,33 @@ def test_rates(text: str, rate: Fraction) -> None:
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--plugin", "nosuch"], "installed: "),
+        (["--plugin", "poze"], "did you mean pose?"),
         (["--plugin", "pose", "--plugin", "pose"], "given twice"),
         (["--set", "pose.scale=1"], "add --plugin pose"),
-        (["--plugin", "pose", "--set", "pose.nosuch=1"], "pose' has no option 'nosuch'; it has: "),
+        (["--plugin", "pose", "--set", "pose.nosuch=1"], "pose' has no option 'nosuch'; choose from model, "),
         (["--plugin", "pose", "--set", "pose.scale=-1"], "a number from 0"),
         (["--plugin", "pose", "--set", "pose.scale=much"], "a number from 0"),
         (["--plugin", "pose", "--set", "pose.hands=perhaps"], "true or false"),
         (["--plugin", "pose", "--set", "pose.detector=eyes"], "puppets, openpose, dwpose"),
         (["--plugin", "pose", "--set", "pose.scale=1", "--set", "pose.scale=2"], "given twice"),
         (["--plugin", "pose", "--set", "scale=1"], "PLUGIN.OPTION=VALUE"),
-        (["--scheduler", "nosuch"], "'ddim', 'euler', 'dpm++', 'unipc', 'lcm'"),
+        (["--scheduler", "nosuch"], "ddim, euler, dpm++, unipc, lcm"),
         (["--divergence", "-0.1"], "--divergence"),
         (["--divergence", "1.7"], "--divergence"),
-        (["--divergence", "nan"], "finite"),
+        (["--divergence", "nan"], "not nan"),
         (["--momentum", "1.1"], "--momentum"),
-        (["--momentum", "nan"], "finite"),
+        (["--momentum", "nan"], "not nan"),
         (["--steps", "0"], "--steps"),
         (["--steps", "100000"], "steps"),
         (["--steps", "many"], "--steps"),
         (["--guidance-scale", "-1"], "--guidance-scale"),
-        (["--guidance-scale", "inf"], "finite"),
-        (["--guidance-scale", "nan"], "finite"),
+        (["--guidance-scale", "inf"], "not inf"),
+        (["--guidance-scale", "nan"], "not nan"),
         (["--chunk-size", "0"], "--chunk-size"),
         (["--seed", "-1"], "--seed"),
         (["--quality", "52"], "--quality"),
-        (["--size", "64"], "WIDTHxHEIGHT"),
-        (["--size", "0x64"], "WIDTHxHEIGHT"),
+        (["--size", "64"], "--size must be a size such as 512x288"),
+        (["--size", "0x64"], "--size must be a size such as 512x288"),
         (["--size", "1x1"], "size must be at least"),
         (["--start", "soon"], "MM:SS"),
         (["--start", "1:75"], "MM:SS"),
@@ -384,7 +387,7 @@ def test_a_full_disk(clip: Path, checkpoint: Path, tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
     warning, line = done.stderr.splitlines()
-    assert warning.startswith("zs2kit: warning: what is done can't be kept in ")
+    assert warning.startswith("zs2kit: warning: what is done can't be saved in ")
     assert line.startswith("zs2kit: error: ") and "clip-edit.mp4" in line
     assert files(tmp_path) == before
 
@@ -412,14 +415,11 @@ def test_a_denoiser_without_self_attention(clip: Path, tmp_path: Path) -> None:
 def test_ctrl_c_leaves_nothing(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted while frames are made: one line, 130, no file."""
 
-    def interrupted(clip: Clip, *args: object, **settings: object) -> Clip:
-        def frames() -> Iterator[Frame]:
-            yield from list(clip)[:3]
-            raise KeyboardInterrupt
+    def interrupted(edit: Edit, place: object) -> Iterator[Frame]:
+        yield from list(edit.clip)[:3]
+        raise KeyboardInterrupt
 
-        return replace(clip, frames=frames())
-
-    monkeypatch.setattr("zs2kit.scan.edit", interrupted)
+    monkeypatch.setattr(Edit, "_frames", interrupted)
     model = tiny_model(tmp_path / "tiny")
     assert "interrupted" in refused(tmp_path, clip, "--model", model, "--prompt", "x", code=130)
 
@@ -456,7 +456,7 @@ def test_an_order_to_end_leaves_nothing(clip: Path) -> None:
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal")
 def test_what_others_do_on_an_order_to_end_is_left_alone() -> None:
     def during() -> list[object]:
-        with cli._interruptible():
+        with terminal._interruptible():
             return [signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)]
 
     default = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
@@ -523,7 +523,7 @@ def test_a_bug_keeps_its_traceback(clip: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_warnings_are_single_lines_and_others_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    with cli._manners(verbose=False):
+    with terminal.manners():
         warnings.warn("no figure was found\nin 3 frames", stacklevel=1)
         warnings.warn("an interface will change", FutureWarning, stacklevel=1)
         warnings.warn_explicit("about torch", UserWarning, "x.py", 1, module="torch.nn")
@@ -552,7 +552,7 @@ def test_plugins_are_listed_and_described() -> None:
     unknown = run("plugins", "nosuch")
     assert (unknown.exit_code, unknown.stderr) == (
         2,
-        f"zs2kit: error: no plugin is called 'nosuch'; installed: {', '.join(plugins.installed())}\n",
+        f"zs2kit: error: no plugin is called 'nosuch'; choose from {', '.join(plugins.installed())}\n",
     )
 
 
@@ -592,11 +592,11 @@ def test_every_command_and_option_has_help() -> None:
 
 def test_the_command_line_offers_the_schedulers_noises_and_codecs_that_there_are() -> None:
     from zs2kit.noise import NOISES
-    from zs2kit.sampler import SCHEDULERS
+    from zs2kit.schedule import SCHEDULERS
 
-    assert tuple(SCHEDULERS) == cli.SCHEDULERS
-    assert NOISES == cli.NOISES
-    assert tuple(io.CODECS) == cli.CODECS
+    assert SETTINGS["scheduler"].choices == tuple(SCHEDULERS)
+    assert SETTINGS["noise"].choices == NOISES
+    assert OUTPUT["codec"].choices == tuple(io.CODECS)
 
 
 @pytest.mark.parametrize("name", ["edit", "generate"])
@@ -606,10 +606,12 @@ def test_default_settings_are_those_of_the_library(name: str) -> None:
     import zs2kit
 
     ours = cli.main.commands[name].make_context(name, ["x"]).params
-    renamed = {"num_inference_steps": "steps", "rate": "fps"}
-    for each, parameter in inspect.signature(getattr(zs2kit, name)).parameters.items():
-        if each not in ("clip", "prompt", "plugins", "model", "size"):
-            assert ours[renamed.get(each, each)] == parameter.default, each
+    signature = inspect.signature(getattr(zs2kit, name)).parameters
+    for each in SETTINGS:
+        assert signature[each].default == getattr(zs2kit.Settings(), each), each
+        assert each == "prompt" or ours.get(each) is None, each
+    if name == "generate":
+        assert (ours["frames"], ours["fps"]) == (signature["frames"].default, signature["rate"].default)
 
 
 @pytest.mark.parametrize(
@@ -618,7 +620,7 @@ def test_default_settings_are_those_of_the_library(name: str) -> None:
      ("90:00", 5400), ("1:02:03.25", Fraction(14893, 4))],
 )  # fmt: skip
 def test_times(text: str, seconds: Fraction) -> None:
-    assert cli.time(text) == seconds
+    assert parse_time(text) == seconds
 
 
 def test_options_are_parsed_by_their_type() -> None:

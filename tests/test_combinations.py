@@ -13,7 +13,7 @@ import pytest
 from test_reference import save_adapter
 
 import zs2kit
-from zs2kit import Model, hookimpl, plugins
+from zs2kit import Model, Plugin, hookimpl, plugins
 from zs2kit.errors import PluginError
 from zs2kit.testing import FRAMES, check_plugin, drawn_clip, tiny_models
 
@@ -100,7 +100,7 @@ def test_every_plugin_of_ours_is_here():
 
 
 @dataclass(eq=False)
-class OtherModel:
+class OtherModel(Plugin):
     """Wants another model than instruct."""
 
     default_model: ClassVar[str] = "elsewhere/other"
@@ -111,14 +111,14 @@ class OtherModel:
 
 
 @dataclass(eq=False)
-class OtherChannels:
+class OtherChannels(Plugin):
     @hookimpl
     def channels(self):
         pass
 
 
 @dataclass(eq=False)
-class OtherGuidance:
+class OtherGuidance(Plugin):
     @hookimpl
     def guidance(self):
         pass

@@ -15,7 +15,7 @@ import torch
 import zs2kit
 from zs2kit.errors import ClipError, ModelError, UsageError
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
-from zs2kit.sampler import make_scheduler
+from zs2kit.schedule import make_scheduler
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan
 from zs2kit_plugins.control import AnyControl
 from zs2kit_plugins.depth import Depth
@@ -62,7 +62,7 @@ def pixels(model, plugins, sizes=(FRAMES,), **settings) -> torch.Tensor:
 def reference(model, controlnets, maps, **settings) -> torch.Tensor:
     """What diffusers' own ControlNet pipeline makes of the same noise, frame by frame."""
     components = {name: part for name, part in model.pipeline.components.items() if name != "image_encoder"}
-    components["scheduler"] = make_scheduler("ddim", model.scheduler_config, STEPS, model.device)
+    components["scheduler"] = make_scheduler("ddim", model.pipeline.scheduler.config, STEPS, model.device)
     loaded = [diffusers.ControlNetModel.from_pretrained(each) for each in controlnets]
     pipeline = diffusers.StableDiffusionControlNetPipeline(
         **components, requires_safety_checker=False, controlnet=loaded if len(loaded) > 1 else loaded[0]

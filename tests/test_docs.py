@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from zs2kit import hookspecs, plugins
+from zs2kit import hookspecs, plugins, settings
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -36,8 +36,8 @@ def test_every_hook_is_documented_with_its_exact_arguments(name: str) -> None:
 @pytest.mark.parametrize("name", plugins.installed())
 def test_every_option_of_a_plugin_is_documented(name: str) -> None:
     section = (DOCS / "options.md").read_text().partition(f"\n## {name}\n")[2].partition("\n## ")[0]
-    for each in plugins.options(plugins.load(name)):
-        assert f"| `{name}.{each.name}` | {each.kind} | " in section and each.help in section
+    for each in settings.options(plugins.load(name)):
+        assert f"| `{name}.{each.name}` | {each.takes} | " in section and each.help in section
 
 
 @pytest.mark.parametrize("file", ["zs2kit_example.py", "tests/test_example.py"])

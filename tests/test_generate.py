@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import zs2kit
+from zs2kit.guidance import interpolation
 from zs2kit.noise import MAX_DIVERGENCE, make_noise
-from zs2kit.scan import interpolation
 from zs2kit.testing import drawn_clip
 from zs2kit_plugins.mask import Mask
 from zs2kit_plugins.strength import Strength
@@ -55,10 +55,10 @@ def test_frames_are_those_of_the_diffusers_pipeline(tiny, noise: str) -> None:
     latents, _ = make_noise(noise, tiny.latent_shape(32, 32), range(2), MAX_DIVERGENCE, seed=0)
     pipeline = tiny.pipeline
     pipeline.set_progress_bar_config(disable=True)
-    from zs2kit.sampler import make_scheduler
+    from zs2kit.schedule import make_scheduler
 
     before = pipeline.scheduler
-    pipeline.scheduler = make_scheduler("ddim", tiny.scheduler_config, 8, torch.device("cpu"))
+    pipeline.scheduler = make_scheduler("ddim", tiny.pipeline.scheduler.config, 8, torch.device("cpu"))
     try:
         theirs = pipeline(
             ["a red robot"] * 2,
@@ -111,17 +111,17 @@ def test_a_longer_clip_begins_like_a_shorter_one(tiny) -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"frames": 0}, "frames must be at least 1"),
-        ({"frames": -3}, "frames must be at least 1"),
-        ({"frames": 2.5}, "frames must be at least 1, and whole"),
-        ({"rate": 0}, "rate must be at least 1/1001"),
-        ({"rate": 0.0001}, "rate must be at least 1/1001"),
-        ({"rate": float("nan")}, "rate must be at least 1/1001"),
-        ({"size": (0, 32)}, "size must be at least 1x1"),
-        ({"noise": "pink"}, "no noise is called 'pink'; choose from dependency"),
+        ({"frames": 0}, "`frames` must be a whole number from 1 up"),
+        ({"frames": -3}, "`frames` must be a whole number from 1 up"),
+        ({"frames": 2.5}, "`frames` must be a whole number from 1 up"),
+        ({"rate": 0}, "`rate` must be at least 1/1001"),
+        ({"rate": 0.0001}, "`rate` must be at least 1/1001"),
+        ({"rate": float("nan")}, "`rate` must be at least 1/1001"),
+        ({"size": (0, 32)}, "`size` must be a size such as 512x288"),
+        ({"noise": "pink"}, "`noise` must be one of dependency"),
         ({"prompt": {0: "a", 9: "b"}, "frames": 9}, "the prompt at frame 9 comes after the end"),
-        ({"prompt": {2: "a"}}, "the first must hold from frame 0 on"),
-        ({"prompt": {}}, "the first must hold from frame 0 on"),
+        ({"prompt": {2: "a"}}, "0 among them"),
+        ({"prompt": {}}, "0 among them"),
         (
             {"plugins": [Strength()]},
             "plugin 'strength' looks at the frames of a clip, and text alone has none",

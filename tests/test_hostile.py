@@ -16,9 +16,9 @@ import pytest
 
 from zs2kit import Model, io
 from zs2kit.bench import fuzz, hostile
+from zs2kit.editing import generate
 from zs2kit.errors import ClipError, ModelError, UsageError, Zs2Error
 from zs2kit.plugins import write_new
-from zs2kit.scan import generate
 
 CASES = 1000
 
@@ -112,7 +112,7 @@ class Interrupted(Exception):
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a journal that knows six frames, in the current folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(io.writing, "SEGMENT", 4)
+    monkeypatch.setattr("zs2kit.journal.SEGMENT", 4)
     monkeypatch.setattr("zs2kit.journal.SHARE", float("inf"))
     return hostile.interrupted(Path("a.mkv"), 6)
 
@@ -124,7 +124,7 @@ def test_no_link_of_a_journal_is_followed(kept: Path, name: str, away: str) -> N
     link.unlink(missing_ok=True)
     link.symlink_to(away)
     with suppress(ClipError):
-        io.write("a.mkv", hostile.Drawn().clip(), resume=True)
+        io.write("a.mkv", hostile.Drawn(), resume=True)
     assert not Path("away").exists()
 
 
@@ -133,7 +133,7 @@ def test_no_pipe_in_a_journal_is_waited_for(kept: Path, name: str) -> None:
     (kept / name).unlink()
     os.mkfifo(kept / name)
     with pytest.raises(ClipError, match="is damaged; begin anew"):
-        io.write("a.mkv", hostile.Drawn().clip(), resume=True)
+        io.write("a.mkv", hostile.Drawn(), resume=True)
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
@@ -142,7 +142,7 @@ def test_what_lies_where_a_file_comes_is_removed(kept: Path, name: str, make: Ca
     edit = json.loads((kept / "journal.json").read_text())["edit"]
     hostile.write_journal(kept, {**edit, "checksums": {**edit["checksums"], name: 0}})
     make(kept / name)
-    io.write("a.mkv", hostile.Drawn().clip(), resume=True)
+    io.write("a.mkv", hostile.Drawn(), resume=True)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_what_lies_where_a_file_comes_is_removed(kept: Path, name: str, make: Ca
 def test_a_journal_that_lies_is_damaged(kept: Path, entry: str, value: object) -> None:
     hostile.write_journal(kept, {**json.loads((kept / "journal.json").read_text())["edit"], entry: value})
     with pytest.raises(ClipError, match="is damaged; begin anew"):
-        io.write("a.mkv", hostile.Drawn().clip(), resume=True)
+        io.write("a.mkv", hostile.Drawn(), resume=True)
 
 
 # ---- code in a checkpoint

@@ -12,7 +12,7 @@ from zs2kit.control import Control
 from zs2kit.errors import ModelError, UsageError
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
 from zs2kit.plugins import default_model
-from zs2kit.sampler import SCHEDULERS, make_scheduler
+from zs2kit.schedule import SCHEDULERS, make_scheduler
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan, tiny_model
 from zs2kit_plugins.instruct import Instruct
 
@@ -39,7 +39,7 @@ def difference(a, b):
 def theirs(model, cls, scheduler="ddim", **settings):
     """Frame by frame, what diffusers' own pipeline makes of the same noise."""
     components = model.pipeline.components | {
-        "scheduler": make_scheduler(scheduler, model.scheduler_config, 8, model.device)
+        "scheduler": make_scheduler(scheduler, model.pipeline.scheduler.config, 8, model.device)
     }
     if cls is diffusers.StableDiffusionXLInstructPix2PixPipeline:  # it takes no image encoder
         pipeline = cls(**{name: part for name, part in components.items() if part is not None})
@@ -90,7 +90,7 @@ def test_parity_with_the_diffusers_pipeline(editor, scheduler, text, image):
         negative_prompt="a cat",
     )
     worst = difference(ours, reference)
-    kind = editor.scheduler_config["prediction_type"]
+    kind = editor.pipeline.scheduler.config["prediction_type"]
     print(f"largest difference, {kind}, {scheduler}, text {text}, image {image}: {worst:.1e}")
     assert worst <= 1e-3
 

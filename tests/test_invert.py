@@ -13,7 +13,7 @@ from zs2kit.denoiser import Denoiser
 from zs2kit.errors import PluginError, UsageError
 from zs2kit.plugins import manager
 from zs2kit.puppets.world import Scene, motion_scenes, render
-from zs2kit.sampler import SCHEDULERS, make_scheduler, steps_of
+from zs2kit.schedule import SCHEDULERS, make_scheduler, steps_of
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan
 from zs2kit_plugins.invert import Invert
 from zs2kit_plugins.pose import Pose
@@ -88,7 +88,7 @@ def test_a_control_acts_on_the_way_back_too(puppets, chunk, monkeypatch):
 @pytest.mark.parametrize("spacing", ["trailing", "leading"])
 def test_without_corrections_it_is_ddim_inversion_as_in_diffusers(tiny, spacing):
     """The loop of diffusers' own pipelines that invert (DiffEdit, Pix2PixZero), frame by frame."""
-    config = {**tiny.scheduler_config, "timestep_spacing": spacing}
+    config = {**tiny.pipeline.scheduler.config, "timestep_spacing": spacing}
     scheduler = make_scheduler("ddim", config, 8, tiny.device)
     (chunk,) = chunks(drawn_clip(2), [2], tiny)
     denoiser = Denoiser(tiny, manager([]).hook, momentum=0)

@@ -20,9 +20,10 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from zoo import BT601, BT709, FULL, LIMITED, NTSC, SUFFIXES, VFR, assert_drawn, contents, drawn, make
 
-from zs2kit import io
+from zs2kit import io, journal
 from zs2kit.clip import Clip, Color, Frame
 from zs2kit.errors import ClipError, UsageError, Zs2Error
+from zs2kit.io import reading
 
 
 @pytest.mark.filterwarnings("ignore:.*(is damaged|breaks off)")
@@ -56,12 +57,12 @@ SPANS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("small", [io.reading.SMALL, 0], ids=["short", "long"])
+@pytest.mark.parametrize("small", [reading.SMALL, 0], ids=["short", "long"])
 @pytest.mark.parametrize("name", SPANS)
 def test_start_and_end_keep_the_frames_between(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, small: int
 ) -> None:
-    monkeypatch.setattr(io.reading, "SMALL", small)
+    monkeypatch.setattr(reading, "SMALL", small)
     settings = SPANS[name] | {"options": {"g": "10", **SPANS[name].get("options", {})}}
     if "pts" not in settings:
         settings["frames"] = 80
@@ -82,12 +83,12 @@ def test_start_and_end_keep_the_frames_between(
             assert cut.frame_count == (len(kept) if small else None)
 
 
-@pytest.mark.parametrize("small", [io.reading.SMALL, 0], ids=["short", "long"])
+@pytest.mark.parametrize("small", [reading.SMALL, 0], ids=["short", "long"])
 @pytest.mark.parametrize("name", ["clip.ts", "clip.h264"])
 def test_a_start_in_a_container_without_an_index_loses_no_frame(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, small: int
 ) -> None:
-    monkeypatch.setattr(io.reading, "SMALL", small)
+    monkeypatch.setattr(reading, "SMALL", small)
     tick = Fraction(1, 90_000) if name.endswith("ts") else Fraction(1, 25)
     path = make(tmp_path / name, frames=200, time_base=tick, options={"crf": "8", "g": "150"})
     whole = io.read(path)
@@ -100,12 +101,12 @@ def test_a_start_in_a_container_without_an_index_loses_no_frame(
 
 
 def test_reading_is_lazy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(io.reading, "SMALL", 0)
+    monkeypatch.setattr(reading, "SMALL", 0)
     converted = []
-    rgb = io.reading._rgb
-    monkeypatch.setattr(io.reading, "_rgb", lambda *args: converted.append(1) or rgb(*args))
+    rgb = reading._rgb
+    monkeypatch.setattr(reading, "_rgb", lambda *args: converted.append(1) or rgb(*args))
     clip = io.read(make(tmp_path / "clip.mp4", frames=60))
-    assert len(converted) == 1
+    assert len(converted) == 0
     frames = iter(clip)
     for count in range(1, 6):
         next(frames)
@@ -115,13 +116,13 @@ def test_reading_is_lazy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 # ---- law 6: the clip is the clip
 
 WRITTEN: dict[str, dict[str, Any]] = {
-    "plain.mp4": {"frames": 2 * io.writing.SEGMENT + 5, "sound": "aac"},
+    "plain.mp4": {"frames": 2 * journal.SEGMENT + 5, "sound": "aac"},
     "ntsc.mov": {"frames": 60, "sound": "aac"} | NTSC,
     "variable.mp4": {"pts": np.cumsum(np.random.default_rng(1).integers(200, 2500, 130)).tolist()},
     "variable.mkv": {"pts": [pts // 12 for pts in VFR], "time_base": Fraction(1, 1000), "sound": "libopus"},
     "one.mp4": {"frames": 1, "sound": "aac"},
     "two.mp4": {"frames": 2},
-    "just over a segment.mp4": {"frames": io.writing.SEGMENT + 1},
+    "just over a segment.mp4": {"frames": journal.SEGMENT + 1},
     "odd.mp4": {"width": 63, "height": 47, "pix_fmt": "yuv444p"},
     "one pixel.mp4": {"width": 1, "height": 1, "pix_fmt": "yuv444p"},
     "late.mp4": {"pts": [6400 + 512 * index for index in range(60)], "sound": "aac"},
@@ -167,7 +168,7 @@ def test_the_clip_is_the_clip(tmp_path: Path, name: str, suffix: str) -> None:
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_segments_are_closed_and_joined_on_one_clock(tmp_path: Path, suffix: str) -> None:
-    count = 2 * io.writing.SEGMENT + 7
+    count = 2 * journal.SEGMENT + 7
     pts = np.cumsum(np.random.default_rng(2).integers(1, 3000, count)).tolist()
     source = io.read(make(tmp_path / "clip.mp4", pts=pts, sound="aac"))
     out = io.write(tmp_path / f"out{suffix}", source)
@@ -177,7 +178,7 @@ def test_segments_are_closed_and_joined_on_one_clock(tmp_path: Path, suffix: str
     assert all(a < b for a, b in pairwise(decoded))
     assert all(packet.dts is None or packet.dts <= packet.pts for packet in packets)
     assert any(a.pts > b.pts for a, b in pairwise(packets)), "without B-frames"
-    starts = sorted(packet.pts for packet in packets)[:: io.writing.SEGMENT]
+    starts = sorted(packet.pts for packet in packets)[:: journal.SEGMENT]
     assert set(starts) <= {packet.pts for packet in packets if packet.is_keyframe}
     # The second segment on its own, decoded afresh, gives the frames that it gives in its place.
     whole = {frame.pts: frame.image for frame in io.read(out)}
@@ -186,9 +187,9 @@ def test_segments_are_closed_and_joined_on_one_clock(tmp_path: Path, suffix: str
         decoder.extradata = container.streams.video[0].codec_context.extradata
         alone = [p for p in container.demux(video=0) if p.pts is not None and starts[1] <= p.pts < starts[2]]
         pictures = [picture for packet in [*alone, None] for picture in decoder.decode(packet)]
-    assert len(pictures) == io.writing.SEGMENT
+    assert len(pictures) == journal.SEGMENT
     for picture in pictures:
-        image = io.reading._rgb(picture, source.color, (64, 48))
+        image = reading._rgb(picture, source.color, (64, 48))
         np.testing.assert_array_equal(image, whole[picture.pts])
 
 
@@ -342,8 +343,8 @@ def test_writing_holds_few_frames_and_ends_segments_on_the_way(tmp_path: Path) -
 
     def frames() -> Iterator[Frame]:
         nonlocal most, alive
-        for index in range(3 * io.writing.SEGMENT):
-            if index == io.writing.SEGMENT + 1:
+        for index in range(3 * journal.SEGMENT):
+            if index == journal.SEGMENT + 1:
                 (folder,) = tmp_path.iterdir()
                 assert len(list(folder.glob("*.segment"))) >= 1
             image = drawn(index).view(Picture)
@@ -352,7 +353,7 @@ def test_writing_holds_few_frames_and_ends_segments_on_the_way(tmp_path: Path) -
             yield Frame(image, index)
 
     clip = Clip(frames(), 64, 48, Fraction(25), Fraction(1, 25))
-    assert len(list(io.read(io.write(tmp_path / "out.mp4", clip)))) == 3 * io.writing.SEGMENT
+    assert len(list(io.read(io.write(tmp_path / "out.mp4", clip)))) == 3 * journal.SEGMENT
     assert most <= 3
 
 
@@ -470,13 +471,13 @@ def test_outputs_are_checked_before_the_first_frame(tmp_path: Path) -> None:
         (closed / "out.mp4", False, ClipError, "can't write into"),
     ):
         with pytest.raises(error, match=words) as caught:
-            io.check_output(path, unread(source=source), overwrite)
+            io.Output(path, overwrite=overwrite).check(unread(source=source))
         assert "\n" not in str(caught.value)
         with pytest.raises(error, match=words):
             io.write(path, unread(source=source), overwrite=overwrite)
     with pytest.raises(UsageError, match="quality"):
         io.write(tmp_path / "out.mp4", unread(), quality=52)
-    io.check_output(tmp_path / "other.mp4", unread(source=source), overwrite=True)
+    io.Output(tmp_path / "other.mp4", overwrite=True).check(unread(source=source))
     assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / "other.mp4").read_bytes() == b"precious"
 
@@ -487,7 +488,7 @@ def test_names_that_are_too_long_are_said(tmp_path: Path) -> None:
         io.read(tmp_path / f"{'long' * 70}.mp4")
     for name in ("long" * 70, "long" * 70 + "/out"):
         with pytest.raises(ClipError, match=r"can't write|no folder"):
-            io.check_output(tmp_path / f"{name}.mp4", unread(source=source), False)
+            io.Output(tmp_path / f"{name}.mp4").check(unread(source=source))
     longest = tmp_path / f"{'long' * 62}abc.mp4"  # 255 letters: the work folder's own name must not be longer
     assert len(list(io.read(io.write(longest, io.read(source))))) == 12
 
@@ -519,14 +520,14 @@ def test_a_file_that_appears_on_the_way_is_not_replaced(
 def test_sound_that_the_output_cannot_hold_is_said_before_the_first_frame(tmp_path: Path) -> None:
     source = make(tmp_path / "clip.mkv", sound="flac", time_base=Fraction(1, 1000))
     with pytest.raises(ClipError, match=r"\.mov can't hold the sound of .*flac.*\.mkv"):
-        io.check_output(tmp_path / "out.mov", unread(source=source), False)
+        io.Output(tmp_path / "out.mov").check(unread(source=source))
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mkv"]
     out = io.write(tmp_path / "out.mkv", io.read(source))
     assert [data for _, data in contents(out).sound] == [data for _, data in contents(source).sound]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, OSError, KeyboardInterrupt, ClipError])
-@pytest.mark.parametrize("after", [0, 5, io.writing.SEGMENT + 5])
+@pytest.mark.parametrize("after", [0, 5, journal.SEGMENT + 5])
 def test_a_failure_on_the_way_leaves_nothing_behind(
     tmp_path: Path, error: type[BaseException], after: int
 ) -> None:

@@ -15,16 +15,17 @@ import pytest
 import torch
 
 import zs2kit
+from zs2kit import Plugin, option
 from zs2kit.attention import self_attention
 from zs2kit.carry import Carry
 from zs2kit.control import Control
-from zs2kit.denoiser import Branch, Denoiser
+from zs2kit.denoiser import Denoiser
 from zs2kit.errors import ModelError, PluginError
 from zs2kit.hookspecs import hookimpl
 from zs2kit.model import Model
+from zs2kit.networks.base import Branch
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
-from zs2kit.plugins import option
-from zs2kit.sampler import SCHEDULERS, advance, make_scheduler, steps_of
+from zs2kit.schedule import SCHEDULERS, advance, make_scheduler, steps_of
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan, tiny_model
 
 SAME = 1e-4  # of decoded frames in [0, 1], float32
@@ -43,7 +44,7 @@ class Picture(Control):
 
 
 @dataclass(eq=False)
-class Raises:
+class Raises(Plugin):
     """Fails at the third call of the denoiser."""
 
     @hookimpl
@@ -94,7 +95,7 @@ def test_the_running_average_itself_is_carried(tiny):
     scan = make_scan(tiny)
     carry, result = Carry(), []
     for chunk in cut(tiny, [2, 2, 1]):
-        carry, made = scan(Carry({k: v for k, v in carry.items() if k.startswith("noise")}), chunk)
+        carry, made, _ = scan(Carry({k: v for k, v in carry.items() if k.startswith("noise")}), chunk)
         result.append(made)
     assert difference(torch.cat(result), pixels(tiny)) > 10 * SAME
 
@@ -128,7 +129,7 @@ def test_parity_with_the_diffusers_pipeline(tiny, scheduler, guidance_scale):
     )
     theirs = reference(tiny, diffusers.StableDiffusionPipeline, scheduler, guidance_scale)
     worst = difference(ours, theirs)
-    kind = tiny.scheduler_config["prediction_type"]
+    kind = tiny.pipeline.scheduler.config["prediction_type"]
     print(f"largest difference, {kind}, {scheduler}, guidance {guidance_scale}: {worst:.1e}")
     assert worst <= 1e-3
     averaged = pixels(tiny, divergence=MAX_DIVERGENCE, scheduler=scheduler, guidance_scale=guidance_scale)
@@ -159,7 +160,7 @@ def test_parity_with_the_diffusers_controlnet_pipeline(tiny, scheduler):
 def reference(model: Model, cls, scheduler: str, guidance_scale: float, maps=None) -> torch.Tensor:
     """Frame by frame, what diffusers' own pipeline makes of the same noise."""
     components = {name: part for name, part in model.pipeline.components.items() if name != "image_encoder"}
-    components["scheduler"] = make_scheduler(scheduler, model.scheduler_config, 8, model.device)
+    components["scheduler"] = make_scheduler(scheduler, model.pipeline.scheduler.config, 8, model.device)
     settings = {"requires_safety_checker": False}
     if maps is not None:
         folder = model.bundled("controlnet_pose")
@@ -200,10 +201,17 @@ class FirstFrame:
         return diffusers.models.attention_processor.AttnProcessor()(attn, hidden_states, first)
 
 
+def first_frame(model: Model) -> dict[str, FirstFrame]:
+    """Such a processor for every self-attention."""
+    return {f"{name}.processor": FirstFrame() for name in self_attention(model.unet)}
+
+
 def test_momentum_1_is_attention_to_the_first_frame(tiny):
     ours = pixels(tiny, momentum=1)
     originals = dict(tiny.unet.attn_processors)
-    tiny.unet.set_attn_processor(originals | {name: FirstFrame() for name in self_attention(tiny.unet)})
+    tiny.unet.set_attn_processor(
+        originals | {f"{name}.processor": FirstFrame() for name in self_attention(tiny.unet)}
+    )
     try:
         theirs = pixels(tiny, momentum=0)
     finally:
@@ -228,7 +236,7 @@ def test_lcm_adds_as_much_noise_as_diffusers_does(tiny, monkeypatch):
     """diffusers draws that noise itself; given ours in its place, the steps must be the same."""
     noise = dependency_noise(tiny.latent_shape(32, 32), range(2), MAX_DIVERGENCE, 1)
     monkeypatch.setattr(lcm, "randn_tensor", lambda *_, **__: noise)
-    ours, theirs = (make_scheduler("lcm", tiny.scheduler_config, 4, tiny.device) for _ in range(2))
+    ours, theirs = (make_scheduler("lcm", tiny.pipeline.scheduler.config, 4, tiny.device) for _ in range(2))
     a = b = dependency_noise(tiny.latent_shape(32, 32), range(2), MAX_DIVERGENCE, 2)
     for step in steps_of(ours):
         prediction = torch.tanh(a)
@@ -281,7 +289,9 @@ def test_an_edit_that_fails_leaves_no_trace(tiny):
 def test_a_trace_would_be_seen(tiny):
     """The control of law 4: a processor that stays behind."""
     before = state(tiny)
-    tiny.unet.set_attn_processor(before[0] | {name: FirstFrame() for name in self_attention(tiny.unet)})
+    tiny.unet.set_attn_processor(
+        before[0] | {f"{name}.processor": FirstFrame() for name in self_attention(tiny.unet)}
+    )
     with pytest.raises(AssertionError):
         assert_untouched(tiny, before)
     tiny.unet.set_attn_processor(dict(before[0]))
@@ -300,8 +310,8 @@ def test_plugins_are_not_changed(tiny):
 def test_a_saved_carry_goes_on_where_it_was_left(tiny, tmp_path):
     first, second = cut(tiny, [3, 2])
     scan = make_scan(tiny, [Picture()])
-    carry, _ = scan(Carry(), first)
-    _, expected = scan(carry, second)
+    carry, *_ = scan(Carry(), first)
+    _, expected, _ = scan(carry, second)
     carry.save(tmp_path / "carry.safetensors")
     resumed = make_scan(tiny, [Picture()])
     restored = Carry.load(tmp_path / "carry.safetensors")
@@ -327,8 +337,8 @@ def test_step_noise_keeps_frames_correlated(tiny):
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_schedulers_come_from_the_checkpoint(tiny, name):
-    scheduler = make_scheduler(name, tiny.scheduler_config, 4, tiny.device)
-    assert scheduler.config.prediction_type == tiny.scheduler_config["prediction_type"]
+    scheduler = make_scheduler(name, tiny.pipeline.scheduler.config, 4, tiny.device)
+    assert scheduler.config.prediction_type == tiny.pipeline.scheduler.config["prediction_type"]
     assert len(scheduler.timesteps) == 4
 
 
@@ -349,7 +359,7 @@ def test_what_overflows_is_said_and_not_written_as_black(tiny_folders):
 
 
 @dataclass(eq=False)
-class TwoPrompts:
+class TwoPrompts(Plugin):
     """Half of each of two prompts, which change from frame to frame."""
 
     @hookimpl
@@ -360,7 +370,7 @@ class TwoPrompts:
 
 
 @dataclass(eq=False)
-class HalfWay:
+class HalfWay(Plugin):
     """Starts from the noised source at half of the steps."""
 
     @hookimpl
@@ -370,7 +380,7 @@ class HalfWay:
 
 
 @dataclass(eq=False)
-class Channels:
+class Channels(Plugin):
     """The source's latents beside the noisy ones, as Instruct-Pix2Pix has them."""
 
     @hookimpl
@@ -387,7 +397,7 @@ class MoreChannels(Channels):
 
 
 @dataclass(eq=False)
-class Keeps:
+class Keeps(Plugin):
     """Keeps the left part of the picture, softly bounded."""
 
     share: float = option(0.5, "How much of the picture stays.")
@@ -400,7 +410,7 @@ class Keeps:
 
 
 @dataclass(eq=False)
-class Doubles:
+class Doubles(Plugin):
     """Changes the model while it samples, and undoes that."""
 
     @hookimpl
@@ -462,7 +472,7 @@ def edit_whole(model: Model, plugins) -> list:
 
 
 @dataclass(eq=False)
-class Unmarked:
+class Unmarked(Plugin):
     """Its author forgot @hookimpl."""
 
     def prepare(self, chunk):

@@ -21,12 +21,17 @@ SOURCES = sorted(
 )
 LAYERS = [
     {"zs2kit", "errors"},
-    {"beside", "clip", "hookspecs", "carry", "flow", "memory", "noise"},
-    {"journal"},
-    {"attention", "io", "model", "plugins", "sheet", "shots"},
-    {"companion", "denoiser", "motion", "detectors", "metrics", "report", "verify"},
-    {"control", "sampler", "puppets"},
-    {"scan", "zs2kit_plugins"},
+    {"beside", "clip", "flow", "memory", "noise", "progress", "quiet", "settings"},
+    {"carry"},
+    {"journal", "schedule"},
+    {"attention", "io", "networks.base", "sheet"},
+    {"networks", "shots"},
+    {"model"},
+    {"companion", "denoiser", "detectors", "guidance", "metrics", "motion", "verify"},
+    {"hookspecs", "sampler"},
+    {"plugins"},
+    {"control", "puppets", "report", "scan"},
+    {"editing", "zs2kit_plugins"},
     {"plan"},
     {"cli", "testing", "puppets.evaluate"},
     {"bench", "__main__"},
@@ -47,10 +52,8 @@ def module_of(path: Path) -> str:
 
 
 def imported(tree: ast.AST, package: str) -> Iterator[str]:
-    """What a module in ``package`` imports, but for TYPE_CHECKING; public names as those of their modules."""
+    """What a module in ``package`` imports, for types alone too; public names as those of their modules."""
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            continue
         names = []
         if isinstance(node, ast.Import):
             names = [each.name for each in node.names]
@@ -85,7 +88,10 @@ def upward(module: str, package: str, code: str) -> list[str]:
 def test_imports_go_one_way(path: Path) -> None:
     module = module_of(path)
     package = module if path.stem == "__init__" else module.rpartition(".")[0]
-    assert upward(module, package, path.read_text()) == []
+    code = path.read_text()
+    if module == "zs2kit":  # which only tells where its names come from
+        code = re.sub(r"^if TYPE_CHECKING:\n(    .*\n)+", "", code, flags=re.M)
+    assert upward(module, package, code) == []
 
 
 @pytest.mark.parametrize(
@@ -96,16 +102,16 @@ def test_imports_go_one_way(path: Path) -> None:
         ("zs2kit.io", "from zs2kit.scan import edit", ["zs2kit.scan.edit"]),
         ("zs2kit.io", "from .scan import edit", ["zs2kit.scan.edit"]),
         ("zs2kit.io", "from . import model", ["zs2kit.model"]),
-        ("zs2kit.model", "from zs2kit import edit, Frame", ["zs2kit.scan"]),
-        ("zs2kit.control", "def f():\n    import zs2kit\n    zs2kit.edit()", ["zs2kit.scan"]),
+        ("zs2kit.model", "from zs2kit import edit, Frame", ["zs2kit.editing"]),
+        ("zs2kit.control", "def f():\n    import zs2kit\n    zs2kit.edit()", ["zs2kit.editing"]),
         ("zs2kit.puppets.world", "from ..scan import edit", ["zs2kit.scan.edit"]),
         ("zs2kit.puppets.world", "from .evaluate import psnr", ["zs2kit.puppets.evaluate.psnr"]),
         ("zs2kit.puppets.world", "from .canvas import Canvas\nimport numpy", []),
         ("zs2kit.puppets.evaluate", "from ..bench import overhead", ["zs2kit.bench.overhead"]),
         ("zs2kit.puppets.evaluate", "import zs2kit\nimport zs2kit_plugins.pose\nzs2kit.edit()", []),
-        ("zs2kit_plugins.pose", "from zs2kit import edit", ["zs2kit.scan"]),
+        ("zs2kit_plugins.pose", "from zs2kit import edit", ["zs2kit.editing"]),
         ("zs2kit.scan", "from zs2kit_plugins.pose import Pose", ["zs2kit_plugins.pose.Pose"]),
-        ("zs2kit.scan", "if TYPE_CHECKING:\n    from zs2kit.cli import main", []),
+        ("zs2kit.scan", "if TYPE_CHECKING:\n    from zs2kit.cli import main", ["zs2kit.cli.main"]),
     ],
 )
 def test_an_import_the_other_way_is_seen(module: str, code: str, found: list[str]) -> None:
@@ -115,7 +121,8 @@ def test_an_import_the_other_way_is_seen(module: str, code: str, found: list[str
 def test_plugins_see_neither_the_orchestrator_nor_one_another() -> None:
     for path in (ROOT / "plugins").rglob("*.py"):
         for name in imported(ast.parse(path.read_text()), "zs2kit_plugins"):
-            assert not name.startswith(("zs2kit_plugins", "zs2kit.scan", "zs2kit.cli")), path
+            above = {"zs2kit_plugins", "zs2kit.editing", "zs2kit.scan", "zs2kit.cli"}
+            assert part(name) not in above, path
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -15,12 +15,12 @@ import torch
 import transformers
 
 import zs2kit
-from zs2kit import hookimpl
+from zs2kit import Plugin, hookimpl
 from zs2kit.errors import ClipError, ModelError, UsageError
 from zs2kit.model import Model
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
 from zs2kit.puppets.world import motion_scenes, render
-from zs2kit.sampler import make_scheduler
+from zs2kit.schedule import make_scheduler
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan
 from zs2kit_plugins.mask import Mask, outside
 
@@ -91,7 +91,7 @@ def test_nothing_to_draw_is_said(tiny, tmp_path):
 
 
 @dataclass(eq=False)
-class Half:
+class Half(Plugin):
     """Keeps the right half: whole latents, so that any way of scaling the mask agrees."""
 
     @hookimpl
@@ -107,7 +107,7 @@ def test_parity_with_the_diffusers_inpainting_pipeline(tiny, scheduler):
     settings = {"momentum": 0, "divergence": MAX_DIVERGENCE, "scheduler": scheduler}
     ours = edited_pixels(make_scan(tiny, [Half()], **settings), [chunk])
     components = {name: part for name, part in tiny.pipeline.components.items() if name != "image_encoder"}
-    components["scheduler"] = make_scheduler(scheduler, tiny.scheduler_config, 8, tiny.device)
+    components["scheduler"] = make_scheduler(scheduler, tiny.pipeline.scheduler.config, 8, tiny.device)
     pipeline = diffusers.StableDiffusionInpaintPipeline(**components, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     noise = dependency_noise(tiny.latent_shape(32, 32), range(FRAMES), MAX_DIVERGENCE, 0)
@@ -217,7 +217,7 @@ def test_the_background_of_a_puppet_stays(tmp_path):
     again = replace(source, frames=iter(originals))
     edited = zs2kit.edit(again, "a green wizard", plugins=[Mask()], num_inference_steps=4)
     frames = list(edited)
-    zs2kit.write(tmp_path / "out.mp4", replace(edited, frames=iter(frames)))
+    zs2kit.write(tmp_path / "out.mp4", edited.with_frames(frames))
     written = list(zs2kit.read(tmp_path / "out.mp4"))
     for figure, was, now, read in zip(figures, originals, frames, written, strict=True):
         near = cv2.dilate(figure.astype(np.uint8), np.ones((41, 41), np.uint8)) > 0

@@ -95,6 +95,7 @@ def test_half_precision_frames_are_averaged_in_float32():
     assert abs(naive.item() - exact) > 1e-2
     assert math.isfinite(ours)
 
+
 def test_the_relatives_of_dependency_noise():
     """Neighbours, and frames far apart, correlate as each model says; all frames are standard normal."""
     r = correlation(0.4)

@@ -263,7 +263,7 @@ def test_two_models_of_one_type_are_told_apart(clip_model, tmp_path):
 def test_a_prompt_that_is_too_long_says_what_is_cut(clip_model):
     features = metrics.TransformersFeatures(clip_model)
     long = " ".join(["robot"] * 100)
-    with pytest.warns(UserWarning, match=r"clip reads 14 tokens of a prompt; .*no effect: .* robot'"):
+    with pytest.warns(UserWarning, match=r"clip reads 14 tokens of a prompt, .*no effect: .* robot'"):
         features.text(long)
 
 

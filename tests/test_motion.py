@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import zs2kit
-from zs2kit import hookimpl, motion
+from zs2kit import Plugin, hookimpl, motion
 from zs2kit.carry import Carry
+from zs2kit.editing import default_flow_momentum
 from zs2kit.motion import AGREEMENT, MOMENTUM, SHARES, TOLERANCE, FlowMomentum
-from zs2kit.sampler import SCHEDULERS, _denoised, make_scheduler, steps_of
-from zs2kit.scan import default_flow_momentum
+from zs2kit.schedule import SCHEDULERS, estimate, make_scheduler, steps_of
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan
 from zs2kit_plugins.control import AnyControl
 from zs2kit_plugins.mask import Mask
@@ -187,7 +187,7 @@ def test_what_a_step_takes_for_the_finished_latents(name: str, kind: str) -> Non
         sigma = scheduler.add_noise(none, one, step.timestep[None])
         velocity = (signal * noise - sigma * clean) / torch.hypot(signal, sigma)
         prediction = {"epsilon": noise, "v_prediction": velocity, "sample": clean}[kind]
-        a, b = _denoised(scheduler, step)
+        a, b = estimate(scheduler, step)
         assert torch.allclose(a * noisy + b * prediction, clean, atol=1e-3), step
 
 
@@ -210,7 +210,7 @@ def test_edits_keep_the_law_of_chunks_with_it(tiny, scheduler: str) -> None:
 
 
 @dataclass(eq=False)
-class Drifting:
+class Drifting(Plugin):
     """Says that it moves by itself."""
 
     follows_source = False

@@ -16,11 +16,11 @@ from zs2kit.testing import drawn_clip
 
 SOUND = """
 from dataclasses import dataclass
-from zs2kit import hookimpl
-from zs2kit.plugins import option
+import zs2kit
+from zs2kit import hookimpl, option
 
 @dataclass(eq=False)
-class Plugin:
+class Plugin(zs2kit.Plugin):
     '''Does nothing.'''
     amount: int = option(1, "Of nothing.")
 
@@ -90,7 +90,7 @@ def test_a_new_plugin_has_its_own_name_everywhere(new: Path):
     assert {"README.md", "pyproject.toml", "tests/test_soft_frame.py", "zs2kit_soft_frame.py"} <= {*written}
     for name in ("README.md", "pyproject.toml", "tests/test_soft_frame.py", "zs2kit_soft_frame.py"):
         assert "example" not in (new / name).read_text().lower(), name
-    assert "class SoftFrame:" in (new / "zs2kit_soft_frame.py").read_text()
+    assert "class SoftFrame(Plugin):" in (new / "zs2kit_soft_frame.py").read_text()
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_what_is_a_command_is_no_name():
     [
         ("import nosuchmodule", "can't be imported: ModuleNotFoundError: No module named 'nosuchmodule'"),
         ("raise SystemExit(3)", "can't be imported: SystemExit: 3"),
-        ("def Plugin(): pass", "is not a dataclass"),
+        ("def Plugin(): pass", "is no dataclass that derives from zs2kit.Plugin"),
         (SOUND.replace("option(1", "int(1").replace(', "Of nothing."', ""), "is not described"),
         (SOUND.replace("amount: int", "amount: 'Path'"), "types can't be read: name 'Path' is not defined"),
         (SOUND.replace("amount: int", "amount: bytes"), "can't be"),
@@ -173,10 +173,11 @@ def test_a_check_of_sound_plugins():
 
 FAILING = """
 from dataclasses import dataclass
-from zs2kit import hookimpl
+import zs2kit
+from zs2kit import hookimpl, option
 
 @dataclass(eq=False)
-class Plugin:
+class Plugin(zs2kit.Plugin):
     '''Fails, the third time.'''
 
     @hookimpl
@@ -200,7 +201,7 @@ def test_a_plugin_that_fails_is_named_and_whole_chunks_are_kept(hook, times, ins
     done = run(*edit, *quick)
     assert (done.exit_code, done.stdout) == (1, "")
     kept = {"prepare": 2, "finish": 4}.get(hook)  # frames of chunks that were made before
-    note = f"; {kept} of 4 frames are kept; the same again with --resume goes on" if kept else ""
+    note = f"; {kept} of 4 frames are saved; the same again with --resume goes on" if kept else ""
     failed = f"plugin 'failing' failed in {hook}(): ValueError: on purpose"
     assert done.stderr == f"zs2kit: error: {failed}{note}\n"
     journal = [".clip-failing.mp4.zs2kit"] if kept else []

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 import zs2kit
-from zs2kit import Model, hookimpl
+from zs2kit import Model, Plugin, hookimpl
 from zs2kit.errors import ModelError, UsageError
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
-from zs2kit.sampler import make_scheduler
+from zs2kit.schedule import make_scheduler
 from zs2kit.testing import check_plugin, chunks, drawn_clip, edited_pixels, make_scan, tiny_model
 from zs2kit_plugins.instruct import Instruct
 from zs2kit_plugins.reference import Reference
@@ -117,7 +117,7 @@ def difference(a, b):
 def theirs(model, cls, adapter, picture, scheduler="ddim", guidance_scale=5.0, **settings):
     """Frame by frame, what diffusers' own pipeline makes of the same noise; this changes the model."""
     components = model.pipeline.components | {
-        "scheduler": make_scheduler(scheduler, model.scheduler_config, 8, model.device)
+        "scheduler": make_scheduler(scheduler, model.pipeline.scheduler.config, 8, model.device)
     }
     none = {} if "XL" in cls.__name__ else {"requires_safety_checker": False}
     pipeline = cls(**components, **none)
@@ -266,7 +266,7 @@ def test_it_keeps_the_laws_without_a_picture_too(adapter):
 
 
 @dataclass(eq=False)
-class Bursts:
+class Bursts(Plugin):
     """Gives the first frame, while it is drawn beforehand, latents whose square no float32 can hold."""
 
     @hookimpl

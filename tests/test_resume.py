@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from itertools import count, islice
 from pathlib import Path
@@ -27,6 +27,7 @@ from zs2kit.bench.kills import contents, with_sound
 from zs2kit.carry import Carry
 from zs2kit.clip import Clip, Frame
 from zs2kit.errors import ClipError
+from zs2kit.io import output, writing
 from zs2kit.model import Model
 from zs2kit.testing import drawn_clip, tiny_model
 from zs2kit_plugins.mask import Mask
@@ -37,21 +38,27 @@ FRAMES, CHUNK, SEGMENT = 10, 3, 4
 
 @pytest.fixture(autouse=True)
 def _small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(io.writing, "SEGMENT", SEGMENT)
+    monkeypatch.setattr(journal, "SEGMENT", SEGMENT)
     monkeypatch.setattr(journal, "SHARE", math.inf)  # save after each chunk, whatever it costs
 
 
-class Blurred:
-    """Frames of a clip, each mixed with all before it: as quick a `Resumable` as there is."""
+class Blurred(Clip):
+    """A clip, each frame mixed with all before it: as quick a `Resumable` as there is."""
 
     def __init__(self, clip: Clip, **settings: Any) -> None:
+        facts = {each.name: getattr(clip, each.name) for each in fields(Clip) if each.init}
+        super().__init__(**{**facts, "frames": self})
         self.clip = clip
         self.settings = settings
         self.index = 0
-        self.carry = Carry(sum=torch.zeros(clip.height, clip.width, 3))
+        self.carry = Carry()
         self.chunk_size: int | None = CHUNK
 
     def __iter__(self) -> Iterator[Frame]:
+        return self.frames_from(0, Carry(sum=torch.zeros(self.height, self.width, 3)))
+
+    def frames_from(self, index: int, carry: Carry) -> Iterator[Frame]:
+        self.index, self.carry = index, carry
         frames = islice(self.clip, self.index, None)
         while group := list(islice(frames, self.chunk_size)):
             images = []
@@ -109,7 +116,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def edit(tmp_path: Path, source: Path) -> Edit:
     def clip() -> Clip:
         read = io.read(source)
-        return replace(read, frames=Blurred(read, seed=0, pose={"scale": 1.0}))
+        return Blurred(read, seed=0, pose={"scale": 1.0})
 
     return Edit(tmp_path / "out.mp4", clip)
 
@@ -175,7 +182,9 @@ def test_killed_everywhere_is_not_lost() -> None:
 
 @pytest.mark.parametrize("after", [CHUNK, 2 * CHUNK, 3 * CHUNK, FRAMES])
 def test_an_error_keeps_what_is_done(edit: Edit, whole: list[Any], after: int) -> None:
-    assert edit.stop(after) == f"{after} of {FRAMES} frames are kept; the same again with --resume goes on"
+    assert (
+        edit.stop(after) == f"{after} of {FRAMES} frames are saved; the same again with `resume=True` goes on"
+    )
     seen: list[int] = []
     edit(True, progress=seen.append)
     assert seen == list(range(after, FRAMES + 1))
@@ -187,8 +196,8 @@ def test_what_is_carried_is_needed(edit: Edit, whole: list[Any]) -> None:
     """The control: without it, the frames that follow are others."""
     edit.stop(2 * CHUNK)
     clip = edit.clip()
-    clip.frames.index = 2 * CHUNK  # type: ignore[attr-defined]
-    assert [frame.image.tobytes() for frame in clip] != [image for _, image in whole[0][2 * CHUNK :]]
+    frames = clip.frames_from(2 * CHUNK, Carry(sum=torch.zeros(32, 32, 3)))  # type: ignore[attr-defined]
+    assert [frame.image.tobytes() for frame in frames] != [image for _, image in whole[0][2 * CHUNK :]]
 
 
 def test_an_error_within_a_chunk_keeps_those_before_it(edit: Edit, whole: list[Any]) -> None:
@@ -204,16 +213,16 @@ def test_what_was_never_kept_leaves_nothing(edit: Edit) -> None:
 
 
 def test_an_interruption_loses_what_was_not_saved_and_nothing_else(edit: Edit, whole: list[Any]) -> None:
-    assert "3 of 10 frames are kept" in str(edit.stop(CHUNK + 1, KeyboardInterrupt()))
+    assert "3 of 10 frames are saved" in str(edit.stop(CHUNK + 1, KeyboardInterrupt()))
     assert contents(edit(True)) == whole
 
 
 def test_it_is_gone_on_with_or_begun_anew_as_one_says(edit: Edit, whole: list[Any]) -> None:
     edit.stop(CHUNK)
-    with pytest.raises(ClipError, match=r"out\.mp4 was interrupted.* 3 frames.*--resume.*--no-resume"):
+    with pytest.raises(ClipError, match=r"out\.mp4 was interrupted.* 3 frames.*resume=True.*resume=False"):
         edit()
     with pytest.raises(ClipError, match="interrupted"):
-        io.check_output(edit.out, edit.clip(), False)
+        io.Output(edit.out).check(edit.clip())
     with pytest.raises(ClipError, match="interrupted"):
         io.write(edit.out, drawn_clip(2), resume=True)  # which is no edit
     seen: list[int] = []
@@ -223,7 +232,7 @@ def test_it_is_gone_on_with_or_begun_anew_as_one_says(edit: Edit, whole: list[An
 
 def test_the_size_of_chunks_is_kept_as_it_was_last(edit: Edit) -> None:
     clip = edit.clip()
-    clip.frames.chunk_size = 2  # type: ignore[attr-defined]  # as if memory had run out
+    clip.chunk_size = 2  # type: ignore[attr-defined]  # as if memory had run out
     resumed = edit.clip()
     before, edit.clip = edit.clip, lambda: clip
     edit.stop(4)
@@ -243,7 +252,7 @@ def test_saving_takes_its_share_and_no_more(edit: Edit, monkeypatch: pytest.Monk
 def test_what_does_not_describe_itself_is_kept_nowhere(edit: Edit) -> None:
     """It would not be known again, and could be mixed with another."""
     clip = edit.clip()
-    clip.frames.settings = None  # type: ignore[attr-defined]
+    clip.settings = None  # type: ignore[attr-defined]
     edit.clip = lambda: clip
     assert edit.stop(2 * CHUNK) is None
     assert edit.beside == []
@@ -304,7 +313,7 @@ def test_another_edit_is_never_mixed_in(
     edit.stop(2 * CHUNK)
     before = {path.name: path.read_bytes() for path in edit.folder.iterdir()}
     clip = edit.clip()
-    clip.frames.settings.update(settings)  # type: ignore[attr-defined]
+    clip.settings.update(settings)  # type: ignore[attr-defined]
     edit.clip, edit.written = lambda: clip, written
     with pytest.raises(
         ClipError, match=rf"out\.mov was begun with .*{words}.*; repeat that, or begin anew"
@@ -317,7 +326,7 @@ def test_another_edit_is_never_mixed_in(
 
 def test_another_version_is_never_mixed_in(edit: Edit, monkeypatch: pytest.MonkeyPatch) -> None:
     edit.stop(2 * CHUNK)
-    monkeypatch.setattr(io.writing, "__version__", "9.9")
+    monkeypatch.setattr(output, "__version__", "9.9")
     with pytest.raises(ClipError, match=rf"begun with zs2kit '{zs2kit.__version__}', not '9\.9'"):
         edit(True)
 
@@ -392,7 +401,7 @@ def test_what_is_damaged_is_not_trusted(
     damage(edit.folder / file)
     if (file, damage) != ("journal.json", Path.unlink):  # without it, nothing was kept
         with pytest.raises(
-            ClipError, match=r"interrupted edit to .*out\.mp4 is damaged; begin anew \(--no-resume\)"
+            ClipError, match=r"interrupted edit to .*out\.mp4 is damaged; begin anew \(`resume=False`\)"
         ):
             edit(True)
         assert (edit.folder / "journal.json").exists()
@@ -458,11 +467,11 @@ def test_no_room_to_keep_anything_is_said_and_no_reason_to_stop(
 
     monkeypatch.setattr(os, "fsync", full)
     with (
-        pytest.warns(UserWarning, match=r"can't be kept .*No space left.* what comes after 0 frames"),
+        pytest.warns(UserWarning, match=r"can't be saved .*No space left.* all that comes after 0 frames"),
         monkeypatch.context() as only,
     ):
         only.setattr(
-            io.writing, "place", lambda files, overwrite: [made.replace(at) for made, at in files.items()]
+            writing, "place", lambda files, overwrite: [made.replace(at) for made, at in files.items()]
         )
         edit()
     assert contents(edit.out) == whole
@@ -480,13 +489,13 @@ def test_a_full_disk_loses_nothing(edit: Edit, whole: list[Any]) -> None:
 
     try:
         with (
-            pytest.warns(UserWarning, match="can't be kept"),
+            pytest.warns(UserWarning, match="can't be saved"),
             pytest.raises(ClipError, match="no space left") as caught,
         ):
             edit(progress=fill)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert "9 of 10 frames are kept" in caught.value.__notes__[0]
+    assert "9 of 10 frames are saved" in caught.value.__notes__[0]
     assert contents(edit(True)) == whole
 
 
@@ -497,7 +506,7 @@ def ended_when_all_was_done(edit: Edit, monkeypatch: pytest.MonkeyPatch) -> None
         raise RuntimeError("stop")
 
     with monkeypatch.context() as patched:
-        patched.setattr(io.writing, "place", fail)
+        patched.setattr(writing, "place", fail)
         with pytest.raises(RuntimeError):
             edit()
     io.write(edit.folder / "out.mp4", drawn_clip(2))
@@ -549,7 +558,7 @@ def command(tmp_path: Path, source: Path, checkpoint: Path) -> Command:
 def expected(tmp_path_factory: pytest.TempPathFactory, source: Path, model: Model) -> list[Any]:
     """What the command makes if nothing stops it."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(io.writing, "SEGMENT", SEGMENT)
+        patched.setattr(journal, "SEGMENT", SEGMENT)
         return contents(io.write(tmp_path_factory.mktemp("whole") / "out.mp4", edited(source, model)))
 
 
@@ -583,7 +592,7 @@ def test_ctrl_c_ends_the_chunk_and_says_how_to_go_on(
     assert capsys.readouterr() == (
         "",
         "zs2kit: stopping after 3 more frames; press Ctrl-C again to stop at once\n"
-        "zs2kit: error: interrupted; 6 of 10 frames are kept; the same again with --resume goes on\n",
+        "zs2kit: error: interrupted; 6 of 10 frames are saved; the same again with --resume goes on\n",
     )
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert command() == 1
@@ -606,7 +615,7 @@ def test_a_second_ctrl_c_and_an_order_to_end_end_it_at_once(
         signalled(patched, *signals)
         assert command() == 130
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "zs2kit: error: interrupted; 3 of 10 frames are kept; the same again with --resume goes on"
+        "zs2kit: error: interrupted; 3 of 10 frames are saved; the same again with --resume goes on"
     )
     assert command("--resume", "--quiet") == 0
     assert contents(command.out) == expected
@@ -641,14 +650,14 @@ def test_on_a_terminal_it_is_asked(
     watching.join()
     os.close(ours)
     said = b"".join(shown).decode(errors="replace")
-    assert "6 frames are kept. Go on with it" in " ".join(said.split())
+    assert "6 frames are saved. Go on with it" in " ".join(said.split())
     assert next(decoded) == (2 if answer == "y" else 4)  # chunks that were made
     assert contents(command.out) == expected
 
 
 def test_nothing_to_resume_is_said(command: Command, capsys: Any) -> None:
     assert command("--resume") == 0
-    assert "nothing is kept" in capsys.readouterr().err
+    assert "nothing is saved" in capsys.readouterr().err
 
 
 def test_a_usage_error_leaves_nothing(command: Command) -> None:

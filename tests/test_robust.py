@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import zs2kit
-from zs2kit import hookimpl, scan
+from zs2kit import Plugin, editing, hookimpl, scan
 from zs2kit.carry import Carry, HostCarry
 from zs2kit.clip import Clip
 from zs2kit.companion import Companion
@@ -53,11 +53,11 @@ class Picture(Control):
 
 
 @dataclass(eq=False)
-class Cramped:
+class Cramped(Plugin):
     """There is no memory for more than so many frames; not from the beginning, but from a frame on."""
 
-    frames: int = zs2kit.plugins.option(2, "For how many frames there is memory.")
-    since: int = zs2kit.plugins.option(0, "The frame.")
+    frames: int = zs2kit.option(2, "For how many frames there is memory.")
+    since: int = zs2kit.option(0, "The frame.")
 
     @hookimpl
     def prepare(self, chunk):
@@ -81,7 +81,7 @@ def test_too_large_a_chunk_is_halved_and_no_frame_is_lost(model, frames, since):
     for frame in forgetful:
         made.append(frame.image)
         if len(made) == forgetful.frames.index:
-            forgetful.frames.carry = Carry()
+            forgetful._place.carry = Carry()
     assert np.abs(made - whole).max() > 10
 
 
@@ -115,7 +115,7 @@ def test_a_second_clip_is_asked_again_for_parts_of_a_chunk(model, tmp_path):
 
 
 @dataclass(eq=False)
-class Hungry:
+class Hungry(Plugin):
     """Takes 64 MB for each frame."""
 
     @hookimpl
@@ -125,7 +125,7 @@ class Hungry:
 
 @pytest.mark.parametrize(("megabytes", "expected"), [(100_000, 8), (350, 4), (100, 1)])
 def test_the_chunk_size_is_what_fits_into_measured_memory(model, monkeypatch, megabytes, expected):
-    monkeypatch.setattr(scan, "free", lambda device: megabytes << 20)
+    monkeypatch.setattr(editing, "free", lambda device: megabytes << 20)
     clip = edited(model, Hungry())
     assert clip.frames.chunk_size is None
     iterator = iter(clip)
@@ -134,7 +134,7 @@ def test_the_chunk_size_is_what_fits_into_measured_memory(model, monkeypatch, me
 
 
 def test_the_chunk_size_that_is_given_is_taken(model, monkeypatch):
-    monkeypatch.setattr(scan, "free", lambda device: 0)
+    monkeypatch.setattr(editing, "free", lambda device: 0)
     clip = edited(model, chunk_size=5)
     images(clip)
     assert clip.frames.chunk_size == 5
@@ -170,7 +170,7 @@ def test_a_carry_in_host_memory_is_the_same_carry(tiny_folders, tmp_path, device
         for chunk, under_way.carry_on_host in zip(parts, on_host, strict=True):
             if under_way.carry_on_host and not isinstance(carry, HostCarry):
                 carry = HostCarry.of(carry, model.device)
-            carry, pixels = under_way(carry, chunk)
+            carry, pixels, _ = under_way(carry, chunk)
             made.append(pixels)
         return carry, torch.cat(made)
 
@@ -221,7 +221,7 @@ def test_what_overflows_in_half_precision_is_made_again_in_float32(tiny_folders,
     model = overflowing(tiny_folders["epsilon"], part)
     before, weights = dtypes(model), {k: v.clone() for k, v in model.unet.state_dict().items()}
     with pytest.warns(
-        UserWarning, match="overflows in torch.float16 at frame 0: such frames are made again"
+        UserWarning, match="overflows in torch.float16 at frame 0; frames in which it does are drawn again"
     ) as said:
         made = images(edited(model, *plugins, chunk_size=4))
     assert len(said) == 1
@@ -243,10 +243,10 @@ def test_half_precision_that_holds_is_left_alone(tiny_folders):
 
 
 @dataclass(eq=False)
-class Bursts:
+class Bursts(Plugin):
     """From a frame on it gives latents whose square no float32 can hold."""
 
-    frame: int = zs2kit.plugins.option(5, "The frame.")
+    frame: int = zs2kit.option(5, "The frame.")
 
     @hookimpl
     def initial_latents(self, chunk, noise):
@@ -273,7 +273,7 @@ def test_infinity_does_not_pass_for_black(model):
     latents[1] = float("inf")
     pixels = model.decode(latents)
     assert pixels[0].isfinite().all() and pixels[1].isnan().any()
-    assert scan.first_broken(pixels) == 1 and scan.first_broken(pixels[:1]) is None
+    assert scan._first_broken(pixels) == 1 and scan._first_broken(pixels[:1]) is None
 
 
 # Any length

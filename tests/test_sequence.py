@@ -167,8 +167,8 @@ def nothing(folder: Path) -> None:
         (other_size, {}, r"shot\.1005\.png is 32x48 pixels and shot\.1001\.png 64x48"),
         (no_picture, {}, r"shot\.1005\.png is not a PNG picture"),
         (without(*range(1001, 1011)), {}, r"there is no picture .*shot\.%04d\.png, such as shot\.0001\.png"),
-        (nothing, {"rate": 0}, "the rate must be"),
-        (nothing, {"rate": -24}, "the rate must be"),
+        (nothing, {"rate": 0}, "`rate` must be"),
+        (nothing, {"rate": -24}, "`rate` must be"),
         (nothing, {"start": 3}, r"no picture from start to end; at 25 a second it lasts 0\.4 s"),
         (nothing, {"start": 0.1, "end": 0.11}, "no picture from start to end"),
         (nothing, {"end": 0}, "after start"),
@@ -187,12 +187,12 @@ def test_bad_sequences_are_said_in_a_line(tmp_path: Path, spoil: Any, how: dict[
 
 @pytest.mark.parametrize("rate", [float("nan"), float("inf")])
 def test_a_rate_is_a_number(tmp_path: Path, rate: float) -> None:
-    with pytest.raises(UsageError, match="the rate must be"):
+    with pytest.raises(UsageError, match="`rate` must be"):
         io.read(shot(tmp_path), rate=rate)
 
 
 def test_a_video_has_its_own_rate(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has its own rate"):
+    with pytest.raises(UsageError, match="has a rate of its own"):
         io.read(make(tmp_path / "clip.mp4"), rate=24)
 
 
@@ -234,7 +234,9 @@ def test_a_sequence_becomes_a_video(tmp_path: Path, codec: str, suffix: str) -> 
     source = shot(tmp_path / "in", count=60)
     out = tmp_path / f"out{suffix}"
     if codec == "h264":
-        with pytest.warns(UserWarning, match="one sample of colour for 2x2 pixels.* --codec ffv1 or prores"):
+        with pytest.warns(
+            UserWarning, match="one sample of colour for 2x2 pixels.* `codec='ffv1'` or `codec='prores'`"
+        ):
             io.write(out, io.read(source, rate=Fraction(24000, 1001)), codec=codec)
     else:
         io.write(out, io.read(source, rate=Fraction(24000, 1001)), codec=codec)
@@ -272,11 +274,11 @@ def test_what_cannot_be_written_is_said_before_the_first_frame(tmp_path: Path) -
         (tmp_path / "there.%04d.png", unread(frame_count=3), {}, r"there\.0003\.png exists"),
         (tmp_path / "there.%04d.png", unread(), {"start_number": 3}, r"there\.0003\.png exists"),
         (tmp_path / "nowhere" / "a.%d.png", unread(), {}, "no folder .*nowhere; create it"),
-        (tmp_path / "a.png", unread(), {}, r"pictures are numbered, so name them a\.%04d\.png"),
+        (tmp_path / "a.png", unread(), {}, r"pictures are numbered; name them a\.%04d\.png"),
         (tmp_path / "a.%d.png", unread(), {"codec": "h264"}, "h264 goes into"),
         (tmp_path / "a.mp4", unread(), {"codec": "png"}, r"png goes into \.%04d\.png"),
-        (tmp_path / "a.%d.png", unread(), {"quality": 3}, "quality is for h264"),
-        (tmp_path / "a.%d.png", unread(), {"start_number": -1}, "0 or more"),
+        (tmp_path / "a.%d.png", unread(), {"quality": 3}, "`quality` is for h264"),
+        (tmp_path / "a.%d.png", unread(), {"start_number": -1}, "from 0 up"),
         (tmp_path / "a.mp4", unread(), {"start_number": 1}, "is for sequences of pictures"),
         (tmp_path / ("long" * 70 + "%d.png"), unread(), {}, "can't write"),
     ):  # fmt: skip
@@ -377,7 +379,7 @@ def test_an_edit_that_was_ended_goes_on_in_every_codec(
         if done == 9:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(io.writing, "SEGMENT", 4)
+    monkeypatch.setattr(journal, "SEGMENT", 4)
     monkeypatch.setattr(journal, "SHARE", 1.0)  # it saves after every chunk
     whole = written("whole")
     with pytest.raises(KeyboardInterrupt):

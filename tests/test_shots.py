@@ -101,7 +101,7 @@ def test_given_cuts_begin_with_the_nearest_frame():
 
 @pytest.mark.parametrize("cuts", ["none", [-1.0], [float("nan")], [float("inf")]])
 def test_what_is_no_cut_is_refused(tiny_folders, cuts):
-    with pytest.raises(UsageError, match="cuts must be 'auto' or times"):
+    with pytest.raises(UsageError, match="`cuts` must be 'auto' or times"):
         zs2kit.edit(drawn_clip(2), model=tiny_folders["epsilon"], cuts=cuts)
 
 

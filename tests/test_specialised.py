@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 import zs2kit
 from zs2kit import Model, cli, io
+from zs2kit.cli.options import _lora
 from zs2kit.errors import ModelError, UsageError
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan, tiny_model
@@ -194,7 +195,7 @@ def test_bundled_loras_are_found_by_their_names(sd, tmp_path, monkeypatch):
     (tmp_path / "loras").mkdir()
     matrices = lora(base)
     file = saved(matrices, tmp_path / "loras" / "chalk.safetensors")
-    monkeypatch.setattr("zs2kit.model._WEIGHTS", tmp_path)
+    monkeypatch.setattr("zs2kit.networks.loading._WEIGHTS", tmp_path)
     made = weights(Model.load(loras={"chalk": 0.5}))
     for name, before in weights(base).items():
         assert torch.allclose(made[name], before + 0.5 * change(matrices, name), atol=1e-6), name
@@ -414,7 +415,7 @@ def test_a_single_file_takes_a_lora_too(sd, tmp_path):
 def test_a_single_file_needs_its_configs(sd, wide, tmp_path):
     tensors = single_file(Model.load(sd))
     file = saved(tensors, tmp_path / "model.safetensors")
-    assert "--config" in refused(file)
+    assert "config=" in refused(file)
     for other in (wide, tmp_path):  # of another family, and no checkpoint at all
         assert f"configs of {other}" in refused(file, config=other)
     part = {key: value for key, value in tensors.items() if not key.startswith("first_stage_model")}
@@ -454,7 +455,7 @@ def test_they_reach_the_edit_from_the_command_line(sd, tmp_path):
     ],
 )
 def test_a_lora_and_its_weight(text, name, weight):
-    assert cli.lora(text) == (name, weight)
+    assert _lora(text) == (name, weight)
 
 
 def test_wrong_loras_are_wrong_use(sd):

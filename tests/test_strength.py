@@ -12,7 +12,7 @@ import zs2kit
 from zs2kit.errors import UsageError
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
 from zs2kit.puppets.world import Scene, motion_scenes, render
-from zs2kit.sampler import SCHEDULERS, add_noise, make_scheduler, steps_of
+from zs2kit.schedule import SCHEDULERS, add_noise, make_scheduler, steps_of
 from zs2kit.testing import check_plugin, chunks, drawn_clip, edited_pixels, make_scan
 from zs2kit_plugins.strength import Strength
 
@@ -41,7 +41,7 @@ def test_parity_with_the_diffusers_pipeline(tiny, scheduler, strength, monkeypat
     other = pixels(tiny, [Strength(0.8)], **settings)
     theirs = reference(tiny, scheduler, strength, monkeypatch)
     worst = difference(ours, theirs)
-    kind = tiny.scheduler_config["prediction_type"]
+    kind = tiny.pipeline.scheduler.config["prediction_type"]
     print(f"largest difference, {kind}, {scheduler}, strength {strength}: {worst:.1e}")
     assert worst <= 1e-3
     assert difference(other, theirs) > 1e-2
@@ -50,7 +50,7 @@ def test_parity_with_the_diffusers_pipeline(tiny, scheduler, strength, monkeypat
 def reference(model, scheduler, strength, monkeypatch):
     """What StableDiffusionImg2ImgPipeline makes of the same source and noise."""
     components = dict(model.pipeline.components)
-    components["scheduler"] = make_scheduler(scheduler, model.scheduler_config, STEPS, model.device)
+    components["scheduler"] = make_scheduler(scheduler, model.pipeline.scheduler.config, STEPS, model.device)
     pipeline = diffusers.StableDiffusionImg2ImgPipeline(**components, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     shape = model.latent_shape(32, 32)
@@ -83,7 +83,7 @@ def reference(model, scheduler, strength, monkeypatch):
 def test_strength_1_is_no_plugin_where_the_last_timestep_is_pure_noise(tiny):
     """As it is at zero terminal SNR; elsewhere, as in diffusers, a trace of the source remains."""
     change = difference(pixels(tiny, [Strength(1.0)]), pixels(tiny, []))
-    zero_snr = tiny.scheduler_config["rescale_betas_zero_snr"]
+    zero_snr = tiny.pipeline.scheduler.config["rescale_betas_zero_snr"]
     assert (change <= SAME) == zero_snr
 
 
@@ -107,7 +107,7 @@ def test_it_keeps_the_laws_with_schedulers_that_count_their_steps(scheduler):
 
 def test_steps_are_told_apart_where_timesteps_repeat(tiny):
     """Karras' spacing of many steps rounds several to one timestep."""
-    config = {**tiny.scheduler_config, "use_karras_sigmas": True}
+    config = {**tiny.pipeline.scheduler.config, "use_karras_sigmas": True}
     scheduler = make_scheduler("dpm++", config, 100, tiny.device)
     steps = steps_of(scheduler)
     index = next(i for i in range(1, 100) if steps[i].timestep == steps[i - 1].timestep) - 1
@@ -120,7 +120,7 @@ def test_steps_are_told_apart_where_timesteps_repeat(tiny):
 
 @pytest.mark.parametrize(
     "strength, message",
-    [(0.1, "less than one step; raise"), (0.0, "less than one step"), (1.5, "strength.strength: expected")],
+    [(0.1, "less than one step; raise"), (0.0, "less than one step"), (1.5, "`strength.strength` must be")],
 )
 def test_bad_strengths_are_one_line(tiny, strength, message):
     with pytest.raises(UsageError, match=message) as error:

@@ -18,6 +18,7 @@ from zoo import LIMITED, ZOO, Animal, assert_drawn, drawn, large
 import zs2kit
 from zs2kit import io
 from zs2kit.errors import UsageError
+from zs2kit.io import reading
 from zs2kit.verify import verify
 
 
@@ -61,9 +62,9 @@ def test_every_reader_sees_it(found: Callable[[str], Path], name: str) -> None:
     assert_drawn(frames, animal.turn, animal.spoilt)
     if animal.opencv is None:
         return
-    described = io.reading._describe_with_opencv(path)
+    described = reading._describe_with_opencv(path)
     assert described is not None
-    others = list(io.reading._opencv_frames(described))
+    others = list(reading._opencv_frames(described))
     assert len(others) == len(frames)
     for ours, theirs in zip(frames, others, strict=True):
         assert np.abs(ours.image.astype(int) - theirs.image).max() <= animal.opencv
@@ -166,8 +167,8 @@ def test_skipped_frames_are_not_converted(
 ) -> None:
     whole = list(io.read(found(name)))
     converted: list[int] = []
-    rgb = io.reading._rgb
-    monkeypatch.setattr(io.reading, "_rgb", lambda *args: converted.append(1) or rgb(*args))
+    rgb = reading._rgb
+    monkeypatch.setattr(reading, "_rgb", lambda *args: converted.append(1) or rgb(*args))
     clip = io.read(found(name), skip=7)
     rest = list(clip)
     assert len(converted) == len(rest) == len(whole) - 7
@@ -182,7 +183,7 @@ def test_skipped_frames_are_not_converted(
 def test_a_count_that_is_too_high_is_not_waited_for(
     found: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(io.reading, "SMALL", 0)  # believes the file
+    monkeypatch.setattr(reading, "SMALL", 0)  # believes the file
     assert len(list(io.read(found("too many.mp4")))) == 12
 
 

@@ -8,25 +8,43 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zs2kit.clip import Clip as Clip
     from zs2kit.clip import Frame as Frame
+    from zs2kit.editing import Edit as Edit
+    from zs2kit.editing import edit as edit
+    from zs2kit.editing import generate as generate
+    from zs2kit.errors import Notice as Notice
+    from zs2kit.errors import Stopped as Stopped
     from zs2kit.errors import Zs2Error as Zs2Error
+    from zs2kit.errors import notify as notify
     from zs2kit.hookspecs import hookimpl as hookimpl
+    from zs2kit.io import Output as Output
     from zs2kit.io import read as read
     from zs2kit.io import write as write
     from zs2kit.model import Model as Model
-    from zs2kit.scan import edit as edit
-    from zs2kit.scan import generate as generate
+    from zs2kit.plugins import Plugin as Plugin
+    from zs2kit.progress import Progress as Progress
+    from zs2kit.settings import Settings as Settings
+    from zs2kit.settings import option as option
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Public name -> module that defines it. Looked up on first use, so that `import zs2kit` costs nothing.
 _PUBLIC = {
     "Clip": "zs2kit.clip",
+    "Edit": "zs2kit.editing",
     "Frame": "zs2kit.clip",
     "Model": "zs2kit.model",
+    "Notice": "zs2kit.errors",
+    "Output": "zs2kit.io",
+    "Plugin": "zs2kit.plugins",
+    "Progress": "zs2kit.progress",
+    "Settings": "zs2kit.settings",
+    "Stopped": "zs2kit.errors",
     "Zs2Error": "zs2kit.errors",
-    "edit": "zs2kit.scan",
-    "generate": "zs2kit.scan",
+    "edit": "zs2kit.editing",
+    "generate": "zs2kit.editing",
     "hookimpl": "zs2kit.hookspecs",
+    "notify": "zs2kit.errors",
+    "option": "zs2kit.settings",
     "read": "zs2kit.io",
     "write": "zs2kit.io",
 }

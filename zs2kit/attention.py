@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 
 from zs2kit.carry import Carry
 from zs2kit.errors import ModelError, PluginError
+
+# Class of a network -> the names of its attention modules in which the picture attends to itself
+SELF_ATTENTION = {"UNet2DConditionModel": r"\battn1$", "ControlNetModel": r"\battn1$"}
 
 
 def running_average(
@@ -30,7 +34,7 @@ def running_average(
 class TemporalMomentum:
     """The running averages of all self-attention layers while one chunk is sampled.
 
-    ``scope`` names the call of the denoiser under way (step and branch); each layer has one running
+    ``scope`` names the call of the network under way (branch and step); each layer has one running
     average per scope. They are read from ``carry`` and left in ``following`` for the next chunk.
     """
 
@@ -45,8 +49,8 @@ class TemporalMomentum:
         key = f"attention/{self.scope}/{layer}"
         if key in self.following:
             raise PluginError(
-                f"layer {layer} is called twice in '{self.scope}': branches need names of their own, and "
-                "plugins networks of their own"
+                f"layer {layer} is called twice in '{self.scope}'",
+                "give branches names of their own, and plugins networks of their own",
             )
         previous = self.carry.fetch(key, hidden_states.device)
         mixed = running_average(hidden_states, self.momentum, previous)
@@ -54,63 +58,65 @@ class TemporalMomentum:
         return mixed.to(hidden_states.dtype)
 
 
-class MomentumProcessor:
-    """An attention processor that hands averaged frames to the one it wraps, as what is attended to.
+class _Layer:
+    """The hooks of one self-attention layer, which average what its keys and values are computed from.
 
-    Keys and values are linear in the hidden states, so one average serves both; queries stay as they
-    are. Momentum 0 is then plain self-attention, and 1 attention to the first frame.
+    Both are linear in the hidden states, so one average serves both. Queries stay as they are: momentum 0 is
+    then plain self-attention, and 1 attention to the first frame. Attention processors are left alone.
     """
 
-    def __init__(self, inner: Any, layer: str, average: TemporalMomentum) -> None:
-        self.inner = inner
-        self.layer = layer
+    def __init__(self, name: str, average: TemporalMomentum) -> None:
+        self.name = name
         self.average = average
+        self.given: torch.Tensor | None = None
+        self.mixed: torch.Tensor | None = None
 
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        if encoder_hidden_states is None:  # else the block attends to text alone (only_cross_attention)
-            encoder_hidden_states = self.average(self.layer, hidden_states)
-        attended: torch.Tensor = self.inner(
-            attn, hidden_states, encoder_hidden_states, attention_mask, **kwargs
-        )
-        return attended
+    def to_k(self, module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        self.given = inputs[0]
+        self.mixed = self.average(self.name, inputs[0])
+        return (self.mixed, *inputs[1:])
+
+    def to_v(self, module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        mixed, given = self.mixed, self.given
+        self.mixed = self.given = None
+        if mixed is None or inputs[0] is not given:
+            raise ModelError(
+                f"layer {self.name} makes its values of something else than its keys",
+                "use another attention processor, or `momentum=0`",
+            )
+        return (mixed, *inputs[1:])
 
 
 def self_attention(network: Any) -> dict[str, Any]:
-    """Return the processors of a network's self-attention layers by name.
+    """Return the self-attention modules of a network by name.
 
-    Raises `ModelError` where projections are fused, since then keys can't have another input than queries.
+    Raises `ModelError` for a class of networks that zs2kit doesn't know, and where projections are fused,
+    since then keys can't have another input than queries.
     """
+    cls = type(network).__name__
+    if cls not in SELF_ATTENTION:
+        raise ModelError(
+            f"a {cls} can't be given temporal momentum", f"use a {' or a '.join(SELF_ATTENTION)}"
+        )
     found = {}
-    for name, processor in network.attn_processors.items():
-        if name.endswith("attn1.processor"):
-            if getattr(network.get_submodule(name.removesuffix(".processor")), "fused_projections", False):
-                raise ModelError("the model's QKV projections are fused; call unfuse_qkv_projections() first")
-            found[name] = processor
+    for name, module in network.named_modules():
+        # A block that attends to text alone has an attn1, too (only_cross_attention).
+        if re.search(SELF_ATTENTION[cls], name) and not getattr(module, "is_cross_attention", False):
+            if getattr(module, "fused_projections", False):
+                raise ModelError(
+                    "the model's QKV projections are fused", "call unfuse_qkv_projections() first"
+                )
+            found[name] = module
     return found
 
 
 @contextmanager
 def attached(networks: Mapping[str, Any], average: TemporalMomentum) -> Iterator[None]:
     """Give the self-attention of ``networks`` temporal momentum, and take it away again whatever happens."""
-    if average.momentum == 0:  # exactly plain self-attention
+    with ExitStack() as stack:
+        for name, network in networks.items() if average.momentum else ():  # 0 is plain self-attention
+            for place, module in self_attention(network).items():
+                layer = _Layer(f"{name}.{place}", average)
+                for hooked, hook in ((module.to_k, layer.to_k), (module.to_v, layer.to_v)):
+                    stack.callback(hooked.register_forward_pre_hook(hook).remove)
         yield
-        return
-    originals = {name: dict(network.attn_processors) for name, network in networks.items()}
-    try:
-        for name, network in networks.items():
-            wrapped = {
-                layer: MomentumProcessor(processor, f"{name}.{layer}", average)
-                for layer, processor in self_attention(network).items()
-            }
-            network.set_attn_processor(originals[name] | wrapped)
-        yield
-    finally:
-        for name, network in networks.items():
-            network.set_attn_processor(dict(originals[name]))  # a copy: diffusers empties what it is given

@@ -18,23 +18,23 @@ def check_beside(path: Path, suffix: str, kind: str, others: Sequence[Path], ove
     ``suffix`` is what its name must end in. Nor may it replace one of ``others``.
     """
     if path.suffix.lower() != suffix:
-        raise UsageError(f"{path}: a {kind} is a {suffix} file; name it so")
+        raise UsageError(f"{path}: a {kind} is a {suffix} file", "name it so")
     if not os.path.isdir(path.parent):
-        raise ClipError(f"{path}: there is no folder {path.parent}; make it first")
+        raise ClipError(f"{path}: there is no folder {path.parent}", "make it first")
     if os.path.isdir(path):
-        raise ClipError(f"{path}: is a folder; choose another name for the {kind}")
+        raise ClipError(f"{path} is a folder", f"choose another name for the {kind}")
     try:
         with suppress(FileNotFoundError):
             path.lstat()  # fails on a name that is too long
         tempfile.TemporaryFile(dir=path.parent).close()  # permissions tell less than an attempt
     except OSError as error:
         raise ClipError(
-            f"{path}: can't be written ({error.strerror}); choose another name or folder"
+            f"{path} can't be written ({error.strerror})", "choose another name or folder"
         ) from error
     if os.path.realpath(path) in [os.path.realpath(other) for other in others]:
-        raise ClipError(f"{path}: is one of the clips; choose another name for the {kind}")
+        raise ClipError(f"{path} is one of the clips", f"choose another name for the {kind}")
     if os.path.lexists(path) and not overwrite:
-        raise ClipError(f"{path}: exists; use --overwrite, or another name")
+        raise ClipError(f"{path} exists", "choose another name, or allow overwriting: `overwrite=True`")
 
 
 def write_beside(path: Path, data: bytes) -> None:
@@ -44,6 +44,6 @@ def write_beside(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:
-        raise ClipError(f"{path}: can't be written: {error.strerror}") from error
+        raise ClipError(f"{path} can't be written: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,10 +1,11 @@
-"""Clips: frames to iterate over once, and the clock and geometry that go with them."""
+"""Clips: frames in order, and the clock and geometry that go with them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
+from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +25,12 @@ class Frame(NamedTuple):
     image: NDArray[np.uint8]  # (height, width, 3) RGB
     pts: int  # presentation time, in ticks of the clip's time_base
     duration: int = 0  # in ticks; 0: until the next frame. `write` needs that of the last one
+    transfer: int = 2  # how the numbers stand for light, as FFmpeg counts it; 2: as the clip's colour says
+
+    @property
+    def depth(self) -> int:
+        """Bits of each of the image's numbers, by its dtype; they are 8 until other depths are supported."""
+        return self.image.dtype.itemsize * 8
 
 
 @dataclass(frozen=True)
@@ -44,13 +51,16 @@ class Color:
 
 @dataclass
 class Clip:
-    """Frames in order, to be iterated over once, and never held all at once.
+    """Frames in order, never held all at once, and what is known of them.
 
-    ``source`` names the file whose audio, between ``start`` and ``end`` seconds after its ``origin``, `write`
+    Each time that a clip is iterated over, all of its frames come, from the first. Where ``frames`` is an
+    iterator that is possible once: the second time raises `ClipError`.
+
+    ``source`` names the file whose sound, between ``start`` and ``end`` seconds after its ``origin``, `write`
     copies next to the frames. Frames keep the pts that they have in the source.
     """
 
-    frames: Iterable[Frame]
+    frames: Iterable[Frame] = field(repr=False, compare=False)
     width: int
     height: int
     rate: Fraction  # nominal frames per second
@@ -65,20 +75,40 @@ class Clip:
     silent: bool = False  # the source is known to have no sound
     pix_fmt: str = "rgb24"  # how the source stores its pictures, as FFmpeg calls it
     blank: bool = False  # nothing is to be seen in its frames: text alone is the source
+    _used: bool = field(default=False, init=False, repr=False, compare=False)
 
     @classmethod
     def from_images(cls, images: Iterable[NDArray[np.uint8]], rate: Fraction | float) -> Clip:
-        """Make a clip of pictures, each (height, width, 3) RGB and of one size, shown ``rate`` a second."""
-        images = iter(images)
-        first = next(images, None)
+        """Make a clip of pictures, each (height, width, 3) RGB and of one size, shown ``rate`` a second.
+
+        Of a list the clip can be iterated over many times, of an iterator once.
+        """
+        if not isinstance(images, Sequence | np.ndarray):
+            images = iter(images)
+        first = next(iter(images), None)
         if first is None:
             raise ClipError("a clip needs at least one picture")
         rate = Fraction(rate).limit_denominator(1001)
-        frames = (Frame(image, pts, 1) for pts, image in enumerate(chain([first], images)))
+        frames: Iterable[Frame] = Anew(partial(numbered, images))
+        if isinstance(images, Iterator):
+            frames = numbered(chain([first], images))
         return cls(frames, width=first.shape[1], height=first.shape[0], rate=rate, time_base=1 / rate)
 
+    def with_frames(self, frames: Iterable[Frame]) -> Clip:
+        """Return a clip of other frames, of which all else that is known of this one holds."""
+        facts = {each.name: getattr(self, each.name) for each in fields(Clip) if each.init}
+        return Clip(**{**facts, "frames": frames})
+
     def __iter__(self) -> Iterator[Frame]:
-        return iter(self.frames)
+        frames = iter(self.frames)
+        if frames is self.frames:  # an iterator, which gives each of its frames once
+            if self._used:
+                raise ClipError(
+                    "this clip was iterated over already, and its frames can't be had again",
+                    "make it of a file or a list rather than of an iterator, or make it once more",
+                )
+            self._used = True
+        return frames
 
     def chunks(self, size: int) -> Iterator[list[Frame]]:
         """Yield lists of ``size`` consecutive frames; the last may be shorter."""
@@ -87,12 +117,29 @@ class Clip:
             yield group
 
 
+@dataclass(frozen=True)
+class Anew:
+    """Frames that come from the first on each time that they are iterated over: those that a call gives."""
+
+    call: Callable[[], Iterator[Frame]]
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self.call()
+
+
+def numbered(images: Iterable[NDArray[np.uint8]]) -> Iterator[Frame]:
+    """Yield frames that show ``images`` one after the other, each for a tick."""
+    for pts, image in enumerate(images):
+        yield Frame(image, pts, 1)
+
+
 @dataclass(eq=False)
 class Chunk:
     """Consecutive frames of a clip on their way through the model; what plugins see.
 
-    ``frames`` and ``pixels`` are None when text alone is the source. ``first`` is there for plugins of which
-    `wants_first` is true, and None while that frame is drawn.
+    When text alone is the source, there are no frames: ``frames`` is None, and asking for ``images`` or
+    ``pixels`` raises `ValueError`. ``first`` is there for plugins of which `wants_first` is true, and None
+    while that frame is drawn.
     """
 
     index: int  # position in the clip of the first frame
@@ -101,9 +148,8 @@ class Chunk:
     width: int
     times: tuple[Fraction, ...] = ()  # when each frame is shown, in seconds
     frames: list[NDArray[np.uint8]] | None = None  # each (source height, source width, 3) RGB
-    pixels: torch.Tensor | None = None  # (frames, 3, height, width) in [-1, 1], float32 on the CPU
+    fitted: NDArray[np.uint8] | None = None  # the same at the model's size: (frames, height, width, 3)
     fit: Fit | None = None
-    kept: NDArray[np.float32] | None = None  # what `keep` gave: (frames, source height, source width)
     first: NDArray[np.uint8] | None = None  # what was drawn for the shot's first frame: (height, width, 3)
 
     @property
@@ -111,18 +157,25 @@ class Chunk:
         """The positions in the clip of this chunk's frames."""
         return range(self.index, self.index + self.length)
 
-    def beginning(self) -> Chunk:
-        """The chunk's first frame, as a chunk of its own."""
-        frames = None if self.frames is None else self.frames[:1]
-        pixels = None if self.pixels is None else self.pixels[:1]
-        return replace(self, length=1, times=self.times[:1], frames=frames, pixels=pixels, kept=None)
-
     @property
     def images(self) -> NDArray[np.uint8]:
         """The source as the model gets it, in bytes: (frames, height, width, 3) RGB."""
-        assert self.pixels is not None
-        pixels = ((self.pixels + 1) * 127.5).round().numpy().astype(np.uint8)
-        return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
+        if self.fitted is None:
+            raise ValueError("text alone has no frames to look at")
+        return self.fitted
+
+    @cached_property
+    def pixels(self) -> torch.Tensor:
+        """The source as the model gets it: (frames, 3, height, width) in [-1, 1], float32 on the CPU."""
+        import torch
+
+        return torch.from_numpy(self.images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def beginning(self) -> Chunk:
+        """The chunk's first frame, as a chunk of its own."""
+        frames = None if self.frames is None else self.frames[:1]
+        fitted = None if self.fitted is None else self.fitted[:1]
+        return replace(self, length=1, times=self.times[:1], frames=frames, fitted=fitted)
 
 
 @dataclass(frozen=True)

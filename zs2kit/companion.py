@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zs2kit.clip import Chunk, Clip, Frame
-from zs2kit.errors import ClipError
+from zs2kit.errors import ClipError, notify
 from zs2kit.io import read
 from zs2kit.io.sequence import Pattern
 
@@ -35,8 +34,8 @@ class Companion:
         opened = self._read()
         if (opened.width, opened.height) != (clip.width, clip.height):
             raise ClipError(
-                f"{path} is {opened.width}x{opened.height} pixels and the clip {clip.width}x{clip.height}; "
-                "give one of the clip's size"
+                f"{path} is {opened.width}x{opened.height} pixels and the clip {clip.width}x{clip.height}",
+                "give one of the clip's size",
             )
         ours, clips = opened.frame_count, clip.frame_count
         if not self.is_picture and ours and clips and ours != clips:
@@ -69,10 +68,11 @@ class Companion:
         return list(islice(self._held, chunk.length))
 
     def finish(self, frames: int) -> None:
-        """Warn if there are pictures left over after ``frames`` frames; for a plugin's hook of that name."""
+        """Tell if there are pictures left over after ``frames`` frames; for a plugin's hook of that name."""
         if self._picture is None and next(self._frames, None) is not None:
-            warnings.warn(
-                f"{self.path} has more than the clip's {frames} frames; the rest was not used", stacklevel=3
+            notify(
+                "companion-longer",
+                f"{self.path} has more than the clip's {frames} frames; the rest was not used",
             )
 
     def _read(self) -> Clip:
@@ -83,6 +83,6 @@ class Companion:
 
     def _other_length(self, ours: int, clips: int | None) -> ClipError:
         return ClipError(
-            f"{self.path} has {ours} frames and the clip {clips or 'more'}; "
-            "give one with a picture for each of the clip's frames"
+            f"{self.path} has {ours} frames and the clip {clips or 'more'}",
+            "give one with a picture for each of the clip's frames",
         )

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zs2kit.errors import ModelError, UsageError
-from zs2kit.hookspecs import DenoiserInputs, hookimpl
-from zs2kit.plugins import name_of, option
+from zs2kit.hookspecs import hookimpl
+from zs2kit.networks.base import DenoiserInputs, per_frame
+from zs2kit.plugins import Plugin, name_of
+from zs2kit.settings import option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,12 +19,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zs2kit.clip import Chunk, Clip
-    from zs2kit.denoiser import Branch, Denoiser, Step
+    from zs2kit.denoiser import Denoiser
     from zs2kit.model import Model
+    from zs2kit.networks.base import Branch
+    from zs2kit.schedule import Step
 
 
 @dataclass(eq=False)
-class Control:
+class Control(Plugin):
     """A ControlNet on maps that are detected in the source.
 
     A subclass says which network it is by default (`controlnet`) and what the maps are (`detect`), and may
@@ -81,8 +85,6 @@ class Control:
 
     @hookimpl
     def denoiser_inputs(self, step: Step, branch: Branch, latents: torch.Tensor) -> DenoiserInputs | None:
-        from zs2kit.denoiser import per_frame
-
         # The same bounds as in StableDiffusionControlNetPipeline.
         acts = self.start <= step.index / step.count and (step.index + 1) / step.count <= self.end
         if self.scale == 0 or not acts:
@@ -108,14 +110,15 @@ def _check_family(where: str | Path, config: Mapping[str, Any], model: Model) ->
     """`ModelError` if a network of this config is no ControlNet for ``model``."""
     kind = config.get("_class_name", "ControlNetModel")
     if kind != "ControlNetModel":
-        raise ModelError(f"{where} is a {kind}; give a ControlNet (a ControlNetModel of diffusers)")
+        raise ModelError(f"{where} is a {kind}", "give a ControlNet (a ControlNetModel of diffusers)")
     ours = {"in_channels": model.latent_channels}
     for name in ("cross_attention_dim", "in_channels", "block_out_channels"):
         expected = ours.get(name, model.unet.config[name])
         if _plain(config.get(name, expected)) != _plain(expected):
             raise ModelError(
                 f"{where} was made for another family of models than {model.name} "
-                f"({name} {_plain(config[name])}, not {_plain(expected)}); choose a ControlNet for this one"
+                f"({name} {_plain(config[name])}, not {_plain(expected)})",
+                "choose a ControlNet for this one",
             )
 
 

@@ -1,10 +1,9 @@
-"""The denoiser: the one place that calls the U-Net."""
+"""The denoiser: the one place that calls the network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,39 +11,16 @@ import torch
 from zs2kit.attention import TemporalMomentum, attached, self_attention
 from zs2kit.carry import Carry
 from zs2kit.errors import PluginError
-from zs2kit.hookspecs import DenoiserInputs
 from zs2kit.model import Model
-
-
-@dataclass(frozen=True)
-class Step:
-    """A denoising step. Known by its position: timestep values may be fractional, or repeat."""
-
-    index: int
-    timestep: torch.Tensor
-    count: int  # of steps in all
-
-
-@dataclass(eq=False)
-class Branch:
-    """One call of the U-Net per step; the guidance is the sum of weight x prediction over branches.
-
-    prompt_embeds: (1 or frames, tokens, channels). conditions: further entries of the U-Net's
-    ``added_cond_kwargs``, each (1 or frames, ...). timestep_cond: (1 or frames, channels), for
-    models that take the guidance scale as an input. conditional: whether it draws what is asked for.
-    What guidance leads away from doesn't, nor the source as it was: no reference is shown to those.
-    """
-
-    name: str
-    weight: float
-    prompt_embeds: torch.Tensor
-    conditions: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    timestep_cond: torch.Tensor | None = None
-    conditional: bool = True
+from zs2kit.networks.base import Branch, DenoiserInputs
+from zs2kit.schedule import Step
 
 
 class Denoiser:
-    """Calls the U-Net with what the plugins add, and with temporal momentum in its self-attention."""
+    """Calls the network with what the plugins add, and with temporal momentum in its self-attention.
+
+    ``hook`` are the plugins' hooks, as pluggy calls them all.
+    """
 
     def __init__(self, model: Model, hook: Any, momentum: float) -> None:
         self.model = model
@@ -52,7 +28,7 @@ class Denoiser:
         self.momentum = momentum
         self.networks: dict[str, Any] = {}
         self._contexts: list[Callable[[], AbstractContextManager[Any]]] = []
-        self.attach("unet", model.unet)
+        self.attach(model.network.name, model.network.module)
         self._average = TemporalMomentum(momentum, Carry(), Carry())
 
     def attach(self, name: str, network: Any) -> None:
@@ -62,8 +38,9 @@ class Denoiser:
         network's attention can't be given momentum.
         """
         if name in self.networks or any(network is each for each in self.networks.values()):
-            raise PluginError(f"the network called '{name}' is attached twice; use one plugin of the two")
-        self_attention(network)
+            raise PluginError(f"the network called '{name}' is attached twice", "use one plugin of the two")
+        if self.momentum:
+            self_attention(network)  # raises an error now rather than in the middle of the work
         self.networks[name] = network
 
     def within(self, context: Callable[[], AbstractContextManager[Any]]) -> None:
@@ -85,49 +62,35 @@ class Denoiser:
             yield
 
     def __call__(self, latents: torch.Tensor, step: Step, branch: Branch) -> torch.Tensor:
-        """Return the U-Net's prediction (frames, channels, height, width) in float32.
+        """Return the network's prediction (frames, channels, height, width) in float32.
 
         latents: (frames, channels, height, width), scaled for ``step`` by the scheduler.
         """
+        network = self.model.network
         self._average.scope = f"{branch.name}/{step.index}"
-        frames = len(latents)
         latents = latents.to(self.model.dtype)
         given: list[DenoiserInputs] = self.hook.denoiser_inputs(step=step, branch=branch, latents=latents)
         conditions = dict(branch.conditions)
         for each in given:
             if both := conditions.keys() & each.conditions.keys():
-                raise PluginError(f"the condition '{min(both)}' is given twice; use one plugin of the two")
+                raise PluginError(f"the condition '{min(both)}' is given twice", "use one plugin of the two")
             conditions.update(each.conditions)
         extra: list[torch.Tensor] = self.hook.channels(step=step, branch=branch, latents=latents)
         inputs = torch.cat([latents, *(each.to(latents) for each in extra)], dim=1)
-        if inputs.shape[1] != self.model.unet.config.in_channels:
+        if inputs.shape[1] != network.channels:
             raise PluginError(
-                f"{self.model.name} takes {self.model.unet.config.in_channels} channels, not "
-                f"{inputs.shape[1]}; use it with the plugin that it was made for, or another model"
+                f"{self.model.name} takes {network.channels} channels, not {inputs.shape[1]}",
+                "use it with the plugin that it was made for, or use another model",
             )
-        prediction = self.model.unet(
-            inputs,
-            step.timestep,
-            encoder_hidden_states=per_frame(branch.prompt_embeds, frames),
-            timestep_cond=None if branch.timestep_cond is None else per_frame(branch.timestep_cond, frames),
-            added_cond_kwargs={name: per_frame(value, frames) for name, value in conditions.items()} or None,
-            down_block_additional_residuals=_summed([each.down for each in given if each.down]),
-            mid_block_additional_residual=_total([each.mid for each in given if each.mid is not None]),
-            return_dict=False,
-        )[0]
-        return prediction.float()  # type: ignore[no-any-return]
+        return network.predict(inputs, step, branch, conditions, given).float()
 
-
-def per_frame(value: Any, frames: int) -> Any:
-    """(1 or frames, ...) -> (frames, ...); lists, as IP-Adapter's embeds are, item by item."""
-    if isinstance(value, list):
-        return [per_frame(each, frames) for each in value]
-    return value if len(value) == frames else value.expand(frames, *value.shape[1:])
-
-
-def _summed(groups: list[Any]) -> list[torch.Tensor] | None:
-    return [sum(residuals[1:], residuals[0]) for residuals in zip(*groups, strict=True)] or None
-
-
-def _total(residuals: list[torch.Tensor]) -> torch.Tensor | None:
-    return sum(residuals[1:], residuals[0]) if residuals else None
+    def guided(self, latents: torch.Tensor, step: Step, branches: Sequence[Branch]) -> torch.Tensor:
+        """Return the guided prediction: the weighted sum of one call for each of ``branches``."""
+        total = torch.zeros_like(latents)
+        conditional = total
+        for branch in branches:
+            prediction = self(latents, step, branch)
+            total = total + branch.weight * prediction
+            if branch.conditional:
+                conditional = prediction
+        return self.model.network.rescale(total, conditional)

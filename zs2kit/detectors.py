@@ -140,7 +140,7 @@ def load_depth_estimator(name: str, device: torch.device, *, plugin: str) -> Det
     import transformers
     from PIL import Image
 
-    from zs2kit.model import quiet
+    from zs2kit.quiet import quiet
 
     try:
         with quiet():

@@ -1,16 +1,31 @@
-"""The errors that somebody catches. Each message is one line that says what to do."""
+"""Errors and notices: what went wrong or is worth knowing, and what to do about it.
+
+Both are written for two readers. Arguments stand in backticks, as Python has them: `overwrite=True`. The
+command line shows its own options in their place: --overwrite.
+"""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
 
 class Zs2Error(Exception):
-    """An expected failure: the command line prints it as one line and exits with 1."""
+    """An expected failure, told in one line.
 
+    message: what is wrong. remedy: what to do about it; empty where the message says so itself.
+    """
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: for Python, for torch on its device, or for torch on the CPU."""
-    names = {each.__name__ for each in type(error).__mro__}
-    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message, remedy)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return "; ".join(filter(None, (self.message, self.remedy)))
 
 
 class UsageError(Zs2Error):
@@ -26,4 +41,55 @@ class ModelError(Zs2Error):
 
 
 class PluginError(Zs2Error):
-    """A plugin that can't be imported, breaks the hooks' contract or is in conflict with another."""
+    """A plugin that can't be imported, breaks the rules of the hooks, or is in conflict with another."""
+
+
+class Stopped(Zs2Error):
+    """An edit ended because somebody called its `stop`."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: for Python, for torch on its device, or for torch on the CPU."""
+    names = {each.__name__ for each in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that the user should know, though the work goes on.
+
+    kind: a short name for programs, such as "prompt-cut". message and remedy are as in `Zs2Error`.
+    """
+
+    kind: str
+    message: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return "; ".join(filter(None, (self.message, self.remedy)))
+
+
+Receiver = Callable[[Notice], object]
+
+# Each thread has its own, so that two edits at once don't get each other's notices.
+_receiver: ContextVar[Receiver | None] = ContextVar("receiver", default=None)
+
+
+def notify(kind: str, message: str, remedy: str = "") -> None:
+    """Tell whoever receives notices here; as a Python warning if nobody does. Plugins may call it too."""
+    notice = Notice(kind, message, remedy)
+    receiver = _receiver.get()
+    if receiver is None:
+        warnings.warn(str(notice), stacklevel=3)
+    else:
+        receiver(notice)
+
+
+@contextmanager
+def receiving(receiver: Receiver | None) -> Iterator[None]:
+    """Within this context, and in this thread alone, notices go to ``receiver``; None changes nothing."""
+    token = _receiver.set(receiver or _receiver.get())
+    try:
+        yield
+    finally:
+        _receiver.reset(token)

@@ -1,14 +1,13 @@
 """The hooks: the moments of an edit at which a plugin may act.
 
-A plugin is a dataclass whose fields are its options and whose methods, marked with `hookimpl`,
-are the hooks that it takes part in. A method may leave out arguments that it doesn't need.
-What several plugins return is combined without regard to their order.
+A plugin is a subclass of `zs2kit.Plugin`, a dataclass whose fields are its options and whose methods,
+marked with `zs2kit.hookimpl`, are the hooks that it takes part in. A method may leave out arguments that it
+doesn't need. What several plugins return is combined without regard to their order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -19,24 +18,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zs2kit.clip import Chunk, Clip
-    from zs2kit.denoiser import Branch, Denoiser, Step
+    from zs2kit.denoiser import Denoiser
     from zs2kit.model import Model
+    from zs2kit.networks.base import Branch, DenoiserInputs
+    from zs2kit.schedule import Step
 
 hookspec = pluggy.HookspecMarker("zs2kit")
 hookimpl = pluggy.HookimplMarker("zs2kit")
-
-
-@dataclass(eq=False)
-class DenoiserInputs:
-    """What a plugin adds to one call of the U-Net.
-
-    ``down`` and ``mid`` are residuals as a diffusers ControlNet returns them (already scaled); those
-    of several plugins are added up. ``conditions`` join the call's ``added_cond_kwargs``.
-    """
-
-    down: Sequence[torch.Tensor] = ()
-    mid: torch.Tensor | None = None
-    conditions: Mapping[str, Any] = field(default_factory=dict)
 
 
 @hookspec
@@ -85,7 +73,7 @@ def initial_latents(
 
     ``noise`` (frames, channels, height, width) is the chunk's dependency noise of unit variance,
     ``scheduler`` the chunk's own, with its ``steps``. The latents have the noise level of the first
-    step, as `zs2kit.sampler.add_noise` gives it to those of a picture. Called once per chunk; one
+    step, as `zs2kit.schedule.add_noise` gives it to those of a picture. Called once per chunk; one
     plugin at most may implement it; without it, sampling starts from the noise at step 0.
     """
 

@@ -1,4 +1,4 @@
-"""The journal: what an edit keeps beside its output while it works, so that it can go on, whatever ends it.
+"""The journal: what an edit saves beside its output while it works, so that it can go on, whatever ends it.
 
 It is a hidden folder, named after the output. In it lie the finished segments of video, the pictures of the
 one under way, the carry, and journal.json, which says what of these counts. A file is on the disk before
@@ -15,30 +15,31 @@ import os
 import shutil
 import sys
 import tempfile
-import warnings
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast, runtime_checkable
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 from safetensors import SafetensorError
 
 from zs2kit.clip import Clip, Frame
-from zs2kit.errors import ClipError
-
-if TYPE_CHECKING:
-    from zs2kit.carry import Carry
+from zs2kit.errors import ClipError, notify
+from zs2kit.progress import Progress, Report
+from zs2kit.settings import Settings
 
 log = logging.getLogger(__name__)
 
+SEGMENT = 48  # frames that are encoded together, and need no others to be decoded
 SHARE = 0.02  # of an edit's time: saving takes no more of it
 SPEED = 500e6  # bytes a second that a disk takes, until the first save has shown it
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the errors of a full disk
+
+ANEW = "begin anew (`resume=False`)"
 
 _FILE, _LOCK = "journal.json", "lock"
 _ENDS = 1 << 16  # bytes
@@ -55,21 +56,42 @@ _MALFORMED = (
 )
 
 
+class Saved(Protocol):
+    """What the frames after those that are drawn must know: named tensors that can be saved."""
+
+    @property
+    def nbytes(self) -> int:
+        """Their bytes."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write them to a safetensors file."""
+        ...
+
+
 @runtime_checkable
 class Resumable(Protocol):
-    """Frames that are made in chunks, and whose making can begin between any two of these.
+    """A clip whose frames are drawn in chunks, and whose drawing can begin between any two of these.
 
-    ``index`` frames are made, and ``carry`` is what those after them must know: whoever has taken ``index``
-    frames stands between two chunks. Who sets both before taking the first frame, begins there, with chunks
-    of ``chunk_size`` frames, which may change on the way, as memory allows.
+    Of the iteration under way ``index`` frames are drawn, and ``carry`` is what those after them must know:
+    whoever has taken ``index`` frames stands between two chunks. Chunks have ``chunk_size`` frames, which may
+    change on the way, as memory allows.
     """
 
-    index: int
-    carry: Carry
     chunk_size: int | None
 
-    def __iter__(self) -> Iterator[Frame]:
-        """Yield the frames from ``index`` on."""
+    @property
+    def index(self) -> int:
+        """How many frames are drawn."""
+        ...
+
+    @property
+    def carry(self) -> Saved:
+        """What the frames after those must know."""
+        ...
+
+    def frames_from(self, index: int, carry: Any) -> Iterator[Frame]:
+        """Return the frames from ``index`` on; ``carry`` is what they must know of those before."""
         ...
 
     def describe(self) -> dict[str, Any] | None:
@@ -80,16 +102,19 @@ class Resumable(Protocol):
 class Journal:
     """What is done of one output, in ``folder``, and the frames that are still to be put into segments.
 
-    ``times`` are the pts of the frames that are made, and the last one is shown for ``duration`` ticks. They
+    ``times`` are the pts of the frames that are drawn, and the last one is shown for ``duration`` ticks. They
     are in segments of ``segment`` frames, but for the last ones, which are still pictures; the output is
-    ``complete`` if all are. Without ``settings``, which say what it was made with, nothing is kept.
+    ``complete`` if all are. Only of a clip that is `Resumable` and has ``settings``, which say all that the
+    result depends on, anything is saved.
     """
 
-    def __init__(self, folder: Path, clip: Clip, segment: int, settings: Mapping[str, Any] | None) -> None:
+    def __init__(self, folder: Path, clip: Clip, settings: Mapping[str, Any] | None) -> None:
         self.folder = folder
         self.clip = clip
-        self.segment = segment
+        self.segment = SEGMENT
         self.settings = settings
+        self._work = clip if isinstance(clip, Resumable) and settings is not None else None
+        self._carry: Saved | None = None  # what was loaded
         self.times: array[int] = array("q")
         self.duration = 0
         self.complete = False
@@ -107,48 +132,53 @@ class Journal:
         """How many frames are in finished segments."""
         return len(self.times) if self.complete else len(self.times) - len(self.times) % self.segment
 
-    def frames(self, progress: Callable[[int], object]) -> Iterator[Frame]:
-        """Yield the frames that are in no finished segment, and keep them; each segment takes ``segment``.
+    def frames(self, progress: Report | None) -> Iterator[Frame]:
+        """Yield the frames that are in no finished segment, and save them; each segment takes ``segment``.
 
         ``progress`` is called with the number of frames that are encoded, and may raise.
         """
-        progress(len(self.times))
-        yield from self._kept()
-        for frame in self.clip:
-            self._keep(frame)
+
+        def report() -> None:
+            if progress is not None:
+                progress(Progress(len(self.times), "writing", self.clip.frame_count))
+
+        report()
+        yield from self._saved_frames()
+        done, carry = len(self.times), self._carry
+        drawn = self._work.frames_from(done, carry) if self._work and carry is not None else iter(self.clip)
+        for frame in drawn:
+            self._add(frame)
             self._encoded = False
             yield frame
             self._encoded = True  # and its segment is closed, if it was the last of one
-            progress(len(self.times))
-            if self.settings is not None:
+            report()
+            if self._work is not None:
                 expected = self._cost or self._work.carry.nbytes / SPEED
                 if self._spent + expected <= SHARE * (perf_counter() - self._began):
                     self.save()
 
     def save(self) -> None:
-        """Keep what is done, if this is a moment at which it can be: between two chunks, or at the end.
+        """Save what is done, if this is a moment at which that can be: between two chunks, or at the end.
 
-        An edit for which there is room goes on where there is none for that; it is said.
+        An edit for which there is room goes on where there is none for that; there is a notice of it.
         """
-        if self.settings is None or not (self.complete or self._between_chunks()):
+        if self._work is None or not (self.complete or self._between_chunks()):
             return
         began = perf_counter()
         try:
-            self._save()
+            self._save(self._work)
         except (OSError, SafetensorError) as error:
             self._warn(error)
         self._cost = perf_counter() - began
         self._spent += self._cost
 
     def load(self, path: Path) -> None:
-        """Take up what was kept of ``path``; ClipError if it is damaged, or was made with other settings."""
-        assert self.settings is not None
+        """Take up what was saved of ``path``; `ClipError` if it is damaged, or had other settings."""
+        assert self.settings is not None and self._work is not None
         edit = _read(path, self.folder)
         try:
             if difference := _difference(edit["settings"], self.settings):
-                raise ClipError(
-                    f"{path} was begun with {difference}; repeat that, or begin anew (--no-resume)"
-                )
+                raise ClipError(f"{path} was begun with {difference}", f"repeat that, or {ANEW}")
             self.times.extend(edit["times"])
             self.duration, self.complete = edit["duration"], edit["complete"]
             self._checksums = edit["checksums"]
@@ -162,7 +192,7 @@ class Journal:
             from zs2kit.carry import Carry
 
             self._verify(self._carry_file)
-            self._work.carry, self._work.index = Carry.load(self._carry_file), len(self.times)
+            self._carry = Carry.load(self._carry_file)
             self._work.chunk_size = edit["chunk_size"]
             if self.finished < len(self.times):
                 self._pictures = self._picture_file.open("ab")
@@ -194,10 +224,6 @@ class Journal:
                 self._pictures.close()
 
     @property
-    def _work(self) -> Resumable:
-        return cast(Resumable, self.clip.frames)
-
-    @property
     def _picture_size(self) -> int:
         return self.clip.height * self.clip.width * 3
 
@@ -213,11 +239,12 @@ class Journal:
         """Whether there is something new to keep, and all that it takes."""
         return (
             self._encoded
+            and self._work is not None
             and self._work.index == len(self.times) != self._saved
             and (self._pictures is not None or self.finished == len(self.times))
         )
 
-    def _kept(self) -> Iterator[Frame]:
+    def _saved_frames(self) -> Iterator[Frame]:
         """The frames of the segment that was under way."""
         times = self.times[self.finished :]
         if times:
@@ -226,10 +253,10 @@ class Journal:
                     image = np.frombuffer(file.read(self._picture_size), np.uint8)
                     yield Frame(image.reshape(self.clip.height, self.clip.width, 3), pts, self.duration)
 
-    def _keep(self, frame: Frame) -> None:
+    def _add(self, frame: Frame) -> None:
         """Append a frame to those of the segment under way."""
         path = self._picture_file
-        if self.settings is not None:
+        if self._work is not None:
             began = perf_counter()
             try:
                 if self.finished == len(self.times):  # a segment begins
@@ -246,7 +273,7 @@ class Journal:
         self.times.append(frame.pts)
         self.duration = frame.duration
 
-    def _save(self) -> None:
+    def _save(self, work: Resumable) -> None:
         files = [segment_file(self.folder, first) for first in range(0, self.finished, self.segment)]
         for path in files:
             if path.name not in self._checksums:
@@ -259,14 +286,14 @@ class Journal:
         if not self.complete:
             files.append(self._carry_file)
             with _replaced(files[-1]) as temporary:
-                self._work.carry.save(temporary)
+                work.carry.save(temporary)
                 self._checksums[files[-1].name] = checksum(temporary)
         edit = {
             "settings": self.settings,
             "times": self.times.tolist(),
             "duration": self.duration,
             "complete": self.complete,
-            "chunk_size": self._work.chunk_size,
+            "chunk_size": work.chunk_size,
             "checksums": {path.name: self._checksums[path.name] for path in files},
         }
         with _replaced(self.folder / _FILE) as temporary:
@@ -293,10 +320,10 @@ class Journal:
         if not self._warned:
             self._warned = True
             why = getattr(error, "strerror", None) or error
-            warnings.warn(
-                f"what is done can't be kept in {self.folder} ({why}): an interruption would lose what comes "
-                f"after {self._saved} frames; the edit goes on",
-                stacklevel=2,
+            notify(
+                "not-saved",
+                f"what is done can't be saved in {self.folder} ({why}); the edit goes on, but if something "
+                f"ends it, all that comes after {self._saved} frames has to be drawn again",
             )
 
 
@@ -306,16 +333,14 @@ def segment_file(folder: Path, first: int) -> Path:
 
 
 @contextmanager
-def opened(
-    path: Path, clip: Clip, settings: Mapping[str, Any], segment: int, resume: bool | None
-) -> Iterator[Journal]:
-    """The journal of ``path``, and with it the folder to make it in, which at the end is gone.
+def opened(path: Path, clip: Clip, settings: Mapping[str, Any], resume: bool | None) -> Iterator[Journal]:
+    """The journal of ``path``, and with it the folder to work in, which at the end is gone.
 
-    If something ends an edit, what is done of it is kept instead, and a note of the exception says so. That
-    takes frames that are `Resumable` and describe themselves. ``settings`` are those of the file, and
+    If something ends an edit, what is done of it stays instead, and a note of the exception says so. That
+    takes a clip that is `Resumable` and describes itself. ``settings`` are those of the file, and
     ``resume`` is what `check` takes.
     """
-    described = clip.frames.describe() if isinstance(clip.frames, Resumable) else None
+    described = clip.describe() if isinstance(clip, Resumable) else None
     if described is None:
         if _folder_of(path).exists():  # left by another edit
             with _locked(path) as folder:
@@ -323,11 +348,10 @@ def opened(
                     raise _undecided(path, folder)
                 (folder / _FILE).unlink(missing_ok=True)
         with workfolder(path) as folder:
-            yield Journal(folder, clip, segment, None)
+            yield Journal(folder, clip, None)
         return
-    everything = _everything(settings, segment, described)
     with _locked(path) as folder:
-        journal = Journal(folder, clip, segment, everything)
+        journal = Journal(folder, clip, _everything(settings, described))
         if resume is False:
             (folder / _FILE).unlink(missing_ok=True)
         if (folder / _FILE).exists():
@@ -346,17 +370,17 @@ def opened(
             journal.clear()
             if (folder / _FILE).exists():
                 of = f" of {clip.frame_count}" if clip.frame_count else ""
-                kept = len(_read(path, folder)["times"])
-                error.add_note(f"{kept}{of} frames are kept; the same again with --resume goes on")
+                done = len(_read(path, folder)["times"])
+                error.add_note(f"{done}{of} frames are saved; the same again with `resume=True` goes on")
             raise
         finally:
             journal.close()
 
 
-def kept(path: Path) -> int:
-    """Return how many frames are kept of an edit to ``path`` that was interrupted; 0 if there was none.
+def saved(path: Path) -> int:
+    """Return how many frames are saved of an edit to ``path`` that was interrupted; 0 if there was none.
 
-    Raises ClipError if another process is writing ``path``, and if what is kept is damaged.
+    Raises `ClipError` if another process is writing ``path``, and if what is saved is damaged.
     """
     folder = _folder_of(path)
     if not folder.exists():
@@ -370,37 +394,38 @@ def kept(path: Path) -> int:
         return len(_read(path, folder)["times"])
 
 
-def differing(path: Path, clip: Clip, settings: Mapping[str, Any], segment: int) -> str:
-    """Return which settings of what is kept of ``path`` are not these, with both values; empty if all are.
+def differing(path: Path, clip: Clip, settings: Mapping[str, Any]) -> str:
+    """Return which settings of what is saved of ``path`` are not these, with both values; empty if all are.
 
-    The parameters are those of `opened`. Raises ClipError if there is nothing, or it is damaged.
+    The parameters are those of `opened`. Raises `ClipError` if there is nothing, or it is damaged.
     """
-    described = clip.frames.describe() if isinstance(clip.frames, Resumable) else None
+    described = clip.describe() if isinstance(clip, Resumable) else None
     edit = _read(path, _folder_of(path))
-    return _difference(edit["settings"], _everything(settings, segment, described or {}))
+    return _difference(edit["settings"], _everything(settings, described or {}))
 
 
-def _everything(settings: Mapping[str, Any], segment: int, described: Mapping[str, Any]) -> dict[str, Any]:
+def _everything(settings: Mapping[str, Any], described: Mapping[str, Any]) -> dict[str, Any]:
     """All that a result depends on, as JSON gives it back."""
-    everything: dict[str, Any] = json.loads(
-        json.dumps({**settings, "segment": segment, **described}, default=str)
-    )
+    both = {**settings, "segment": SEGMENT, **described}
+    everything: dict[str, Any] = json.loads(json.dumps(both, default=str))
     return everything
 
 
 def check(path: Path, resume: bool | None) -> None:
-    """Raise ClipError if a file can't be made at ``path``, for what is kept, or what is going on there.
+    """Raise `ClipError` if a file can't be written to ``path``, for what is saved, or what is going on there.
 
     resume: True to go on with an edit that was interrupted, False to begin anew, None if that is still to be
     decided, which is then an error.
     """
     folder = _folder_of(path)
-    if resume is None and kept(path):
+    if resume is None and saved(path):
         raise _undecided(path, folder)
     if resume is not None and folder.exists():
         with _locked(path):
             for file in folder.iterdir() if resume else ():
-                if _same(file, path.with_name(file.name)):  # it has its name already; it will be made again
+                if _same(
+                    file, path.with_name(file.name)
+                ):  # it has its name already; it will be written again
                     path.with_name(file.name).unlink()
 
 
@@ -418,12 +443,12 @@ def workfolder(path: Path) -> Iterator[Path]:
 def unwritable(path: Path, error: Any) -> ClipError:
     """What an OSError on the way to ``path`` means to the user."""
     if error.errno in FULL:
-        return ClipError(f"no space left for {path}; free some on its disk and run again")
+        return ClipError(f"no space left for {path}", "free some on its disk and run again")
     return ClipError(f"can't write {path}: {error.strerror}")
 
 
 def fingerprint(paths: Sequence[Path]) -> str:
-    """Return by what files are known again: their sizes, and a checksum of how they begin and end."""
+    """Return a fingerprint of files: their sizes, and a checksum of how they begin and end."""
     size = value = 0
     for path in paths:
         with path.open("rb") as file:
@@ -453,7 +478,10 @@ def _checksum_of(edit: object) -> int:
 
 
 def _read(path: Path, folder: Path) -> dict[str, Any]:
-    """What journal.json says of the edit to ``path``; ClipError if it is damaged."""
+    """What journal.json says of the edit to ``path``.
+
+    Raises `ClipError` if it is damaged, and `UsageError` if a setting in it is not allowed.
+    """
     try:
         if not _is_own(folder / _FILE):
             raise ValueError(folder)
@@ -468,6 +496,7 @@ def _read(path: Path, folder: Path) -> dict[str, Any]:
             or not (chunk_size is None or (isinstance(chunk_size, int) and chunk_size >= 1))
         ):
             raise ValueError(read)
+        Settings.restored(edit["settings"])
     except _MALFORMED as error:
         raise _damaged(path) from error
     return edit
@@ -490,19 +519,19 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _undecided(path: Path, folder: Path) -> ClipError:
-    kept = len(_read(path, folder)["times"])
+    done = len(_read(path, folder)["times"])
     return ClipError(
-        f"an edit to {path} was interrupted, and {kept} frames of it are kept; go on with it (--resume), or "
-        "begin anew (--no-resume)"
+        f"an edit to {path} was interrupted, and {done} frames of it are saved",
+        f"go on with it (`resume=True`), or {ANEW}",
     )
 
 
 def _damaged(path: Path) -> ClipError:
-    return ClipError(f"what is kept of an interrupted edit to {path} is damaged; begin anew (--no-resume)")
+    return ClipError(f"what is saved of an interrupted edit to {path} is damaged", ANEW)
 
 
 def _closed(path: Path, error: OSError) -> ClipError:
-    return ClipError(f"can't write into {path.parent} ({error.strerror}); choose another folder")
+    return ClipError(f"can't write into {path.parent} ({error.strerror})", "choose another folder")
 
 
 def _folder_of(path: Path) -> Path:
@@ -514,13 +543,13 @@ def _folder_of(path: Path) -> Path:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[Path]:
-    """The folder of the journal of ``path``, made if there is none, and no other process in it meanwhile.
+    """The folder of the journal of ``path``, created if there is none, and no other process in it meanwhile.
 
     It goes with this one, unless there is a journal.json by then.
     """
     folder = _folder_of(path)
     if folder.is_symlink():
-        raise ClipError(f"{folder} is a link; remove it")
+        raise ClipError(f"{folder} is a link", "remove it")
     while True:
         try:
             folder.mkdir(exist_ok=True)
@@ -533,7 +562,7 @@ def _locked(path: Path) -> Iterator[Path]:
             raise _closed(path, error) from error
         if not _lock(lock):
             os.close(lock)
-            raise ClipError(f"another process is writing {path}; wait for it, or write to another name")
+            raise ClipError(f"another process is writing {path}", "wait for it, or write to another name")
         with suppress(OSError):
             if os.path.samestat(os.fstat(lock), os.stat(folder / _LOCK)):
                 break

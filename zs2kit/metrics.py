@@ -6,7 +6,6 @@ that a(p) is to be found at b(p + flow(p)), in pixels, x before y.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zs2kit.clip import Clip
-from zs2kit.errors import ClipError, ModelError, UsageError
+from zs2kit.errors import ClipError, ModelError, UsageError, notify
 from zs2kit.flow import SMALLEST, visible, warp
 from zs2kit.flow import flow as flow_of_bytes
 
@@ -49,7 +48,7 @@ class TransformersFeatures:
     def __init__(self, name: str | Path, device: str = "cpu") -> None:
         import transformers
 
-        from zs2kit.model import quiet
+        from zs2kit.quiet import quiet
 
         try:
             with quiet():
@@ -86,10 +85,10 @@ class TransformersFeatures:
         most = min(self.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
         ids = self.tokenizer(prompt, verbose=False)["input_ids"]
         if cut := ids[most - 1 : -1]:  # the last one read is the end's own
-            warnings.warn(
-                f"{self.name} reads {most - 2} tokens of a prompt; what comes after them has no effect: "
+            notify(
+                "prompt-cut",
+                f"{self.name} reads {most - 2} tokens of a prompt, and what comes after them has no effect: "
                 f"'{self.tokenizer.decode(cut)}'",
-                stacklevel=2,
             )
         tokens = self.tokenizer(prompt, truncation=True, max_length=most, return_tensors="pt")
         tokens = tokens.to(self.model.device)

@@ -1,47 +1,20 @@
-"""A loaded checkpoint: the one place that decides on files, devices and data types."""
+"""A loaded checkpoint: its network, its VAE and its text encoders, on a device and in a data type."""
 
 from __future__ import annotations
 
-import json
-import math
-import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock, RLock
-from typing import Any, NamedTuple
+from threading import Lock
+from typing import Any
 
 import diffusers
 import torch
-import transformers
-from diffusers.loaders.single_file_utils import SingleFileComponentError
-from huggingface_hub import hf_hub_download
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
-from zs2kit.errors import ModelError, UsageError
-
-BUNDLED = "puppets"
-_LOADING = RLock()  # held within `quiet`, so whoever holds it must not wait for a model's lock
-_WEIGHTS = Path(__file__).parent / "puppets" / "weights"
-# name -> folder and default prompt; they share the side networks, which lie beside the first
-_BUNDLED = {
-    "puppets": (_WEIGHTS, "a red robot on the beach"),
-    "puppets-instruct": (_WEIGHTS / "instruct", "turn it into a blue knight"),
-}
-_ON_THE_HUB = r"[\w-][\w.-]*/[\w.-]+"
-# The files that folders and repositories of adapters hold, as diffusers writes them
-_LORA = "pytorch_lora_weights.safetensors"
-_EMBEDDING = "learned_embeds.safetensors"
-_LAYERS = 100  # in one entry of a config: nobody has trained more, and to build very many takes for ever
-
-
-class Embeds(NamedTuple):
-    """A prompt as the U-Net takes it."""
-
-    prompt_embeds: torch.Tensor  # (1, tokens, channels)
-    conditions: dict[str, torch.Tensor]  # further entries of added_cond_kwargs; SDXL has two
+from zs2kit.errors import ModelError, notify
+from zs2kit.networks.base import Embeds, Network
+from zs2kit.networks.loading import BUNDLED, check_layers, load_pipeline, loading
+from zs2kit.networks.unet import UNet
 
 
 class Model:
@@ -57,28 +30,22 @@ class Model:
     def __init__(
         self, pipeline: Any, name: str, folder: Path | None = None, default_prompt: str = ""
     ) -> None:
-        unet = getattr(pipeline, "unet", None)
-        if not isinstance(unet, diffusers.UNet2DConditionModel) or not any(
-            layer.endswith("attn1.processor") for layer in unet.attn_processors
-        ):
-            raise ModelError(
-                f"{name}: its denoiser has no self-attention (attn1) to give momentum to; supported are "
-                "Stable Diffusion 1, 2 and XL and other checkpoints with a UNet2DConditionModel"
-            )
-        if not hasattr(pipeline, "encode_prompt"):  # Instruct-Pix2Pix's own pipeline has another
+        if hasattr(pipeline, "unet") and not hasattr(pipeline, "encode_prompt"):  # Instruct-Pix2Pix's own
             pipeline = diffusers.StableDiffusionPipeline(**pipeline.components, requires_safety_checker=False)
+        self.network: Network = UNet(pipeline, name)
         if pipeline.vae.config.get("shift_factor"):
             raise ModelError(
-                f"{name}: its VAE shifts latents (shift_factor), as those of Stable Diffusion 3 and Flux do; "
-                "supported are the VAEs of Stable Diffusion 1, 2 and XL"
+                f"{name}: its VAE shifts latents (shift_factor), as those of Stable Diffusion 3 and Flux do",
+                "use a checkpoint with a VAE of Stable Diffusion 1, 2 or XL",
             )
         self.pipeline = pipeline
         self.name = name
         self.folder = folder
         self.default_prompt = default_prompt
-        self.unet: Any = unet
         self.vae: Any = pipeline.vae
-        self.scheduler_config = pipeline.scheduler.config
+        # Its activations overflow float16, which gives black frames.
+        if self.vae.config.get("force_upcast") and self.dtype == torch.float16:
+            self.vae.to(torch.float32)
         self.lock = Lock()
         self._cut: set[str] = set()  # prompts of which it was said that they are too long
 
@@ -108,120 +75,34 @@ class Model:
         alone. Raises `ModelError` if something can't be loaded or doesn't fit, `UsageError` for an
         unknown device or dtype, a weight that is not finite, and a config that nothing needs.
         """
-        for lora, weight in (loras or {}).items():
-            if not math.isfinite(weight):
-                raise UsageError(f"the weight of LoRA {lora} must be a finite number, not {weight}")
-        where = _device(device)
-        weights = {"dtype": _dtype(dtype, where)}
-        bundled = str(name) in _BUNDLED
-        path, prompt = _BUNDLED.get(str(name), (Path(name), ""))
-        if path.is_dir() and not (path / "model_index.json").is_file():
-            raise ModelError(f"{name}: this folder is no checkpoint, it has no model_index.json")
-        if path.is_file() and path.suffix != ".safetensors":
-            raise ModelError(f"{name}: checkpoints load from .safetensors files only; convert it first")
-        if bundled and not path.exists():
-            raise ModelError("the bundled model's weights are missing; install zs2kit again")
-        if config is not None and not path.is_file():
-            raise UsageError(f"{name} brings its own configs; config is for a single .safetensors file")
-        if not path.exists() and not re.fullmatch(_ON_THE_HUB, str(name)):
-            raise ModelError(
-                f"{name}: no such model; give {' or '.join(_BUNDLED)}, a diffusers folder, "
-                "a .safetensors file or a name on the hub"
+        with loading(name):
+            pipeline, folder, prompt = load_pipeline(
+                name, config=config, loras=loras, embeddings=embeddings, device=device, dtype=dtype
             )
-        for each in Path(config or path).glob("*/config.json"):
-            with suppress(OSError, ValueError):  # diffusers says better what is wrong
-                _check_layers(f"{name}/{each.parent.name}", json.loads(each.read_text(encoding="utf-8")))
-        own = {path.stem: path for path in (_WEIGHTS / "loras").glob("*.safetensors")} if bundled else {}
-        lora_files = {each: own.get(str(each)) or _weights_file(each, _LORA, own) for each in loras or {}}
-        embedding_files = {each: _weights_file(each, _EMBEDDING) for each in embeddings}
-        try:
-            with quiet():
-                if path.is_file():
-                    pipeline = _single_file(path, config, weights)
-                else:
-                    # The safety checker judges pictures, which never pass through the pipeline.
-                    pipeline = diffusers.DiffusionPipeline.from_pretrained(
-                        path if path.is_dir() else str(name),
-                        use_safetensors=True,
-                        safety_checker=None,
-                        **weights,
-                    )
-                folder = _WEIGHTS if bundled else path if path.is_dir() else None
-                model = cls(pipeline, str(name), folder, prompt)
-                model.pipeline.to(where)
-                # Its activations overflow float16, which gives black frames.
-                if model.vae.config.force_upcast and model.dtype == torch.float16:
-                    model.vae.to(torch.float32)
-        except ModelError:
-            raise
-        except Exception as error:  # loaders raise anything for a damaged checkpoint
-            raise ModelError(f"{name}: can't be loaded: {_first_line(error)}") from error
-        for lora, weight in (loras or {}).items():
-            model._add_lora(lora, lora_files[lora], weight)
-        for embedding, file in embedding_files.items():
-            model._add_embedding(embedding, file)
-        return model
+            return cls(pipeline, str(name), folder, prompt)
 
-    def _add_lora(self, name: str | Path, file: Path, weight: float) -> None:
-        """Add ``weight`` times a LoRA to the weights of the U-Net and the text encoders."""
-        pipeline = self.pipeline
-        foreign = f"{name} was made for another family of models than {self.name}; choose a LoRA for this one"
-        if any("dora_scale" in key for key in _keys(file)):  # diffusers leaves these out
-            raise ModelError(f"{name}: it is a DoRA, of which only a part would load; use a plain LoRA")
-        with quiet():
-            try:
-                matrices, _ = pipeline.lora_state_dict(
-                    file, use_safetensors=True, unet_config=self.unet.config
-                )
-            except Exception as error:  # as in `load`
-                raise ModelError(f"{name}: can't be loaded as a LoRA: {_first_line(error)}") from error
-            if not matrices or not all("lora" in key for key in matrices):
-                raise ModelError(f"{name}: this file is no LoRA")
-            try:
-                pipeline.load_lora_weights(file, adapter_name="lora", use_safetensors=True)
-            except Exception as error:  # matrices of other shapes, or for layers that there aren't
-                raise ModelError(foreign) from error
-        parts = [each for each in pipeline._lora_loadable_modules if getattr(pipeline, each) is not None]
-        names = [key for each in parts for key, _ in getattr(pipeline, each).named_parameters()]
-        if sum(".lora_" in key for key in names) < len(matrices):  # diffusers passes over the others
-            raise ModelError(foreign)
-        # Plain layers again: as fast as before, and what plugins and attention processors expect.
-        pipeline.fuse_lora(parts, lora_scale=weight)
-        pipeline.unload_lora_weights()
-
-    def _add_embedding(self, name: str | Path, file: Path) -> None:
-        """Teach the text encoders the token of a textual inversion."""
-        keys = _keys(file)
-        pipeline = self.pipeline
-        encoders = {"clip_l": (pipeline.tokenizer, pipeline.text_encoder)}
-        if hasattr(pipeline, "text_encoder_2"):
-            encoders["clip_g"] = (pipeline.tokenizer_2, pipeline.text_encoder_2)
-        elif len(keys) == 1:
-            encoders = {keys[0]: encoders["clip_l"]}
-        vectors = load_file(file)
-        foreign = f"{name} was made for another family of models than {self.name}; choose an embedding for it"
-        if vectors.keys() != encoders.keys():
-            raise ModelError(foreign)
-        named = len(keys) == 1 and keys[0] != "emb_params"  # which is what others than diffusers write
-        token = keys[0] if named else file.stem
-        for key, (tokenizer, encoder) in encoders.items():
-            if vectors[key].shape[-1] != encoder.config.hidden_size:
-                raise ModelError(foreign)
-            if token in tokenizer.get_vocab():
-                raise ModelError(f"{name}: the model knows '{token}' already; rename the file")
-            with quiet():
-                pipeline.load_textual_inversion({token: vectors[key]}, None, tokenizer, encoder)
+    @property
+    def unet(self) -> Any:
+        """The U-Net; `ModelError` for a checkpoint that has another kind of network."""
+        if self.network.name != "unet":
+            raise ModelError(f"{self.name} has no U-Net", "use a model of Stable Diffusion 1, 2 or XL")
+        return self.network.module
 
     @property
     def device(self) -> torch.device:
-        """Where the U-Net is."""
-        return torch.device(self.unet.device)
+        """Where the network is."""
+        return torch.device(self.network.module.device)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The U-Net's data type."""
-        dtype: torch.dtype = self.unet.dtype
+        """The network's data type."""
+        dtype: torch.dtype = self.network.module.dtype
         return dtype
+
+    @property
+    def modules(self) -> list[torch.nn.Module]:
+        """All parts that have weights."""
+        return [each for each in self.pipeline.components.values() if isinstance(each, torch.nn.Module)]
 
     @property
     def latent_channels(self) -> int:
@@ -235,14 +116,13 @@ class Model:
 
     @property
     def multiple(self) -> int:
-        """What sides of a picture must be divisible by: the VAE's and the U-Net's down-sampling."""
-        return self.vae_scale * int(2 ** (len(self.unet.config.block_out_channels) - 1))
+        """What sides of a picture must be divisible by: the VAE's and the network's down-sampling."""
+        return self.vae_scale * self.network.multiple
 
     @property
     def native_size(self) -> tuple[int, int]:
         """(height, width) of the pictures that the checkpoint was trained on."""
-        size = self.unet.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
+        height, width = self.network.native_size
         return height * self.vae_scale, width * self.vae_scale
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
@@ -255,42 +135,21 @@ class Model:
             return None
         return self.folder / name
 
-    @torch.no_grad()
     def embed(self, prompt: str, negative_prompt: str, height: int, width: int) -> tuple[Embeds, Embeds]:
-        """Return ``prompt`` and ``negative_prompt`` as the U-Net takes them, by the checkpoint's pipeline."""
-        self._say_what_is_cut(prompt)
-        self._say_what_is_cut(negative_prompt)
-        with quiet():
-            embeds, negative, *pooled = self.pipeline.encode_prompt(
-                prompt=prompt,
-                device=self.device,
-                num_images_per_prompt=1,
-                do_classifier_free_guidance=True,
-                negative_prompt=negative_prompt or None,
-            )
-        if not pooled:
-            return Embeds(embeds, {}), Embeds(negative, {})
-        sizes = [[height, width, 0, 0, height, width]]  # original, crop's corner, target
-        time_ids = torch.tensor(sizes, device=self.device, dtype=embeds.dtype)
-        text, negative_text = pooled
-        return (
-            Embeds(embeds, {"text_embeds": text, "time_ids": time_ids}),
-            Embeds(negative, {"text_embeds": negative_text, "time_ids": time_ids}),
-        )
+        """Return ``prompt`` and ``negative_prompt`` as the network takes them.
 
-    def _say_what_is_cut(self, prompt: str) -> None:
-        """Warn, once, of a prompt that is longer than the text encoder reads."""
-        tokenizer = self.pipeline.tokenizer
-        with quiet():
-            tokens = tokenizer(self.pipeline.maybe_convert_prompt(prompt, tokenizer)).input_ids
-        cut = tokens[tokenizer.model_max_length - 1 : -1]  # the last one read is the end's own
-        if cut and prompt not in self._cut:
-            self._cut.add(prompt)
-            warnings.warn(
-                f"{self.name} reads {tokenizer.model_max_length - 2} tokens of a prompt; what comes after "
-                f"them has no effect: '{tokenizer.decode(cut)}'",
-                stacklevel=2,
-            )
+        height, width: of the pictures, in pixels. Tells, once, of a prompt that is longer than what is read.
+        """
+        for each in (prompt, negative_prompt):
+            read, cut = self.network.cut(each)
+            if cut and each not in self._cut:
+                self._cut.add(each)
+                notify(
+                    "prompt-cut",
+                    f"{self.name} reads {read} tokens of a prompt, and what comes after them has no effect: "
+                    f"'{cut}'",
+                )
+        return self.network.embed(prompt, negative_prompt, height, width)
 
     def _mean_and_std(self) -> Sequence[torch.Tensor]:
         """What the VAE's latents are normalised by, (channels, 1, 1) each; 0 and 1 for most checkpoints."""
@@ -325,8 +184,7 @@ class Model:
 
     def halves(self, networks: Iterable[Any] = ()) -> list[torch.Tensor]:
         """Return all of the weights, those of side ``networks`` among them, that are in half precision."""
-        modules = [each for each in self.pipeline.components.values() if isinstance(each, torch.nn.Module)]
-        tensors = [each for module in (*modules, *networks) for each in _tensors(module)]
+        tensors = [each for module in (*self.modules, *networks) for each in _tensors(module)]
         return [each for each in tensors if each.dtype in (torch.float16, torch.bfloat16)]
 
     @contextmanager
@@ -346,7 +204,7 @@ class Model:
 
         Raises `ModelError` if it can't be loaded.
         """
-        with _loading(cls, name):
+        with loading(name, cls.__name__):
             if hasattr(cls, "load_config"):  # diffusers'
                 return dict(cls.load_config(name))
             return dict(cls.config_class.get_config_dict(name)[0])  # transformers'
@@ -356,135 +214,12 @@ class Model:
 
         Raises `ModelError` if it can't be loaded.
         """
-        _check_layers(str(name), self.load_config(cls, name))
-        with _loading(cls, name):
+        check_layers(str(name), self.load_config(cls, name))
+        with loading(name, cls.__name__):
             network = cls.from_pretrained(name, use_safetensors=True, dtype=self.dtype)
             return network.to(self.device).eval()
-
-
-def _check_layers(name: str, config: Any) -> None:
-    """`ModelError` if a config asks for more layers than there can be."""
-    for key, value in config.items() if isinstance(config, Mapping) else ():
-        if "layers" in key and any(number > _LAYERS for number in _numbers(value)):
-            raise ModelError(f"{name}: its config says {key} {value!r:.60}; mend it, {_LAYERS} is the most")
-
-
-def _numbers(value: Any) -> Iterator[float]:
-    """The numbers in an entry of a config, which may be lists of lists."""
-    if isinstance(value, int | float):
-        yield value
-    for each in value if isinstance(value, list | tuple) else ():
-        yield from _numbers(each)
 
 
 def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
     yield from module.parameters()
     yield from module.buffers()
-
-
-@contextmanager
-def _loading(cls: type, name: str | Path) -> Iterator[None]:
-    try:
-        with quiet():
-            yield
-    except Exception as error:  # as in `Model.load`
-        raise ModelError(f"{name}: can't be loaded as {cls.__name__}: {_first_line(error)}") from error
-
-
-def _single_file(path: Path, config: str | Path | None, weights: dict[str, Any]) -> Any:
-    is_xl = any(key.startswith("conditioner.") for key in _keys(path))
-    cls = diffusers.StableDiffusionXLPipeline if is_xl else diffusers.StableDiffusionPipeline
-    try:
-        return cls.from_single_file(str(path), config=None if config is None else str(config), **weights)
-    except SingleFileComponentError:  # it says which part the file lacks
-        raise
-    except Exception as error:
-        if config is not None:
-            raise OSError(f"it doesn't fit the configs of {config}; name those of its family") from error
-        raise OSError(
-            f"its configs can't be had from the hub ({_first_line(error)}); name a folder that has them, "
-            "a checkpoint of its family, as config or with --config"
-        ) from error
-
-
-def _weights_file(name: str | Path, usual: str, bundled: Iterable[str] = ()) -> Path:
-    """Return the .safetensors file that ``name`` means; of a folder or a repository the ``usual`` one."""
-    path = Path(name)
-    if path.is_dir():
-        found = [path / usual] if (path / usual).is_file() else list(path.glob("*.safetensors"))
-        if not found:
-            raise ModelError(f"{name}: this folder has no .safetensors file")
-        if len(found) > 1:
-            raise ModelError(f"{name}: this folder has {len(found)} .safetensors files; name one of them")
-        return found[0]
-    if path.suffix in (".bin", ".pt", ".pth", ".ckpt") or (path.is_file() and path.suffix != ".safetensors"):
-        raise ModelError(f"{name}: weights load from .safetensors files only; convert it first")
-    if path.is_file():
-        return path
-    on_the_hub = re.fullmatch(rf"({_ON_THE_HUB})(?:/(.+\.safetensors))?", str(name))
-    if not on_the_hub:
-        known = f"; bundled are: {', '.join(sorted(bundled))}" if bundled else ""
-        raise ModelError(f"{name}: no such file, folder or name on the hub{known}")
-    try:
-        return Path(hf_hub_download(on_the_hub[1], on_the_hub[2] or usual))
-    except Exception as error:
-        raise ModelError(f"{name}: there is no such file, and the hub says: {_first_line(error)}") from error
-
-
-def _keys(path: Path) -> list[str]:
-    """The names of the tensors in a file."""
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            return list(tensors.keys())
-    except SafetensorError as error:
-        raise ModelError(f"{path} is no safetensors file ({error})") from error
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        for kind, backend in (("cuda", torch.cuda), ("mps", torch.backends.mps)):
-            if backend.is_available():
-                return torch.device(kind)
-        return torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # by backend
-        raise UsageError(f"device '{name}' can't be used here: {_first_line(error)}") from error
-    return device
-
-
-def _dtype(name: str | None, device: torch.device) -> torch.dtype:
-    names = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    if name is None:
-        return torch.float16 if device.type == "cuda" else torch.float32
-    if name not in names:
-        raise UsageError(f"dtype '{name}' is not one of {', '.join(names)}")
-    return names[name]
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep diffusers' and transformers' progress bars and log off the terminal: a library is silent.
-
-    One thread at a time. These settings are the process's, as is what those libraries replace in torch while
-    they load weights: two threads that load at once would leave it replaced, and later weights empty.
-    """
-    libraries = (diffusers.utils.logging, transformers.utils.logging)
-    with _LOADING:
-        before = [(each.is_progress_bar_enabled(), each.get_verbosity()) for each in libraries]
-        for each in libraries:
-            each.disable_progress_bar()
-            each.set_verbosity(each.CRITICAL)  # what fails is raised, and we say it
-        try:
-            yield
-        finally:
-            for each, (was_shown, verbosity) in zip(libraries, before, strict=True):
-                each.set_verbosity(verbosity)
-                if was_shown:
-                    each.enable_progress_bar()

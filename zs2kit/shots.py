@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import product, repeat
-from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from zs2kit.clip import Clip, Frame
+from zs2kit.settings import Cuts
 
 log = logging.getLogger(__name__)
-
-Cuts = Literal["auto"] | Sequence[Fraction | float]  # to be found, or their times in seconds
 
 LOOK_AHEAD = 2  # frames: a change counts by how far it exceeds those around it, and a flash is over by then
 # The mean difference of hue, saturation and value, of 255, that a cut has at least. In the samples and two

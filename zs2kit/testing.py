@@ -22,12 +22,15 @@ import torch
 from numpy.typing import NDArray
 
 from zs2kit.carry import Carry
-from zs2kit.clip import Chunk, Clip, Fit, Frame
+from zs2kit.clip import Anew, Chunk, Clip, Fit, Frame
+from zs2kit.editing import Edit, edit, settled
 from zs2kit.errors import PluginError
 from zs2kit.hookspecs import hookimpl
-from zs2kit.model import Model, quiet
-from zs2kit.plugins import manager, name_of
-from zs2kit.scan import Scan, chunk_of, edit
+from zs2kit.model import Model
+from zs2kit.plugins import Plugin, manager, name_of
+from zs2kit.quiet import quiet
+from zs2kit.scan import Drawn, Scan, chunk_of
+from zs2kit.settings import Settings
 
 SAME = 1e-4  # the largest difference of frames in [0, 1], in float32, that is none
 SHOWS = 10 * SAME  # the least that is one
@@ -216,26 +219,22 @@ def drawn_clip(frames: int = 6, *, width: int = 32, height: int = 32, rate: Frac
             cv2.circle(image, (x, height // 2), min(width, height) // 5, (220, 60, 40), -1)
             yield Frame(image, index)
 
-    return Clip(draw(), width, height, rate, 1 / rate, frames)
+    return Clip(Anew(draw), width, height, rate, 1 / rate, frames)
 
 
 def make_scan(
-    model: Model, plugins: Sequence[object] = (), clip: Clip | None = None, **settings: Any
+    model: Model, plugins: Sequence[Plugin] = (), clip: Clip | None = None, **settings: Any
 ) -> Scan:
     """Return an edit under way; its settings are those of `zs2kit.edit`, by default quick ones."""
     quick: dict[str, Any] = {
         "prompt": "a red robot",
-        "negative_prompt": "",
-        "scheduler": "ddim",
         "num_inference_steps": 8,
-        "guidance_scale": 5.0,
-        "noise": "dependency",
         "momentum": 0.9,
         "divergence": 0.4,
         "flow_momentum": 0.0,
-        "seed": 0,
     }
-    return Scan(model, manager(plugins), clip or drawn_clip(), **(quick | settings))
+    how = settled(Settings(**{**quick, **settings}), model, plugins)
+    return Scan(model, manager(plugins), clip or drawn_clip(), how)
 
 
 def chunks(clip: Clip, sizes: Sequence[int], model: Model) -> list[Chunk]:
@@ -251,15 +250,17 @@ def edited_pixels(scan: Scan, chunks: Sequence[Chunk], *, carried: bool = True) 
 
     ``carried=False`` starts every chunk afresh, which breaks the law that chunks don't show.
     """
-    carry, made = Carry(), []
+    carry, frames = Carry(), []
     for chunk in chunks:
-        carry, pixels = scan(carry if carried else Carry(), chunk)
-        made.append(pixels)
-    return torch.cat(made)
+        drawn = scan(carry if carried else Carry(), chunk)
+        assert isinstance(drawn, Drawn), f"numbers break in frame {chunk.index + drawn.frame}"
+        carry = drawn.carry
+        frames.append(drawn.pixels)
+    return torch.cat(frames)
 
 
 def check_plugin(
-    *plugins: object,
+    *plugins: Plugin,
     model: str | Path | Model | None = None,
     neutral: Mapping[str, Any] | None = None,
     **settings: Any,
@@ -299,13 +300,13 @@ class _Trial:
     """Edits of one clip with a model and plugins, to be compared."""
 
     model: Model
-    plugins: Sequence[object]
+    plugins: Sequence[Plugin]
     settings: Mapping[str, Any]
 
     def pixels(
         self,
         sizes: Sequence[int] = (FRAMES,),
-        plugins: Sequence[object] | None = None,
+        plugins: Sequence[Plugin] | None = None,
         *,
         carried: bool = True,
         resumed: bool = False,
@@ -314,19 +315,21 @@ class _Trial:
         plugins = self.plugins if plugins is None else plugins
         clip = drawn_clip(FRAMES)
         scan = make_scan(self.model, plugins, clip, **self.settings)
-        carry, made = Carry(), []
+        carry, frames = Carry(), []
         for chunk in chunks(clip, sizes, self.model):
             if resumed:
                 scan = make_scan(self.model, plugins, drawn_clip(FRAMES), **self.settings)
-            carry, pixels = scan(carry if carried else Carry(), chunk)
-            if chunk.kept is not None:  # as `zs2kit.scan.finished` does, before 8 bits
-                assert chunk.fit is not None and chunk.pixels is not None
-                mask = torch.from_numpy(np.stack([chunk.fit.apply(each) for each in chunk.kept]))[:, None]
+            drawn = scan(carry if carried else Carry(), chunk)
+            assert isinstance(drawn, Drawn), "numbers break"
+            carry, pixels, keep = drawn
+            if keep is not None:  # as `zs2kit.scan.finished` does, before 8 bits
+                assert chunk.fit is not None
+                mask = torch.from_numpy(np.stack([chunk.fit.apply(each) for each in keep]))[:, None]
                 pixels = torch.lerp(pixels, chunk.pixels / 2 + 0.5, mask)
-            made.append(pixels)
-        return torch.cat(made)
+            frames.append(pixels)
+        return torch.cat(frames)
 
-    def edit(self, clip: Clip, *further: object, seed: int = 0) -> Clip:
+    def edit(self, clip: Clip, *further: Plugin, seed: int = 0) -> Edit:
         """Return ``clip`` edited in few steps, in chunks of 2, with ``further`` plugins."""
         quick: dict[str, Any] = {
             "prompt": "a red robot",
@@ -426,7 +429,7 @@ def _check_no_trace(trial: _Trial) -> None:
     frames = iter(trial.edit(drawn_clip(FRAMES)))
     next(frames)
     check("between two chunks")
-    frames.close()  # type: ignore[attr-defined]  # edit() gives a generator
+    frames.close()  # type: ignore[attr-defined]  # it is a generator
     check("after an edit that is left half-way")
     for hook, failing in (("setup", _FailsInSetup()), ("denoiser_inputs", _FailsInStep())):
         try:
@@ -438,14 +441,14 @@ def _check_no_trace(trial: _Trial) -> None:
 
 
 @dataclass(eq=False)
-class _FailsInSetup:
+class _FailsInSetup(Plugin):
     @hookimpl
     def setup(self) -> None:
         raise RuntimeError("on purpose")
 
 
 @dataclass(eq=False)
-class _FailsInStep:
+class _FailsInStep(Plugin):
     @hookimpl
     def setup(self) -> None:
         self._calls = 0
@@ -468,7 +471,7 @@ def _check_threads(trial: _Trial) -> None:
                 wait()
                 yield frame._replace(image=frame.image[:, ::-1].copy()) if seed else frame
 
-        clip = dataclasses.replace(drawn_clip(FRAMES), frames=frames())
+        clip = dataclasses.replace(drawn_clip(FRAMES), frames=Anew(frames))
         return [frame.image for frame in trial.edit(clip, seed=seed)]
 
     def in_step(seed: int) -> list[NDArray[np.uint8]]:

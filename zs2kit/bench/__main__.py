@@ -19,8 +19,9 @@ from zs2kit.bench.hostile import KINDS
 from zs2kit.bench.kills import POINTS
 from zs2kit.bench.overhead import measure
 from zs2kit.bench.runs import Runs
-from zs2kit.cli import Commands
-from zs2kit.model import BUNDLED, Model
+from zs2kit.cli.terminal import Commands
+from zs2kit.model import Model
+from zs2kit.networks.loading import BUNDLED
 
 MODEL = click.option("--model", default=None, help="The checkpoint.  [default: the bundled model]")
 CELLS = click.option(

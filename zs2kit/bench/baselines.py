@@ -27,11 +27,12 @@ from zs2kit import plugins
 from zs2kit.attention import self_attention
 from zs2kit.bench.cases import RATE, Case, source_images
 from zs2kit.clip import Chunk, Clip
-from zs2kit.model import Model, quiet
+from zs2kit.model import Model
 from zs2kit.noise import draw
 from zs2kit.puppets.yardsticks import Images
-from zs2kit.sampler import make_scheduler
+from zs2kit.quiet import quiet
 from zs2kit.scan import to_images
+from zs2kit.schedule import make_scheduler
 
 GUIDANCE = 5.0
 SD15 = 0.0172, 0.0091  # alphas_cumprod of its schedule at t0 = 44 and t1 = 47 of 50 steps
@@ -92,7 +93,7 @@ def text_to_video_zero(model: Model, case: Case, steps: int, *, matched: bool = 
     steps that are as noisy as those are with Stable Diffusion 1.5, instead of those with their numbers.
     """
     parts = {name: getattr(model.pipeline, name) for name in ("vae", "text_encoder", "tokenizer", "unet")}
-    scheduler = make_scheduler("ddim", model.scheduler_config, steps, model.device)
+    scheduler = make_scheduler("ddim", model.pipeline.scheduler.config, steps, model.device)
     first, second = max(1, round(2 / 50 * steps)), max(2, round(5 / 50 * steps))
     if matched:
         signal = scheduler.alphas_cumprod[scheduler.timesteps.cpu()].log()
@@ -135,7 +136,8 @@ def initial_noise(model: Model, case: Case, shared: bool) -> torch.Tensor:
 @cache
 def controlnet(model: Model) -> Any:
     """The pose ControlNet that the pose plugin takes."""
-    return model.load_network(diffusers.ControlNetModel, plugins.load("pose")().controlnet(model))
+    pose: Any = plugins.build("pose", {})
+    return model.load_network(diffusers.ControlNetModel, pose.controlnet(model))
 
 
 def skeletons(model: Model, case: Case) -> torch.Tensor:
@@ -152,7 +154,7 @@ def pictures(
 ) -> Images:
     """What diffusers' StableDiffusionPipeline, or XL's, draws of ``noise``; its ControlNet one with maps."""
     parts = dict(model.pipeline.components)
-    parts["scheduler"] = make_scheduler("ddim", model.scheduler_config, steps, model.device)
+    parts["scheduler"] = make_scheduler("ddim", model.pipeline.scheduler.config, steps, model.device)
     given: dict[str, Any] = {"height": case.side, "width": case.side}
     kind: Any = type(model.pipeline)
     if not hasattr(model.pipeline, "text_encoder_2"):
@@ -181,7 +183,7 @@ def attention(networks: Sequence[Any], processor: Callable[[str], Any]) -> Itera
     before = [dict(network.attn_processors) for network in networks]
     try:
         for network, processors in zip(networks, before, strict=True):
-            own = {layer: processor(layer) for layer in self_attention(network)}
+            own = {f"{layer}.processor": processor(layer) for layer in self_attention(network)}
             network.set_attn_processor(processors | own)
         yield
     finally:

@@ -29,9 +29,11 @@ from zs2kit.bench.kills import with_sound
 from zs2kit.carry import Carry
 from zs2kit.clip import Clip, Fit, Frame
 from zs2kit.companion import Companion
+from zs2kit.editing import edit, generate
 from zs2kit.errors import Zs2Error
 from zs2kit.model import Model
-from zs2kit.scan import chunk_of, edit, generate
+from zs2kit.networks import loading
+from zs2kit.scan import chunk_of
 from zs2kit.testing import drawn_clip, tiny_model
 from zs2kit.verify import verify
 
@@ -351,16 +353,22 @@ def option_strings(folder: Path) -> Attempt:
 # ---- journals
 
 
-class Drawn:
-    """Frames as an edit makes them, with a carry, but drawn: nothing is sampled."""
+class Drawn(Clip):
+    """A clip like an edit, with a carry, but of frames that are there already: nothing is sampled."""
 
     def __init__(self, frames: int = 10) -> None:
+        super().__init__(self, 32, 32, Fraction(12), Fraction(1, 12), frames)
         self.images = [frame.image for frame in drawn_clip(frames)]
         self.index = 0
         self.carry = Carry(noise=torch.ones(1, 4, 4, 4))
         self.chunk_size: int | None = 2
 
     def __iter__(self) -> Iterator[Frame]:
+        return self.frames_from(0, self.carry)
+
+    def frames_from(self, index: int, carry: Carry) -> Iterator[Frame]:
+        """As of an edit."""
+        self.index = index
         while self.index < len(self.images):
             first = self.index
             self.index = min(len(self.images), first + (self.chunk_size or 1))
@@ -370,10 +378,6 @@ class Drawn:
     def describe(self) -> dict[str, Any]:
         """What an edit's settings are like."""
         return {"prompt": "a cat", "plugins": {"pose": {"scale": 1.0}}}
-
-    def clip(self) -> Clip:
-        """The clip of these frames."""
-        return Clip(self, 32, 32, Fraction(12), Fraction(1, 12), len(self.images))
 
 
 class _Stop(Exception):
@@ -388,13 +392,13 @@ def interrupted(out: Path, frames: int, **how: Any) -> Path:
             raise _Stop
 
     with suppress(_Stop):
-        io.write(out, Drawn().clip(), progress=stop, **how)
+        io.write(out, Drawn(), progress=stop, **how)
     return journal._folder_of(out)
 
 
 def journals(folder: Path) -> Attempt:
     """Clips of which a part was made are gone on with, by journals that are damaged or lie."""
-    io.writing.SEGMENT, journal.SHARE = 4, math.inf
+    journal.SEGMENT, journal.SHARE = 4, math.inf
     names = {"a.mkv": "ffv1", "a.mp4": "h264", "a.%04d.png": "png"}
     kept = []
     for frames in (2, 6, 8):
@@ -428,7 +432,7 @@ def journals(folder: Path) -> Attempt:
         if lies and about.is_file():
             write_journal(target, edit)
         resume = dice.choice((True, True, True, None, False))
-        io.write(name, Drawn().clip(), codec=codec, resume=resume)
+        io.write(name, Drawn(), codec=codec, resume=resume)
         if not lies and codec == "ffv1":
             assert [frame.image.tobytes() for frame in io.read(name)] == expected, "other frames"
 
@@ -478,9 +482,11 @@ def checkpoints(folder: Path) -> Attempt:
         how = dice.random()
         if how < 0.5:
             vector = save({f"<{dice.randrange(10**9)}>": torch.ones(1, width)})
-            model._add_embedding("token", _given("token.safetensors", vector, contents, dice))
+            file = _given("token.safetensors", vector, contents, dice)
+            loading.add_embedding(model.pipeline, model.name, "token", file)
         elif how < 0.75:
-            model._add_lora("look", _given("look.safetensors", lora, contents, dice), 0.5)
+            file = _given("look.safetensors", lora, contents, dice)
+            loading.add_lora(model.pipeline, model.name, "look", file, 0.5)
         elif how < 0.85:
             network = _copied(whole / "controlnet_pose", Path("controlnet"))
             _changed(network, [dice.choice(sorted(network.iterdir()))], dice)

@@ -31,6 +31,7 @@ import zs2kit
 from zs2kit import io, journal, sampler
 from zs2kit.carry import Carry
 from zs2kit.errors import Zs2Error
+from zs2kit.io import writing
 from zs2kit.model import Model
 from zs2kit.testing import drawn_clip, tiny_model
 
@@ -93,7 +94,7 @@ POINTS: dict[str, Point | None] = {
     "first step": Point(sampler, "advance"),
     "last step": Point(sampler, "advance", CHUNKS * STEPS, after=True),
     "decode": Point(Model, "decode", 8),
-    "frame encode": Point(io.writing, "_picture", SEGMENT + 3),
+    "frame encode": Point(writing, "_picture", SEGMENT + 3),
     "pictures write": Point(journal.Journal, "_keep", SEGMENT + 5, after=True),
     "segment close": Point(journal, "sync", meant=_of(".segment")),
     "carry write": Point(Carry, "save", 4, after=True),
@@ -101,11 +102,11 @@ POINTS: dict[str, Point | None] = {
     "carry rename, after": Point(Path, "replace", 4, after=True, meant=_of(".safetensors")),
     "journal rename, before": Point(Path, "replace", 4, meant=_of("journal.json")),
     "journal rename, after": Point(Path, "replace", 4, after=True, meant=_of("journal.json")),
-    "final join": Point(io.writing, "_join"),
-    "packet write": Point(io.writing, "_video_packets", FRAMES // 2, items=True),
-    "audio copy": Point(io.writing, "_copied_packets", 20, items=True),
-    "final rename, before": Point(io.writing, "place"),
-    "final rename, after": Point(io.writing, "place", after=True),
+    "final join": Point(writing, "_join"),
+    "packet write": Point(writing, "_video_packets", FRAMES // 2, items=True),
+    "audio copy": Point(writing, "copied_packets", 20, items=True),
+    "final rename, before": Point(writing, "place"),
+    "final rename, after": Point(writing, "place", after=True),
     "clean-up": Point(shutil, "rmtree", meant=_of(".zs2kit")),
 }
 
@@ -136,7 +137,7 @@ class Range:
     def __init__(self, folder: Path) -> None:
         torch.set_num_threads(1)  # other threads don't come along into a fork
         cv2.setNumThreads(1)
-        journal.SHARE, io.writing.SEGMENT = math.inf, SEGMENT
+        journal.SHARE, journal.SEGMENT = math.inf, SEGMENT
         self.folder = folder
         self.checkpoint = tiny_model(folder / "model")
         self.model = Model.load(self.checkpoint)
@@ -226,7 +227,7 @@ class Range:
 
     def _resumed(self, where: str) -> Kill:
         """Let an edit go on, and compare what it makes with what is expected."""
-        done, kept = self.done[0], journal.kept(self.out)
+        done, kept = self.done[0], journal.saved(self.out)
         if self.out.exists():  # it was over when it was killed
             kept = done
         else:

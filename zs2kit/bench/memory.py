@@ -15,9 +15,10 @@ import av
 import torch
 
 from zs2kit import io
+from zs2kit.editing import edit
 from zs2kit.memory import peak_of, resident_peak
-from zs2kit.model import BUNDLED, Model
-from zs2kit.scan import edit
+from zs2kit.model import Model
+from zs2kit.networks.loading import BUNDLED
 from zs2kit.testing import drawn_clip
 
 T = TypeVar("T")

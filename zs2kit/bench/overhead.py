@@ -13,11 +13,14 @@ import torch
 from zs2kit import plugins
 from zs2kit.carry import Carry
 from zs2kit.clip import Clip, Fit
-from zs2kit.denoiser import Branch
-from zs2kit.model import BUNDLED, Model
+from zs2kit.editing import edit, settled
+from zs2kit.model import Model
+from zs2kit.networks.base import Branch
+from zs2kit.networks.loading import BUNDLED
 from zs2kit.puppets.world import Scene, motion_scenes, render
-from zs2kit.sampler import make_scheduler, sample
-from zs2kit.scan import Scan, chunk_of, edit
+from zs2kit.sampler import sample
+from zs2kit.scan import Drawn, Scan, chunk_of
+from zs2kit.settings import Settings
 
 FRAMES, STEPS, GUIDANCE, SIDE = 8, 20, 5.0, 256
 PROMPT = "a blue knight on the beach"
@@ -39,22 +42,10 @@ def measure(name: str | None, repeats: int) -> None:
     pose.load_detector(model, clip)
     maps = torch.from_numpy(pose.detect(chunk.images, chunk)).permute(0, 3, 1, 2)
     maps = maps.to(model.device, model.dtype) / 255
-    scan = Scan(
-        model,
-        plugins.manager([pose]),
-        clip,
-        prompt=PROMPT,
-        negative_prompt="",
-        scheduler="ddim",
-        num_inference_steps=STEPS,
-        guidance_scale=GUIDANCE,
-        noise="dependency",
-        momentum=0.98,
-        divergence=0.01,
-        flow_momentum=0.0,
-        seed=0,
-    )
-    carry, _ = scan(Carry(), chunk)  # what a later chunk starts from; it also warms the networks up
+    how = Settings(prompt=PROMPT, num_inference_steps=STEPS, guidance_scale=GUIDANCE, flow_momentum=0.0)
+    scan = Scan(model, plugins.manager([pose]), clip, settled(how, model, [pose]))
+    drawn = scan(Carry(), chunk)  # what a later chunk starts from; it also warms the networks up
+    assert isinstance(drawn, Drawn)
     controlnet = scan.denoiser.networks["pose"]
     text, empty = (each.prompt_embeds for each in model.embed(PROMPT, "", chunk.height, chunk.width))
     branches = [Branch("negative", 1 - GUIDANCE, empty), Branch("text", GUIDANCE, text)]
@@ -63,12 +54,12 @@ def measure(name: str | None, repeats: int) -> None:
     embeds = [each.expand(FRAMES, -1, -1) for each in (empty, text)]
 
     def sampler_loop() -> None:
-        scheduler = make_scheduler("ddim", model.scheduler_config, STEPS, model.device)
-        with scan.denoiser.sampling(carry, Carry()):
+        scheduler = model.network.begin("ddim", STEPS)
+        with scan.denoiser.sampling(drawn.carry, Carry()):
             sample(scan.denoiser, scheduler, noise, branches, lambda step: noise)
 
     def bare_calls() -> None:
-        for timestep in make_scheduler("ddim", model.scheduler_config, STEPS, model.device).timesteps:
+        for timestep in model.network.begin("ddim", STEPS).timesteps:
             for each in embeds:
                 down, mid = controlnet(latents, timestep, each, maps, return_dict=False)
                 model.unet(

@@ -19,8 +19,9 @@ from zs2kit.hookspecs import hookimpl
 from zs2kit.metrics import noise_statistics
 from zs2kit.model import Model
 from zs2kit.noise import correlation, draw
-from zs2kit.plugins import option
+from zs2kit.plugins import Plugin
 from zs2kit.puppets.yardsticks import Images
+from zs2kit.settings import option
 
 CANDIDATES, MOVES = 10, 15  # of the paper's listing: draws of the random search, turns of the linear one
 
@@ -74,7 +75,7 @@ def _blend(weight: float, previous: torch.Tensor, fresh: torch.Tensor) -> torch.
 
 
 @dataclass(eq=False)
-class Searched:
+class Searched(Plugin):
     """A plugin that starts from searched noise."""
 
     divergence: float = option(0.01, "What the search is after.")

@@ -19,8 +19,9 @@ import zs2kit
 from zs2kit.bench.baselines import BATCH, frame_by_frame, text_to_video_zero, zs2
 from zs2kit.bench.cases import Case
 from zs2kit.bench.cells import Cells
-from zs2kit.model import Model, quiet
+from zs2kit.model import Model
 from zs2kit.puppets.networks import SIZE
+from zs2kit.quiet import quiet
 
 LENGTHS = 8, 64, 512
 GENERATED = (

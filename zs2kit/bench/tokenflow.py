@@ -17,11 +17,11 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 
 from zs2kit.bench.baselines import BATCH, GUIDANCE, attention, controlnet, initial_noise, skeletons
 from zs2kit.bench.cases import Case, source_images
-from zs2kit.denoiser import per_frame
 from zs2kit.model import Model
+from zs2kit.networks.base import per_frame
 from zs2kit.puppets.yardsticks import Images
-from zs2kit.sampler import make_scheduler
 from zs2kit.scan import to_images
+from zs2kit.schedule import make_scheduler
 
 
 class TokenFlow:
@@ -84,7 +84,7 @@ def token_flow(model: Model, case: Case, steps: int, *, edited: bool) -> Images:
     maps, noise = skeletons(model, case), initial_noise(model, case, shared=True)
     source = torch.from_numpy(source_images(case)).permute(0, 3, 1, 2).float() / 127.5 - 1
     source = model.encode(source)
-    scheduler = make_scheduler("ddim", model.scheduler_config, steps, model.device)
+    scheduler = make_scheduler("ddim", model.pipeline.scheduler.config, steps, model.device)
     flow = TokenFlow(case.frames, case.seed)
     latents = noise
     with attention([model.unet], lambda layer: TokenFlowProcessor(layer, flow)):

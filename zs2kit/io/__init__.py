@@ -6,14 +6,27 @@ and OpenCV steps in where it finds none. Only a few frames are in memory at a ti
 
 from __future__ import annotations
 
-from zs2kit.io.reading import read as read
-from zs2kit.io.writing import CODECS as CODECS
-from zs2kit.io.writing import FORMATS as FORMATS
-from zs2kit.io.writing import SEGMENT as SEGMENT
-from zs2kit.io.writing import check_output as check_output
-from zs2kit.io.writing import copied as copied
-from zs2kit.io.writing import default_codec as default_codec
-from zs2kit.io.writing import left as left
-from zs2kit.io.writing import name_beside as name_beside
-from zs2kit.io.writing import say_what_is_lost as say_what_is_lost
-from zs2kit.io.writing import write as write
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zs2kit.io.output import CODECS as CODECS
+    from zs2kit.io.output import Output as Output
+    from zs2kit.io.output import name_beside as name_beside
+    from zs2kit.io.reading import read as read
+    from zs2kit.io.writing import write as write
+
+# Looked up on first use, since the command line wants to know the options of an Output before PyAV loads.
+_MODULES = {
+    "CODECS": "output",
+    "Output": "output",
+    "name_beside": "output",
+    "read": "reading",
+    "write": "writing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'zs2kit.io' has no attribute {name!r}")
+    return getattr(import_module(f"zs2kit.io.{_MODULES[name]}"), name)

@@ -23,7 +23,7 @@ def place(finished: Mapping[Path, Path], overwrite: bool) -> None:
     begun: list[tuple[Path, Path, Path | None]] = []
     try:
         for made, path in finished.items():
-            before = _kept(path, made) if overwrite and len(finished) > 1 else None
+            before = _second_name(path, made) if overwrite and len(finished) > 1 else None
             begun.append((made, path, before))
             _move(made, path, overwrite)
     except BaseException:
@@ -38,7 +38,7 @@ def place(finished: Mapping[Path, Path], overwrite: bool) -> None:
             sync(folder)
 
 
-def _kept(path: Path, made: Path) -> Path | None:
+def _second_name(path: Path, made: Path) -> Path | None:
     """A second name, beside ``made``, of the file that is there; None if there is none, or can't be."""
     before = made.with_name(f"{made.name}.before")
     with suppress(OSError):
@@ -53,5 +53,7 @@ def _move(made: Path, path: Path, overwrite: bool) -> None:
             os.link(made, path)
             return
         if os.path.lexists(path):
-            raise ClipError(f"{path} exists by now; choose another name, or allow overwriting (--overwrite)")
+            raise ClipError(
+                f"{path} exists by now", "choose another name, or allow overwriting: `overwrite=True`"
+            )
     made.replace(path)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 import re
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import chain, islice, pairwise
 from pathlib import Path
@@ -25,8 +25,8 @@ from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from zs2kit.clip import Clip, Color, Frame
-from zs2kit.errors import ClipError, UsageError
+from zs2kit.clip import Anew, Clip, Color, Frame
+from zs2kit.errors import ClipError, UsageError, notify
 from zs2kit.io.sequence import Pattern, read_sequence
 
 # The frames of files with more bytes or packets are not counted before the first is read.
@@ -53,6 +53,8 @@ def read(
 ) -> Clip:
     """Open a video, a picture or a sequence of pictures; frames are decoded while the clip is iterated over.
 
+    Each time, they are decoded anew from the first on.
+
     A sequence is named by a printf pattern, shot.%04d.png, and shows ``rate`` pictures a second (25 if it
     is not said); a video has its own. ``start`` and ``end`` are seconds from the file's first picture or
     sound, as players count: frames with start <= time < end are kept. Of these the first ``skip`` are left
@@ -61,8 +63,8 @@ def read(
     none fails now rather than later.
 
     A packet that can't be decoded costs its own picture at most. The one before it is shown in its place, so
-    that the number of frames and their times are kept, and once all are read, a warning says which and how
-    many. Of transparency and of interlaced pictures, which are edited as they are, a warning is given here.
+    that the number of frames and their times stay, and once all are read, a notice says which and how many.
+    Of transparency and of interlaced pictures, which are edited as they are, there is a notice here.
 
     Raises ClipError for a file that can't be read, UsageError for a start, end or skip that leaves no frame.
     """
@@ -74,46 +76,51 @@ def read(
     if stop is not None and stop <= (begin or 0):
         raise UsageError(f"end ({float(stop):g} s) must come after start ({float(begin or 0):g} s)")
     if pattern is None and rate is not None:
-        raise UsageError(f"{source} has its own rate; a rate is for sequences of pictures (shot.%04d.png)")
-    frames: Iterator[Frame]
+        raise UsageError(
+            f"{source} has a rate of its own", "`rate` is for sequences of pictures (shot.%04d.png)"
+        )
+    frames: Callable[[], Iterator[Frame]]
     try:
         if pattern:
             clip = read_sequence(source, pattern, begin, stop, rate)
-            frames = islice(clip, skip, None)
+            frames = partial(islice, clip, skip, None)
+            shows: Iterator[object] = iter(clip)
         else:
             clip = replace(_describe(source), start=begin, end=stop)
             clip.frame_count = _count(clip)
-            frames = _pyav_frames(clip, skip)
+            frames = partial(_pyav_frames, clip, skip)
+            shows = shown(clip)
     except _Undecodable:
         described = _describe_with_opencv(source)
         if described is None:
             raise
         clip = replace(described, start=begin, end=stop)
-        frames = islice(_opencv_frames(clip), skip, None)
-    if clip.frame_count is not None:
-        clip.frame_count = max(1, clip.frame_count - skip)
-    first = next(frames, None)
-    if first is None:
+        frames = partial(_opencv_frames, clip, skip)
+        shows = _captured(clip)
+    count = None if clip.frame_count is None else max(1, clip.frame_count - skip)
+    opened = replace(clip, frames=Anew(frames), frame_count=count)
+    if (begin, stop, skip) != (None, None, 0) and next(islice(shows, skip, None), None) is None:
         after = f" after the first {skip}" if skip else ""
         raise UsageError(
-            f"{source} has no frame {_span_text(clip)}{after}; choose start and end inside the clip"
+            f"{source} has no frame {_span_text(clip)}{after}", "choose start and end inside the clip"
         )
-    clip.frames = chain([first], frames)
-    return clip
+    return opened
 
 
 def _require_file(source: Path) -> None:
     # Unlike Path's own, these tests don't raise for a name that is too long, or in a folder that is closed.
     if os.path.isdir(source):
-        raise ClipError(f"{source} is a folder; name one video file in it")
+        raise ClipError(f"{source} is a folder", "name one video file in it")
     if os.path.exists(source) and not os.path.isfile(source):
-        raise ClipError(f"{source} is not a regular file; copy its contents into one")
+        raise ClipError(f"{source} is not a regular file", "copy its contents into one")
     try:
         source.open("rb").close()
     except FileNotFoundError:
         raise ClipError(f"no such file: {source}") from None
     except OSError as error:
-        raise ClipError(f"{source} can't be opened ({error.strerror}); check name and permissions") from error
+        raise ClipError(
+            f"{source} can't be opened ({error.strerror})", "check its name and permissions"
+        ) from error
 
 
 def _seconds(name: str, value: Fraction | float | None) -> Fraction | None:
@@ -182,22 +189,26 @@ def _open(source: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         container = av.open(f"file:{source}", metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
         raise _Undecodable(
-            f"{source} is not a video, or is damaged; name a file that a player plays"
+            f"{source} is not a video, or is damaged", "name a file that a player plays"
         ) from error
     with container:
         if container.format.name in _TEXT_FORMATS:
-            raise ClipError(f"{source} is text and not a video; name a video file")
+            raise ClipError(f"{source} is text and not a video", "name a video file")
         videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not videos and container.streams.audio:
-            raise ClipError(f"{source} has sound but no picture; name a video file")
+            raise ClipError(f"{source} has sound but no picture", "name a video file")
         if not videos:
-            raise _Undecodable(f"{source} has no picture, or is cut short before it; name a video file")
+            raise _Undecodable(f"{source} has no picture, or is cut short before it", "name a video file")
         if not videos[0].codec_context:
-            raise _Undecodable(f"{source} is encoded in a way that FFmpeg doesn't know; convert it to H.264")
+            raise _Undecodable(
+                f"{source} is encoded in a way that FFmpeg doesn't know", "convert it to H.264"
+            )
         try:
             yield container, videos[0]
         except av.FFmpegError as error:
-            raise ClipError(f"{source} can't be read to its end ({error.strerror}); get it whole") from error
+            raise ClipError(
+                f"{source} can't be read to its end ({error.strerror})", "get it whole"
+            ) from error
 
 
 def demux(container: InputContainer, *streams: Stream) -> Iterator[Packet[Any]]:
@@ -315,7 +326,7 @@ class Shown(NamedTuple):
 def shown(clip: Clip) -> Iterator[Shown]:
     """The pictures of a clip as they are decoded, from its start to its end, each later than the one before.
 
-    Says in a warning, after the last of them, what was damaged, or missing at the end.
+    Tells in a notice, after the last of them, what was damaged, or missing at the end.
     """
     assert clip.source is not None
     begin, stop = _ticks(clip)
@@ -343,14 +354,14 @@ def shown(clip: Clip) -> Iterator[Shown]:
             declared = _declared_end(stream)
             if last and declared - end > 2 * spacing * clip.time_base:
                 there, all_ = float(end - clip.origin), float(declared - clip.origin)
-                warnings.warn(
+                notify(
+                    "breaks-off",
                     f"{clip.source} breaks off at {there:.2f} s of {all_:.2f} s; what is there is used",
-                    stacklevel=2,
                 )
     if lost or marred:
         faults = [f"frames in whose place a neighbour is shown: {lost}"] if lost else []
         faults += [f"frames with errors: {marred}"] if marred else []
-        warnings.warn(f"{clip.source} is damaged; {'; '.join(faults)}; {first_fault}", stacklevel=2)
+        notify("damaged", f"{clip.source} is damaged; {'; '.join(faults)}; {first_fault}")
 
 
 def _timed(container: InputContainer, stream: VideoStream, clip: Clip) -> Iterator[Shown]:
@@ -424,11 +435,12 @@ def _describe(source: Path) -> Clip:
         found = [(stream, frame.pts)]
         starts = [pts * each.time_base for each, pts in told + found if pts is not None and each.time_base]
         if stream.metadata.get("alpha_mode") == "1" or _is_transparent(frame):
-            warnings.warn(f"{source} is transparent in places; the result will not be", stacklevel=3)
+            notify("transparent", f"{source} is transparent in places; the result will not be")
         if frame.interlaced_frame:
-            warnings.warn(
-                f"{source} is interlaced, and each frame is edited as one picture; deinterlace it first",
-                stacklevel=3,
+            notify(
+                "interlaced",
+                f"{source} is interlaced, and each frame is edited as one picture",
+                "deinterlace it first",
             )
         return Clip(
             frames=(),
@@ -568,7 +580,11 @@ def _describe_with_opencv(source: Path) -> Clip | None:
     )
 
 
-def _opencv_frames(clip: Clip) -> Iterator[Frame]:
+def _opencv_frames(clip: Clip, skip: int = 0) -> Iterator[Frame]:
+    return islice(_captured(clip), skip, None)
+
+
+def _captured(clip: Clip) -> Iterator[Frame]:
     import cv2
 
     begin, stop = _ticks(clip)

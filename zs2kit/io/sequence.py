@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -18,8 +18,8 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from zs2kit.clip import Clip, Color, Frame
-from zs2kit.errors import ClipError, UsageError
+from zs2kit.clip import Anew, Clip, Color, Frame
+from zs2kit.errors import ClipError, UsageError, notify
 
 RATE = Fraction(25)  # pictures a second where nobody says; FFmpeg's choice too
 
@@ -70,11 +70,13 @@ def read_sequence(
     is seen here; they are decoded while the clip is iterated over. Raises ClipError or UsageError.
     """
     if rate is not None and not 0.001 <= rate < math.inf:
-        raise UsageError(f"the rate must be pictures a second, at least 0.001, not {float(rate):g}")
+        raise UsageError(f"`rate` must be pictures a second, at least 0.001, not {float(rate):g}")
     rate = RATE if rate is None else Fraction(rate).limit_denominator(1001)
     numbers = pattern.numbers()
     if not numbers:
-        raise ClipError(f"there is no picture {path}, such as {pattern.path(1).name}; check name and folder")
+        raise ClipError(
+            f"there is no picture {path}, such as {pattern.path(1).name}", "check its name and folder"
+        )
     first = numbers[0] + (0 if begin is None else math.ceil(begin * rate))
     after = numbers[-1] + 1 if stop is None else min(numbers[-1], numbers[0] + math.ceil(stop * rate) - 1) + 1
     if first >= after:
@@ -86,8 +88,8 @@ def read_sequence(
     if missing:
         rest = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ClipError(
-            f"{pattern.path(missing[0])} is missing{rest}, while {numbers[0]} and {numbers[-1]} are there; "
-            "make it, or choose start and end beside the gap"
+            f"{pattern.path(missing[0])} is missing{rest}, while {numbers[0]} and {numbers[-1]} are there",
+            "make it, or choose start and end beside the gap",
         )
     pictures = [pattern.path(number) for number in range(first, after)]
     picture, aspect = _decode(pictures[0])
@@ -95,16 +97,15 @@ def read_sequence(
         if (size := _size(each)) != (picture.width, picture.height):
             raise ClipError(
                 f"{each} is {size[0]}x{size[1]} pixels and {pictures[0].name} "
-                f"{picture.width}x{picture.height}; a clip has one size"
+                f"{picture.width}x{picture.height}",
+                "a clip has one size",
             )
     if picture.format.name in _DEEP:
-        warnings.warn(f"{path} has 16 bits a colour; zs2kit works with 8 of them", stacklevel=3)
+        notify("depth", f"{path} has 16 bits a colour; zs2kit works with 8 of them")
     if picture.format.name in _ALPHA:
-        warnings.warn(
-            f"{path} is transparent in places; zs2kit sees and writes its colours only", stacklevel=3
-        )
+        notify("transparent", f"{path} is transparent in places; zs2kit sees and writes its colours only")
     return Clip(
-        frames=_frames(pictures, first - numbers[0], (picture.height, picture.width)),
+        frames=Anew(partial(_frames, pictures, first - numbers[0], (picture.height, picture.width))),
         width=picture.width,
         height=picture.height,
         rate=rate,
@@ -126,7 +127,7 @@ def _frames(pictures: Sequence[Path], first: int, size: tuple[int, int]) -> Iter
     for pts, path in enumerate(pictures, first):
         image = _rgb(_decode(path)[0])
         if image.shape[:2] != size:
-            raise ClipError(f"{path} has changed its size; put it back and run again")
+            raise ClipError(f"{path} has changed its size", "put it back and run again")
         yield Frame(image, pts, 1)
 
 
@@ -135,14 +136,14 @@ def _read(path: Path, size: int = -1) -> bytes:
         with path.open("rb") as file:
             return file.read(size)
     except OSError as error:
-        raise ClipError(f"{path} can't be read ({error.strerror}); check it and its permissions") from error
+        raise ClipError(f"{path} can't be read ({error.strerror})", "check it and its permissions") from error
 
 
 def _size(path: Path) -> tuple[int, int]:
     """(width, height) of a PNG picture, from its first bytes."""
     head = _read(path, 24)
     if len(head) < 24 or head[:8] != b"\x89PNG\r\n\x1a\n":
-        raise ClipError(f"{path} is not a PNG picture; make it anew")
+        raise ClipError(f"{path} is not a PNG picture", "make it anew")
     return int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
 
 
@@ -157,7 +158,7 @@ def _decode(path: Path) -> tuple[VideoFrame, Fraction]:
     except (av.FFmpegError, ValueError):
         pictures = []
     if not pictures:
-        raise ClipError(f"{path} is damaged; make it anew")
+        raise ClipError(f"{path} is damaged", "make it anew")
     return pictures[0], decoder.sample_aspect_ratio or Fraction(1)
 
 
@@ -183,10 +184,10 @@ def check_pictures(path: Path, pattern: Pattern, clip: Clip, number: int, overwr
     if source and source.folder.resolve() == pattern.folder.resolve():
         names = [source.path(each).name for each in source.numbers()]
         if any(pattern.number(name) is not None for name in names):
-            raise ClipError(f"{path} is the input; write to another name")
+            raise ClipError(f"{path} is the input", "write to another name")
     end = math.inf if clip.frame_count is None else number + clip.frame_count
     there = [each for each in pattern.numbers() if number <= each < end]
     if there and not overwrite:
         raise ClipError(
-            f"{pattern.path(there[0])} exists; choose another name, or allow overwriting (--overwrite)"
+            f"{pattern.path(there[0])} exists", "choose another name, or allow overwriting: `overwrite=True`"
         )

@@ -20,7 +20,6 @@ OVERSAMPLING = 2  # drawn at twice the size and averaged down: edges move smooth
 _SHIFT = 4  # fractional bits of the coordinates given to OpenCV
 
 
-
 def _arc(angles: Points) -> Points:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 

@@ -142,7 +142,7 @@ def edits(folder: Path, name: str, clips: int, scale: float) -> Edits:
     """Edit clips of moving figures with the ControlNet plugin called ``name``."""
     import zs2kit
     from zs2kit.clip import Clip
-    from zs2kit.plugins import load
+    from zs2kit.plugins import build
 
     model = zs2kit.Model.load(folder)
     frames, originals, points, asked = [], [], [], []
@@ -156,7 +156,7 @@ def edits(folder: Path, name: str, clips: int, scale: float) -> Edits:
         edited = zs2kit.edit(
             Clip.from_images([picture.image for picture in sources], 12),
             prompt,
-            plugins=[load(name)(scale=scale)],
+            plugins=[build(name, {"scale": str(scale)})],
             model=model,
             seed=i,
             num_inference_steps=STEPS,

@@ -88,8 +88,15 @@ def _beach(stage: Stage) -> None:
     boat = stage.across(float(rng.uniform(0.15, 0.85)), 0.3)
     canvas.near = 0.12
     canvas.fill(polygon((boat, horizon - 0.1), (boat + 0.07, horizon), (boat, horizon)), (252, 250, 244))
-    canvas.fill(polygon((boat - 0.05, horizon + 0.005), (boat + 0.085, horizon + 0.005),
-                        (boat + 0.055, horizon + 0.035), (boat - 0.025, horizon + 0.035)), (150, 98, 70))
+    canvas.fill(
+        polygon(
+            (boat - 0.05, horizon + 0.005),
+            (boat + 0.085, horizon + 0.005),
+            (boat + 0.055, horizon + 0.035),
+            (boat - 0.025, horizon + 0.035),
+        ),
+        (150, 98, 70),
+    )
     stage.ground((250, 234, 186), (240, 214, 154), shore)
     canvas.near = stage.nearness(shore)
     foam = np.linspace(0.0, 1.0, 33)
@@ -160,9 +167,19 @@ def _desert(stage: Stage) -> None:
         x = stage.across(x, 0.8)
         canvas.near = stage.nearness(foot)
         shade: Colour = (74, 132, 96)
-        at = [np.array([x + dx, foot - dy * tall]) for dx, dy in (
-            (0, 0.0), (0, 0.36), (0, left), (-0.085, left), (-0.085, left + 0.1), (0, right), (0.085, right),
-            (0.085, right + 0.08))]
+        at = [
+            np.array([x + dx, foot - dy * tall])
+            for dx, dy in (
+                (0, 0.0),
+                (0, 0.36),
+                (0, left),
+                (-0.085, left),
+                (-0.085, left + 0.1),
+                (0, right),
+                (0.085, right),
+                (0.085, right + 0.08),
+            )
+        ]
         canvas.fill(capsule(at[0], at[1], 0.036), shade)
         for p, q in ((2, 3), (3, 4), (5, 6), (6, 7)):
             canvas.fill(capsule(at[p], at[q], 0.024), shade)
@@ -229,12 +246,21 @@ def _space(stage: Stage) -> None:
 
 
 _PAINTERS: dict[str, Callable[[Stage], None]] = {
-    "grass": _grass, "beach": _beach, "snow": _snow, "desert": _desert, "city": _city, "space": _space,
+    "grass": _grass,
+    "beach": _beach,
+    "snow": _snow,
+    "desert": _desert,
+    "city": _city,
+    "space": _space,
 }
 PLACES = tuple(_PAINTERS)
 _SHADOWS: dict[str, Colour] = {
-    "grass": (108, 166, 74), "beach": (214, 186, 130), "snow": (178, 194, 220),
-    "desert": (190, 142, 88), "city": (38, 38, 56), "space": (96, 92, 118),
+    "grass": (108, 166, 74),
+    "beach": (214, 186, 130),
+    "snow": (178, 194, 220),
+    "desert": (190, 142, 88),
+    "city": (38, 38, 56),
+    "space": (96, 92, 118),
 }
 
 

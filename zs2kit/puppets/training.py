@@ -232,9 +232,7 @@ class _Stop:
 
     def __enter__(self) -> _Stop:
         self.asked = False
-        self.before = {
-            number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *_: object) -> None:

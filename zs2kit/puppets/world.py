@@ -61,8 +61,20 @@ class Pose(NamedTuple):
 
     def mirrored(self) -> Pose:
         """The pose as seen in a mirror."""
-        return Pose(self.l_arm, self.l_elbow, self.r_arm, self.r_elbow, self.l_leg, self.l_knee, self.r_leg,
-                    self.r_knee, -self.lean, -self.tilt, -self.turn, self.lift)
+        return Pose(
+            self.l_arm,
+            self.l_elbow,
+            self.r_arm,
+            self.r_elbow,
+            self.l_leg,
+            self.l_knee,
+            self.r_leg,
+            self.r_knee,
+            -self.lean,
+            -self.tilt,
+            -self.turn,
+            self.lift,
+        )
 
 
 STANDING = Pose()
@@ -243,8 +255,15 @@ def _free_pose(rng: np.random.Generator) -> Pose:
         thigh = rng.uniform(-4, 42)
         return float(thigh), float(rng.uniform(-1.2 * max(thigh, 8.0), 12))
 
-    return Pose(*arm(), *arm(), *leg(), *leg(), lean=float(np.clip(rng.normal(0, 7), -16, 16)),
-                tilt=float(np.clip(rng.normal(0, 8), -18, 18)), turn=float(rng.uniform(-1, 1)))
+    return Pose(
+        *arm(),
+        *arm(),
+        *leg(),
+        *leg(),
+        lean=float(np.clip(rng.normal(0, 7), -16, 16)),
+        tilt=float(np.clip(rng.normal(0, 8), -18, 18)),
+        turn=float(rng.uniform(-1, 1)),
+    )
 
 
 def _plausible(pose: Pose) -> bool:
@@ -257,12 +276,21 @@ def _plausible(pose: Pose) -> bool:
             return False
     ankles = joints[[figures.R_ANKLE, figures.L_ANKLE]]
     wrists = joints[[figures.R_WRIST, figures.L_WRIST]]
-    return bool(ankles[1, 0] - ankles[0, 0] > 0.09 and ankles[:, 1].max() > 0.12
-                and float(np.hypot(*(wrists[1] - wrists[0]))) > 0.09)
+    return bool(
+        ankles[1, 0] - ankles[0, 0] > 0.09
+        and ankles[:, 1].max() > 0.12
+        and float(np.hypot(*(wrists[1] - wrists[0]))) > 0.09
+    )
 
 
-def random_scene(rng: np.random.Generator, *, kind: str | None = None, colour: str | None = None,
-                 place: str | None = None, pose: Pose | None = None) -> Scene:
+def random_scene(
+    rng: np.random.Generator,
+    *,
+    kind: str | None = None,
+    colour: str | None = None,
+    place: str | None = None,
+    pose: Pose | None = None,
+) -> Scene:
     """A scene drawn at random, except for what is given. The whole figure is in the frame."""
     scene = Scene(
         kind=kind or KINDS[int(rng.integers(len(KINDS)))],
@@ -314,13 +342,17 @@ def _jump(t: float) -> Pose:
 
 # cycles a second, and the pose at a point of the cycle
 _MOTIONS: dict[str, tuple[float, Callable[[float], Pose]]] = {
-    "walk": (1.0, _walk), "wave": (0.6, _wave), "dance": (0.75, _dance), "jump": (0.7, _jump),
+    "walk": (1.0, _walk),
+    "wave": (0.6, _wave),
+    "dance": (0.75, _dance),
+    "jump": (0.7, _jump),
 }
 MOTIONS = tuple(_MOTIONS)
 
 
-def motion_scenes(scene: Scene, motion: str, frames: int, *, fps: float = 12.0, pan: float = 0.0,
-                  travel: float = 0.0) -> list[Scene]:
+def motion_scenes(
+    scene: Scene, motion: str, frames: int, *, fps: float = 12.0, pan: float = 0.0, travel: float = 0.0
+) -> list[Scene]:
     """The scene in motion: one scene a frame, moving smoothly.
 
     The place pans by `pan` and the figure travels by `travel` frame widths a second (turning back at the

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zs2kit import hookimpl
-from zs2kit.plugins import option
+from zs2kit import Plugin, hookimpl, option
 
 
 @dataclass(eq=False)
-class Example:
+class Example(Plugin):
     """Keeps a border of the source as it is, and has only what is inside drawn anew."""
 
     width: float = option(0.1, "Its width, as a share of the shorter side.", minimum=0, maximum=0.5)

@@ -1,0 +1,85 @@
+"""`zs2kit generate`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import click
+
+from zs2kit.cli.options import FILES, OF_A_SOURCE, PATH, RATE, WHAT, Shared, flag, shared
+from zs2kit.cli.terminal import Command, progress_bar
+from zs2kit.errors import UsageError
+
+
+@click.command(cls=Command)
+@click.argument("prompt", required=False)
+@flag(
+    "--frames",
+    metavar="N",
+    type=click.IntRange(1),
+    default=48,
+    group=WHAT,
+    help="How many frames to make.  [default: 48]",
+)
+@flag(
+    "--fps",
+    type=RATE,
+    metavar="X",
+    default="12",
+    group=WHAT,
+    help="Frames per second: 12, 23.976, 30000/1001.  [default: 12]",
+)
+@flag(
+    "--at",
+    "prompts",
+    type=(click.IntRange(1), str),
+    metavar="FRAME PROMPT",
+    multiple=True,
+    group=WHAT,
+    help="Another prompt from this frame on; in between, one turns into the other. May be repeated.",
+)
+@flag("-o", "--out", type=PATH, group=FILES, help="The result.  [default: named after the prompt, here]")
+@shared(without=OF_A_SOURCE)
+def generate(
+    prompt: str | None,
+    frames: int,
+    fps: Fraction,
+    prompts: Sequence[tuple[int, str]],
+    out: Path | None,
+    shared: Shared,
+) -> None:
+    """Make a video of PROMPT alone.
+
+    The result's name is printed once it is complete, and alone on standard output.
+    """
+    if len(dict(prompts)) < len(prompts):
+        raise UsageError("--at names a frame twice", "give each frame one prompt")
+    if late := [frame for frame, _ in prompts if frame >= frames]:
+        raise UsageError(
+            f"--at {late[0]} comes after the end; the last of {frames} frames is {frames - 1}, the first 0"
+        )
+    with shared.manners(), progress_bar(shared.quiet) as progress:
+        task = progress.add_task("loading the model", total=None)
+        chosen = shared.plugins()
+        from zs2kit import io
+        from zs2kit.clip import Clip
+
+        name = "-".join(re.findall(r"\w+", prompt or "")[:12])[:60] or "generated"
+        out = out or Path(name + io.CODECS[shared.output.get("codec", "h264")].suffixes[0])
+        output = shared.opened_output(out, progress)
+        output.check(Clip((), 2, 2, fps, 1 / fps))
+        shared.check_beside([out])
+        model = shared.load(chosen)
+        from zs2kit.editing import generate
+
+        shared.say_prompt(prompt, model)
+        along = {0: model.default_prompt if prompt is None else prompt, **dict(prompts)}
+        made = generate(along, frames=frames, rate=fps, plugins=chosen, model=model, **shared.settings)
+        progress.update(task, description="generating")
+        shared.write(output, made, progress, task)
+    click.echo(os.fsencode(out))
+    shared.write_beside(out, made, frames=frames, rate=str(fps))

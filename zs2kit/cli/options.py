@@ -1,0 +1,471 @@
+"""What `edit`, `plan` and `generate` have in common: their options, and what is done with them.
+
+The options of `Settings` and `Output` are read off their fields.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from zs2kit.cli.terminal import Grouped, given, hush, log, manners, say, stoppable
+from zs2kit.errors import UsageError
+from zs2kit.io.output import Output
+from zs2kit.settings import Option, Settings, options, parse_time
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from zs2kit.clip import Clip
+    from zs2kit.editing import Edit
+    from zs2kit.model import Model
+    from zs2kit.plugins import Plugin
+
+WHAT, HOW, FILES, MACHINE = "What to draw", "How to draw it", "Input and output", "Machine and messages"
+
+
+class Value(click.ParamType[Any]):
+    """The values that an option of `Settings` or `Output` takes."""
+
+    def __init__(self, option: Option) -> None:
+        self.option = option
+        self.name = option.name
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """N or X for numbers, the choices where there are some."""
+        if self.option.kind:
+            return self.option.kind.metavar
+        if self.option.choices:
+            return f"[{'|'.join(self.option.choices)}]"
+        return {int: "N", float: "X"}.get(self.option.type, "TEXT")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Text -> value; `UsageError` for what is not allowed."""
+        try:
+            value = self.option.parse(value)
+            self.option.check(value)
+        except ValueError as error:
+            raise UsageError(f"`{self.name}` {error}, not {value!r}") from None
+        return value
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The choices that begin so."""
+        return [CompletionItem(each) for each in self.option.choices if each.startswith(incomplete)]
+
+
+class Parsed(click.ParamType[Any]):
+    """What a function makes of a text; ``wanted`` says what to write."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any], wanted: str) -> None:
+        self.name = name
+        self.parse = parse
+        self.wanted = wanted
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Text -> value."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self.parse(value)
+        except ValueError:
+            self.fail(f"'{value}' is no {self.name}; write {self.wanted}.", param, ctx)
+
+
+def _rate(text: str) -> Fraction:
+    """Frames per second, as a decimal or a fraction; those of NTSC are what everybody rounds them from."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(?:/([1-9]\d*))?", text)
+    if not match or float(match[1]) == 0:
+        raise ValueError
+    value = Fraction(match[1]) / int(match[2] or 1)
+    ntsc = Fraction(round(value) * 1000, 1001)
+    return ntsc if abs(value - ntsc) < Fraction(1, 1000) else value
+
+
+def _lora(text: str) -> tuple[str, float]:
+    """NAME or NAME:WEIGHT -> name and weight, by default 1."""
+    name, colon, weight = text.rpartition(":")
+    if not (name and colon):
+        return text, 1.0
+    try:
+        return name, float(weight)
+    except ValueError:  # a colon inside the name, as in C:\\looks
+        return text, 1.0
+
+
+TIME = Parsed("time", parse_time, "seconds (12.5) or [HH:]MM:SS (1:02.5)")
+RATE = Parsed("frame rate", _rate, "24, 23.976 or 30000/1001")
+
+
+class PluginName(click.ParamType[str]):
+    """The name of a plugin."""
+
+    name = "plugin"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The installed plugins whose names begin so."""
+        from zs2kit import plugins
+
+        return [CompletionItem(each) for each in plugins.installed() if each.startswith(incomplete)]
+
+
+class PluginOption(click.ParamType[str]):
+    """PLUGIN.OPTION=VALUE."""
+
+    name = "setting"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The options of the plugins that are chosen, or of all; after the = the choices of one."""
+        from zs2kit import plugins
+
+        found = []
+        for name in ctx.params.get("names") or plugins.installed():
+            for each in options(plugins.load(name)):
+                values = [*each.choices, *(["true", "false"] if each.type is bool else [])]
+                key = f"{name}.{each.name}="
+                found += [key + value for value in values] if incomplete.startswith(key) else [key]
+        return [CompletionItem(each) for each in found if each.startswith(incomplete)]
+
+
+def flag(name: str, *also: str, group: str, **about: Any) -> Callable[[Any], Any]:
+    """Declare an option. One with a single value may also be given by an environment variable, ZS2KIT_..."""
+    if not about.get("multiple") and not about.get("is_flag"):
+        long = max((name, *also), key=lambda each: each.startswith("--"))
+        about["envvar"] = "ZS2KIT_" + long.removeprefix("--").upper().replace("-", "_")
+    return click.option(name, *also, cls=Grouped, group=group, **about)
+
+
+def derived(option: Option, group: str) -> Callable[[Any], Any]:
+    """Declare the option of a field of `Settings` or `Output`."""
+    name = f"--{(option.flag or option.name).replace('_', '-')}"
+    if option.type is bool:
+        switch = f"{name}/--no-{option.name}" if option.optional else name
+        shown = f"  [default: {option.shown}]" if option.shown else ""
+        return flag(
+            switch,
+            option.name,
+            group=group,
+            is_flag=True,
+            default=None if option.optional else False,
+            help=option.help + shown,
+        )
+    default = option.shown or (f"{option.default:g}" if option.type is float else option.default)
+    shown = "" if default == "" else f"  [default: {default}]"
+    return flag(name, option.name, group=group, type=Value(option), help=option.help + shown)
+
+
+SETTINGS = {each.name: each for each in options(Settings)}
+OUTPUT = {each.name: each for each in options(Output)}
+OF_A_SOURCE = ("flow_momentum", "cuts")  # what text alone has no use for
+
+PATH = click.Path(path_type=Path)
+
+_SHARED = (
+    flag(
+        "--plugin",
+        "names",
+        type=PluginName(),
+        metavar="NAME",
+        multiple=True,
+        group=WHAT,
+        help="Use a plugin; may be repeated.",
+    ),
+    flag(
+        "--set",
+        "settings",
+        type=PluginOption(),
+        metavar="PLUGIN.OPTION=VALUE",
+        multiple=True,
+        group=WHAT,
+        help="Set an option of a plugin, as pose.scale=0.8; may be repeated. See 'zs2kit plugins NAME'.",
+    ),
+    flag(
+        "--model",
+        metavar="NAME",
+        group=WHAT,
+        help="A diffusers folder, a .safetensors file or a hub name.  [default: puppets, the bundled model]",
+    ),
+    flag(
+        "--config",
+        metavar="FOLDER",
+        group=WHAT,
+        help="The configs of a .safetensors file given as --model: any checkpoint folder of its family.  "
+        "[default: from the hub]",
+    ),
+    flag(
+        "--lora",
+        "loras",
+        type=_lora,
+        metavar="NAME[:WEIGHT]",
+        multiple=True,
+        group=WHAT,
+        help="Add a LoRA to the model: a .safetensors file, a folder, a hub name, or a bundled one's name; "
+        "may be repeated.",
+    ),
+    flag(
+        "--embedding",
+        "embeddings",
+        metavar="NAME",
+        multiple=True,
+        group=WHAT,
+        help="Teach the model the token of a textual inversion: a .safetensors file, a folder or a hub "
+        "name; may be repeated.",
+    ),
+    *(
+        derived(each, MACHINE if name == "chunk_size" else WHAT if "prompt" in name else HOW)
+        for name, each in SETTINGS.items()
+        if name not in ("prompt", *OF_A_SOURCE)
+    ),
+    *(derived(each, FILES) for each in OUTPUT.values()),
+    flag(
+        "--sheet",
+        type=PATH,
+        metavar="PNG",
+        group=FILES,
+        help="Also write a contact sheet, with the source above the result.",
+    ),
+    flag(
+        "--report",
+        type=PATH,
+        metavar="JSON",
+        group=FILES,
+        help="Also write how good the result is, and all that is needed to draw it again.",
+    ),
+    flag(
+        "--device",
+        metavar="NAME",
+        group=MACHINE,
+        help="Where to compute: cpu, cuda, mps.  [default: the fastest here]",
+    ),
+    flag(
+        "--dtype",
+        type=click.Choice(["float32", "float16", "bfloat16"]),
+        group=MACHINE,
+        help="The precision to compute in.  [default: what suits the device]",
+    ),
+    flag("--quiet", is_flag=True, group=MACHINE, help="Say only what is wrong, and the result's name."),
+    flag("--verbose", is_flag=True, group=MACHINE, help="Say what is done, and with which settings."),
+    flag(
+        "--trace-hooks",
+        is_flag=True,
+        group=MACHINE,
+        help="Say which hooks of plugins are called, with what, and how long they take.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the options that the commands have in common say.
+
+    settings and output: the options of `Settings` and `Output` that were given, by name.
+    """
+
+    settings: Mapping[str, Any]
+    output: Mapping[str, Any]
+    names: Sequence[str]
+    plugin_settings: Sequence[str]
+    model: str | None
+    config: str | None
+    loras: Sequence[tuple[str, float]]
+    embeddings: Sequence[str]
+    sheet: Path | None
+    report: Path | None
+    device: str | None
+    dtype: str | None
+    quiet: bool
+    verbose: bool
+    trace_hooks: bool
+
+    def manners(self, **extra: Any) -> Any:
+        """See `zs2kit.cli.terminal.manners`."""
+        return manners(verbose=self.verbose, trace_hooks=self.trace_hooks, **extra)
+
+    def plugins(self) -> list[Plugin]:
+        """Return the plugins, with their options.
+
+        What is quickly checked is checked here: a typing error must not cost the loading of a model.
+        """
+        if self.quiet and self.verbose:
+            raise UsageError("--quiet and --verbose exclude each other", "use one of them")
+        if len(dict(self.loras)) < len(self.loras):
+            raise UsageError("--lora names one twice", "give it once, with the sum of the weights")
+        Settings(**self.settings)
+        chosen = _by_plugin(self.names, self.plugin_settings)
+        from zs2kit import plugins
+
+        return [plugins.build(name, chosen[name]) for name in self.names]
+
+    def load(self, plugins: Sequence[Plugin]) -> Model:
+        """Return the loaded model: the one that is named, or the plugins' own."""
+        hush()
+        from zs2kit import plugins as plugins_
+        from zs2kit.model import Model
+        from zs2kit.networks.loading import BUNDLED
+
+        loaded = Model.load(
+            self.model or plugins_.default_model(plugins) or BUNDLED,
+            config=self.config,
+            loras=dict(self.loras),
+            embeddings=self.embeddings,
+            device=self.device,
+            dtype=self.dtype,
+        )
+        log.info("model %s on %s in %s", loaded.name, loaded.device, loaded.dtype)
+        return loaded
+
+    def say_prompt(self, prompt: object, model: Model) -> None:
+        """Say what is drawn where no ``prompt`` is given."""
+        if prompt is None and not self.quiet:
+            default = model.default_prompt
+            kind = f"the model's own: '{default}'" if default else "an empty one"
+            say(f"no prompt; using {kind}")
+
+    def opened_output(self, out: Path, progress: Progress) -> Output:
+        """Return where and how to write ``out``; on a terminal, ask whether to resume it."""
+        output = Output(out, **self.output)
+        from zs2kit.journal import saved
+
+        if output.resume and not self.quiet and not saved(out):
+            say(f"nothing is saved of an edit to {out}, so it is begun")
+        on_a_terminal = sys.stdin.isatty() and sys.stderr.isatty()
+        if output.resume is not None or not on_a_terminal or not saved(out):
+            return output
+        progress.stop()
+        question = f"{out} was interrupted, and {saved(out)} frames are saved. Go on with it?"
+        resume = click.confirm(question, default=True, err=True)
+        progress.start()
+        return replace(output, resume=resume)
+
+    def check_beside(self, clips: Sequence[Path]) -> None:
+        """Raise an error if what is to be written beside the result can't be, or would replace ``clips``."""
+        from zs2kit.beside import check_beside
+
+        overwrite = self.output.get("overwrite", False)
+        if self.sheet:
+            check_beside(self.sheet, ".png", "sheet", clips, overwrite)
+        if self.report:
+            check_beside(self.report, ".json", "report", clips, overwrite)
+
+    def write(self, output: Output, edited: Edit, progress: Progress, task: TaskID) -> None:
+        """Draw the frames of ``edited`` and write them."""
+        from zs2kit import io
+
+        log.info("settings: %s", ", ".join(f"{k}={v!r}" for k, v in edited.settings.described().items()))
+        for name, chosen in edited.plugins.items():
+            log.info("plugin %s: %s", name, ", ".join(f"{k}={v!r}" for k, v in chosen.items()))
+        done = 0
+
+        def left() -> int | None:
+            return edited.index - done or edited.chunk_size
+
+        def report(count: int) -> None:
+            nonlocal done
+            if done == 0:
+                progress.reset(task, total=edited.frame_count, completed=count)
+            done = count
+            progress.update(task, completed=done)
+            if asked() and edited.index == done:
+                raise click.Abort
+
+        with stoppable(left) as asked:
+            io.write(output, edited, progress=report)
+
+    def write_beside(
+        self, out: Path, edited: Edit, read_source: Callable[[], Clip] | None = None, **about: Any
+    ) -> None:
+        """Write the sheet and the report: of the result, and of its source if there is one.
+
+        about: what else the report says of its making.
+        """
+        from zs2kit import io
+
+        with self.manners():
+            if self.sheet:
+                from zs2kit.sheet import write_sheet
+
+                source = {"source": read_source()} if read_source else {}
+                write_sheet(self.sheet, {**source, "result": io.read(out)})
+            if self.report:
+                from zs2kit.metrics import measure
+                from zs2kit.report import described, write_report
+
+                model, known = edited.scan.model, edited.describe() or {}
+                contents = {
+                    "result": os.fspath(out),
+                    **({"source": known["source"]} if read_source else {}),
+                    "settings": {**edited.settings.described(), **about},
+                    "model": {
+                        "name": model.name,
+                        "weights": known["weights"],
+                        "config": self.config,
+                        "loras": dict(self.loras),
+                        "embeddings": self.embeddings,
+                        "device": str(model.device),
+                        "dtype": str(model.dtype).removeprefix("torch."),
+                    },
+                    "plugins": described(edited.plugins),
+                    "metrics": measure(
+                        io.read(out),
+                        read_source() if read_source else None,
+                        chunk_size=self.settings.get("chunk_size"),
+                    ),
+                }
+                write_report(self.report, ["zs2kit", *click.get_current_context().obj], contents)
+
+
+def shared(*, without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options that all have, as one `Shared` after its own, ``without`` some settings."""
+
+    def give(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def call(**values: Any) -> None:
+            values["plugin_settings"] = values.pop("settings")
+            values["settings"] = given(
+                {name: values.pop(name, None) for name in SETTINGS if name != "prompt"}
+            )
+            values["output"] = given({name: values.pop(name) for name in OUTPUT})
+            common = {each.name: values.pop(each.name) for each in fields(Shared)}
+            command(**values, shared=Shared(**common))
+
+        of_a_source = (derived(SETTINGS[name], HOW) for name in OF_A_SOURCE if name not in without)
+        for option in reversed((*_SHARED, *of_a_source)):
+            call = option(call)
+        return call
+
+    return give
+
+
+def _by_plugin(names: Sequence[str], settings: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return every chosen plugin's settings by option; `UsageError` if they don't fit together."""
+    chosen: dict[str, dict[str, str]] = {}
+    for name in names:
+        if name in chosen:
+            raise UsageError(f"--plugin {name} is given twice", "give it once")
+        chosen[name] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        name, dot, option = key.partition(".")
+        if not (name and dot and option and equals):
+            raise UsageError(f"--set takes PLUGIN.OPTION=VALUE, such as pose.scale=0.8, not '{setting}'")
+        if name not in chosen:
+            raise UsageError(f"--set {setting} is for a plugin that is not used", f"add --plugin {name}")
+        if option in chosen[name]:
+            raise UsageError(f"--set {key} is given twice", "give it once")
+        chosen[name][option] = value
+    return chosen

@@ -1,0 +1,87 @@
+"""`zs2kit plan`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from fractions import Fraction
+from pathlib import Path
+
+import click
+
+from zs2kit.cli.edit import source_options
+from zs2kit.cli.options import FILES, PATH, Shared, flag, shared
+from zs2kit.cli.terminal import Command, progress_bar, worded_here
+from zs2kit.errors import ClipError, Notice
+
+
+@click.command(cls=Command)
+@source_options
+@flag(
+    "--preview",
+    type=PATH,
+    metavar="PNG",
+    group=FILES,
+    help="Also edit the first frame of each shot, and write these to a sheet, the source above the result.",
+)
+@flag("--json", "as_json", is_flag=True, group=FILES, help="Print JSON.")
+@shared()
+def plan(
+    clip: Path,
+    prompt: str | None,
+    out: Path | None,
+    start: Fraction | None,
+    end: Fraction | None,
+    fps: Fraction | None,
+    preview: Path | None,
+    as_json: bool,
+    shared: Shared,
+) -> None:
+    """Say what `zs2kit edit`, with the same options, will do, take and make of CLIP.
+
+    Reads CLIP once and takes one denoising step to tell how long all of them take. Of the result nothing
+    is written. Exits with 1 if the edit could not begin.
+    """
+    said: list[Notice] = []
+    with shared.manners(notices=said.append), progress_bar(shared.quiet) as progress:
+        task = progress.add_task("looking at the clip", total=None)
+        chosen = shared.plugins()
+        from zs2kit import io
+
+        source = io.read(clip, start=start, end=end, rate=fps)
+        out = out or io.name_beside(clip, "-".join(shared.names or ["edit"]), shared.output.get("codec"))
+        output = io.Output(out, **shared.output)
+        obstacles: tuple[str, ...] = ()
+        try:
+            shared.check_beside([clip, out])
+        except ClipError as error:
+            obstacles = (str(error),)
+        if preview:
+            from zs2kit.beside import check_beside
+
+            check_beside(preview, ".png", "sheet", [clip, out], output.overwrite)
+        progress.update(task, description="loading the model", total=source.frame_count)
+        model = shared.load(chosen)
+        from zs2kit.editing import edit
+        from zs2kit.plan import lines, plan
+        from zs2kit.sheet import Sheet
+
+        shared.say_prompt(prompt, model)
+        edited = edit(source, prompt, plugins=chosen, model=model, **shared.settings)
+        progress.update(task, description="planning")
+        sheet = Sheet(edited)
+        found = plan(
+            edited,
+            output,
+            progress=lambda done: progress.update(task, completed=done),
+            preview=sheet.add if preview else None,
+        )
+        found = replace(found, obstacles=tuple(map(worded_here, (*found.obstacles, *obstacles))))
+        if preview:
+            sheet.write(preview)
+    warnings = [worded_here(str(each)) for each in said]
+    about = {**asdict(found), "warnings": warnings}
+    warned = [f"{'warning':12}{each}" for each in warnings]
+    click.echo(json.dumps(about, indent=2, default=str) if as_json else "\n".join([*lines(found), *warned]))
+    if found.obstacles:
+        raise ClipError(f"the edit can't begin: {'; '.join(found.obstacles)}")

@@ -1,0 +1,114 @@
+"""`zs2kit plugins`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import os
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zs2kit.cli.options import PATH
+from zs2kit.errors import PluginError, UsageError
+from zs2kit.settings import options
+
+
+class PluginCommands(click.Group):
+    """The commands about plugins. A plugin's name is one too: it describes the plugin."""
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command:
+        """Return the command called ``name``, or else one that describes the plugin of that name."""
+        before_the_name = ctx.params.get("as_json", False)
+        json = click.Option(["--json", "as_json"], is_flag=True, default=before_the_name, help="Print JSON.")
+        about = f"Describe the plugin {name} and its options."
+        return super().get_command(ctx, name) or click.Command(
+            name, callback=functools.partial(_describe, name), params=[json], help=about
+        )
+
+
+@click.group(cls=PluginCommands, invoke_without_command=True, subcommand_metavar="[NAME | new NAME]")
+@click.option("--check", is_flag=True, help="Import every plugin, and say which can't be used, and why.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def plugins(ctx: click.Context, check: bool, as_json: bool) -> None:
+    """List the installed plugins, or describe the one called NAME."""
+    from zs2kit import plugins
+
+    if ctx.invoked_subcommand is not None:
+        if check:
+            raise UsageError("--check looks at every plugin", "give it no name")
+        return
+    found: list[dict[str, Any]] = [
+        {"name": name, **_origin(entry)} for name, entry in plugins.installed().items()
+    ]
+    for each in found if check else ():
+        each["fault"] = plugins.fault(each["name"])
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        for each in found:
+            origin = f"{each['distribution']} {each['version']}"
+            state = f"  {' '.join((each['fault'] or 'works').split())}" if check else ""
+            click.echo(f"{each['name']:16}{origin}{state}")
+    if faulty := [each["name"] for each in found if each.get("fault")]:
+        raise PluginError(f"{len(faulty)} of {len(found)} plugins can't be used: {', '.join(faulty)}")
+
+
+@plugins.command()
+@click.argument("name")
+@click.option(
+    "-o",
+    "--out",
+    type=PATH,
+    metavar="DIR",
+    help="Where to write it.  [default: zs2kit-NAME, here]",
+)
+def new(name: str, out: Path | None) -> None:
+    """Write a new plugin called NAME: a package that installs and works, with its test.
+
+    The folder's name is printed.
+    """
+    from zs2kit import plugins
+
+    folder = out or Path(f"zs2kit-{name}")
+    plugins.write_new(name, folder)
+    click.echo(os.fsencode(folder))
+
+
+def _describe(name: str, as_json: bool) -> None:
+    """Say what the plugin called ``name`` does, and which options it has."""
+    from zs2kit import plugins
+
+    cls = plugins.load(name)
+    about = inspect.cleandoc(cls.__doc__ or "")
+    origin = _origin(plugins.installed()[name])
+    declared = options(cls)
+    if as_json:
+        names = ("name", "optional", "choices", "default", "help", "minimum", "maximum")
+        described = [
+            {**{each: getattr(option, each) for each in names}, "type": option.type.__name__}
+            for option in declared
+        ]
+        click.echo(json.dumps({"name": name, **origin, "help": about, "options": described}, indent=2))
+        return
+    click.echo(f"{name} ({origin['distribution']} {origin['version']})\n\n{about}\n")
+    click.echo(f"Options, each set as --set {name}.OPTION=VALUE:" if declared else "It has no options.")
+    for option in declared:
+        click.echo(
+            f"\n  {option.name}: {option.takes}  [default: {_written(option.default)}]\n      {option.help}"
+        )
+
+
+def _origin(entry: EntryPoint) -> dict[str, str]:
+    """The distribution that brought a plugin."""
+    assert entry.dist is not None  # entry_points() always sets it
+    return {"distribution": entry.dist.name, "version": entry.dist.version}
+
+
+def _written(value: Any) -> str:
+    """A value of an option as --set takes it."""
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

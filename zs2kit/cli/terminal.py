@@ -1,0 +1,240 @@
+"""Manners at a terminal: one line for whatever goes wrong, notices, progress, and what Ctrl-C does."""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zs2kit.errors import Notice, PluginError, UsageError, Zs2Error, is_out_of_memory, receiving
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+log = logging.getLogger("zs2kit")
+
+# Libraries whose warnings are about their own code, and nothing that a user of zs2kit can act on.
+NOISY = ("controlnet_aux", "diffusers", "huggingface_hub", "timm", "torch", "torchvision", "transformers")
+
+
+class Commands(click.Group):
+    """A group of commands in which every expected failure is one line on stderr."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command and exit: 0, 1 (failed), 2 (used wrongly) or 130 (interrupted)."""
+        words = args[0] if args else extra.get("args")
+        words = list(sys.argv[1:] if words is None else words)  # as they were typed, for reports
+        try:
+            with _interruptible():
+                code = super().main(*args, **{**extra, "obj": words, "standalone_mode": False})
+        except click.Abort as error:
+            code = self._fail("interrupted", 130, error)
+        except click.UsageError as error:
+            asked = error.ctx.command_path if error.ctx else "zs2kit"
+            code = self._fail(f"{error.format_message()} See '{asked} --help'.", 2)
+        except UsageError as error:
+            code = self._fail(str(error), 2, error)
+        except Zs2Error as error:
+            code = self._fail(str(error), 1, error)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            code = self._fail("out of memory; use a smaller --size", 1, error)
+        sys.exit(code)
+
+    def _fail(self, message: str, code: int, error: BaseException | None = None) -> int:
+        """Say what went wrong, with the notes of the error and of its cause; return ``code``."""
+        causes = (error, getattr(error, "__cause__", None))
+        notes = (note for each in causes for note in getattr(each, "__notes__", ()))
+        say(worded("; ".join([f"error: {message}", *notes]), self))
+        return code
+
+
+def worded(text: str, commands: click.Group) -> str:
+    """Return what the library says with the options of ``commands`` in place of its arguments.
+
+    `overwrite=True` becomes --overwrite, `resume=False` --no-resume, `pose.scale=0.8` --set pose.scale=0.8.
+    """
+    flags = {
+        each.name: each
+        for command in commands.commands.values()
+        for each in command.params
+        if isinstance(each, click.Option)
+    }
+
+    def flag(match: re.Match[str]) -> str:
+        name, value = match[1], match[2]
+        if "." in name:
+            return name if value is None else f"--set {name}={value}"
+        option = flags.get(name)
+        if option is None:
+            return match[0]
+        if value == "False" and option.secondary_opts:
+            return option.secondary_opts[0]
+        long = max(option.opts, key=len)
+        return long if value in (None, "True") else f"{long} {value.strip(chr(39))}"
+
+    return re.sub(r"`([a-z_]+(?:\.[a-z_]+)?)(?:=([^`]*))?`", flag, text)
+
+
+def say(message: str) -> None:
+    """Print one line on stderr, whatever the message."""
+    print("zs2kit:", " ".join(message.split()), file=sys.stderr)
+
+
+def worded_here(text: str) -> str:
+    """Return what the library says in the words of the command that is running; as it is if none is."""
+    context = click.get_current_context(silent=True)
+    root = context.find_root().command if context else None
+    return worded(text, root) if isinstance(root, click.Group) else text
+
+
+def tell(notice: Notice) -> None:
+    """Print a notice."""
+    say(f"warning: {worded_here(str(notice))}")
+
+
+class _Lines(logging.Handler):
+    """Prints records as the command line prints everything."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+@contextmanager
+def manners(
+    *, verbose: bool = False, trace_hooks: bool = False, notices: Callable[[Notice], object] = tell
+) -> Iterator[None]:
+    """Within this context notices, zs2kit's log and Python's warnings are single lines on stderr."""
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        notices(Notice("warning", str(message)))
+
+    handler, hooks = _Lines(), logging.getLogger("zs2kit.hooks")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO if verbose else logging.WARNING)
+    hooks.setLevel(logging.DEBUG if trace_hooks else logging.NOTSET)
+    try:
+        with warnings.catch_warnings(), receiving(notices):
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", UserWarning)  # a third party's plugin may use these
+            warnings.filterwarnings("ignore", module=rf"({'|'.join(NOISY)})(\.|$)")
+            warnings.showwarning = show
+            yield
+    except PluginError as error:
+        if verbose and error.__cause__:  # for the plugin's author: where it failed
+            traceback.print_exception(error.__cause__)
+        raise
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
+        hooks.setLevel(logging.NOTSET)
+
+
+def hush() -> None:
+    """Keep what the libraries that load models would log for their own developers off the terminal."""
+    from diffusers.utils import logging as diffusers_log
+    from huggingface_hub.utils import logging as hub_log
+    from transformers.utils import logging as transformers_log
+
+    for library in (diffusers_log, hub_log, transformers_log):
+        library.set_verbosity_error()
+
+
+def progress_bar(quiet: bool) -> Progress:
+    """Return a progress display on stderr: frames done, time left. Silent if stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=Console(stderr=True),
+        transient=True,  # an error is then the only line
+        speed_estimate_period=600,  # frames come a chunk at a time: average over several chunks
+        disable=quiet or not sys.stderr.isatty(),
+    )
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Within this context an order to end is as good as Ctrl-C, the one that ends everything at once."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        ends = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        # What nohup, or a program of which we are a part, has set stays.
+        ours = [each for each in ends if signal.getsignal(each) is signal.SIG_DFL]
+        before = {each: signal.signal(each, interrupt) for each in ours}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+@contextmanager
+def stoppable(left: Callable[[], int | None]) -> Iterator[Callable[[], bool]]:
+    """Within this context a first Ctrl-C only makes what is yielded return True; the next one interrupts.
+
+    ``left`` says how many frames are drawn until anybody asks, if that is known.
+    """
+    asked = False
+
+    def ask(*_: object) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        frames = left()
+        say(f"stopping after {frames or 'a few'} more frames; press Ctrl-C again to stop at once")
+
+    main_thread = threading.current_thread() is threading.main_thread()  # no other may set handlers
+    ours = main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class Grouped(click.Option):
+    """An option that help shows under the heading ``group``."""
+
+    def __init__(self, *args: Any, group: str, **extra: Any) -> None:
+        super().__init__(*args, **extra)
+        self.group = group
+
+
+class Command(click.Command):
+    """A command whose help shows its options under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, group by group."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for each in self.get_params(ctx):
+            if isinstance(each, click.Option) and (record := each.get_help_record(ctx)):
+                groups.setdefault(getattr(each, "group", "Options"), []).append(record)
+        for group, records in groups.items():
+            with formatter.section(group):
+                formatter.write_dl(records)
+
+
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the values that somebody gave."""
+    return {name: value for name, value in values.items() if value is not None}

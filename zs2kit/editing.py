@@ -1,0 +1,412 @@
+"""Edits: clips whose frames are drawn while somebody iterates over them."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, fields, replace
+from fractions import Fraction
+from functools import partial
+from itertools import chain, groupby, islice
+from operator import itemgetter
+from pathlib import Path
+from threading import Event
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from zs2kit import plugins as plugins_
+from zs2kit.carry import Carry, HostCarry
+from zs2kit.clip import Anew, Chunk, Clip, Fit, Frame, numbered
+from zs2kit.errors import ModelError, Receiver, Stopped, UsageError, is_out_of_memory, receiving
+from zs2kit.io.sequence import Pattern
+from zs2kit.journal import fingerprint
+from zs2kit.memory import free
+from zs2kit.model import Model
+from zs2kit.motion import MOMENTUM
+from zs2kit.networks.loading import BUNDLED
+from zs2kit.plugins import Plugin
+from zs2kit.progress import Pace, Progress, Report
+from zs2kit.scan import Broken, Drawn, Scan, chunk_of, finished
+from zs2kit.schedule import Step
+from zs2kit.settings import Prompts, Settings, changed, options, takes_fields
+from zs2kit.shots import shots
+
+log = logging.getLogger(__name__)
+
+MOST = 8  # frames at once, unless told otherwise: twice as many took 6% less time on a CPU
+SHARE = 0.8  # of the free memory that is counted on
+
+T = TypeVar("T")
+
+
+@takes_fields(Settings)
+def edit(
+    clip: Clip,
+    prompt: Prompts | None = None,
+    *,
+    plugins: Sequence[Plugin] = (),
+    model: str | Path | Model | None = None,
+    settings: Settings | None = None,
+    progress: Report | None = None,
+    notices: Receiver | None = None,
+    **changes: Any,
+) -> Edit:
+    """Return ``clip`` edited: the same frames' times, other pictures.
+
+    Everything is checked here; frames are drawn while the returned clip is iterated over, a chunk at
+    a time, so memory doesn't grow with the clip.
+
+    prompt: what to draw; None is the model's default prompt. Or several, by the position of the frame
+    at which each begins, 0 among them; between two of them their embeddings are interpolated.
+    plugins: instances, such as ``Pose(scale=0.8)``; they are copied, and not changed.
+    model: a `Model`, or what `Model.load` takes; None is the plugins' default model or the bundled one.
+    settings: a `Settings`; its fields may also be given here by their names, and then come first.
+    progress: called with a `Progress` after every denoising step; what it raises ends the edit.
+    notices: called with a `Notice` for what the user should know; None makes them Python warnings.
+
+    Raises `UsageError` for a value that is not allowed, `ModelError` and `PluginError` where those don't
+    load or don't fit.
+    """
+    if prompt is not None:
+        changes = {"prompt": prompt, **changes}
+    with receiving(notices):
+        return _edit(clip, plugins, model, changed(settings or Settings(), changes), progress, notices)
+
+
+@takes_fields(Settings)
+def generate(
+    prompt: Prompts | None = None,
+    *,
+    frames: int = 48,
+    rate: Fraction | float = 12,
+    plugins: Sequence[Plugin] = (),
+    model: str | Path | Model | None = None,
+    settings: Settings | None = None,
+    progress: Report | None = None,
+    notices: Receiver | None = None,
+    **changes: Any,
+) -> Edit:
+    """Return a clip made of text alone, ``frames`` frames at ``rate`` frames per second.
+
+    As with `edit`, frames are drawn while the clip is iterated over, and all else is as there. ``size`` is
+    the (height, width) of the clip. Plugins that look at a source have none here.
+
+    Raises what `edit` raises.
+    """
+    if prompt is not None:
+        changes = {"prompt": prompt, **changes}
+    asked = changed(settings or Settings(), changes)
+    if not (isinstance(frames, int) and frames >= 1):
+        raise UsageError(f"`frames` must be a whole number from 1 up, not {frames}")
+    if not 1 / 1001 <= rate < math.inf:
+        raise UsageError(f"`rate` must be at least 1/1001 frames per second, not {rate}")
+    late = max(asked.prompts)
+    if late >= frames:
+        raise UsageError(
+            f"the prompt at frame {late} comes after the end; the last of {frames} frames is {frames - 1}"
+        )
+    with receiving(notices):
+        model = _loaded(model, plugins)
+        height, width = asked.size or model.native_size
+        black = np.broadcast_to(np.uint8(0), (height, width, 3))  # one byte, whatever the size
+        rate = Fraction(rate).limit_denominator(1001)
+        blank = Clip(
+            Anew(partial(numbered, [black] * frames)),
+            width,
+            height,
+            rate,
+            time_base=1 / rate,
+            frame_count=frames,
+            blank=True,
+        )
+        return _edit(blank, plugins, model, replace(asked, size=(height, width)), progress, notices)
+
+
+def _edit(
+    clip: Clip,
+    plugins: Sequence[Plugin],
+    model: str | Path | Model | None,
+    settings: Settings,
+    progress: Report | None,
+    notices: Receiver | None,
+) -> Edit:
+    for plugin in plugins:
+        plugins_.check(plugin)
+    hooks = plugins_.manager(plugins)
+    if len(settings.prompts) > 1 and hooks.hook.guidance.get_hookimpls():
+        raise UsageError(
+            "several prompts don't go with a plugin that has a guidance of its own", "give one prompt"
+        )
+    model = _loaded(model, plugins)
+    settings = settled(settings, model, plugins, blank=clip.blank)
+    smallest = model.multiple
+    if settings.size and min(settings.size) < smallest and not clip.blank:
+        raise UsageError(f"`size` must be at least {smallest}x{smallest} for {model.name}")
+    size = settings.size or model.native_size
+    fit = Fit.into((clip.height, clip.width), size, model.multiple, clip.sample_aspect_ratio)
+    used = {plugins_.name_of(each): _described(each) for each in plugins}
+    return Edit(clip, Scan(model, hooks, clip, settings), fit, used, progress, notices)
+
+
+def _loaded(model: str | Path | Model | None, plugins: Sequence[Plugin]) -> Model:
+    if isinstance(model, Model):
+        return model
+    return Model.load(model or plugins_.default_model(plugins) or BUNDLED)
+
+
+def settled(settings: Settings, model: Model, plugins: Sequence[Plugin], *, blank: bool = False) -> Settings:
+    """Return the settings with nothing left to the model or to the kind of work: no field of these is None.
+
+    blank: text alone is the source. A source moves by itself; what is made of text alone moves with its
+    noise, and steadily.
+    """
+    usual: dict[str, Any] = {
+        "prompt": model.default_prompt,
+        "num_inference_steps": model.network.num_inference_steps,
+        "guidance_scale": model.network.guidance_scale,
+        "noise": "orbit" if blank else "dependency",
+        "divergence": 0.02 if blank else 0.01,
+        "flow_momentum": 0.0 if blank else default_flow_momentum(plugins),
+    }
+    return replace(settings, **{name: it for name, it in usual.items() if getattr(settings, name) is None})
+
+
+def default_flow_momentum(plugins: Sequence[Plugin]) -> float:
+    """Return how much a frame takes over along the source's motion, unless told otherwise.
+
+    0 where no plugin says by its `follows_source` that what it steers goes where the source goes, or one
+    says that it moves by itself.
+    """
+    said = [each.follows_source for each in plugins]
+    return MOMENTUM if True in said and False not in said else 0.0
+
+
+def _described(plugin: Plugin) -> dict[str, Any]:
+    """The plugin's options; where one names a file, also a fingerprint of it."""
+    values = {each.name: getattr(plugin, each.name) for each in options(type(plugin))}
+    files = {
+        name: value for name, value in values.items() if isinstance(value, str) and Path(value).is_file()
+    }
+    return values | {f"{name}'s file": fingerprint([Path(value)]) for name, value in files.items()}
+
+
+@dataclass
+class Place:
+    """How far one iteration over an edit is: ``index`` frames are drawn; those after them know ``carry``."""
+
+    index: int
+    carry: Carry
+
+
+class Edit(Clip):
+    """A clip whose frames are drawn while it is iterated over, a chunk at a time.
+
+    Each time, they are drawn anew from the first on. Of the latest iteration, ``index`` frames are drawn, and
+    ``carry`` is what those after them must know: whoever has taken ``index`` frames stands between two
+    chunks. In ``settings`` nothing is left to be settled. ``chunk_size`` None is chosen from the memory that
+    there is, at the first frame, and becomes less should it run out.
+    """
+
+    def __init__(
+        self,
+        clip: Clip,
+        scan: Scan,
+        fit: Fit,
+        plugins: Mapping[str, Mapping[str, Any]],
+        progress: Report | None,
+        notices: Receiver | None,
+    ) -> None:
+        facts = {each.name: getattr(clip, each.name) for each in fields(Clip) if each.init}
+        super().__init__(**{**facts, "frames": self, "blank": False})
+        self.clip = clip  # what is edited
+        self.scan = scan
+        self.fit = fit
+        self.plugins = plugins
+        self.settings = scan.settings
+        self.chunk_size = scan.settings.chunk_size
+        self._progress = progress
+        self._notices = notices
+        self._stopping = Event()
+        self._place = Place(0, Carry())
+
+    @property
+    def index(self) -> int:
+        """How many frames the latest iteration has drawn."""
+        return self._place.index
+
+    @property
+    def carry(self) -> Carry:
+        """What the frames after those must know."""
+        return self._place.carry
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self.frames_from(0, Carry())
+
+    def frames_from(self, index: int, carry: Carry) -> Iterator[Frame]:
+        """Return the frames from ``index`` on; ``carry`` is what they must know of those before."""
+        self._place = Place(index, carry)
+        return self._told(self._frames(self._place))
+
+    def stop(self) -> None:
+        """End the iteration under way, or else the next one; any thread may call this.
+
+        The denoising step under way is finished; then whoever iterates gets `Stopped`. What `write` has saved
+        of it can be resumed, and a chunk that was begun is then drawn again.
+        """
+        self._stopping.set()
+
+    def _told(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        """The frames; what there is to tell while one of them is drawn goes to our receiver."""
+        while True:
+            with receiving(self._notices):
+                frame = next(frames, None)
+            if frame is None:
+                return
+            yield frame
+
+    def _frames(self, place: Place) -> Iterator[Frame]:
+        draw = partial(self._draw, place, Pace(place.index))
+        marked = islice(shots(self.clip, self.settings.cuts), place.index, None)
+        for first, shot in groupby(marked, key=itemgetter(0)):
+            if first == place.index:  # nothing of another shot may be seen in this one
+                place.carry = Carry()
+            frames: Iterator[Frame] = (frame for _, frame in shot)
+            while group := list(islice(frames, self.chunk_size or MOST)):
+                chunk, drawn = self.attempt(group, place, draw)
+                place.index, place.carry = place.index + chunk.length, drawn.carry
+                for frame, image in zip(group, finished(chunk, drawn), strict=False):
+                    yield frame._replace(image=image)
+                frames = chain(group[chunk.length :], frames)
+        self.scan.hook.finish(frames=place.index)
+
+    def _draw(self, place: Place, pace: Pace, chunk: Chunk) -> Drawn | Broken:
+        """Draw a chunk; after each step its progress is told, and a stop is heeded."""
+
+        def after_step(step: Step) -> None:
+            if self._progress is not None:
+                total, taken = self.frame_count, step.index + 1
+                left = pace.seconds_left(place.index + chunk.length * taken / step.count, total)
+                self._progress(
+                    Progress(place.index, "drawing", total, step=taken, steps=step.count, seconds_left=left)
+                )
+            self._heed_stop(place)
+
+        self._heed_stop(place)
+        return self.scan(place.carry, chunk, after_step)
+
+    def _heed_stop(self, place: Place) -> None:
+        if self._stopping.is_set():
+            self._stopping.clear()
+            raise Stopped(f"stopped after {place.index} frames")
+
+    def beginning(self, index: int, frame: Frame) -> Frame:
+        """Return what becomes of ``frame``, the clip's ``index``-th, which begins a shot."""
+        alone = copy(self)
+        alone.chunk_size = 1
+        chunk, drawn = alone.attempt([frame], Place(index, Carry()), lambda it: self.scan(Carry(), it))
+        (image,) = finished(chunk, drawn)
+        return frame._replace(image=image)
+
+    def attempt(
+        self, frames: Sequence[Frame], place: Place, work: Callable[[Chunk], T | Broken]
+    ) -> tuple[Chunk, T]:
+        """Do ``work`` with a chunk of ``frames``, which come at ``place``; return it and what that gave.
+
+        The chunk has as many of them as there is memory for: where it runs out, or numbers break half-way, it
+        is tried again with fewer. Raises `ModelError` if numbers break in the first frame.
+        """
+        while True:
+            length = len(frames)
+            try:
+                if self.chunk_size is None:
+                    self.chunk_size = self._fitting(frames, place.index)
+                chunk = chunk_of(self.clip, frames[: self.chunk_size], place.index, self.fit)
+                length = chunk.length
+                result = work(chunk)
+                if not isinstance(result, Broken):
+                    return chunk, result
+                if result.frame == 0:
+                    raise ModelError(
+                        f"{self.scan.model.name} overflows at frame {place.index}, even in float32",
+                        "use a lower guidance scale or another model",
+                    )
+                self.chunk_size = result.frame  # what comes before that frame isn't lost
+            except Exception as error:
+                if not is_out_of_memory(error) or not self._make_room(length, place):
+                    raise
+            gc.collect()  # what is held by the error, before torch is to let go of it
+            if self.scan.model.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _fitting(self, frames: Sequence[Frame], index: int) -> int:
+        """Return how many frames there is memory for at once, and have the carry where there is some for it.
+
+        frames: the next ones, of which a few are tried.
+        """
+        scan = self.scan
+        device = scan.model.device
+
+        def rehearse(count: int) -> tuple[int | None, int]:
+            return scan.rehearse(chunk_of(self.clip, frames[:count], index, self.fit))
+
+        room = int(SHARE * free(device))
+        one, carry = rehearse(1)
+        if one is None:
+            return MOST
+        if device.type == "cuda" and one + 2 * carry > room:
+            scan.carry_on_host = True
+        else:
+            room -= 2 * carry  # this chunk's, and that which grows for the next one
+        size = MOST
+        if one * MOST > room:  # the first time takes more, since much is made ready then
+            (one, _), (two, _) = rehearse(1), rehearse(2)
+            assert one is not None and two is not None
+            further = two - one if len(frames) > 1 else one
+            size = max(1, min(MOST, 1 + (room - one) // max(1, further)))
+        log.info(
+            "drawing %d frames at once; one takes %.0f MB, there are %.0f MB beside the carry, and the carry "
+            "takes %.1f MB %s",
+            *(size, one / 1e6, room / 1e6, carry / 1e6),
+            "in host memory" if scan.carry_on_host else f"on {device}",
+        )
+        return size
+
+    def _make_room(self, frames: int, place: Place) -> bool:
+        """Move the carry to host memory, or halve chunks of ``frames`` frames; False if neither is left."""
+        device = self.scan.model.device
+        if device.type == "cuda" and not self.scan.carry_on_host:
+            place.carry = HostCarry.of(place.carry, device)
+            self.scan.carry_on_host = True
+            log.info("out of memory at frame %d: from here on the carry is in host memory", place.index)
+            return True
+        if frames > 1:
+            now = self.chunk_size = -(-frames // 2)
+            log.info("out of memory at frame %d: from here on %d frames at once", place.index, now)
+        return frames > 1
+
+    def describe(self) -> dict[str, Any] | None:
+        """Return all that the frames depend on, for JSON; None if its source has no file to tell it by."""
+        clip, model = self.clip, self.scan.model
+        if clip.source is None and not clip.blank:
+            return None
+        pattern = Pattern.of(clip.source) if clip.source else None
+        files = [pattern.path(each) for each in pattern.numbers()] if pattern else [clip.source]
+        return {
+            **self.settings.described(),
+            "size": list(self.fit.padded),
+            "plugins": self.plugins,
+            "model": model.name,
+            "weights": self.scan.weights(),
+            "dtype": str(model.dtype),
+            "device": model.device.type,
+            "torch": torch.__version__,
+            "source": fingerprint([file for file in files if file]),
+            "start": clip.start,
+            "end": clip.end,
+            "frames": clip.frame_count,
+        }

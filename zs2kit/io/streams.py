@@ -1,0 +1,126 @@
+"""What is copied from a clip's source as it is: its streams of sound and of subtitles."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Stream
+from av.subtitles.stream import SubtitleStream
+
+from zs2kit.clip import Clip
+from zs2kit.errors import ClipError
+from zs2kit.io.output import FORMATS
+from zs2kit.io.reading import demux, seek
+
+
+@contextmanager
+def copied(clip: Clip) -> Iterator[tuple[InputContainer | None, list[Stream]]]:
+    """The source, opened, and its streams that are copied."""
+    container = None
+    if clip.source is not None and (os.path.isfile(clip.source) or not clip.silent):
+        try:
+            container = av.open(f"file:{clip.source}", metadata_errors="replace")
+        except (av.FFmpegError, ValueError) as error:
+            if not clip.silent:
+                raise soundless(clip) from error
+    if container is None:
+        yield None, []
+        return
+    with container:
+        yield container, [*(() if clip.silent else container.streams.audio), *container.streams.subtitles]
+
+
+def holds(path: Path, stream: Stream) -> bool:
+    """Whether a file so named takes a stream; only an attempt tells, muxers are wrong about themselves."""
+    try:
+        with av.open(BytesIO(), "w", format=FORMATS[path.suffix.lower()]) as output:
+            output.add_stream_from_template(stream)
+            output.start_encoding()
+    except (av.FFmpegError, ValueError):
+        return False
+    return True
+
+
+def codec_of(stream: Stream) -> str:
+    """FFmpeg's name of a stream's codec."""
+    return stream.codec_context.name if stream.codec_context else "of an unknown codec"
+
+
+def sound_size(clip: Clip) -> int:
+    """Return the bytes of the file that the sound comes from; 0 if there is none."""
+    if clip.source is None or clip.silent:
+        return 0
+    try:
+        return os.path.getsize(clip.source)
+    except OSError:
+        return 0
+
+
+def soundless(clip: Clip) -> ClipError:
+    """The error for a source that has lost its sound since it was opened."""
+    return ClipError(f"the sound of {clip.source} can't be read any more", "put the file back and run again")
+
+
+def copied_packets(
+    source: InputContainer, clip: Clip, origin: Fraction, copies: dict[int, Stream]
+) -> Iterator[Packet[Any]]:
+    """The source's packets, as they are, between the clip's start and end; ``origin`` is time 0.
+
+    Subtitles that are shown already at the start, or still at the end, are shown for the time between.
+    """
+    streams = [source.streams[index] for index in copies]
+    sounds = [stream for stream in streams if stream.type == "audio"]
+    if clip.start is not None and sounds == streams:  # else a subtitle may begin long before
+        seek(source, sounds[0], origin)
+    start, stop = (
+        (None if clip.start is None else origin),
+        (None if clip.end is None else clip.origin + clip.end),
+    )
+    over: set[int] = set()
+    last: dict[int, int] = {}
+    try:
+        for packet in demux(source, *streams):
+            if packet.pts is None or packet.dts is None:
+                continue
+            if packet.dts <= last.get(packet.stream_index, packet.dts - 1) or packet.pts < packet.dts:
+                continue  # damaged: no file may go back in time
+            last[packet.stream_index] = packet.dts
+            if isinstance(packet.stream, SubtitleStream):
+                if codec_of(packet.stream) == "mov_text" and not any(bytes(packet)[:2]):
+                    continue  # nothing is shown; MP4 fills its pauses so, and anew in the copy
+                _cut(packet, start, stop)
+            time = packet.pts * packet.time_base
+            if start is not None and time < start:
+                continue
+            if stop is not None and time >= stop:
+                over.add(packet.stream_index)
+                if over.issuperset(stream.index for stream in sounds or streams):
+                    return
+                continue
+            shift = round(origin / packet.time_base)
+            packet.pts -= shift
+            packet.dts -= shift
+            packet.stream = copies[packet.stream_index]
+            yield packet
+    except av.FFmpegError as error:
+        raise soundless(clip) from error
+
+
+def _cut(packet: Packet[Any], start: Fraction | None, stop: Fraction | None) -> None:
+    """Have a subtitle begin no sooner than ``start``, in seconds, and last no longer than to ``stop``."""
+    assert packet.pts is not None
+    begin, end = packet.pts, packet.pts + (packet.duration or 0)
+    if start is not None and begin < (first := round(start / packet.time_base)) < end:
+        begin = first
+    if stop is not None and begin < (after := round(stop / packet.time_base)) < end:
+        end = after
+    packet.pts, packet.dts, packet.duration = begin, begin, end - begin

@@ -1,0 +1,261 @@
+"""Loading of checkpoints, and of what is added to them: files, folders, hub names, LoRAs and embeddings."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.loaders.single_file_utils import SingleFileComponentError
+from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from zs2kit.errors import ModelError, UsageError, Zs2Error
+from zs2kit.networks.unet import UNet
+from zs2kit.quiet import quiet
+
+BUNDLED = "puppets"
+_WEIGHTS = Path(__file__).parents[1] / "puppets" / "weights"
+# name -> folder and default prompt; they share the side networks, which lie beside the first
+_BUNDLED = {
+    "puppets": (_WEIGHTS, "a red robot on the beach"),
+    "puppets-instruct": (_WEIGHTS / "instruct", "turn it into a blue knight"),
+}
+_ON_THE_HUB = r"[\w-][\w.-]*/[\w.-]+"
+# The files that folders and repositories of adapters hold, as diffusers writes them
+_LORA = "pytorch_lora_weights.safetensors"
+_EMBEDDING = "learned_embeds.safetensors"
+_LAYERS = 100  # in one entry of a config: nobody has trained more, and to build very many takes for ever
+
+
+def load_pipeline(
+    name: str | Path,
+    *,
+    config: str | Path | None = None,
+    loras: Mapping[str, float] | Mapping[Path, float] | None = None,
+    embeddings: Sequence[str | Path] = (),
+    device: str | None = None,
+    dtype: str | None = None,
+) -> tuple[Any, Path | None, str]:
+    """Load what `zs2kit.Model.load` takes; return the diffusers pipeline, its folder and its default prompt.
+
+    The folder is None where side networks can't lie beside the checkpoint. Raises what `Model.load` raises.
+    """
+    for lora, weight in (loras or {}).items():
+        if not math.isfinite(weight):
+            raise UsageError(f"the weight of LoRA {lora} must be a finite number, not {weight}")
+    where = _device(device)
+    weights = {"dtype": _dtype(dtype, where)}
+    bundled = str(name) in _BUNDLED
+    path, prompt = _BUNDLED.get(str(name), (Path(name), ""))
+    _check_name(name, path, bundled, config)
+    for each in Path(config or path).glob("*/config.json"):
+        with suppress(OSError, ValueError):  # diffusers says better what is wrong
+            check_layers(f"{name}/{each.parent.name}", json.loads(each.read_text(encoding="utf-8")))
+    own = {path.stem: path for path in (_WEIGHTS / "loras").glob("*.safetensors")} if bundled else {}
+    lora_files = {each: own.get(str(each)) or _weights_file(each, _LORA, own) for each in loras or {}}
+    embedding_files = {each: _weights_file(each, _EMBEDDING) for each in embeddings}
+    if path.is_file():
+        pipeline = _single_file(path, config, weights)
+    else:
+        pipeline = diffusers.DiffusionPipeline.from_pretrained(
+            path if path.is_dir() else str(name),
+            use_safetensors=True,
+            safety_checker=None,  # it judges pictures, which never pass through the pipeline
+            **weights,
+        )
+    UNet(pipeline, str(name))  # refuses other families, before anything is added to them
+    pipeline.to(where)
+    for lora, weight in (loras or {}).items():
+        add_lora(pipeline, str(name), lora, lora_files[lora], weight)
+    for embedding, file in embedding_files.items():
+        add_embedding(pipeline, str(name), embedding, file)
+    return pipeline, _WEIGHTS if bundled else path if path.is_dir() else None, prompt
+
+
+def _check_name(name: str | Path, path: Path, bundled: bool, config: str | Path | None) -> None:
+    """Raise `ModelError` or `UsageError` for what can be seen to be no checkpoint without opening it."""
+    if path.is_dir() and not (path / "model_index.json").is_file():
+        raise ModelError(f"{name}: this folder is no checkpoint, it has no model_index.json")
+    if path.is_file() and path.suffix != ".safetensors":
+        raise ModelError(f"{name}: checkpoints load from .safetensors files only", "convert it first")
+    if bundled and not path.exists():
+        raise ModelError("the bundled model's weights are missing", "install zs2kit again")
+    if config is not None and not path.is_file():
+        raise UsageError(f"{name} brings its own configs", "`config` is for a single .safetensors file")
+    if not path.exists() and not re.fullmatch(_ON_THE_HUB, str(name)):
+        raise ModelError(
+            f"{name}: there is no such model",
+            f"give {' or '.join(_BUNDLED)}, a diffusers folder, a .safetensors file or a name on the hub",
+        )
+
+
+def add_lora(pipeline: Any, model: str, name: str | Path, file: Path, weight: float) -> None:
+    """Add ``weight`` times a LoRA to the weights of the denoiser and the text encoders."""
+    foreign = ModelError(
+        f"{name} was made for another family of models than {model}", "choose a LoRA for this one"
+    )
+    if any("dora_scale" in key for key in _keys(file)):  # diffusers leaves these out
+        raise ModelError(f"{name}: it is a DoRA, of which only a part would load", "use a plain LoRA")
+    with quiet():
+        try:
+            matrices, _ = pipeline.lora_state_dict(
+                file, use_safetensors=True, unet_config=pipeline.unet.config
+            )
+        except Exception as error:  # as in `loading`
+            raise ModelError(f"{name}: can't be loaded as a LoRA: {first_line(error)}") from error
+        if not matrices or not all("lora" in key for key in matrices):
+            raise ModelError(f"{name}: this file is no LoRA")
+        try:
+            pipeline.load_lora_weights(file, adapter_name="lora", use_safetensors=True)
+        except Exception as error:  # matrices of other shapes, or for layers that there aren't
+            raise foreign from error
+    parts = [each for each in pipeline._lora_loadable_modules if getattr(pipeline, each) is not None]
+    names = [key for each in parts for key, _ in getattr(pipeline, each).named_parameters()]
+    if sum(".lora_" in key for key in names) < len(matrices):  # diffusers passes over the others
+        raise foreign
+    # Plain layers again: as fast as before, and what plugins and attention processors expect.
+    pipeline.fuse_lora(parts, lora_scale=weight)
+    pipeline.unload_lora_weights()
+
+
+def add_embedding(pipeline: Any, model: str, name: str | Path, file: Path) -> None:
+    """Teach the text encoders the token of a textual inversion."""
+    keys = _keys(file)
+    encoders = {"clip_l": (pipeline.tokenizer, pipeline.text_encoder)}
+    if hasattr(pipeline, "text_encoder_2"):
+        encoders["clip_g"] = (pipeline.tokenizer_2, pipeline.text_encoder_2)
+    elif len(keys) == 1:
+        encoders = {keys[0]: encoders["clip_l"]}
+    vectors = load_file(file)
+    foreign = ModelError(
+        f"{name} was made for another family of models than {model}", "choose an embedding for this one"
+    )
+    if vectors.keys() != encoders.keys():
+        raise foreign
+    named = len(keys) == 1 and keys[0] != "emb_params"  # which is what others than diffusers write
+    token = keys[0] if named else file.stem
+    for key, (tokenizer, encoder) in encoders.items():
+        if vectors[key].shape[-1] != encoder.config.hidden_size:
+            raise foreign
+        if token in tokenizer.get_vocab():
+            raise ModelError(f"{name}: the model knows '{token}' already", "rename the file")
+        with quiet():
+            pipeline.load_textual_inversion({token: vectors[key]}, None, tokenizer, encoder)
+
+
+def _single_file(path: Path, config: str | Path | None, weights: dict[str, Any]) -> Any:
+    is_xl = any(key.startswith("conditioner.") for key in _keys(path))
+    cls = diffusers.StableDiffusionXLPipeline if is_xl else diffusers.StableDiffusionPipeline
+    try:
+        return cls.from_single_file(str(path), config=None if config is None else str(config), **weights)
+    except SingleFileComponentError:  # it says which part the file lacks
+        raise
+    except Exception as error:
+        if config is not None:
+            raise ModelError(
+                f"{path}: can't be loaded: it doesn't fit the configs of {config}", "name those of its family"
+            ) from error
+        raise ModelError(
+            f"{path}: can't be loaded: its configs can't be had from the hub ({first_line(error)})",
+            "name a folder that has them, a checkpoint of its family: `config=FOLDER`",
+        ) from error
+
+
+def _weights_file(name: str | Path, usual: str, bundled: Iterable[str] = ()) -> Path:
+    """Return the .safetensors file that ``name`` means; of a folder or a repository the ``usual`` one."""
+    path = Path(name)
+    if path.is_dir():
+        found = [path / usual] if (path / usual).is_file() else list(path.glob("*.safetensors"))
+        if not found:
+            raise ModelError(f"{name}: this folder has no .safetensors file")
+        if len(found) > 1:
+            raise ModelError(f"{name}: this folder has {len(found)} .safetensors files", "name one of them")
+        return found[0]
+    if path.suffix in (".bin", ".pt", ".pth", ".ckpt") or (path.is_file() and path.suffix != ".safetensors"):
+        raise ModelError(f"{name}: weights load from .safetensors files only", "convert it first")
+    if path.is_file():
+        return path
+    on_the_hub = re.fullmatch(rf"({_ON_THE_HUB})(?:/(.+\.safetensors))?", str(name))
+    if not on_the_hub:
+        known = f"bundled are: {', '.join(sorted(bundled))}" if bundled else ""
+        raise ModelError(f"{name}: no such file, folder or name on the hub", known)
+    try:
+        return Path(hf_hub_download(on_the_hub[1], on_the_hub[2] or usual))
+    except Exception as error:
+        raise ModelError(f"{name}: there is no such file, and the hub says: {first_line(error)}") from error
+
+
+def _keys(path: Path) -> list[str]:
+    """The names of the tensors in a file."""
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            return list(tensors.keys())
+    except SafetensorError as error:
+        raise ModelError(f"{path} is no safetensors file ({error})") from error
+
+
+@contextmanager
+def loading(name: str | Path, kind: str = "") -> Iterator[None]:
+    """Within this context, whatever goes wrong is a `Zs2Error`: ``name`` can't be loaded (as a ``kind``)."""
+    try:
+        with quiet():
+            yield
+    except Zs2Error:
+        raise
+    except Exception as error:  # loaders raise anything for a damaged checkpoint
+        as_kind = f" as {kind}" if kind else ""
+        raise ModelError(f"{name}: can't be loaded{as_kind}: {first_line(error)}") from error
+
+
+def check_layers(name: str, config: Any) -> None:
+    """`ModelError` if a config asks for more layers than there can be."""
+    for key, value in config.items() if isinstance(config, Mapping) else ():
+        if "layers" in key and any(number > _LAYERS for number in _numbers(value)):
+            raise ModelError(
+                f"{name}: its config says {key} {value!r:.60}", f"mend it, {_LAYERS} is the most"
+            )
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """The numbers in an entry of a config, which may be lists of lists."""
+    if isinstance(value, int | float):
+        yield value
+    for each in value if isinstance(value, list | tuple) else ():
+        yield from _numbers(each)
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        for kind, backend in (("cuda", torch.cuda), ("mps", torch.backends.mps)):
+            if backend.is_available():
+                return torch.device(kind)
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # by backend
+        raise UsageError(f"device '{name}' can't be used here: {first_line(error)}") from error
+    return device
+
+
+def _dtype(name: str | None, device: torch.device) -> torch.dtype:
+    names = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if name is None:
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if name not in names:
+        raise UsageError(f"dtype '{name}' is not one of {', '.join(names)}")
+    return names[name]
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

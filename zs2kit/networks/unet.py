@@ -1,0 +1,135 @@
+"""Checkpoints whose denoiser is a U-Net: Stable Diffusion 1, 2 and XL, and their fine-tunes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import diffusers
+import torch
+
+from zs2kit.attention import self_attention
+from zs2kit.errors import ModelError
+from zs2kit.networks.base import Branch, DenoiserInputs, Embeds, per_frame
+from zs2kit.quiet import quiet
+from zs2kit.schedule import Step, make_scheduler
+
+
+class UNet:
+    """The `Network` of a pipeline that has a `UNet2DConditionModel`.
+
+    Raises `ModelError` for one that has none, or one without self-attention. ``called`` is the checkpoint's
+    name in messages.
+    """
+
+    name = "unet"
+    num_inference_steps = 20
+    guidance_scale = 5.0
+
+    def __init__(self, pipeline: Any, called: str) -> None:
+        module = getattr(pipeline, "unet", None)
+        if not isinstance(module, diffusers.UNet2DConditionModel) or not self_attention(module):
+            raise ModelError(
+                f"{called}: its denoiser has no self-attention (attn1) that could be given momentum",
+                "use Stable Diffusion 1, 2 or XL, or another checkpoint with a UNet2DConditionModel",
+            )
+        self.module: Any = module
+        self.pipeline = pipeline
+
+    @property
+    def guided(self) -> Literal["cfg", "embedded"]:
+        """A distilled U-Net takes the guidance scale as an input."""
+        return "cfg" if self.module.config.time_cond_proj_dim is None else "embedded"
+
+    @property
+    def channels(self) -> int:
+        """Input channels."""
+        return int(self.module.config.in_channels)
+
+    @property
+    def multiple(self) -> int:
+        """It halves its input's sides so often."""
+        return int(2 ** (len(self.module.config.block_out_channels) - 1))
+
+    @property
+    def native_size(self) -> tuple[int, int]:
+        """(height, width), by its config."""
+        size = self.module.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return height, width
+
+    @torch.no_grad()
+    def embed(self, prompt: str, negative_prompt: str, height: int, width: int) -> tuple[Embeds, Embeds]:
+        """See `Network`. By the checkpoint's pipeline."""
+        with quiet():
+            embeds, negative, *pooled = self.pipeline.encode_prompt(
+                prompt=prompt,
+                device=self.module.device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=True,
+                negative_prompt=negative_prompt or None,
+            )
+        if not pooled:
+            return Embeds(embeds, {}), Embeds(negative, {})
+        sizes = [[height, width, 0, 0, height, width]]  # original, crop's corner, target
+        time_ids = torch.tensor(sizes, device=self.module.device, dtype=embeds.dtype)
+        text, negative_text = pooled
+        return (
+            Embeds(embeds, {"text_embeds": text, "time_ids": time_ids}),
+            Embeds(negative, {"text_embeds": negative_text, "time_ids": time_ids}),
+        )
+
+    def cut(self, prompt: str) -> tuple[int, str]:
+        """See `Network`."""
+        tokenizer = self.pipeline.tokenizer
+        with quiet():
+            tokens = tokenizer(self.pipeline.maybe_convert_prompt(prompt, tokenizer)).input_ids
+        rest = tokens[tokenizer.model_max_length - 1 : -1]  # the last one read is the end's own
+        return tokenizer.model_max_length - 2, tokenizer.decode(rest)
+
+    def begin(self, scheduler: str, num_inference_steps: int) -> Any:
+        """See `Network`."""
+        return make_scheduler(
+            scheduler, self.pipeline.scheduler.config, num_inference_steps, self.module.device
+        )
+
+    def embedded_guidance(self, scale: float) -> torch.Tensor:
+        """See `Network`."""
+        width = self.module.config.time_cond_proj_dim
+        embedding: torch.Tensor = self.pipeline.get_guidance_scale_embedding(
+            torch.tensor([scale - 1]), embedding_dim=width
+        )
+        return embedding.to(self.module.device, self.module.dtype)
+
+    def predict(
+        self,
+        latents: torch.Tensor,
+        step: Step,
+        branch: Branch,
+        conditions: Mapping[str, Any],
+        given: Sequence[DenoiserInputs],
+    ) -> torch.Tensor:
+        """See `Network`."""
+        frames = len(latents)
+        scale = branch.timestep_cond
+        down = [each.down for each in given if each.down]
+        mid = [each.mid for each in given if each.mid is not None]
+        prediction: torch.Tensor = self.module(
+            latents,
+            step.timestep,
+            encoder_hidden_states=per_frame(branch.prompt_embeds, frames),
+            timestep_cond=None if scale is None else per_frame(scale, frames),
+            added_cond_kwargs={name: per_frame(value, frames) for name, value in conditions.items()} or None,
+            down_block_additional_residuals=[_total(each) for each in zip(*down, strict=True)] or None,
+            mid_block_additional_residual=_total(mid) if mid else None,
+            return_dict=False,
+        )[0]
+        return prediction
+
+    def rescale(self, total: torch.Tensor, conditional: torch.Tensor) -> torch.Tensor:
+        """See `Network`; U-Nets take the sum as it is."""
+        return total
+
+
+def _total(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    return sum(tensors[1:], tensors[0])

@@ -1,0 +1,381 @@
+"""Settings: what the frames depend on beside the clip, the model and the plugins, each declared once.
+
+A field made with `option` carries its default, its description and the values that it takes. The command
+line, the checks, reports, the journal and docs/options.md are made from these fields. So are a plugin's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal
+
+from zs2kit.errors import PluginError, UsageError
+
+T = typing.TypeVar("T")
+
+LARGEST = 16384  # side of a picture, which is also H.264's
+
+Prompts = str | Mapping[int, str]  # one for all frames, or several by the frame at which each begins
+Cuts = (
+    Literal["auto"] | tuple[Fraction | float, ...]
+)  # found while the clip is read, or their times in seconds
+Scheduler = Literal["ddim", "euler", "dpm++", "unipc", "lcm"]
+Noise = Literal["dependency", "orbit", "mixed", "progressive", "independent", "shared"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Values that are neither text, a number nor yes or no: how they are described, written and checked."""
+
+    takes: str  # in words
+    metavar: str
+    parse: Callable[[str], Any]  # raises ValueError
+    valid: Callable[[Any], bool]
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    kind: Kind | None = None,
+    flag: str | None = None,
+    shown: str | None = None,
+) -> Any:
+    """Declare an option: a dataclass field with its description and, for numbers, its range.
+
+    kind: for values of other types than bool, int, float, str and a Literal of strings. flag: what the
+    command line calls it, if not as its field is called. shown: how help shows the default, if not as it is.
+    """
+    about = {"help": help, "minimum": minimum, "maximum": maximum, "kind": kind, "flag": flag, "shown": shown}
+    return dataclasses.field(default=default, metadata=about)
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option, as read from its dataclass field."""
+
+    name: str
+    type: type  # bool, int, float or str; object if it has a kind
+    optional: bool  # None is allowed
+    choices: tuple[str, ...]  # empty: any value
+    default: Any
+    help: str
+    minimum: float | None
+    maximum: float | None
+    kind: Kind | None
+    flag: str | None
+    shown: str | None
+
+    @property
+    def takes(self) -> str:
+        """What values it takes, in words."""
+        if self.kind:
+            words = self.kind.takes
+        elif self.choices:
+            words = f"one of {', '.join(self.choices)}"
+        elif self.type in (int, float):
+            words = "a whole number" if self.type is int else "a number"
+            if self.minimum is not None and self.maximum is not None:
+                words += f" from {self.minimum:g} to {self.maximum:g}"
+            elif self.minimum is not None:
+                words += f" from {self.minimum:g} up"
+            elif self.maximum is not None:
+                words += f" up to {self.maximum:g}"
+        else:
+            words = "true or false" if self.type is bool else "text"
+        return f"{words}, or none" if self.optional else words
+
+    def parse(self, text: str) -> Any:
+        """Return the value that ``text`` stands for; ValueError if it stands for none."""
+        if self.optional and text.lower() == "none":
+            return None
+        if self.type is bool:
+            words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+            if text.lower() not in words:
+                raise ValueError(f"must be {self.takes}")
+            return words[text.lower()]
+        try:
+            return self.kind.parse(text) if self.kind else self.type(text)
+        except ValueError:
+            raise ValueError(f"must be {self.takes}") from None
+
+    def check(self, value: Any) -> None:
+        """ValueError if ``value`` is not allowed."""
+        if value is None and self.optional:
+            return
+        accepted: Any = (int, float) if self.type is float else self.type
+        if (
+            not isinstance(value, accepted)
+            or (isinstance(value, bool) and self.type not in (bool, object))
+            or (self.choices and value not in self.choices)
+            or (self.minimum is not None and not value >= self.minimum)
+            or (self.maximum is not None and not value <= self.maximum)
+            or (self.type is float and not math.isfinite(value))
+            or (self.kind is not None and not self.kind.valid(value))
+        ):
+            raise ValueError(f"must be {self.takes}")
+
+
+def options(cls: type) -> list[Option]:
+    """Return the options that a dataclass declares: its fields, made with `option`.
+
+    Raises `PluginError` for a field that isn't, unless its metadata say that it is ``positional``.
+    """
+    try:
+        hints = typing.get_type_hints(cls)
+    except Exception as error:  # names that are imported for the type checker alone, for one
+        raise PluginError(
+            f"{cls.__name__}'s types can't be read: {error}", "import what they name"
+        ) from error
+    found = []
+    for field in dataclasses.fields(cls):
+        if not field.init or field.metadata.get("positional"):
+            continue
+        if "help" not in field.metadata:
+            raise PluginError(
+                f"{cls.__name__}.{field.name} is not described", "declare it with zs2kit.option(...)"
+            )
+        plain, optional, choices = _plain(hints[field.name])
+        if field.metadata["kind"]:
+            plain = object
+        elif plain not in (bool, int, float, str):
+            raise PluginError(
+                f"{cls.__name__}.{field.name} can't be {hints[field.name]}",
+                "options are bool, int, float, str or a Literal of strings, each perhaps None",
+            )
+        optional |= field.default is None
+        found.append(Option(field.name, plain, optional, choices, field.default, **field.metadata))
+    return found
+
+
+def _plain(hint: Any) -> tuple[type, bool, tuple[str, ...]]:
+    """Type, whether None is allowed, and choices, of a field's annotation."""
+    optional = False
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        rest = [each for each in typing.get_args(hint) if each is not type(None)]
+        optional = len(rest) < len(typing.get_args(hint))
+        hint = rest[0] if len(rest) == 1 else hint
+    if typing.get_origin(hint) is Literal:
+        return str, optional, typing.get_args(hint)
+    return hint, optional, ()
+
+
+def check(values: Any, prefix: str = "") -> None:
+    """`UsageError` if an option of a dataclass has a value that is not allowed.
+
+    ``prefix`` comes before the option's name in the message.
+    """
+    for each in options(type(values)):
+        value = getattr(values, each.name)
+        try:
+            each.check(value)
+        except ValueError as error:
+            meant = nearest(value, each.choices) if isinstance(value, str) else ""
+            raise UsageError(f"`{prefix}{each.name}` {error}, not {value!r}", meant) from None
+
+
+def nearest(word: str, known: typing.Iterable[str]) -> str:
+    """Return, as a question, what of ``known`` somebody may have meant by ``word``; empty if nothing."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
+    return f"did you mean {found[0]}?" if found else ""
+
+
+def suggestion(word: str, known: typing.Iterable[str]) -> str:
+    """Return what to do about a ``word`` that is none of ``known``."""
+    known = list(known)
+    return nearest(word, known) or f"choose from {', '.join(known)}"
+
+
+def changed(values: T, changes: Mapping[str, Any]) -> T:
+    """Return a dataclass's ``values`` with ``changes``; `UsageError` for a name that is no option of it."""
+    names = [each.name for each in options(type(values))]
+    for name in changes:
+        if name not in names:
+            raise UsageError(f"there is no option '{name}'", suggestion(name, names))
+    return dataclasses.replace(values, **changes)  # type: ignore[type-var]
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    """512x288, width first as video people write it -> (height, width), the order of arrays."""
+    match = re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", text)
+    if not match:
+        raise ValueError
+    return int(match[2]), int(match[1])
+
+
+def _is_size(value: Any) -> bool:
+    return (
+        isinstance(value, tuple | list)
+        and len(value) == 2
+        and all(isinstance(side, int) and 1 <= side <= LARGEST for side in value)
+    )
+
+
+def parse_time(text: str) -> Fraction:
+    """Seconds, or [HH:]MM:SS, with decimals -> seconds; ValueError for anything else."""
+    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):(?=[0-5]?\d\b))?(\d*\.?\d+)", text)
+    if not match:
+        raise ValueError
+    hours, minutes, seconds = match.groups(default="0")
+    return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
+
+
+def _parse_cuts(text: str) -> Cuts:
+    if text == "auto":
+        return "auto"
+    return () if text == "none" else tuple(float(parse_time(each)) for each in text.split(","))
+
+
+def _are_cuts(value: Any) -> bool:
+    if isinstance(value, str):
+        return value == "auto"
+    return isinstance(value, tuple | list) and all(
+        isinstance(time, int | float | Fraction) and 0 <= time < math.inf for time in value
+    )
+
+
+def _are_prompts(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        rows = value.items()
+        return all(isinstance(k, int) and k >= 0 and isinstance(v, str) for k, v in rows) and 0 in value
+    return isinstance(value, str)
+
+
+SIZE = Kind(f"a size such as 512x288, at most {LARGEST}x{LARGEST}", "WxH", _parse_size, _is_size)
+CUTS = Kind("'auto' or times in seconds, 0 or more", "TIMES", _parse_cuts, _are_cuts)
+PROMPTS = Kind(
+    "text, or several texts by the frame at which each begins, 0 among them", "TEXT", str, _are_prompts
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an edit or a generated clip is drawn.
+
+    None stands for what suits the model or the kind of work; `zs2kit.edit` and `zs2kit.generate` settle that.
+    Raises `UsageError` for a value that is not allowed.
+    """
+
+    prompt: Prompts | None = option(
+        None,
+        "What the result shows. A script may give several, {0: 'spring', 24: 'winter'}, by the frame at "
+        "which each begins; in between, one turns into the other.",
+        kind=PROMPTS,
+        shown="the model's own, if it has one",
+    )
+    negative_prompt: str = option("", "What the result should not show.")
+    scheduler: Scheduler = option("ddim", "The sampler.")
+    num_inference_steps: int = option(
+        None, "Denoising steps.", minimum=1, flag="steps", shown="what suits the model, 20 for most"
+    )
+    guidance_scale: float = option(
+        None,
+        "How strongly the prompt is followed; 1 is without classifier-free guidance.",
+        minimum=0,
+        shown="what suits the model, 5 for most",
+    )
+    noise: Noise = option(
+        None,
+        "How the noise of the frames is correlated; the divergence counts for dependency, orbit and mixed.",
+        shown="dependency for edits, orbit for clips made of text alone",
+    )
+    momentum: float = option(
+        0.98,
+        "How much of the frames before it a frame attends to: 0 none, 1 only the first (mu of the paper).",
+        minimum=0,
+        maximum=1,
+    )
+    divergence: float = option(
+        None,
+        "How much the noise changes from frame to frame: 0 not at all, 1.65 (the square root of e) entirely "
+        "(lambda of the paper).",
+        minimum=0,
+        maximum=math.sqrt(math.e),
+        shown="0.01 for edits, 0.02 for clips made of text alone",
+    )
+    flow_momentum: float = option(
+        None,
+        "How much a frame takes over from the one before it, moved along as the source moves: 0 nothing.",
+        minimum=0,
+        maximum=1,
+        shown="0.95; 0 where no plugin follows the source, or one moves things itself",
+    )
+    size: tuple[int, int] | None = option(None, "The size to work at.", kind=SIZE, shown="the model's own")
+    chunk_size: int | None = option(
+        None,
+        "Frames drawn at once: more is faster and takes more memory, and doesn't change the picture.",
+        minimum=1,
+        shown="8, or what there is memory for",
+    )
+    cuts: Cuts = option(
+        "auto",
+        "Where the clip cuts to another shot, which is then drawn afresh: auto finds them; or none, or "
+        "12.5,1:02.5,...",
+        kind=CUTS,
+    )
+    seed: int = option(0, "Another seed, another result.", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def prompts(self) -> dict[int, str]:
+        """The prompts by the frame at which each begins; none is an empty one."""
+        if isinstance(self.prompt, Mapping):
+            return dict(sorted(self.prompt.items()))
+        return {0: self.prompt or ""}
+
+    def described(self) -> dict[str, Any]:
+        """Return the settings as JSON can say them."""
+        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        if isinstance(self.prompt, Mapping):
+            texts = {str(index): text for index, text in self.prompts.items()}
+            values["prompt"] = texts if len(texts) > 1 else texts["0"]
+        if not isinstance(self.cuts, str):
+            values["cuts"] = [float(time) for time in self.cuts]
+        return values
+
+    @classmethod
+    def restored(cls, described: Mapping[str, Any]) -> Settings:
+        """Return the settings of which ``described`` is what JSON gives back; other entries don't count."""
+        names = [each.name for each in dataclasses.fields(cls)]
+        values = {name: described[name] for name in names if name in described}
+        if isinstance(texts := values.get("prompt"), Mapping):
+            values["prompt"] = {int(index): text for index, text in texts.items()}
+        for name in ("size", "cuts"):
+            if isinstance(values.get(name), list):
+                values[name] = tuple(values[name])
+        return cls(**values)
+
+
+Function = typing.TypeVar("Function", bound=Callable[..., Any])
+
+
+def takes_fields(cls: type) -> Callable[[Function], Function]:
+    """Show, in a function's signature and so in its help, the fields of ``cls`` that it takes by name."""
+
+    def shown(function: Function) -> Function:
+        signature = inspect.signature(function)
+        kinds = inspect.Parameter
+        parameters = [each for each in signature.parameters.values() if each.kind is not kinds.VAR_KEYWORD]
+        names = [each.name for each in parameters]
+        parameters += [
+            kinds(each.name, kinds.KEYWORD_ONLY, default=each.default, annotation=each.type)
+            for each in dataclasses.fields(cls)
+            if "help" in each.metadata and each.name not in names
+        ]
+        function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return function
+
+    return shown
