@@ -22,7 +22,7 @@ from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_vid
 from test_reference import save_adapter
 
 from zs2kit import metrics
-from zs2kit.bench import ablation, overhead, quality, search, speed
+from zs2kit.bench import ablation, overhead, quality, same, search, speed
 from zs2kit.bench.__main__ import main
 from zs2kit.bench.baselines import (
     attention,
@@ -247,11 +247,11 @@ def plain(model: Model, case: Case, edited: bool, noise: str, momentum: float) -
 def test_token_flow_of_one_frame_is_plain_and_of_several_is_not(model: Model) -> None:
     """A lone keyframe attends to itself, and each of its tokens is most like itself."""
     before = dict(model.unet.attn_processors)
-    for frames, same in ((1, True), (3, False)):
+    for frames, alike in ((1, True), (3, False)):
         case = Case(1, frames)
         flowing = token_flow(model, case, STEPS, edited=True)
         alone = frame_by_frame(model, case, STEPS, edited=True, shared=True)
-        assert (difference(flowing, alone) <= 1) == same
+        assert (difference(flowing, alone) <= 1) == alike
     assert model.unet.attn_processors == before
 
 
@@ -310,8 +310,46 @@ def test_intervals() -> None:
     assert (high - low) / 2 == pytest.approx(1.96 * np.std(values) / 20, rel=0.1)
 
 
+def test_same_sees_a_pixel_another_shape_and_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two trees' results as they are stored; those of the second one are ``now``."""
+    frames = np.zeros((2, 4, 6, 3), np.uint8)
+    pixel = frames.copy()
+    pixel[1, 2, 3] = 0, 7, 1
+    now: dict[str, np.ndarray] = {}
+
+    def drawn_by(tree: Path, tiny: Path, folder: Path) -> Path:
+        folder.mkdir()
+        for name, images in (now if tree == same.ROOT else dict.fromkeys(same.CASES, frames)).items():
+            np.save(folder / f"{name}.npy", images)
+        return folder
+
+    monkeypatch.setattr(same, "checkout", lambda commit, folder: folder)
+    monkeypatch.setattr(same, "checkpoints", lambda folder: folder)
+    monkeypatch.setattr(same, "drawn_by", drawn_by)
+    names = list(same.CASES)
+    for changed, says in [
+        ({}, "equal"),
+        ({"ddim": pixel}, "up to 7 of 255, in 1 pixels"),
+        ({"ddim": frames[:1]}, "was (2, 4, 6, 3), is (1, 4, 6, 3)"),
+        ({"ddim": None}, "fails"),
+    ]:
+        now = dict.fromkeys(names, frames) | changed
+        now = {name: images for name, images in now.items() if images is not None}
+        result = CliRunner().invoke(main, ["same"])
+        rows = result.stdout.splitlines()[1:-1]
+        assert [row.split("  ")[0] for row in rows] == names
+        assert [row.endswith("  equal") for row in rows] == [name not in changed for name in names]
+        assert rows[0].endswith(f"  {says}")
+        assert result.exit_code == bool(changed)
+        assert result.stdout.splitlines()[-1] == f"{len(names)} cases, of which {len(changed)} differ"
+
+
 def test_errors_are_one_line() -> None:
-    for args, code, says in [([], 2, "Missing command"), (["overhead", "--model", "nosuch"], 1, "nosuch")]:
+    for args, code, says in [
+        ([], 2, "Missing command"),
+        (["overhead", "--model", "nosuch"], 1, "nosuch"),
+        (["same", "--commit", "nosuch"], 1, "nosuch"),
+    ]:
         result = CliRunner().invoke(main, args)
         (line,) = result.stderr.splitlines()
         assert result.exit_code == code and line.startswith("zs2kit: error: ") and says in line

@@ -13,6 +13,7 @@ from zs2kit.bench import kills as kills_
 from zs2kit.bench import memory as memory_
 from zs2kit.bench import page
 from zs2kit.bench import quality as quality_
+from zs2kit.bench import same as same_
 from zs2kit.bench import speed as speed_
 from zs2kit.bench.cells import FOLDER, Cells
 from zs2kit.bench.hostile import KINDS
@@ -136,6 +137,13 @@ def kills(at: tuple[str, ...], moments: int, seed: int) -> None:
 def fuzz(kind: tuple[str, ...], cases: int, seed: int) -> None:
     """Damage clips, maps, options, journals and checkpoints at random, and have them taken in."""
     fuzz_.run(kind or list(KINDS), cases, seed)
+
+
+@main.command()
+@click.option("--commit", default=same_.COMMIT, show_default=True, help="Of this repository.")
+def same(commit: str) -> None:
+    """Draw the same by this tree and by an earlier one, and compare the frames to the bit."""
+    same_.run(commit)
 
 
 if __name__ == "__main__":
