@@ -58,3 +58,13 @@ def test_links_lead_somewhere() -> None:
             assert (DOCS / target).exists(), f"{page.name}: {target}"
         for file in re.findall(r"`(plugins/\w+\.py)`", page.read_text()):
             assert (ROOT / file).exists(), f"{page.name}: {file}"
+
+
+def test_the_page_on_the_house_names_files_and_names_that_exist() -> None:
+    page = (DOCS / "architecture.md").read_text()
+    paths = set(re.findall(r"`((?:zs2kit|plugins|tests|docs)/[\w/.]*|pyproject\.toml)`", page))
+    assert len(paths) > 40 and [path for path in paths if not (ROOT / path).exists()] == []
+    for kind, where in re.findall(r"`([A-Z]\w+)`[^`|]* (?:in|of) `(zs2kit/[\w/]+\.py)`", page):
+        assert re.search(rf"^(class )?{kind}\b", (ROOT / where).read_text(), re.M), f"{kind} in {where}"
+    modules = {f"zs2kit/{path.name}" for path in (ROOT / "zs2kit").glob("*.py") if path.name[0] != "_"}
+    assert modules - paths <= {f"zs2kit/{name}.py" for name in ("beside", "memory", "quiet")}

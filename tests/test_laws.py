@@ -7,25 +7,27 @@ import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import diffusers.schedulers.scheduling_lcm as lcm
 import numpy as np
 import pytest
 import torch
+from diffusers import ControlNetModel, UNet2DModel
 
 import zs2kit
 from zs2kit import Plugin, option
-from zs2kit.attention import self_attention
+from zs2kit.attention import TemporalMomentum, attached, self_attention
 from zs2kit.carry import Carry
 from zs2kit.control import Control
 from zs2kit.denoiser import Denoiser
-from zs2kit.errors import ModelError, PluginError
+from zs2kit.errors import ModelError, PluginError, UsageError
 from zs2kit.hookspecs import hookimpl
 from zs2kit.model import Model
 from zs2kit.networks.base import Branch
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
-from zs2kit.schedule import SCHEDULERS, advance, make_scheduler, steps_of
+from zs2kit.schedule import SCHEDULERS, advance, begin, line, make_scheduler, steps_of
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan, tiny_model
 
 SAME = 1e-4  # of decoded frames in [0, 1], float32
@@ -490,3 +492,82 @@ class Unmarked(Plugin):
 def test_conflicts_are_errors_before_any_work(tiny, plugins, message):
     with pytest.raises(PluginError, match=message):
         zs2kit.edit(drawn_clip(1), model=tiny, plugins=plugins)
+
+
+# Momentum by hooks on keys and values
+
+
+class MomentumProcessor:
+    """How momentum was attached before it was hooks: a processor around each self-attention's own."""
+
+    def __init__(self, inner: Any, layer: str, average: TemporalMomentum) -> None:
+        self.inner = inner
+        self.layer = layer
+        self.average = average
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **kwargs):
+        if encoder_hidden_states is None:
+            encoder_hidden_states = self.average(self.layer, hidden_states)
+        return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
+
+
+@pytest.mark.parametrize("network", ["unet", "controlnet"])
+def test_momentum_by_hooks_is_that_by_processors_to_the_bit(tiny: Model, network: str) -> None:
+    module = tiny.unet
+    extra: dict[str, Any] = {}
+    if network == "controlnet":
+        module = tiny.load_network(ControlNetModel, tiny.bundled("controlnet_pose"))
+        extra = {"controlnet_cond": torch.rand(4, 3, 32, 32), "conditioning_scale": 1.0}
+    generator = torch.Generator().manual_seed(0)
+    latents, embeds = (torch.randn(4, *shape, generator=generator) for shape in ((4, 8, 8), (32, 16)))
+
+    def call() -> torch.Tensor:
+        with torch.no_grad():
+            found = module(latents, 500, encoder_hidden_states=embeds, return_dict=False, **extra)
+        return torch.cat([each.flatten() for each in ([found[-1]] if network == "controlnet" else found)])
+
+    def average() -> TemporalMomentum:
+        return TemporalMomentum(0.9, Carry(), Carry())
+
+    plain = call()
+    with attached({network: module}, average()):
+        hooked = call()
+    before, by_processors = dict(module.attn_processors), average()
+    names = [f"{name}.processor" for name in self_attention(module)]
+    module.set_attn_processor(
+        before | {name: MomentumProcessor(before[name], name, by_processors) for name in names}
+    )
+    try:
+        wrapped = call()
+    finally:
+        module.set_attn_processor(before)
+    assert torch.equal(hooked, wrapped) and torch.equal(call(), plain)
+    assert not torch.equal(hooked, plain)
+    assert len(by_processors.following) == len(names) > 0
+
+
+def test_momentum_on_a_network_that_is_not_known_is_refused(tiny: Model) -> None:
+    with pytest.raises(ModelError, match="UNet2DModel can't be given temporal momentum"):
+        Denoiser(tiny, None, 0.5).attach("other", UNet2DModel(block_out_channels=(32, 32), sample_size=8,
+            down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2))  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["ddim", "euler"])
+def test_a_step_is_a_line(tiny: Model, name: str) -> None:
+    scheduler = tiny.network.begin(name, 8)
+    generator = torch.Generator().manual_seed(0)
+    latents, prediction = torch.randn(2, 3, 4, 8, 8, generator=generator)
+    for step in steps_of(scheduler):
+        keep, take = line(scheduler, step)
+        fresh = tiny.network.begin(name, 8)
+        begin(fresh, step)
+        stepped = fresh.step(prediction, step.timestep, latents)[0]
+        assert torch.allclose(keep * latents + take * prediction, stepped, atol=1e-5)
+    assert getattr(scheduler, "step_index", None) is None  # it was not used up
+
+
+@pytest.mark.parametrize("name", ["dpm++", "unipc", "lcm"])
+def test_steps_with_a_memory_or_noise_are_no_lines(tiny: Model, name: str) -> None:
+    scheduler = tiny.network.begin(name, 8)
+    with pytest.raises(UsageError, match=r"can't be taken back; use `scheduler='ddim'`"):
+        line(scheduler, steps_of(scheduler)[0])

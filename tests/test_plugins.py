@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from zs2kit import cli, io, plugins
+from zs2kit.errors import PluginError
 from zs2kit.testing import drawn_clip
 
 SOUND = """
@@ -216,3 +217,19 @@ def test_every_plugin_of_ours_says_what_it_does():
     for name in plugins.installed():
         text = run("plugins", name).stdout
         assert text and "None" not in text.splitlines()[2], name
+
+
+@pytest.mark.parametrize(
+    "wrong, right",
+    [
+        ("wants_frist", "wants_first"),
+        ("follow_source", "follows_source"),
+        ("default_models", "default_model"),
+    ],
+)
+def test_an_attribute_that_is_nearly_one_of_ours_is_an_error(wrong: str, right: str, install):
+    install("typing", SOUND.replace("    @hookimpl", f"    {wrong} = None\n\n    @hookimpl", 1))
+    done = run("plugins", "--check")
+    assert f"plugin 'typing' has a {wrong}, which zs2kit doesn't know; did you mean {right}?" in done.stdout
+    with pytest.raises(PluginError, match=right):
+        plugins.build("typing", {})

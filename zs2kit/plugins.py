@@ -221,9 +221,10 @@ def _in_short(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_in_short, value))}]"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        name = getattr(value, "name", None) or getattr(value, "index", "")
-        inside = [getattr(value, each) for each in ("down", "mid", "conditions") if hasattr(value, each)]
-        return f"{type(value).__name__}({', '.join([*filter(None, [str(name)]), *map(_in_short, inside)])})"
+        told = ("name", "index", "down", "mid", "conditions")  # of Branch, Step, Chunk and DenoiserInputs
+        inside = [getattr(value, each, None) for each in told]
+        shown = [_in_short(each) for each in inside if each is not None and each != {}]
+        return f"{type(value).__name__}({', '.join(shown)})"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key}: {_in_short(each)}' for key, each in value.items())}}}"
     return repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
