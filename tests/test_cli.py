@@ -28,7 +28,7 @@ from zs2kit.editing import Edit
 from zs2kit.settings import parse_time
 from zs2kit.testing import drawn_clip, tiny_model
 
-TINY = ["--steps", "2", "--chunk-size", "4"]
+TINY = ["--plugin", "none", "--steps", "2", "--chunk-size", "4"]
 
 
 def run(*args: object) -> Result:
@@ -77,7 +77,7 @@ def test_an_edit_is_written_beside_the_clip_and_printed(clip: Path, checkpoint: 
 
 
 def test_the_name_says_which_plugins_made_it(clip: Path, checkpoint: Path) -> None:
-    options = ["--model", checkpoint, "--prompt", "x", "--plugin", "pose", "--set", "pose.scale=0", *TINY]
+    options = ["--model", checkpoint, "--prompt", "x", "--plugin", "pose", "--set", "pose.scale=0", *TINY[2:]]
     assert run("edit", clip, *options).stdout == f"{clip.with_name('clip-pose.mp4')}\n"
 
 
@@ -87,7 +87,20 @@ def test_every_setting_reaches_the_edit(clip: Path, checkpoint: Path, tmp_path: 
 
     out = tmp_path / "out.mp4"
     result = run(
-        *["edit", clip, "--prompt", "a disc", "--negative-prompt", "dark", "-o", out, "--model", checkpoint],
+        *[
+            "edit",
+            clip,
+            "--plugin",
+            "none",
+            "--prompt",
+            "a disc",
+            "--negative-prompt",
+            "dark",
+            "-o",
+            out,
+            "--model",
+            checkpoint,
+        ],
         *["--scheduler", "euler", "--steps", 3, "--guidance-scale", 2.5, "--momentum", 0.5],
         *["--noise", "mixed", "--divergence", 0.2, "--flow-momentum", 0.3, "--size", "48x24"],
         *["--chunk-size", 3, "--start", 0.08, "--end", "0:00.4"],
@@ -97,6 +110,7 @@ def test_every_setting_reaches_the_edit(clip: Path, checkpoint: Path, tmp_path: 
     expected = zs2kit.edit(
         io.read(clip, start=Fraction(8, 100), end=Fraction(4, 10)),
         "a disc",
+        plugins=(),
         model=zs2kit.Model.load(checkpoint, device="cpu", dtype="float32"),
         negative_prompt="dark",
         scheduler="euler",
@@ -258,7 +272,7 @@ def test_what_cannot_be_generated_is_said_in_a_line(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: list, code: int, words: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = run("generate", "x", "--frames", 4, "--model", checkpoint, *TINY, *wrong)
+    result = run("generate", "x", "--frames", 4, "--model", checkpoint, *TINY[2:], *wrong)
     (line,) = result.stderr.splitlines()
     assert (result.exit_code, result.stdout) == (code, "") and words in line
     assert not files(tmp_path)
@@ -421,7 +435,8 @@ def test_ctrl_c_leaves_nothing(clip: Path, tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Edit, "_frames", interrupted)
     model = tiny_model(tmp_path / "tiny")
-    assert "interrupted" in refused(tmp_path, clip, "--model", model, "--prompt", "x", code=130)
+    asked = ["--plugin", "none", "--model", model, "--prompt", "x"]
+    assert "interrupted" in refused(tmp_path, clip, *asked, code=130)
 
 
 ENDLESS = """

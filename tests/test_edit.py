@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,16 +11,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
 
 import zs2kit
-from zs2kit import Model, Notice, Plugin, Progress, Stopped, hookimpl, io, journal, notify
+from zs2kit import Model, Notice, Plugin, Progress, Stopped, cli, hookimpl, io, journal, notify
 from zs2kit.clip import Clip, Frame
 from zs2kit.editing import Edit
-from zs2kit.errors import ClipError
+from zs2kit.errors import ClipError, UsageError
 from zs2kit.testing import drawn_clip
+from zs2kit_plugins.mask import Mask
+from zs2kit_plugins.reference import Reference
 
 FRAMES, STEPS = 7, 3
-QUICK: dict[str, Any] = {"num_inference_steps": STEPS, "chunk_size": 2, "flow_momentum": 0.0}
+QUICK: dict[str, Any] = {"plugins": (), "num_inference_steps": STEPS, "chunk_size": 2, "flow_momentum": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -252,3 +259,119 @@ def test_two_edits_in_two_threads_have_their_own_progress_notices_and_stop(model
 def test_without_a_receiver_notices_are_warnings(model: Model) -> None:
     with pytest.warns(UserWarning, match="alone 0"):
         next(iter(edited(model, plugins=[saying("alone")])))
+
+
+# ---- which plugin is used where none is chosen
+
+
+def used(edit: Edit) -> list[str]:
+    return list(edit.plugins)
+
+
+def test_without_a_plugin_the_source_is_not_ignored(
+    model: Model, tiny_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Notice] = []
+    how: dict[str, Any] = {"num_inference_steps": 4, "notices": told.append}
+    edit = zs2kit.edit(drawn_clip(2), "x", model=model, **how)
+    assert used(edit) == ["strength"] and edit.settings.flow_momentum == 0.95
+    (notice,) = told
+    assert notice.kind == "default-plugin" and "`plugins=()`" in notice.remedy
+    instruct = Model.load(tiny_folders["instruct"], device="cpu")
+    assert used(zs2kit.edit(drawn_clip(2), "x", model=instruct, **how)) == ["instruct"]
+    assert used(zs2kit.edit(drawn_clip(2), "x", model=model, plugins=[saying("x")], **how)) == ["says"]
+    told.clear()
+    assert used(zs2kit.edit(drawn_clip(2), "x", model=model, plugins=(), **how)) == []
+    assert used(zs2kit.edit(drawn_clip(2), "x", model=model, plugins=[Mask(clip=None)], **how)) == ["mask"]
+    assert used(zs2kit.generate("x", frames=2, model=model, **how)) == [] == told
+    other = zs2kit.edit(drawn_clip(2), "x", model=model, plugins=[Reference(scale=0.0)], **how)
+    assert used(other) == ["reference", "strength"]
+
+
+def test_the_command_line_takes_the_same_plugin_and_says_so(
+    tiny_folders: dict[str, Path], source: Path, tmp_path: Path
+) -> None:
+    asked = [
+        "edit",
+        source,
+        "--model",
+        tiny_folders["epsilon"],
+        "--prompt",
+        "x",
+        "--steps",
+        "4",
+        "--overwrite",
+    ]
+
+    def run(*further: str) -> str:
+        done = CliRunner().invoke(cli.main, [*map(str, asked), *further])
+        assert done.exit_code == 0, done.output
+        return done.stderr
+
+    says = "zs2kit: no plugin is chosen that follows the clip, so strength is used; "
+    assert run() == f"{says}--plugin none draws the text alone\n"
+    by_default = images(io.read(tmp_path / "clip-edit.mp4"))
+    assert run("--quiet") == "" == run("--plugin", "strength", "-o", str(tmp_path / "strength.mp4"))
+    assert np.array_equal(images(io.read(tmp_path / "strength.mp4")), by_default)
+    assert run("--plugin", "none") == ""
+    assert not np.array_equal(images(io.read(tmp_path / "clip-edit.mp4")), by_default)
+    both = CliRunner().invoke(cli.main, [*map(str, asked), "--plugin", "none", "--plugin", "pose"])
+    assert both.exit_code == 2 and "--plugin none goes with no other plugin" in both.stderr
+
+
+# ---- what is taken for a clip
+
+
+@pytest.mark.parametrize("form", ["list", "array", "floats", "PIL", "tensor", "channels first", "iterator"])
+def test_pictures_of_any_form_are_a_clip(form: str) -> None:
+    expected = images(drawn_clip(3))
+    given: Any = {
+        "list": list(expected),
+        "array": expected,
+        "floats": expected.astype(np.float32) / 255,
+        "PIL": [Image.fromarray(each) for each in expected],
+        "tensor": torch.from_numpy(expected),
+        "channels first": torch.from_numpy(expected).permute(0, 3, 1, 2) / 255,
+        "iterator": iter(expected),
+    }[form]
+    clip = Clip.from_images(given, 12)
+    assert (clip.width, clip.height) == (32, 32)
+    assert np.array_equal(images(clip), expected)
+    assert form == "iterator" or (clip.frame_count == 3 and np.array_equal(images(clip), expected))
+
+
+@pytest.mark.parametrize(
+    ("pictures", "says"),
+    [
+        (np.zeros((2, 8, 8), np.uint8), "picture 0 is uint8 of shape"),
+        (np.zeros((2, 8, 8, 4), np.uint8), "give RGB pictures of shape"),
+        (np.zeros((2, 8, 8, 3), np.int64), "picture 0 is int64"),
+        (np.full((2, 8, 8, 3), np.nan), "give floats from 0 to 1"),
+        (np.full((2, 8, 8, 3), 2.0), "has numbers from 2 to 2"),
+        (
+            [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 6, 3), np.uint8)],
+            "picture 1 is 6x8 pixels and the first",
+        ),
+        ([], "at least one picture"),
+    ],
+)
+def test_what_is_no_picture_is_said_in_a_line(pictures: Any, says: str) -> None:
+    with pytest.raises(ClipError, match=says) as error:
+        list(Clip.from_images(pictures, 12))
+    assert "\n" not in str(error.value)
+
+
+def test_paths_are_clips_and_other_things_are_not(model: Model, source: Path, tmp_path: Path) -> None:
+    edit = zs2kit.edit(str(source), "x", model=model, **QUICK)
+    assert np.array_equal(images(edit), images(zs2kit.edit(io.read(source), "x", model=model, **QUICK)))
+    out = zs2kit.write(tmp_path / "copy.mkv", source, codec="ffv1")
+    assert np.array_equal(images(io.read(out)), images(io.read(source)))
+    for wrong in (np.zeros((2, 8, 8, 3), np.uint8), [1, 2], None):
+        with pytest.raises(UsageError, match=r"is no clip; give a path.*Clip\.from_images"):
+            zs2kit.edit(wrong, "x", model=model)  # type: ignore[arg-type]
+
+
+def test_importing_zs2kit_is_enough() -> None:
+    script = "import zs2kit; print(zs2kit.metrics.measure, zs2kit.plan.plan, zs2kit.verify, zs2kit.testing)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -89,7 +89,13 @@ def test_prompts_along_the_clip(tiny) -> None:
 
 
 def test_prompts_along_a_clip_that_is_edited(tiny) -> None:
-    settings = {"model": tiny, "num_inference_steps": 2, "momentum": 0.0, "guidance_scale": 9.0}
+    settings = {
+        "plugins": (),
+        "model": tiny,
+        "num_inference_steps": 2,
+        "momentum": 0.0,
+        "guidance_scale": 9.0,
+    }
     changing = list(zs2kit.edit(drawn_clip(3), {0: "a red robot", 2: "in space"}, **settings))
     plain = list(zs2kit.edit(drawn_clip(3), "a red robot", **settings))
     same = [np.array_equal(a.image, b.image) for a, b in zip(changing, plain, strict=True)]

@@ -273,7 +273,7 @@ def test_an_edit_leaves_no_trace(tiny):
 def test_an_edit_left_half_way_leaves_no_trace(tiny):
     before = state(tiny)
     grad = torch.is_grad_enabled()
-    frames = iter(zs2kit.edit(drawn_clip(4), model=tiny, num_inference_steps=2, chunk_size=2))
+    frames = iter(zs2kit.edit(drawn_clip(4), plugins=(), model=tiny, num_inference_steps=2, chunk_size=2))
     next(frames)
     assert_untouched(tiny, before)
     assert torch.is_grad_enabled() == grad
@@ -354,7 +354,7 @@ def test_what_overflows_is_said_and_not_written_as_black(tiny_folders):
     model = Model.load(tiny_folders["epsilon"])
     model.unet.conv_out.bias.data[:] = float("nan")
     with pytest.raises(ModelError, match="overflows at frame 0, even in float32"):
-        list(zs2kit.edit(drawn_clip(2), model=model, num_inference_steps=2))
+        list(zs2kit.edit(drawn_clip(2), plugins=(), model=model, num_inference_steps=2))
 
 
 # What plugins give: guidance, latents, channels; and two that give the same.

@@ -117,7 +117,7 @@ def test_fused_projections_are_refused(tiny_folders):
     model.unet.fuse_qkv_projections()
     try:
         with pytest.raises(ModelError) as error:
-            list(zs2kit.edit(drawn_clip(1), model=model, num_inference_steps=1))
+            list(zs2kit.edit(drawn_clip(1), plugins=(), model=model, num_inference_steps=1))
         assert "fused" in one_line(error)
     finally:
         model.unet.unfuse_qkv_projections()
@@ -154,13 +154,18 @@ def test_an_autoencoder_that_overflows_stays_in_float32(tiny_folders):
 )
 def test_values_out_of_range_are_refused_before_any_work(tiny_folders, settings):
     with pytest.raises(UsageError) as error:
-        zs2kit.edit(drawn_clip(1), model=tiny_folders["epsilon"], **settings)
+        zs2kit.edit(drawn_clip(1), plugins=(), model=tiny_folders["epsilon"], **settings)
     one_line(error)
 
 
 def test_a_clip_of_one_frame_and_of_another_shape(tiny_folders):
     frames = list(
-        zs2kit.edit(drawn_clip(1, width=50, height=20), model=tiny_folders["epsilon"], num_inference_steps=2)
+        zs2kit.edit(
+            drawn_clip(1, width=50, height=20),
+            plugins=(),
+            model=tiny_folders["epsilon"],
+            num_inference_steps=2,
+        )
     )
     assert len(frames) == 1 and frames[0].image.shape == (20, 50, 3)
 
@@ -282,7 +287,16 @@ def test_what_of_a_prompt_is_cut_is_said_once(tiny_folders):
     model = Model.load(tiny_folders["epsilon"])
     read = model.pipeline.tokenizer.model_max_length - 2
     with pytest.warns(UserWarning) as warned:
-        list(zs2kit.edit(drawn_clip(3), "a" * read + "xyz", model=model, num_inference_steps=1, chunk_size=1))
+        list(
+            zs2kit.edit(
+                drawn_clip(3),
+                "a" * read + "xyz",
+                plugins=(),
+                model=model,
+                num_inference_steps=1,
+                chunk_size=1,
+            )
+        )
     (warning,) = warned
     assert f"{read} tokens" in str(warning.message) and str(warning.message).endswith("'xyz'")
     with pytest.warns(UserWarning, match="'no'"):
@@ -293,4 +307,4 @@ def test_prompts_may_be_empty(tiny_folders):
     model = Model.load(tiny_folders["epsilon"])
     embeds, negative = model.embed("", "", 32, 32)
     assert torch.equal(embeds.prompt_embeds, negative.prompt_embeds)
-    assert len(list(zs2kit.edit(drawn_clip(1), "", model=model, num_inference_steps=1))) == 1
+    assert len(list(zs2kit.edit(drawn_clip(1), "", plugins=(), model=model, num_inference_steps=1))) == 1

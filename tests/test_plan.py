@@ -53,7 +53,7 @@ def model(tiny_folders: dict[str, Path]) -> Model:
 
 
 def edited(model: Model, clip: Clip | None = None, **settings) -> Clip:
-    settings = {"num_inference_steps": 2, **settings}
+    settings = {"plugins": (), "num_inference_steps": 2, **settings}
     return zs2kit.edit(clip or film(), "a disc", model=model, **settings)
 
 
@@ -152,7 +152,18 @@ def test_what_is_kept_of_an_interrupted_edit(model: Model, tmp_path: Path) -> No
 def test_the_command_says_it_and_writes_nothing(tiny_folders, tmp_path: Path) -> None:
     source = io.write(tmp_path / "film.mp4", film(), quality=0)
     before = files(tmp_path)
-    asked = ["plan", source, "--model", tiny_folders["epsilon"], "--prompt", "a disc", "--steps", 2]
+    asked = [
+        "plan",
+        source,
+        "--plugin",
+        "none",
+        "--model",
+        tiny_folders["epsilon"],
+        "--prompt",
+        "a disc",
+        "--steps",
+        2,
+    ]
     said = run(*asked)
     assert (said.exit_code, said.stderr) == (0, "")
     assert [line.split()[0] for line in said.stdout.splitlines()] == [
@@ -168,7 +179,18 @@ def test_the_command_says_what_is_lost_and_fails_where_the_edit_would(tiny_folde
     source = io.write(tmp_path / "film.mkv", film(), codec="ffv1")
     sheet = tmp_path / "sheet.png"
     sheet.touch()
-    asked = ["plan", source, "--model", tiny_folders["epsilon"], "--prompt", "a disc", "--steps", 2]
+    asked = [
+        "plan",
+        source,
+        "--plugin",
+        "none",
+        "--model",
+        tiny_folders["epsilon"],
+        "--prompt",
+        "a disc",
+        "--steps",
+        2,
+    ]
     said = run(*asked, "-o", source, "--sheet", sheet)
     assert said.exit_code == 1 and "frames      9" in said.stdout
     (line,) = said.stderr.splitlines()
@@ -179,7 +201,18 @@ def test_the_command_says_what_is_lost_and_fails_where_the_edit_would(tiny_folde
 
 def test_a_preview_is_a_sheet_with_a_column_for_each_shot(tiny_folders, tmp_path: Path) -> None:
     source = io.write(tmp_path / "film.mp4", film(), quality=0)
-    asked = ["plan", source, "--model", tiny_folders["epsilon"], "--prompt", "a disc", "--steps", 2]
+    asked = [
+        "plan",
+        source,
+        "--plugin",
+        "none",
+        "--model",
+        tiny_folders["epsilon"],
+        "--prompt",
+        "a disc",
+        "--steps",
+        2,
+    ]
     sheet = tmp_path / "sheet.png"
     made = run(*asked, "--preview", sheet)
     assert made.exit_code == 0, made.output

@@ -121,7 +121,7 @@ def test_a_folder_that_cannot_be(tmp_path: Path):
 
 
 def test_what_is_a_command_is_no_name():
-    assert {*cli.plugins.commands} == {*plugins.RESERVED}
+    assert {*cli.plugins.commands, "none"} == {*plugins.RESERVED}
 
 
 # Installed ones, broken or not

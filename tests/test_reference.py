@@ -240,7 +240,10 @@ def test_every_shot_has_its_own(tiny, plugin, tmp_path):
     cut = images(tiny, shots(), plugin, cuts=[3 / 12])
     whole = images(tiny, shots(), plugin, cuts=[])
     assert np.abs(cut[:3].astype(int) - whole[:3]).max() <= 1
-    drawn = [each.image for each in zs2kit.edit(shots(), model=tiny, num_inference_steps=3, cuts=[3 / 12])]
+    drawn = [
+        each.image
+        for each in zs2kit.edit(shots(), plugins=(), model=tiny, num_inference_steps=3, cuts=[3 / 12])
+    ]
     Image.fromarray(drawn[3]).save(tmp_path / "second.png")
     plugin.image = str(tmp_path / "second.png")
     assert np.abs(images(tiny, shots(), plugin, cuts=[3 / 12])[3:].astype(int) - cut[3:]).max() <= 1

@@ -65,7 +65,7 @@ def test_a_report_says_what_was_done_and_does_it_again(clip: Path, checkpoint: P
         "seed": 5,
     }
     assert said["model"]["name"] == str(checkpoint)
-    known = zs2kit.edit(io.read(clip), model=checkpoint).frames.describe()
+    known = zs2kit.edit(io.read(clip), plugins=(), model=checkpoint).frames.describe()
     assert (said["source"], said["model"]["weights"]) == (known["source"], known["weights"])
     assert (said["model"]["device"], said["model"]["dtype"]) == ("cpu", "float32")
     (plugin,) = said["plugins"]

@@ -356,7 +356,19 @@ def test_results_are_named_after_their_source(clip: str, codec: str | None, resu
 
 def test_a_sequence_is_edited_into_one(tmp_path: Path, tiny_folders: dict[str, Path]) -> None:
     source = shot(tmp_path, count=3)
-    options = ["--model", tiny_folders["epsilon"], "--steps", 2, "--prompt", "a disc", "--fps", "24", source]
+    options = [
+        "--model",
+        tiny_folders["epsilon"],
+        "--steps",
+        2,
+        "--prompt",
+        "a disc",
+        "--fps",
+        "24",
+        source,
+        "--plugin",
+        "none",
+    ]
     result = CliRunner().invoke(cli.main, ["edit", *map(str, options)])
     assert (result.exit_code, result.stdout) == (0, f"{tmp_path}/shot-edit.%04d.png\n"), result.output
     assert {f"shot-edit.{number}.png" for number in (1001, 1002, 1003)} < set(names(tmp_path))
@@ -371,7 +383,7 @@ def test_an_edit_that_was_ended_goes_on_in_every_codec(
 
     def written(folder: str, **how: Any) -> dict[str, bytes]:
         (tmp_path / folder).mkdir(exist_ok=True)
-        edited = edit(io.read(source), "a disc", model=model, num_inference_steps=1, chunk_size=4)
+        edited = edit(io.read(source), "a disc", plugins=(), model=model, num_inference_steps=1, chunk_size=4)
         io.write(tmp_path / folder / name, edited, codec=codec, **how)
         return {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()}
 

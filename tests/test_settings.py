@@ -100,7 +100,7 @@ def test_a_setting_out_of_range_has_one_message_everywhere(name: str, tmp_path: 
     assert by_command.stderr == f"zs2kit: error: {message.replace(f'`{name}`', flag)}\n"
 
     out, model = tmp_path / "out.mp4", Model.load(tiny_folders["epsilon"])
-    edit = zs2kit.edit(io.read(source), "x", model=model, num_inference_steps=1, chunk_size=2)
+    edit = zs2kit.edit(io.read(source), "x", plugins=(), model=model, num_inference_steps=1, chunk_size=2)
 
     def stop(done: int) -> None:
         if done == 2:

@@ -102,7 +102,7 @@ def test_given_cuts_begin_with_the_nearest_frame():
 @pytest.mark.parametrize("cuts", ["none", [-1.0], [float("nan")], [float("inf")]])
 def test_what_is_no_cut_is_refused(tiny_folders, cuts):
     with pytest.raises(UsageError, match="`cuts` must be 'auto' or times"):
-        zs2kit.edit(drawn_clip(2), model=tiny_folders["epsilon"], cuts=cuts)
+        zs2kit.edit(drawn_clip(2), plugins=(), model=tiny_folders["epsilon"], cuts=cuts)
 
 
 def edited(clip: Clip, model, **settings) -> np.ndarray:
@@ -156,7 +156,10 @@ def test_puppets_in_three_places_stay_in_their_shots():
 
     assert sorted({first for first, _ in shots(clip(0, 1, 2), "auto")}) == [0, SHOT, 2 * SHOT]
     here, there = (
-        [frame.image for frame in zs2kit.edit(clip(first, 1, 2), "", model=model, num_inference_steps=2)]
+        [
+            frame.image
+            for frame in zs2kit.edit(clip(first, 1, 2), "", plugins=(), model=model, num_inference_steps=2)
+        ]
         for first in (0, 3)
     )
     assert np.array_equal(here[SHOT:], there[SHOT:])

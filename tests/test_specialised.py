@@ -435,11 +435,23 @@ def test_they_reach_the_edit_from_the_command_line(sd, tmp_path):
     first, second = (saved(lora(model, seed), tmp_path / f"{seed}.safetensors") for seed in (1, 2))
     token = saved({"<robot>": vectors()}, tmp_path / "robot.safetensors")
     options = ["--config", sd, "--lora", f"{first}:0.5", "--lora", second, "--embedding", token]
-    command = ["edit", clip, "--model", file, *options, "--prompt", "a <robot>", "--steps", "2"]
+    command = [
+        "edit",
+        clip,
+        "--plugin",
+        "none",
+        "--model",
+        file,
+        *options,
+        "--prompt",
+        "a <robot>",
+        "--steps",
+        "2",
+    ]
     result = CliRunner().invoke(cli.main, [str(each) for each in (*command, "--quality", "0")])
     assert result.exit_code == 0, result.output
     there = Model.load(file, config=sd, loras={first: 0.5, second: 1}, embeddings=[token])
-    made = zs2kit.edit(io.read(clip), "a <robot>", model=there, num_inference_steps=2)
+    made = zs2kit.edit(io.read(clip), "a <robot>", plugins=(), model=there, num_inference_steps=2)
     io.write(tmp_path / "wanted.mp4", made, quality=0)
     assert (tmp_path / "clip-edit.mp4").read_bytes() == (tmp_path / "wanted.mp4").read_bytes()
 

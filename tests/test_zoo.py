@@ -107,7 +107,12 @@ def test_its_edit_is_whole(
     out = tmp_path / f"out{animal.out}"
     with said(animal):
         edited = zs2kit.edit(
-            io.read(path), "a cat", model=tiny_folders["epsilon"], num_inference_steps=1, size=(16, 16)
+            io.read(path),
+            "a cat",
+            plugins=(),
+            model=tiny_folders["epsilon"],
+            num_inference_steps=1,
+            size=(16, 16),
         )
         io.write(out, edited)
         assert_kept(path, out)

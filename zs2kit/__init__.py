@@ -48,14 +48,18 @@ _PUBLIC = {
     "read": "zs2kit.io",
     "write": "zs2kit.io",
 }
+# Modules that `import zs2kit` alone is enough for
+_MODULES = ("errors", "io", "metrics", "plan", "plugins", "sheet", "testing", "verify")
 __all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"zs2kit.{name}")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'zs2kit' has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*globals(), *__all__, *_MODULES]

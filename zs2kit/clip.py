@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from functools import cached_property, partial
@@ -78,21 +78,26 @@ class Clip:
     _used: bool = field(default=False, init=False, repr=False, compare=False)
 
     @classmethod
-    def from_images(cls, images: Iterable[NDArray[np.uint8]], rate: Fraction | float) -> Clip:
-        """Make a clip of pictures, each (height, width, 3) RGB and of one size, shown ``rate`` a second.
+    def from_images(cls, images: Iterable[Any], rate: Fraction | float) -> Clip:
+        """Make a clip of pictures of one size, shown ``rate`` a second.
 
-        Of a list the clip can be iterated over many times, of an iterator once.
+        images: NumPy arrays or PyTorch tensors, each (height, width, 3) or (3, height, width), RGB, uint8 or
+        floats in [0, 1]; or PIL pictures; in a list, one array or tensor of them all, or an iterator. A clip
+        of an iterator can be iterated over once, others any number of times.
+
+        Raises `ClipError` for what is no picture, here for the first of them and later for the others.
         """
-        if not isinstance(images, Sequence | np.ndarray):
-            images = iter(images)
-        first = next(iter(images), None)
+        again = hasattr(images, "__len__") and hasattr(images, "__getitem__")
+        rest = iter(images)
+        first = next(rest, None)
         if first is None:
             raise ClipError("a clip needs at least one picture")
+        height, width = _picture(first, 0, None).shape[:2]
         rate = Fraction(rate).limit_denominator(1001)
-        frames: Iterable[Frame] = Anew(partial(numbered, images))
-        if isinstance(images, Iterator):
-            frames = numbered(chain([first], images))
-        return cls(frames, width=first.shape[1], height=first.shape[0], rate=rate, time_base=1 / rate)
+        frames: Iterable[Frame] = numbered(chain([first], rest), (height, width))
+        if again:
+            frames = Anew(partial(numbered, images, (height, width)))
+        return cls(frames, width, height, rate, 1 / rate, len(images) if again else None)  # type: ignore[arg-type]
 
     def with_frames(self, frames: Iterable[Frame]) -> Clip:
         """Return a clip of other frames, of which all else that is known of this one holds."""
@@ -127,10 +132,41 @@ class Anew:
         return self.call()
 
 
-def numbered(images: Iterable[NDArray[np.uint8]]) -> Iterator[Frame]:
-    """Yield frames that show ``images`` one after the other, each for a tick."""
+def numbered(images: Iterable[Any], size: tuple[int, int]) -> Iterator[Frame]:
+    """Yield frames that show ``images``, all of one (height, width), one after the other for a tick each."""
     for pts, image in enumerate(images):
-        yield Frame(image, pts, 1)
+        yield Frame(_picture(image, pts, size), pts, 1)
+
+
+def _picture(image: Any, index: int, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """What is given as the ``index``-th picture -> (height, width, 3) RGB uint8, or `ClipError`."""
+    if hasattr(image, "convert"):  # PIL's
+        image = image.convert("RGB")
+    elif hasattr(image, "detach"):  # PyTorch's
+        image = image.detach().cpu()
+    array = np.asarray(image)
+    if array.ndim == 3 and array.shape[2] != 3 and array.shape[0] == 3:
+        array = array.transpose(1, 2, 0)
+    is_float = np.issubdtype(array.dtype, np.floating)
+    if array.ndim != 3 or array.shape[2] != 3 or not (is_float or array.dtype == np.uint8):
+        raise ClipError(
+            f"picture {index} is {array.dtype} of shape {array.shape}",
+            "give RGB pictures of shape (height, width, 3), uint8 or floats from 0 to 1",
+        )
+    if size is not None and array.shape[:2] != size:
+        (height, width), (rows, columns) = size, array.shape[:2]
+        raise ClipError(
+            f"picture {index} is {columns}x{rows} pixels and the first one {width}x{height}",
+            "give pictures of one size",
+        )
+    if is_float:
+        if not (array.min() >= 0 and array.max() <= 1):  # nor NaN
+            raise ClipError(
+                f"picture {index} has numbers from {array.min():g} to {array.max():g}",
+                "give floats from 0 to 1, or uint8",
+            )
+        array = np.rint(array * 255).astype(np.uint8)
+    return array
 
 
 @dataclass(eq=False)

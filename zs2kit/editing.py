@@ -22,7 +22,16 @@ import torch
 from zs2kit import plugins as plugins_
 from zs2kit.carry import Carry, HostCarry
 from zs2kit.clip import Anew, Chunk, Clip, Fit, Frame, numbered
-from zs2kit.errors import ModelError, Receiver, Stopped, UsageError, is_out_of_memory, receiving
+from zs2kit.errors import (
+    ModelError,
+    Receiver,
+    Stopped,
+    UsageError,
+    is_out_of_memory,
+    notify,
+    receiving,
+)
+from zs2kit.io.reading import opened
 from zs2kit.io.sequence import Pattern
 from zs2kit.journal import fingerprint
 from zs2kit.memory import free
@@ -46,10 +55,10 @@ T = TypeVar("T")
 
 @takes_fields(Settings)
 def edit(
-    clip: Clip,
+    clip: Clip | str | Path,
     prompt: Prompts | None = None,
     *,
-    plugins: Sequence[Plugin] = (),
+    plugins: Sequence[Plugin] | None = None,
     model: str | Path | Model | None = None,
     settings: Settings | None = None,
     progress: Report | None = None,
@@ -61,9 +70,12 @@ def edit(
     Everything is checked here; frames are drawn while the returned clip is iterated over, a chunk at
     a time, so memory doesn't grow with the clip.
 
+    clip: a `Clip`, or the path of one, which is then read whole.
     prompt: what to draw; None is the model's default prompt. Or several, by the position of the frame
     at which each begins, 0 among them; between two of them their embeddings are interpolated.
-    plugins: instances, such as ``Pose(scale=0.8)``; they are copied, and not changed.
+    plugins: instances, such as ``Pose(scale=0.8)``; they are copied, and not changed. Where none of them
+    looks at the clip, ``Strength()`` is added, or ``Instruct()`` for a model that edits by instructions,
+    and a notice says so. An empty list draws the text alone, in the clip's size and length.
     model: a `Model`, or what `Model.load` takes; None is the plugins' default model or the bundled one.
     settings: a `Settings`; its fields may also be given here by their names, and then come first.
     progress: called with a `Progress` after every denoising step; what it raises ends the edit.
@@ -75,7 +87,8 @@ def edit(
     if prompt is not None:
         changes = {"prompt": prompt, **changes}
     with receiving(notices):
-        return _edit(clip, plugins, model, changed(settings or Settings(), changes), progress, notices)
+        how = changed(settings or Settings(), changes)
+        return _edit(opened(clip), plugins, model, how, progress, notices)
 
 
 @takes_fields(Settings)
@@ -116,7 +129,7 @@ def generate(
         black = np.broadcast_to(np.uint8(0), (height, width, 3))  # one byte, whatever the size
         rate = Fraction(rate).limit_denominator(1001)
         blank = Clip(
-            Anew(partial(numbered, [black] * frames)),
+            Anew(partial(numbered, [black] * frames, (height, width))),
             width,
             height,
             rate,
@@ -129,20 +142,24 @@ def generate(
 
 def _edit(
     clip: Clip,
-    plugins: Sequence[Plugin],
+    plugins: Sequence[Plugin] | None,
     model: str | Path | Model | None,
     settings: Settings,
     progress: Report | None,
     notices: Receiver | None,
 ) -> Edit:
-    for plugin in plugins:
+    for plugin in plugins or ():
         plugins_.check(plugin)
-    hooks = plugins_.manager(plugins)
+    hooks = plugins_.manager(plugins or ())
     if len(settings.prompts) > 1 and hooks.hook.guidance.get_hookimpls():
         raise UsageError(
             "several prompts don't go with a plugin that has a guidance of its own", "give one prompt"
         )
-    model = _loaded(model, plugins)
+    model = _loaded(model, plugins or ())
+    by_default = _added(plugins, model, clip)
+    plugins = [*(plugins or ()), *by_default]
+    if by_default:
+        hooks = plugins_.manager(plugins)
     settings = settled(settings, model, plugins, blank=clip.blank)
     smallest = model.multiple
     if settings.size and min(settings.size) < smallest and not clip.blank:
@@ -150,7 +167,28 @@ def _edit(
     size = settings.size or model.native_size
     fit = Fit.into((clip.height, clip.width), size, model.multiple, clip.sample_aspect_ratio)
     used = {plugins_.name_of(each): _described(each) for each in plugins}
-    return Edit(clip, Scan(model, hooks, clip, settings), fit, used, progress, notices)
+    edit = Edit(clip, Scan(model, hooks, clip, settings), fit, used, progress, notices)
+    for plugin in by_default:
+        notify(
+            "default-plugin",
+            f"no plugin is chosen that follows the clip, so {plugins_.name_of(plugin)} is used",
+            "`plugins=()` draws the text alone",
+        )
+    return edit
+
+
+def _added(plugins: Sequence[Plugin] | None, model: Model, clip: Clip) -> list[Plugin]:
+    """The plugin that is added where none is chosen that looks at the clip, so that it isn't ignored."""
+    chosen = list(plugins or ())
+    if clip.blank or (plugins is not None and not chosen) or any(map(_looks, chosen)):
+        return []
+    name = "instruct" if model.network.channels == 2 * model.latent_channels else "strength"
+    return [plugins_.build(name, {})]
+
+
+def _looks(plugin: Plugin) -> bool:
+    """Whether a plugin follows the clip, brings a motion of its own, or keeps a part of the clip."""
+    return plugin.follows_source is not None or hasattr(plugin, "keep")
 
 
 def _loaded(model: str | Path | Model | None, plugins: Sequence[Plugin]) -> Model:

@@ -26,7 +26,7 @@ from zs2kit.settings import nearest, options, suggestion
 trace = logging.getLogger("zs2kit.hooks")  # a line for every call of a hook, at the level DEBUG
 
 GROUP = "zs2kit"  # the entry-point group in which distributions name their plugins
-RESERVED = ("new",)  # what comes after `zs2kit plugins` and is no plugin's name; a test says so
+RESERVED = ("new", "none")  # what comes after `zs2kit plugins`, or --plugin, and is no plugin's name
 
 
 class Plugin:

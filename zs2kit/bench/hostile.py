@@ -343,7 +343,7 @@ def option_strings(folder: Path) -> Attempt:
             elif type(changed) is type(before) or (type(before) is float and type(changed) is int):
                 settings[name] = changed
             if dice.random() < 0.5:
-                edit(drawn_clip(), model=model, **settings)
+                edit(drawn_clip(), plugins=(), model=model, **settings)
             else:
                 generate(frames=6, model=model, **settings)
 

@@ -155,6 +155,7 @@ class Range:
         edited = zs2kit.edit(
             io.read(self.source),
             "a red robot",
+            plugins=(),
             model=self.model,
             num_inference_steps=STEPS,
             chunk_size=CHUNK,
@@ -222,7 +223,16 @@ class Range:
     def _kill_import(self) -> None:
         """Kill the command line's edit while it imports torch."""
         self.done[0] = 0
-        command = ["edit", self.source, "-o", self.out, "--model", self.checkpoint, "--prompt", "a red robot"]
+        command = [
+            "edit",
+            self.source,
+            "-o",
+            self.out,
+            "--model",
+            self.checkpoint,
+            "--plugin=none",
+            "--prompt=x",
+        ]
         subprocess.run([sys.executable, "-c", _KILLED_IMPORT, *map(str, command)], check=False)
 
     def _resumed(self, where: str) -> Kill:

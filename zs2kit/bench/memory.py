@@ -55,7 +55,9 @@ def _alone(work: Callable[..., T], *arguments: object) -> T:
 def _peaks(name: str | None, clip: Path, steps: int) -> dict[str, int]:
     """The most bytes held at once while a file is edited, from when the model is loaded."""
     model = Model.load(name or BUNDLED)
-    edited = edit(io.read(clip), "a red robot", model=model, num_inference_steps=steps, chunk_size=8)
+    edited = edit(
+        io.read(clip), "a red robot", plugins=(), model=model, num_inference_steps=steps, chunk_size=8
+    )
     taken = peak_of(lambda: io.write(clip.with_name("edited.mp4"), edited, overwrite=True), model.device)
     assert taken is not None
     peaks = {"resident": resident_peak()}
@@ -71,7 +73,9 @@ def _first_frames(name: str | None, clips: Sequence[Path], steps: int, repeats: 
     for _ in range(repeats):
         for clip, those in zip(clips, times, strict=True):
             begun = perf_counter()
-            edited = edit(io.read(clip), "a red robot", model=model, num_inference_steps=steps, chunk_size=8)
+            edited = edit(
+                io.read(clip), "a red robot", plugins=(), model=model, num_inference_steps=steps, chunk_size=8
+            )
             next(iter(edited))
             those.append(perf_counter() - begun)
     return [min(each) for each in times]

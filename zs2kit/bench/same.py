@@ -60,7 +60,7 @@ def make(
             names = ["robot-dance", "skeleton-jump"] if source == "shots" else [source]
             clips = [zs2kit.read(SAMPLES / f"{name}.mp4", end=frames / 12) for name in names]
             clip = clips[0] if len(clips) == 1 else zs2kit.Clip.from_images(_images(*clips), 12)
-        return zs2kit.edit(clip, **{"flow_momentum": 0.0, "cuts": (), **settings})
+        return zs2kit.edit(clip, **{"plugins": (), "flow_momentum": 0.0, "cuts": (), **settings})
 
     def end(done: int) -> None:
         if done == 2:

@@ -77,12 +77,12 @@ def edit(
         raise UsageError("`start` must lie before `end`")
     with shared.manners(), progress_bar(shared.quiet) as progress:
         task = progress.add_task("looking at the clip", total=None)
-        chosen = shared.plugins()
+        chosen = shared.build()
         from zs2kit import io
 
         read_source = functools.partial(io.read, clip, start=start, end=end, rate=fps)
         source = read_source()
-        out = out or io.name_beside(clip, "-".join(shared.names or ["edit"]), shared.output.get("codec"))
+        out = out or io.name_beside(clip, shared.word, shared.output.get("codec"))
         output = shared.opened_output(out, progress)
         output.check(source)
         shared.check_beside([clip, out])

@@ -64,7 +64,7 @@ def generate(
         )
     with shared.manners(), progress_bar(shared.quiet) as progress:
         task = progress.add_task("loading the model", total=None)
-        chosen = shared.plugins()
+        chosen = shared.build()
         from zs2kit import io
         from zs2kit.clip import Clip
 
@@ -78,7 +78,7 @@ def generate(
 
         shared.say_prompt(prompt, model)
         along = {0: model.default_prompt if prompt is None else prompt, **dict(prompts)}
-        made = generate(along, frames=frames, rate=fps, plugins=chosen, model=model, **shared.settings)
+        made = generate(along, frames=frames, rate=fps, plugins=chosen or (), model=model, **shared.settings)
         progress.update(task, description="generating")
         shared.write(output, made, progress, task)
     click.echo(os.fsencode(out))

@@ -134,7 +134,7 @@ class PluginOption(click.ParamType[str]):
         from zs2kit import plugins
 
         found = []
-        for name in ctx.params.get("names") or plugins.installed():
+        for name in ctx.params.get("plugins") or plugins.installed():
             for each in options(plugins.load(name)):
                 values = [*each.choices, *(["true", "false"] if each.type is bool else [])]
                 key = f"{name}.{each.name}="
@@ -178,12 +178,13 @@ PATH = click.Path(path_type=Path)
 _SHARED = (
     flag(
         "--plugin",
-        "names",
+        "plugins",
         type=PluginName(),
         metavar="NAME",
         multiple=True,
         group=WHAT,
-        help="Use a plugin; may be repeated.",
+        help="Use a plugin; may be repeated. none draws the text alone.  [default: strength, or instruct "
+        "for a model that edits by instructions]",
     ),
     flag(
         "--set",
@@ -278,7 +279,7 @@ class Shared:
 
     settings: Mapping[str, Any]
     output: Mapping[str, Any]
-    names: Sequence[str]
+    plugins: Sequence[str]
     plugin_settings: Sequence[str]
     model: str | None
     config: str | None
@@ -294,10 +295,15 @@ class Shared:
 
     def manners(self, **extra: Any) -> Any:
         """See `zs2kit.cli.terminal.manners`."""
-        return manners(verbose=self.verbose, trace_hooks=self.trace_hooks, **extra)
+        return manners(quiet=self.quiet, verbose=self.verbose, trace_hooks=self.trace_hooks, **extra)
 
-    def plugins(self) -> list[Plugin]:
-        """Return the plugins, with their options.
+    @property
+    def word(self) -> str:
+        """What the result is named after, unless that is said."""
+        return "-".join(each for each in self.plugins if each != "none") or "edit"
+
+    def build(self) -> list[Plugin] | None:
+        """Return the plugins, with their options; None if none is named.
 
         What is quickly checked is checked here: a typing error must not cost the loading of a model.
         """
@@ -306,12 +312,15 @@ class Shared:
         if len(dict(self.loras)) < len(self.loras):
             raise UsageError("--lora names one twice", "give it once, with the sum of the weights")
         Settings(**self.settings)
-        chosen = _by_plugin(self.names, self.plugin_settings)
+        names = [each for each in self.plugins if each != "none"]
+        if names and "none" in self.plugins:
+            raise UsageError("--plugin none goes with no other plugin", "leave it out")
+        chosen = _by_plugin(names, self.plugin_settings)
         from zs2kit import plugins
 
-        return [plugins.build(name, chosen[name]) for name in self.names]
+        return [plugins.build(name, chosen[name]) for name in names] if self.plugins else None
 
-    def load(self, plugins: Sequence[Plugin]) -> Model:
+    def load(self, plugins: Sequence[Plugin] | None) -> Model:
         """Return the loaded model: the one that is named, or the plugins' own."""
         hush()
         from zs2kit import plugins as plugins_
@@ -319,7 +328,7 @@ class Shared:
         from zs2kit.networks.loading import BUNDLED
 
         loaded = Model.load(
-            self.model or plugins_.default_model(plugins) or BUNDLED,
+            self.model or plugins_.default_model(plugins or ()) or BUNDLED,
             config=self.config,
             loras=dict(self.loras),
             embeddings=self.embeddings,

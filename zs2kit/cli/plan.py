@@ -45,11 +45,11 @@ def plan(
     said: list[Notice] = []
     with shared.manners(notices=said.append), progress_bar(shared.quiet) as progress:
         task = progress.add_task("looking at the clip", total=None)
-        chosen = shared.plugins()
+        chosen = shared.build()
         from zs2kit import io
 
         source = io.read(clip, start=start, end=end, rate=fps)
-        out = out or io.name_beside(clip, "-".join(shared.names or ["edit"]), shared.output.get("codec"))
+        out = out or io.name_beside(clip, shared.word, shared.output.get("codec"))
         output = io.Output(out, **shared.output)
         obstacles: tuple[str, ...] = ()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import signal
@@ -81,7 +82,9 @@ def worded(text: str, commands: click.Group) -> str:
         if value == "False" and option.secondary_opts:
             return option.secondary_opts[0]
         long = max(option.opts, key=len)
-        return long if value in (None, "True") else f"{long} {value.strip(chr(39))}"
+        if value in (None, "True"):
+            return long
+        return f"{long} none" if value == "()" else f"{long} {value.strip(chr(39))}"
 
     return re.sub(r"`([a-z_]+(?:\.[a-z_]+)?)(?:=([^`]*))?`", flag, text)
 
@@ -98,9 +101,11 @@ def worded_here(text: str) -> str:
     return worded(text, root) if isinstance(root, click.Group) else text
 
 
-def tell(notice: Notice) -> None:
-    """Print a notice."""
-    say(f"warning: {worded_here(str(notice))}")
+def tell(notice: Notice, *, quiet: bool = False) -> None:
+    """Print a notice; one of what is chosen by default is no warning, and not printed if ``quiet``."""
+    by_default = notice.kind.startswith("default-")
+    if not (by_default and quiet):
+        say(f"{'' if by_default else 'warning: '}{worded_here(str(notice))}")
 
 
 class _Lines(logging.Handler):
@@ -112,9 +117,17 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def manners(
-    *, verbose: bool = False, trace_hooks: bool = False, notices: Callable[[Notice], object] = tell
+    *,
+    quiet: bool = False,
+    verbose: bool = False,
+    trace_hooks: bool = False,
+    notices: Callable[[Notice], object] | None = None,
 ) -> Iterator[None]:
-    """Within this context notices, zs2kit's log and Python's warnings are single lines on stderr."""
+    """Within this context notices, zs2kit's log and Python's warnings are single lines on stderr.
+
+    notices: takes them in place of the terminal. quiet: of what is chosen by default nothing is said.
+    """
+    notices = notices or functools.partial(tell, quiet=quiet)
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
         notices(Notice("warning", str(message)))

@@ -107,6 +107,18 @@ def read(
     return opened
 
 
+def opened(clip: Clip | str | Path) -> Clip:
+    """Return ``clip``, read if it is a path; `UsageError` if it is neither."""
+    if isinstance(clip, str | Path):
+        return read(clip)
+    if not isinstance(clip, Clip):
+        raise UsageError(
+            f"a {type(clip).__name__} is no clip",
+            "give a path, what zs2kit.read returns, or pictures by zs2kit.Clip.from_images",
+        )
+    return clip
+
+
 def _require_file(source: Path) -> None:
     # Unlike Path's own, these tests don't raise for a name that is too long, or in a folder that is closed.
     if os.path.isdir(source):

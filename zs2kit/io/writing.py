@@ -28,6 +28,7 @@ from zs2kit.io.output import FORMATS, Output
 from zs2kit.io.placing import place
 from zs2kit.io.quicktime import link_chapters
 from zs2kit.io.reading import demux, frame_ticks
+from zs2kit.io.reading import opened as opened_clip
 from zs2kit.io.streams import copied, copied_packets, holds, sound_size, soundless
 from zs2kit.journal import Journal, opened, segment_file, unwritable
 from zs2kit.progress import Report
@@ -39,7 +40,7 @@ _RGB = 0  # FFmpeg's number
 @takes_fields(Output)
 def write(
     output: str | Path | Output,
-    clip: Clip,
+    clip: Clip | str | Path,
     *,
     progress: Report | None = None,
     notices: Receiver | None = None,
@@ -51,7 +52,8 @@ def write(
     can hold. Frames are pulled from the clip one by one. Their timing, size, sample aspect ratio, colour
     matrix and range are kept; a clip that was cut at its start begins at 0.
 
-    output: a path, or an `Output` with options of its own; those may also be given here by their names.
+    clip: a `Clip`, or the path of one. output: a path, or an `Output` with options of its own; those may
+    also be given here by their names.
     ``codec`` is h264 in 4:2:0 (4:4:4 where a side is odd), ffv1 (lossless), or prores, 422 HQ if the source
     has as few samples of colour, else 4444. ``quality`` is x264's CRF, 0 (lossless) to 51, by default 18; the
     others take none. Where the path is a pattern, out.%04d.png, each frame becomes a PNG picture; they are
@@ -70,6 +72,7 @@ def write(
     output = changed(output if isinstance(output, Output) else Output(Path(output)), options)
     path = output.path
     with receiving(notices):
+        clip = opened_clip(clip)
         output.check(clip)
         about = About.of(clip.source)
         output.tell_losses(clip)
