@@ -328,10 +328,17 @@ class Edit(Clip):
         def after_step(step: Step) -> None:
             if self._progress is not None:
                 total, taken = self.frame_count, step.index + 1
-                left = pace.seconds_left(place.index + chunk.length * taken / step.count, total)
-                self._progress(
-                    Progress(place.index, "drawing", total, step=taken, steps=step.count, seconds_left=left)
+                under_way = chunk.length * taken / step.count  # frames, in parts
+                progress = Progress(
+                    place.index,
+                    "drawing",
+                    total,
+                    step=taken,
+                    steps=step.count,
+                    under_way=under_way,
+                    seconds_left=pace.seconds_left(place.index + under_way, total),
                 )
+                self._progress(progress)
             self._heed_stop(place)
 
         self._heed_stop(place)

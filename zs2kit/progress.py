@@ -11,6 +11,7 @@ class Progress(int):
 
     stage: "drawing" or "writing". total: how many frames there will be; None where that isn't known.
     step, steps: of the denoising steps of the chunk under way, those that are taken and all of them.
+    fraction: of the whole, with the chunk under way; 0 where ``total`` isn't known.
     seconds_left: by the pace so far; None before there is one, and where ``total`` isn't known.
     """
 
@@ -19,6 +20,7 @@ class Progress(int):
     step: int
     steps: int
     seconds_left: float | None
+    fraction: float
 
     def __new__(
         cls,
@@ -28,11 +30,14 @@ class Progress(int):
         *,
         step: int = 0,
         steps: int = 0,
+        under_way: float = 0.0,
         seconds_left: float | None = None,
     ) -> Progress:
+        """``under_way``: how many frames the steps of the chunk under way are worth."""
         progress = super().__new__(cls, done)
         progress.stage, progress.total, progress.seconds_left = stage, total, seconds_left
         progress.step, progress.steps = step, steps
+        progress.fraction = min(1.0, (done + under_way) / total) if total else 0.0
         return progress
 
 

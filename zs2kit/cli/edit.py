@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from zs2kit.cli.options import FILES, PATH, RATE, TIME, WHAT, Shared, flag, shared
-from zs2kit.cli.terminal import Command, progress_bar
+from zs2kit.cli.terminal import Command
 from zs2kit.errors import UsageError
 
 
@@ -75,25 +75,25 @@ def edit(
     """
     if start is not None and end is not None and start >= end:
         raise UsageError("`start` must lie before `end`")
-    with shared.manners(), progress_bar(shared.quiet) as progress:
-        task = progress.add_task("looking at the clip", total=None)
+    with shared.manners(), shared.display() as display:
+        display.stage("looking at the clip")
         chosen = shared.build()
         from zs2kit import io
 
         read_source = functools.partial(io.read, clip, start=start, end=end, rate=fps)
         source = read_source()
         out = out or io.name_beside(clip, shared.word, shared.output.get("codec"))
-        output = shared.opened_output(out, progress)
+        output = shared.opened_output(out, display)
         output.check(source)
         shared.check_beside([clip, out])
-        progress.update(task, description="loading the model")
+        display.stage("loading the model")
         model = shared.load(chosen)
         from zs2kit.editing import edit
 
         shared.say_prompt(prompt, model)
-        edited = edit(source, prompt, plugins=chosen, model=model, **shared.settings)
-        progress.update(task, description="editing")
-        shared.write(output, edited, progress, task)
+        edited = edit(source, prompt, plugins=chosen, model=model, progress=display.update, **shared.settings)
+        display.stage("editing")
+        shared.write(output, edited)
     # First, as the rest may yet fail. In bytes: a name needs not be text, nor fit the output's encoding.
     click.echo(os.fsencode(out))
     shared.write_beside(out, edited, read_source)

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from zs2kit.cli.options import FILES, OF_A_SOURCE, PATH, RATE, WHAT, Shared, flag, shared
-from zs2kit.cli.terminal import Command, progress_bar
+from zs2kit.cli.terminal import Command
 from zs2kit.errors import UsageError
 
 
@@ -62,15 +62,15 @@ def generate(
         raise UsageError(
             f"--at {late[0]} comes after the end; the last of {frames} frames is {frames - 1}, the first 0"
         )
-    with shared.manners(), progress_bar(shared.quiet) as progress:
-        task = progress.add_task("loading the model", total=None)
+    with shared.manners(), shared.display() as display:
+        display.stage("loading the model")
         chosen = shared.build()
         from zs2kit import io
         from zs2kit.clip import Clip
 
         name = "-".join(re.findall(r"\w+", prompt or "")[:12])[:60] or "generated"
         out = out or Path(name + io.CODECS[shared.output.get("codec", "h264")].suffixes[0])
-        output = shared.opened_output(out, progress)
+        output = shared.opened_output(out, display)
         output.check(Clip((), 2, 2, fps, 1 / fps))
         shared.check_beside([out])
         model = shared.load(chosen)
@@ -78,8 +78,16 @@ def generate(
 
         shared.say_prompt(prompt, model)
         along = {0: model.default_prompt if prompt is None else prompt, **dict(prompts)}
-        made = generate(along, frames=frames, rate=fps, plugins=chosen or (), model=model, **shared.settings)
-        progress.update(task, description="generating")
-        shared.write(output, made, progress, task)
+        made = generate(
+            along,
+            frames=frames,
+            rate=fps,
+            plugins=chosen or (),
+            model=model,
+            progress=display.update,
+            **shared.settings,
+        )
+        display.stage("generating")
+        shared.write(output, made)
     click.echo(os.fsencode(out))
     shared.write_beside(out, made, frames=frames, rate=str(fps))

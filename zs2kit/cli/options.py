@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from zs2kit.cli.display import KINDS, Display, make_display
 from zs2kit.cli.terminal import Grouped, given, hush, log, manners, say, stoppable
 from zs2kit.errors import UsageError
 from zs2kit.io.output import Output
 from zs2kit.settings import Option, Settings, options, parse_time
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from zs2kit.clip import Clip
     from zs2kit.editing import Edit
     from zs2kit.model import Model
@@ -259,6 +258,14 @@ _SHARED = (
         group=MACHINE,
         help="The precision to compute in.  [default: what suits the device]",
     ),
+    flag(
+        "--progress",
+        type=click.Choice(KINDS),
+        default="auto",
+        group=MACHINE,
+        help="How to show how far it is: bar, lines (one every ten seconds), json (a line each) or none.  "
+        "[default: a bar on a terminal, else lines]",
+    ),
     flag("--quiet", is_flag=True, group=MACHINE, help="Say only what is wrong, and the result's name."),
     flag("--verbose", is_flag=True, group=MACHINE, help="Say what is done, and with which settings."),
     flag(
@@ -289,6 +296,7 @@ class Shared:
     report: Path | None
     device: str | None
     dtype: str | None
+    progress: str
     quiet: bool
     verbose: bool
     trace_hooks: bool
@@ -338,6 +346,10 @@ class Shared:
         log.info("model %s on %s in %s", loaded.name, loaded.device, loaded.dtype)
         return loaded
 
+    def display(self) -> Display:
+        """Return what shows how far the command is."""
+        return make_display(self.progress, self.quiet)
+
     def say_prompt(self, prompt: object, model: Model) -> None:
         """Say what is drawn where no ``prompt`` is given."""
         if prompt is None and not self.quiet:
@@ -345,7 +357,7 @@ class Shared:
             kind = f"the model's own: '{default}'" if default else "an empty one"
             say(f"no prompt; using {kind}")
 
-    def opened_output(self, out: Path, progress: Progress) -> Output:
+    def opened_output(self, out: Path, display: Display) -> Output:
         """Return where and how to write ``out``; on a terminal, ask whether to resume it."""
         output = Output(out, **self.output)
         from zs2kit.journal import saved
@@ -355,10 +367,10 @@ class Shared:
         on_a_terminal = sys.stdin.isatty() and sys.stderr.isatty()
         if output.resume is not None or not on_a_terminal or not saved(out):
             return output
-        progress.stop()
+        display.stop()
         question = f"{out} was interrupted, and {saved(out)} frames are saved. Go on with it?"
         resume = click.confirm(question, default=True, err=True)
-        progress.start()
+        display.start()
         return replace(output, resume=resume)
 
     def check_beside(self, clips: Sequence[Path]) -> None:
@@ -371,7 +383,7 @@ class Shared:
         if self.report:
             check_beside(self.report, ".json", "report", clips, overwrite)
 
-    def write(self, output: Output, edited: Edit, progress: Progress, task: TaskID) -> None:
+    def write(self, output: Output, edited: Edit) -> None:
         """Draw the frames of ``edited`` and write them."""
         from zs2kit import io
 
@@ -385,10 +397,7 @@ class Shared:
 
         def report(count: int) -> None:
             nonlocal done
-            if done == 0:
-                progress.reset(task, total=edited.frame_count, completed=count)
             done = count
-            progress.update(task, completed=done)
             if asked() and edited.index == done:
                 raise click.Abort
 

@@ -11,7 +11,7 @@ import click
 
 from zs2kit.cli.edit import source_options
 from zs2kit.cli.options import FILES, PATH, Shared, flag, shared
-from zs2kit.cli.terminal import Command, progress_bar, worded_here
+from zs2kit.cli.terminal import Command, worded_here
 from zs2kit.errors import ClipError, Notice
 
 
@@ -43,8 +43,8 @@ def plan(
     is written. Exits with 1 if the edit could not begin.
     """
     said: list[Notice] = []
-    with shared.manners(notices=said.append), progress_bar(shared.quiet) as progress:
-        task = progress.add_task("looking at the clip", total=None)
+    with shared.manners(notices=said.append), shared.display() as display:
+        display.stage("looking at the clip")
         chosen = shared.build()
         from zs2kit import io
 
@@ -60,7 +60,7 @@ def plan(
             from zs2kit.beside import check_beside
 
             check_beside(preview, ".png", "sheet", [clip, out], output.overwrite)
-        progress.update(task, description="loading the model", total=source.frame_count)
+        display.stage("loading the model")
         model = shared.load(chosen)
         from zs2kit.editing import edit
         from zs2kit.plan import lines, plan
@@ -68,12 +68,12 @@ def plan(
 
         shared.say_prompt(prompt, model)
         edited = edit(source, prompt, plugins=chosen, model=model, **shared.settings)
-        progress.update(task, description="planning")
+        display.stage("planning")
         sheet = Sheet(edited)
         found = plan(
             edited,
             output,
-            progress=lambda done: progress.update(task, completed=done),
+            progress=display.update,
             preview=sheet.add if preview else None,
         )
         found = replace(found, obstacles=tuple(map(worded_here, (*found.obstacles, *obstacles))))

@@ -12,14 +12,11 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from zs2kit.errors import Notice, PluginError, UsageError, Zs2Error, is_out_of_memory, receiving
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 log = logging.getLogger("zs2kit")
 
@@ -161,23 +158,6 @@ def hush() -> None:
 
     for library in (diffusers_log, hub_log, transformers_log):
         library.set_verbosity_error()
-
-
-def progress_bar(quiet: bool) -> Progress:
-    """Return a progress display on stderr: frames done, time left. Silent if stderr is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        console=Console(stderr=True),
-        transient=True,  # an error is then the only line
-        speed_estimate_period=600,  # frames come a chunk at a time: average over several chunks
-        disable=quiet or not sys.stderr.isatty(),
-    )
 
 
 @contextmanager
