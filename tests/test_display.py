@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from zs2kit import cli, io
-from zs2kit.cli import display
+from zs2kit.cli import cores, display
 from zs2kit.progress import Pace, Progress
 from zs2kit.testing import drawn_clip
 
@@ -72,3 +75,28 @@ def test_a_program_is_told_in_json(tiny_folders: dict[str, Path], tmp_path: Path
     assert steps and {(each["stage"], each["total"], each["steps"]) for each in steps} == {("editing", 4, 3)}
     silent = CliRunner().invoke(cli.main, [*map(str, asked), "--overwrite", "--progress=none"])
     assert (silent.exit_code, silent.stderr) == (0, "")
+
+
+# ---- busy cores
+
+
+@pytest.mark.parametrize(
+    ("busy", "given", "chosen"), [(0.1, None, None), (1.2, None, "PASSIVE"), (1.2, "ACTIVE", "ACTIVE")]
+)
+def test_threads_wait_passively_where_others_are_busy(
+    busy: float, given: str | None, chosen: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cores, "busy_cores", lambda: busy)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(os, "environ", {} if given is None else {cores.POLICY: given})
+    cores.choose_waiting()
+    assert os.environ.get(cores.POLICY) == chosen
+
+
+def test_a_busy_core_is_seen() -> None:
+    spin = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        assert cores.busy_cores(0.3) >= cores.BUSY
+    finally:
+        spin.kill()
+        spin.wait()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from zs2kit.cli.cores import choose_waiting
 from zs2kit.cli.display import KINDS, Display, make_display
 from zs2kit.cli.terminal import Grouped, given, hush, log, manners, say, stoppable
 from zs2kit.errors import UsageError
@@ -330,6 +331,7 @@ class Shared:
 
     def load(self, plugins: Sequence[Plugin] | None) -> Model:
         """Return the loaded model: the one that is named, or the plugins' own."""
+        choose_waiting()
         hush()
         from zs2kit import plugins as plugins_
         from zs2kit.model import Model
