@@ -31,6 +31,7 @@ LAYERS = [
     {"hookspecs", "sampler"},
     {"plugins"},
     {"control", "puppets", "report", "scan"},
+    {"people"},
     {"editing", "zs2kit_plugins"},
     {"plan"},
     {"cli", "testing", "puppets.evaluate"},
