@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 class Mask(Plugin):
     """Draws a region of each frame anew and keeps everything outside of it as in the source, to the bit.
 
-    The region is what is white in a clip of masks of your own, or what a segmentation model finds: the
-    bundled one finds puppets, and any of transformers' finds what its labels name. It grows a little, since
-    a new figure seldom has the old one's outline, and its edge is blended on the inside.
+    The region is what is white in a clip of masks of your own, or what a segmentation model finds: of those
+    that come along, one finds puppets and one people, and any of transformers' finds what its labels name.
+    It grows a little, since a new figure seldom has the old one's outline, and its edge is blended on the
+    inside.
     """
 
     follows_source = None  # what moves within the region is up to others
@@ -38,10 +39,12 @@ class Mask(Plugin):
         "A video of masks, of the source's size and length, or one picture for all of its frames: white is "
         "drawn anew, black stays.",
     )
-    model: str | None = option(
-        None,
-        "Folder or hub name of a segmentation model for transformers; none is the checkpoint's own, which "
-        "finds its figures.",
+    model: str = option(
+        "auto",
+        "What finds the region: figure is the checkpoint's own model, person finds people and needs no "
+        "download, and any other is the folder or hub name of a segmentation model for transformers. auto is "
+        "person, but for a checkpoint with a model of its own, which it uses unless the clip's first frames "
+        "show people.",
     )
     label: str | None = option(None, "What of that model's labels the region is, such as person.")
     invert: bool = option(False, "Keep the region, and draw the rest anew.")
@@ -57,18 +60,24 @@ class Mask(Plugin):
 
     @hookimpl
     def setup(self, model: Model, clip: Clip) -> None:
-        if self.clip and self.model:
+        kind = self.model
+        if self.clip and kind != "auto":
             raise UsageError("mask.clip and mask.model exclude each other; use one of them")
-        if self.label and not self.model:
+        if self.label and kind in ("auto", "figure", "person"):
             raise UsageError("mask.label is a label of mask.model; set both")
         self._without: set[int] = set()  # frames in which there is nothing to draw
         self._masks = Companion(self.clip, clip) if self.clip else None
         if self._masks:
             self._regions = _drawn(self._masks)
-        elif self.model:
-            self._regions = _segmented(self.model, self.label, model)
-        else:
+            return
+        if kind == "auto":
+            kind = _choose(model, clip)
+        if kind == "person":
+            self._regions = _people(str(model.device))
+        elif kind == "figure":
             self._regions = _figures(model)
+        else:
+            self._regions = _segmented(kind, self.label, model)
 
     @hookimpl
     def keep(self, chunk: Chunk) -> NDArray[np.float32]:
@@ -119,6 +128,32 @@ def _drawn(masks: Companion) -> Regions:
     return regions
 
 
+def _choose(model: Model, clip: Clip) -> str:
+    from zs2kit.people import shows_people
+
+    if model.bundled("estimator") is None:
+        return "person"
+    if not shows_people(clip, str(model.device)):
+        return "figure"
+    notify(
+        "people-found",
+        "mask: the clip shows people, so mask.model is person",
+        "set it to figure if that is wrong",
+    )
+    return "person"
+
+
+def _people(device: str) -> Regions:
+    """Everybody who is in the picture."""
+    from zs2kit.people import silhouette
+
+    def regions(chunk: Chunk) -> list[NDArray[np.bool_]]:
+        assert chunk.frames is not None
+        return list(silhouette(chunk.frames, device) > 0.5)
+
+    return regions
+
+
 def _segmented(name: str, label: str | None, model: Model) -> Regions:
     """What a model of transformers' finds, be it of the semantic, the instance or the panoptic kind."""
     import transformers
@@ -163,8 +198,8 @@ def _figures(model: Model) -> Regions:
     folder = model.bundled("estimator")
     if folder is None:
         raise ModelError(
-            f"mask: {model.name} brings no segmentation model of its own; name one of transformers' by "
-            "mask.model and mask.label, or give your own masks by mask.clip"
+            f"mask: {model.name} brings no segmentation model of its own; use mask.model=person, name one of "
+            "transformers' by mask.model and mask.label, or give your own masks by mask.clip"
         )
     from diffusers import UNet2DModel
 

@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 class Pose(Control):
     """Finds the figures' skeletons in the source and has the model draw its own figures in those poses.
 
-    A checkpoint that brings its own pose ControlNet and detector, as the bundled one does, uses them;
-    with any other, controlnet-aux finds the poses and lllyasviel/control_v11p_sd15_openpose draws them.
+    A checkpoint that brings its own pose ControlNet, as the bundled one does, uses it; with any other,
+    lllyasviel/control_v11p_sd15_openpose draws the poses.
     """
 
-    detector: Literal["puppets", "openpose", "dwpose"] | None = option(
-        None, "What finds the poses; none is the checkpoint's own detector, else openpose."
+    detector: Literal["auto", "puppets", "person", "openpose", "dwpose"] = option(
+        "auto",
+        "What finds the poses: puppets is the checkpoint's own detector, person finds people and needs no "
+        "download. auto is openpose where its options are set, else person, but for a checkpoint with a "
+        "detector of its own, which it uses unless the clip's first frames show people.",
     )
     annotators: str | None = option(
         None, "Folder or hub name of openpose's weights; none is lllyasviel/Annotators."
@@ -43,19 +46,36 @@ class Pose(Control):
     def load_detector(self, model: Model, clip: Clip) -> None:
         self._without: set[int] = set()  # frames in which no figure was found
         own = model.bundled("detector")
-        kind = self.detector or ("puppets" if own else "openpose")
+        kind = self._choose(own, model, clip) if self.detector == "auto" else self.detector
         if kind != "openpose" and (self.hands or self.face):
             raise UsageError(f"pose.hands and pose.face are for openpose, and the detector is {kind}")
+        self._people_on = str(model.device) if kind == "person" else None
         if kind == "puppets":
             self._detector = _puppets(model, own)
-        else:
+        elif kind != "person":
             parts = {"include_hand": self.hands, "include_face": self.face} if kind == "openpose" else {}
             self._detector = load_detector(kind, model.device, self.annotators, plugin="pose", **parts)
 
     def detect(self, images: NDArray[np.uint8], chunk: Chunk) -> NDArray[np.uint8]:
-        maps = self._detector(images)
+        maps = _people(chunk, self._people_on) if self._people_on else self._detector(images)
         self._without |= {index for index, each in zip(chunk.indices, maps, strict=True) if not each.any()}
         return maps
+
+    def _choose(self, own: Path | None, model: Model, clip: Clip) -> str:
+        if self.hands or self.face or self.annotators:
+            return "openpose"
+        if own is None:
+            return "person"
+        from zs2kit.people import shows_people
+
+        if not shows_people(clip, str(model.device)):
+            return "puppets"
+        notify(
+            "people-found",
+            "pose: the clip shows people, so pose.detector is person",
+            "set it to puppets if that is wrong",
+        )
+        return "person"
 
     @hookimpl
     def finish(self, frames: int) -> None:
@@ -82,3 +102,18 @@ def _puppets(model: Model, folder: Path | None) -> Detector:
         return np.stack([draw_skeleton(points, height, width) for points in detect(network, images)])
 
     return maps
+
+
+def _people(chunk: Chunk, device: str) -> NDArray[np.uint8]:
+    """Skeletons at the model's size; people are looked for in the source, where there is more to be seen."""
+    from zs2kit.people import draw_people, find_people
+
+    assert chunk.frames is not None and chunk.fit is not None
+    fit = chunk.fit
+    scale = np.divide(fit.scaled, fit.source)[::-1]  # of x and y
+    maps = []
+    for people in find_people(chunk.frames, device):
+        for person in people:
+            person.points[:, :2] = (person.points[:, :2] + 0.5) * scale - 0.5 + fit.offset[::-1]
+        maps.append(draw_people(people, *fit.padded))
+    return np.stack(maps)

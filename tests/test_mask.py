@@ -19,6 +19,7 @@ from zs2kit import Plugin, hookimpl
 from zs2kit.errors import ClipError, ModelError, UsageError
 from zs2kit.model import Model
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
+from zs2kit.people import silhouette
 from zs2kit.puppets.world import motion_scenes, render
 from zs2kit.schedule import make_scheduler
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan
@@ -195,7 +196,7 @@ def test_bad_options_are_one_line_before_any_work(tiny, settings, error, message
 
 def test_a_model_without_a_segmenter(tiny):
     with pytest.raises(ModelError, match="name one of transformers'"):
-        edit(Model(tiny.pipeline, "other"), Mask())
+        edit(Model(tiny.pipeline, "other"), Mask(model="figure"))
 
 
 def test_masks_of_another_size_or_length(tiny, tmp_path):
@@ -227,3 +228,14 @@ def test_the_background_of_a_puppet_stays(tmp_path):
         error = np.square(read.image[~near].astype(float) - was.image[~near]).mean() / 255**2
         print(f"kept part in the file: {-10 * np.log10(error):.1f} dB")
         assert -10 * np.log10(error) >= 40
+
+
+def test_all_but_people_stays_to_the_bit(tiny):
+    """A woman's silhouette is drawn anew, which a checkpoint without a model of its own does by itself."""
+    crop = cv2.imread(str(Path(__file__).parent / "people" / "crop.png"))[..., ::-1]
+    clip = zs2kit.Clip([zs2kit.Frame(crop, 0)], 256, 256, Fraction(12), Fraction(1, 12), 1)
+    (edited,) = edit(Model(tiny.pipeline, "other"), Mask(grow=0, feather=0), clip, size=(64, 64))
+    inside = silhouette([crop])[0] > 0.5
+    assert 0.05 < inside.mean() < 0.3
+    assert np.array_equal(edited[~inside], crop[~inside])
+    assert (edited[inside] != crop[inside]).any(axis=-1).mean() > 0.9

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 import zs2kit
+from zs2kit.clip import Chunk, Fit
 from zs2kit.errors import ModelError, UsageError
+from zs2kit.people import find_people, to_openpose
 from zs2kit.testing import drawn_clip, tiny_model
 from zs2kit_plugins.pose import Pose
+
+SAMPLES = Path(__file__).parents[1] / "samples"
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +90,50 @@ def test_start_must_lie_before_end(other):
 def test_options_out_of_range_are_refused(other, options):
     with pytest.raises(UsageError, match=r"pose\."):
         zs2kit.edit(drawn_clip(1), model=other, plugins=[Pose(**options)])
+
+
+def walking(frames=2, width=640):
+    """A clip of a woman who walks, in the middle of a wide grey picture; it can be iterated over again."""
+    crop = cv2.imread(str(Path(__file__).parent / "people" / "crop.png"))[..., ::-1]
+    image = np.full((320, width, 3), 128, np.uint8)
+    image[40:296, width // 2 - 128 : width // 2 + 128] = crop
+    images = [zs2kit.Frame(image, index) for index in range(frames)]
+    return zs2kit.Clip(images, width, 320, Fraction(12), Fraction(1, 12), frames)
+
+
+def test_people_are_drawn_where_they_are_in_the_models_picture(other):
+    plugin, clip = Pose(detector="person"), walking()
+    plugin.load_detector(other, clip)
+    fit = Fit.into((320, 640), (128, 128), 16)
+    frames = [frame.image for frame in clip]
+    images = np.stack([fit.apply(image) for image in frames])
+    chunk = Chunk(0, 2, *fit.padded, frames=frames, fit=fit)
+    maps = plugin.detect(images, chunk)
+    assert maps.shape == images.shape and maps[0].any()
+    rows, columns = np.nonzero(maps[0].any(axis=2))
+    (woman,) = find_people(frames[:1])[0]
+    seen = to_openpose(woman.points)
+    seen = seen[seen[:, 2] > 0]
+    expected = (seen[:, :2] + 0.5) / 5 - 0.5 + fit.offset[::-1]
+    limits = [columns.min(), rows.min(), columns.max(), rows.max()]
+    assert np.abs(np.array(limits) - [*expected.min(axis=0), *expected.max(axis=0)]).max() < 4
+    one = Chunk(1, 1, *fit.padded, frames=frames[1:], fit=fit)
+    np.testing.assert_array_equal(plugin.detect(images[1:], one)[0], maps[1])
+
+
+def test_what_finds_the_poses_is_chosen_by_the_model_and_the_clip(other):
+    kinds = []
+    own = SimpleNamespace(device="cpu")
+    with pytest.warns(UserWarning, match="pose.detector is person"):
+        kinds.append(Pose()._choose(Path("detector"), own, walking()))
+    kinds.append(Pose()._choose(Path("detector"), own, replace(walking(), frames=iter(walking()))))
+    kinds.append(Pose()._choose(Path("detector"), own, zs2kit.read(SAMPLES / "robot-dance.mp4")))
+    kinds.append(Pose()._choose(None, other, walking()))
+    kinds.append(Pose(hands=True)._choose(None, other, walking()))
+    assert kinds == ["person", "puppets", "puppets", "person", "openpose"]
+
+
+def test_a_clip_without_people_says_so(other):
+    clip = zs2kit.edit(drawn_clip(2), "a cat", model=other, plugins=[Pose()], num_inference_steps=1)
+    with pytest.warns(UserWarning, match="no figure was found in 2 of 2 frames"):
+        assert len(list(clip)) == 2
