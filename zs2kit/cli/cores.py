@@ -29,4 +29,5 @@ def busy_cores(seconds: float = SAMPLE) -> float:
     """Return how many cores are busy, on average over so many seconds, in which this process sleeps."""
     import psutil
 
-    return psutil.cpu_percent(seconds) / 100 * (psutil.cpu_count() or 1)
+    share: float = psutil.cpu_percent(seconds) / 100
+    return share * (psutil.cpu_count() or 1)
