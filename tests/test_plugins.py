@@ -233,3 +233,10 @@ def test_an_attribute_that_is_nearly_one_of_ours_is_an_error(wrong: str, right: 
     assert f"plugin 'typing' has a {wrong}, which zs2kit doesn't know; did you mean {right}?" in done.stdout
     with pytest.raises(PluginError, match=right):
         plugins.build("typing", {})
+
+
+def test_the_list_says_what_each_plugin_does(install):
+    install("sound", SOUND)
+    lines = {line.split()[0]: line for line in run("plugins").stdout.splitlines()}
+    assert lines["sound"].endswith("Does nothing.") and "skeletons" in lines["pose"]
+    assert all(len(line.split()) > 6 for name, line in lines.items() if name != "sound")

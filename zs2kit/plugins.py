@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
 import keyword
@@ -48,6 +49,26 @@ class Plugin:
 def installed() -> dict[str, EntryPoint]:
     """Return the installed plugins' entry points by name, sorted, without importing any."""
     return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
+
+
+def summary(entry: EntryPoint) -> str:
+    """Return the first line of a plugin's docstring, read from its source: nothing of it is imported.
+
+    Empty where that can't be read.
+    """
+    package, *inside = entry.module.split(".")
+    try:
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:
+            return ""
+        file = Path(spec.origin).parent.joinpath(*inside).with_suffix(".py") if inside else Path(spec.origin)
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (ImportError, OSError, SyntaxError, ValueError):
+        return ""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == entry.attr:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    return ""
 
 
 def load(name: str) -> type[Plugin]:

@@ -43,7 +43,8 @@ def plugins(ctx: click.Context, check: bool, as_json: bool) -> None:
             raise UsageError("--check looks at every plugin", "give it no name")
         return
     found: list[dict[str, Any]] = [
-        {"name": name, **_origin(entry)} for name, entry in plugins.installed().items()
+        {"name": name, **_origin(entry), "summary": plugins.summary(entry)}
+        for name, entry in plugins.installed().items()
     ]
     for each in found if check else ():
         each["fault"] = plugins.fault(each["name"])
@@ -52,8 +53,8 @@ def plugins(ctx: click.Context, check: bool, as_json: bool) -> None:
     else:
         for each in found:
             origin = f"{each['distribution']} {each['version']}"
-            state = f"  {' '.join((each['fault'] or 'works').split())}" if check else ""
-            click.echo(f"{each['name']:16}{origin}{state}")
+            state = " ".join((each["fault"] or "works").split()) if check else ""
+            click.echo(f"{each['name']:12}{origin:18}{state or each['summary']}")
     if faulty := [each["name"] for each in found if each.get("fault")]:
         raise PluginError(f"{len(faulty)} of {len(found)} plugins can't be used: {', '.join(faulty)}")
 
