@@ -11,7 +11,7 @@ import numpy as np
 
 from zs2kit import Plugin, hookimpl, notify, option
 from zs2kit.companion import Companion
-from zs2kit.errors import ModelError, UsageError
+from zs2kit.errors import ModelError, UsageError, first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -170,8 +170,9 @@ def _segmented(name: str, label: str | None, model: Model) -> Regions:
                 model_kwargs={"use_safetensors": True},
             )
     except Exception as error:  # loaders raise anything for a damaged or missing model
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(f"mask.model: {name} can't be loaded for segmentation: {reason[0]}") from error
+        raise ModelError(
+            f"mask.model: {name} can't be loaded for segmentation: {first_line(error)}"
+        ) from error
     labels = list(segment.model.config.id2label.values())
     if label not in labels:
         asked = f"has no label '{label}'" if label else "needs mask.label"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zs2kit import Plugin, hookimpl, option
-from zs2kit.errors import ModelError, UsageError
+from zs2kit.errors import ModelError, UsageError, first_line
 from zs2kit.networks.base import DenoiserInputs
 
 if TYPE_CHECKING:
@@ -117,8 +117,7 @@ class Reference(Plugin):
                 if not self.wants_first:
                     del self._encode  # and the encoder with it: there is nothing else to be shown
         except Exception as error:  # loaders raise anything for damaged files
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise ModelError(f"reference.adapter: {file} can't be used: {reason[0]}") from error
+            raise ModelError(f"reference.adapter: {file} can't be used: {first_line(error)}") from error
         unet.encoder_hid_proj = None  # its own attention, if it has any, is not among the U-Net's
         return {name: unet.attn_processors[name] for name in _replaced(unet)}, projection
 

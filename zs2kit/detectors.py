@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zs2kit.errors import ModelError, UsageError
+from zs2kit.errors import ModelError, UsageError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -153,10 +153,9 @@ def load_depth_estimator(name: str, device: torch.device, *, plugin: str) -> Det
                 model_kwargs={"use_safetensors": True},
             )
     except Exception as error:  # as above
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
             f"{plugin}.detector: {name} can't be loaded as a depth-estimation model of transformers, from "
-            f"safetensors: {reason[0]}"
+            f"safetensors: {first_line(error)}"
         ) from error
     config = estimator.model.config
     metric = config.model_type in _METRIC or getattr(config, "depth_estimation_type", "") == "metric"

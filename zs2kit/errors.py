@@ -54,6 +54,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 
+def first_line(error: BaseException) -> str:
+    """Return what an error says in one line, for messages that quote another library; its type if nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
 @dataclass(frozen=True)
 class Notice:
     """Something that the user should know, though the work goes on.

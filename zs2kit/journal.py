@@ -27,7 +27,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from zs2kit.clip import Clip, Frame
-from zs2kit.errors import ClipError, notify
+from zs2kit.errors import ClipError, first_line, notify
 from zs2kit.progress import Progress, Report
 from zs2kit.settings import Settings
 
@@ -319,7 +319,7 @@ class Journal:
             path.unlink()
         if not self._warned:
             self._warned = True
-            why = getattr(error, "strerror", None) or error
+            why = getattr(error, "strerror", None) or first_line(error)
             notify(
                 "not-saved",
                 f"what is done can't be saved in {self.folder} ({why}); the edit goes on, but if something "

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zs2kit.clip import Clip
-from zs2kit.errors import ClipError, ModelError, UsageError, notify
+from zs2kit.errors import ClipError, ModelError, UsageError, first_line, notify
 from zs2kit.flow import SMALLEST, visible, warp
 from zs2kit.flow import flow as flow_of_bytes
 
@@ -59,8 +59,7 @@ class TransformersFeatures:
                     transformers.AutoTokenizer.from_pretrained(name) if self.takes_text else None
                 )
         except Exception as error:  # loaders raise anything for a damaged or missing model
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise ModelError(f"{name}: can't be loaded for its features: {reason[0]}") from error
+            raise ModelError(f"{name}: can't be loaded for its features: {first_line(error)}") from error
         self.model.eval().to(device)
         self.name = str(self.model.config.model_type)
 

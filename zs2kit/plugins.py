@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import pluggy
 
 from zs2kit import hookspecs
-from zs2kit.errors import PluginError, UsageError, Zs2Error, is_out_of_memory
+from zs2kit.errors import PluginError, UsageError, Zs2Error, first_line, is_out_of_memory
 from zs2kit.settings import check as check_options
 from zs2kit.settings import nearest, options, suggestion
 
@@ -86,7 +86,7 @@ def load(name: str) -> type[Plugin]:
     try:
         cls = known[name].load()
     except (Exception, SystemExit) as error:  # a third party's module may raise anything
-        raise PluginError(f"plugin '{name}' can't be imported: {type(error).__name__}: {error}") from error
+        raise PluginError(f"plugin '{name}' can't be imported: {_named_error(error)}") from error
     if not (isinstance(cls, type) and issubclass(cls, Plugin) and dataclasses.is_dataclass(cls)):
         raise PluginError(
             f"plugin '{name}' is no dataclass that derives from zs2kit.Plugin ({known[name].value})"
@@ -103,8 +103,12 @@ def fault(name: str) -> str | None:
     except Zs2Error as error:
         return str(error)
     except Exception as error:
-        return f"plugin '{name}' can't be made: {type(error).__name__}: {error}"
+        return f"plugin '{name}' can't be made: {_named_error(error)}"
     return None
+
+
+def _named_error(error: BaseException) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def name_of(plugin: Plugin) -> str:
@@ -210,7 +214,7 @@ def _named(hook: Callable[..., Any], plugin: str) -> Callable[..., Any]:
                     "edit a clip with it",
                 ) from error
             raise PluginError(
-                f"plugin '{plugin}' failed in {hook.__name__}(): {type(error).__name__}: {error}"
+                f"plugin '{plugin}' failed in {hook.__name__}(): {_named_error(error)}"
             ) from error
         if trace.isEnabledFor(logging.DEBUG):
             seconds = _now() - began

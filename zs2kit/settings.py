@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
-from zs2kit.errors import PluginError, UsageError
+from zs2kit.errors import PluginError, UsageError, first_line
 
 T = typing.TypeVar("T")
 
@@ -136,7 +136,7 @@ def options(cls: type) -> list[Option]:
         hints = typing.get_type_hints(cls)
     except Exception as error:  # names that are imported for the type checker alone, for one
         raise PluginError(
-            f"{cls.__name__}'s types can't be read: {error}", "import what they name"
+            f"{cls.__name__}'s types can't be read: {first_line(error)}", "import what they name"
         ) from error
     found = []
     for field in dataclasses.fields(cls):

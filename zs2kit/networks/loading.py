@@ -17,7 +17,7 @@ from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from zs2kit.errors import ModelError, UsageError, Zs2Error
+from zs2kit.errors import ModelError, UsageError, Zs2Error, first_line
 from zs2kit.networks.unet import UNet
 from zs2kit.quiet import quiet
 
@@ -199,7 +199,7 @@ def _keys(path: Path) -> list[str]:
         with safe_open(path, framework="pt") as tensors:
             return list(tensors.keys())
     except SafetensorError as error:
-        raise ModelError(f"{path} is no safetensors file ({error})") from error
+        raise ModelError(f"{path} is no safetensors file ({first_line(error)})") from error
 
 
 @contextmanager
@@ -253,9 +253,3 @@ def _dtype(name: str | None, device: torch.device) -> torch.dtype:
     if name not in names:
         raise UsageError(f"dtype '{name}' is not one of {', '.join(names)}")
     return names[name]
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
