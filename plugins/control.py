@@ -1,4 +1,4 @@
-"""Control: any ControlNet, on maps of any detector or on your own."""
+"""Control: any ControlNet, with maps from any detector or maps of your own."""
 
 from __future__ import annotations
 
@@ -22,33 +22,39 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class AnyControl(Control):
-    """Steers with any ControlNet that you name, on maps of any detector of controlnet-aux or on your own.
+    """Steers with any ControlNet that you name, and with maps from a controlnet-aux detector or of your own.
 
-    Your own maps come as a clip, such as a renderer's depth or hand-drawn lines. They may move as they like;
-    if they move as the source does, --flow-momentum 0.95 steadies the result.
+    Your own maps come as a clip, such as a renderer's depth maps or hand-drawn lines. They may move in any
+    way; if they move as the source does, `flow_momentum=0.95` makes the result steadier.
     """
 
-    detector: str | None = option(None, f"What makes the maps of the source: {', '.join(NAMES)}.")
+    detector: str | None = option(
+        None, f"The detector that finds the maps in the source: {', '.join(NAMES)}."
+    )
     annotators: str | None = option(
-        None, "Folder or hub name of the detector's weights; none is where controlnet-aux has them."
+        None,
+        "Folder or hub name of the detector's weights. With none, they come from where controlnet-aux "
+        "publishes them.",
     )
     maps: str | None = option(
         None,
-        "The maps themselves, instead of a detector: a video of the clip's size and length, which is cut to "
-        "the same start and end, or one picture for all frames.",
+        "Your own maps, instead of a detector: a video of the clip's size and length, which is cut to the "
+        "same start and end, or one picture for all frames.",
     )
 
     @property
     def follows_source(self) -> bool:
-        """Whether the result goes where the source goes; maps may move as they like."""
+        """Whether the result moves as the source does; your own maps may not."""
         return self.maps is None
 
     def controlnet(self, model: Model) -> str:
-        raise UsageError("control.model is not set; give the ControlNet's folder or hub name")
+        raise UsageError("`control.model` is not set", "give the ControlNet's folder or hub name")
 
     def load_detector(self, model: Model, clip: Clip) -> None:
         if (self.detector is None) == (self.maps is None):
-            raise UsageError("control needs either control.detector or control.maps; set one of the two")
+            raise UsageError(
+                "control needs either `control.detector` or `control.maps`", "set one of the two"
+            )
         self._companion = Companion(self.maps, clip) if self.maps else None
         if self.detector:
             self._detector = load_detector(self.detector, model.device, self.annotators, plugin="control")

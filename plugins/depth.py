@@ -1,4 +1,4 @@
-"""Depth: what is near stays near, and what is far stays far."""
+"""Depth: what is near in the source stays near, and what is far stays far."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ ANNOTATORS = ("midas", "zoe", "leres")
 
 @dataclass(eq=False)
 class Depth(Control):
-    """Estimates how far everything in the source is and has the model draw a scene of that layout.
+    """Estimates how far away everything in the source is, and has the model draw a scene with that layout.
 
-    A checkpoint that brings its own depth ControlNet and estimator, as the bundled one does, uses them;
-    with any other, lllyasviel/control_v11f1p_sd15_depth draws what Depth Anything V2 estimates.
+    If the checkpoint has a depth ControlNet and an estimator of its own, as the bundled one does, these are
+    used. Otherwise Depth Anything V2 estimates the depth for lllyasviel/control_v11f1p_sd15_depth.
     """
 
     detector: str | None = option(
         None,
-        "What estimates depth: midas, zoe or leres of controlnet-aux, or the folder or hub name of a "
-        "depth-estimation model of transformers; none is the checkpoint's own estimator, else "
+        "The depth estimator: midas, zoe or leres (from controlnet-aux), or the folder or hub name of a "
+        "depth-estimation model for transformers. With none, it is the checkpoint's own if it has one, else "
         "depth-anything/Depth-Anything-V2-Small-hf.",
     )
     annotators: str | None = option(
-        None, "Folder or hub name of the weights of midas, zoe and leres; none is lllyasviel/Annotators."
+        None,
+        "Folder or hub name of the weights of midas, zoe or leres. With none, it is lllyasviel/Annotators.",
     )
 
     def controlnet(self, model: Model) -> str | Path:
@@ -47,7 +48,10 @@ class Depth(Control):
         own = model.bundled("estimator")
         name = self.detector or ("puppets" if own else "depth-anything/Depth-Anything-V2-Small-hf")
         if self.annotators and name not in ANNOTATORS:
-            raise UsageError(f"depth.annotators is for midas, zoe and leres, and the detector is {name}")
+            raise UsageError(
+                f"`depth.annotators` is for midas, zoe and leres, but the detector is {name}",
+                "use one of these detectors, or leave it out",
+            )
         if name == "puppets":
             self._detector = _puppets(model, own)
         elif name in ANNOTATORS:
@@ -62,8 +66,8 @@ class Depth(Control):
 def _puppets(model: Model, folder: Path | None) -> Detector:
     if folder is None:
         raise ModelError(
-            f"depth.detector: {model.name} brings no estimator of its own; use midas, or name a "
-            "depth-estimation model of transformers"
+            f"`depth.detector`: {model.name} has no estimator of its own",
+            "use midas, or name a depth-estimation model for transformers",
         )
     from diffusers import UNet2DModel
 

@@ -1,4 +1,4 @@
-"""Edges: what is drawn has the source's outlines."""
+"""Edges: the result has the source's outlines."""
 
 from __future__ import annotations
 
@@ -29,21 +29,22 @@ CONTROLNETS = {
 
 @dataclass(eq=False)
 class Edges(Control):
-    """Finds the outlines in the source and has the model fill them anew.
+    """Finds the outlines in the source and has the model fill them with something new.
 
-    A checkpoint that brings its own ControlNet of edges, as the bundled one does, uses it; with any other,
-    the one of lllyasviel's ControlNet 1.1 draws that was made for the detector: canny, softedge (for hed,
+    If the checkpoint has an edge ControlNet of its own, as the bundled one does, it is used. Otherwise it is
+    lllyasviel's ControlNet 1.1 that was trained for the detector's kind of lines: canny, softedge (for hed,
     pidinet and teed), lineart or scribble.
     """
 
     detector: Literal["canny", "hed", "pidinet", "teed", "lineart", "scribble"] = option(
-        "canny", "What finds the edges; canny is OpenCV's own, the others are controlnet-aux's."
+        "canny", "The edge detector; canny comes from OpenCV, the others come from controlnet-aux."
     )
-    low: float = option(100.0, "Gradient down to which canny follows an edge.", minimum=0)
-    high: float = option(200.0, "Gradient from which on canny sees an edge begin.", minimum=0)
+    low: float = option(100.0, "The smallest gradient at which canny still follows an edge.", minimum=0)
+    high: float = option(200.0, "The smallest gradient at which canny starts an edge.", minimum=0)
     annotators: str | None = option(
         None,
-        "Folder or hub name of the detector's weights; none is lllyasviel/Annotators (teed: fal-ai/teed).",
+        "Folder or hub name of the detector's weights. With none, it is lllyasviel/Annotators (for teed, "
+        "fal-ai/teed).",
     )
 
     def controlnet(self, model: Model) -> str | Path:

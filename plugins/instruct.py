@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Instruct(Plugin):
-    """Does what the prompt says to the source, such as "make it night"; what it doesn't speak of stays.
+    """Changes the source as the prompt says, such as "make it night"; what it doesn't mention stays.
 
-    That takes an Instruct-Pix2Pix model: puppets-instruct, unless another is named, such as
-    timbrooks/instruct-pix2pix. The edit's guidance scale is how strongly the instruction acts. Where
-    nothing changes, raise it; where too much does, raise the image guidance scale.
+    This needs an Instruct-Pix2Pix model. It is puppets-instruct unless you name another, such as
+    timbrooks/instruct-pix2pix. The edit's guidance scale is how strongly the instruction acts: raise it if
+    nothing changes. If too much changes, raise the image guidance scale.
     """
 
     default_model = "puppets-instruct"
 
     image_guidance_scale: float = option(
-        1.5, "How closely the result stays with the source; 1 is no guidance by it.", minimum=1
+        1.5, "How closely the result follows the source; 1 is without this guidance.", minimum=1
     )
 
     @hookimpl
@@ -37,8 +37,8 @@ class Instruct(Plugin):
         if channels != 2 * model.latent_channels:
             raise ModelError(
                 f"instruct needs an Instruct-Pix2Pix model, whose U-Net takes {2 * model.latent_channels} "
-                f"channels; that of {model.name} takes {channels}: use {self.default_model} or "
-                "timbrooks/instruct-pix2pix"
+                f"channels, but the U-Net of {model.name} takes {channels}",
+                f"use {self.default_model} or timbrooks/instruct-pix2pix",
             )
 
     @hookimpl
@@ -52,10 +52,10 @@ class Instruct(Plugin):
     ) -> list[Branch]:
         from zs2kit.networks.base import Branch
 
-        # Equation 3 of Instruct-Pix2Pix (arXiv 2211.09800), sorted by prediction.
+        # Equation 3 of Instruct-Pix2Pix (arXiv 2211.09800), with its terms grouped by prediction.
         weights = {
-            "text": guidance_scale,  # instruction and source
-            "image": self.image_guidance_scale - guidance_scale,  # source alone
+            "text": guidance_scale,  # the instruction and the source
+            "image": self.image_guidance_scale - guidance_scale,  # the source alone
             "negative": 1 - self.image_guidance_scale,  # neither
         }
         embeds, negative = model.embed(prompt or "", negative_prompt, chunk.height, chunk.width)
@@ -68,5 +68,5 @@ class Instruct(Plugin):
 
     @hookimpl
     def channels(self, branch: Branch) -> torch.Tensor:
-        # Plugins that call the denoiser in branches of their own mean the source to be seen.
+        # In branches that other plugins add for calls of their own, the model is to see the source.
         return self._source.new_zeros(self._source.shape) if branch.name == "negative" else self._source

@@ -1,4 +1,4 @@
-"""Invert: begin with the noise from which the sampler would draw the source itself (DDIM inversion)."""
+"""Invert: start from the noise from which the sampler would draw the source itself (DDIM inversion)."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Invert(Plugin):
-    """Begins with the noise from which the ddim scheduler would draw the source itself (DDIM inversion).
+    """Starts from the noise from which the ddim scheduler would draw the source itself (DDIM inversion).
 
-    Asked for what the source shows, and without guidance, that is at scale 1, it draws the source again.
-    Asked for something else, it changes that, and layout, posture and movement mostly stay: the less so,
-    the more changes and the higher the guidance scale. `depth` or `pose` beside it holds them. Say in its
-    prompt what the source shows. Each step takes 1 + iterations calls of the model more.
+    If the edit's prompt says what the source shows, and the guidance scale is 1 (no guidance), the result is
+    the source again. With another prompt, layout, posture and movement mostly stay; less so the more is
+    changed, and the higher the guidance scale. Add `depth` or `pose` to hold them. Say what the source shows
+    in this plugin's own prompt. Each step takes 1 + iterations more calls of the model.
     """
 
     prompt: str = option("", "What the source shows.")
     iterations: int = option(
-        1, "How often each step back is corrected; 0 is plain DDIM inversion.", minimum=0
+        1, "How often each inverted step is corrected; 0 is plain DDIM inversion.", minimum=0
     )
 
     @hookimpl
     def setup(self, scheduler: Any) -> None:
         from zs2kit.schedule import inverse
 
-        inverse(scheduler)  # raises an error for schedulers whose steps can't be taken back
+        inverse(scheduler)  # raises an error for schedulers whose steps can't be inverted
 
     @hookimpl
     def initial_latents(
@@ -47,20 +47,20 @@ class Invert(Plugin):
 
         back = inverse(scheduler)
         embeds, _ = model.embed(self.prompt, "", chunk.height, chunk.width)
-        # One for each call in a step, since each has running averages of its own. They aren't asked for
-        # anything: no reference is shown to what the source was.
+        # A branch for each call in a step, since each call has running averages of its own. None of them is
+        # conditional: they draw the source, and must not see a reference picture.
         branches = [
             Branch(f"invert{call}", 1.0, *embeds, conditional=False) for call in range(1 + self.iterations)
         ]
         latents = model.encode(chunk.pixels)
         for step in reversed(steps):
             nearer = latents
-            # As if the model predicted the same before the step as after it ...
+            # First, assume that the model predicts the same before the step as after it ...
             prediction = denoiser(nearer, step, branches[0])
             latents = back.step(prediction, step.timestep, nearer)[0]
-            # ... and then from what it does predict there: solve nearer = step(prediction, latents) for the
-            # latents. A fixed point is exact, running averages included (fixed-point inversion, arXiv
-            # 2309.04907 and 2312.12540).
+            # ... then correct that by what it really predicts there: solve nearer = step(prediction, latents)
+            # for the latents. A fixed point is exact, running averages included (fixed-point inversion,
+            # arXiv 2309.04907 and 2312.12540).
             scale = line(scheduler, step).keep
             for branch in branches[1:]:
                 prediction = denoiser(latents, step, branch)

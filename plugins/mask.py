@@ -62,9 +62,9 @@ class Mask(Plugin):
     def setup(self, model: Model, clip: Clip) -> None:
         kind = self.model
         if self.clip and kind != "auto":
-            raise UsageError("mask.clip and mask.model exclude each other; use one of them")
+            raise UsageError("`mask.clip` and `mask.model` exclude each other", "use one of them")
         if self.label and kind in ("auto", "figure", "person"):
-            raise UsageError("mask.label is a label of mask.model; set both")
+            raise UsageError("`mask.label` is a label of `mask.model`", "set both")
         self._without: set[int] = set()  # frames in which there is nothing to draw
         self._masks = Companion(self.clip, clip) if self.clip else None
         if self._masks:
@@ -171,12 +171,12 @@ def _segmented(name: str, label: str | None, model: Model) -> Regions:
             )
     except Exception as error:  # loaders raise anything for a damaged or missing model
         raise ModelError(
-            f"mask.model: {name} can't be loaded for segmentation: {first_line(error)}"
+            f"`mask.model`: {name} can't be loaded for segmentation: {first_line(error)}"
         ) from error
     labels = list(segment.model.config.id2label.values())
     if label not in labels:
-        asked = f"has no label '{label}'" if label else "needs mask.label"
-        raise UsageError(f"mask.model: {name} {asked}; choose from {', '.join(labels)}")
+        wrong = f"has no label '{label}'" if label else "needs `mask.label`"
+        raise UsageError(f"`mask.model`: {name} {wrong}", f"choose from {', '.join(labels)}")
 
     def regions(chunk: Chunk) -> list[NDArray[np.bool_]]:
         assert chunk.frames is not None
@@ -199,8 +199,9 @@ def _figures(model: Model) -> Regions:
     folder = model.bundled("estimator")
     if folder is None:
         raise ModelError(
-            f"mask: {model.name} brings no segmentation model of its own; use mask.model=person, name one of "
-            "transformers' by mask.model and mask.label, or give your own masks by mask.clip"
+            f"mask: {model.name} has no segmentation model of its own",
+            "use `mask.model=person`, name one for transformers with `mask.model` and `mask.label`, or give "
+            "your own masks with `mask.clip`",
         )
     from diffusers import UNet2DModel
 

@@ -48,7 +48,10 @@ class Pose(Control):
         own = model.bundled("detector")
         kind = self._choose(own, model, clip) if self.detector == "auto" else self.detector
         if kind != "openpose" and (self.hands or self.face):
-            raise UsageError(f"pose.hands and pose.face are for openpose, and the detector is {kind}")
+            raise UsageError(
+                f"`pose.hands` and `pose.face` are for openpose, but the detector is {kind}",
+                "use openpose, or leave them out",
+            )
         self._people_on = str(model.device) if kind == "person" else None
         if kind == "puppets":
             self._detector = _puppets(model, own)
@@ -89,7 +92,7 @@ class Pose(Control):
 
 def _puppets(model: Model, folder: Path | None) -> Detector:
     if folder is None:
-        raise ModelError(f"pose.detector: {model.name} brings no detector of its own; use openpose")
+        raise ModelError(f"`pose.detector`: {model.name} has no detector of its own", "use openpose")
     from diffusers import UNet2DModel
 
     from zs2kit.puppets.detector import detect

@@ -1,4 +1,4 @@
-"""Reference: a picture says, beside the prompt, what to draw."""
+"""Reference: a picture shows, together with the prompt, what to draw."""
 
 from __future__ import annotations
 
@@ -28,30 +28,31 @@ SDXL = "h94/IP-Adapter/sdxl_models/ip-adapter_sdxl.safetensors"
 
 @dataclass(eq=False)
 class Reference(Plugin):
-    """Draws what a picture of yours shows, by an IP-Adapter: someone's look, a place, a style.
+    """Draws what a picture of yours shows, with an IP-Adapter: someone's look, a place, a style.
 
-    What counts is the picture's middle, cut to a square. The prompt counts too: leave open there what
-    the picture should tell. Without a picture of yours it is the first frame of each shot, as it would be
-    drawn without the plugin, so that who is to be seen there changes less.
+    Only the middle of the picture counts, cut to a square. The prompt counts too, so leave out of it what
+    the picture should show. Without a picture, each shot refers to its own first frame as it is drawn
+    without the plugin, so that the figures change less.
     """
 
     follows_source = None  # a picture says nothing about motion
 
     image: str | None = option(
-        None, "Path of the picture; none is the first frame of each shot, as it is drawn."
+        None, "Path of the picture. With none, it is the first frame of each shot, as it is drawn."
     )
     scale: float = option(
         1.0, "How much the picture counts beside the prompt; 0 is not at all.", minimum=0, maximum=1
     )
     adapter: str | None = option(
         None,
-        "Path of the IP-Adapter's .safetensors file, with its image_encoder folder beside it, here or on "
-        f"the hub; none is the checkpoint's own, else {SD15} (or its counterpart for SDXL).",
+        "Path of the IP-Adapter's .safetensors file, here or on the hub, with its image_encoder folder "
+        f"beside it. With none, it is the checkpoint's own if it has one, else {SD15} (or its counterpart "
+        "for SDXL).",
     )
 
     @property
     def wants_first(self) -> bool:
-        """Without a picture, it is the first frame of the shot that counts."""
+        """Whether the first frame of each shot is the reference, since no picture is given."""
         return self.image is None and self.scale > 0
 
     @hookimpl
@@ -65,18 +66,20 @@ class Reference(Plugin):
         file = _file(self.adapter, model)
         layers = _layers_in(file)
         if not (file.parent / "image_encoder").is_dir():
-            raise ModelError(f"reference.adapter: {file} needs its image encoder in image_encoder/ beside it")
+            raise ModelError(
+                f"`reference.adapter`: {file} needs its image encoder in image_encoder/ beside it"
+            )
         encoder = model.load_network(CLIPVisionModelWithProjection, file.parent / "image_encoder")
-        pipeline = copy.copy(model.pipeline)  # it shares the U-Net, but keeps the encoder to itself
+        pipeline = copy.copy(model.pipeline)  # the copy shares the U-Net; the encoder is the copy's alone
         pipeline.register_modules(image_encoder=encoder, feature_extractor=None)
         unet = model.unet
-        with model.lock:  # another edit may be wearing an adapter of its own
+        with model.lock:  # another edit may have its own adapter on the U-Net at the moment
             if not hasattr(pipeline, "load_ip_adapter") or unet.encoder_hid_proj is not None:
-                raise ModelError(f"reference: {model.name} takes no IP-Adapter; use another model")
+                raise ModelError(f"reference: {model.name} takes no IP-Adapter", "use another model")
             if layers != _layers_of(unet):
                 raise ModelError(
-                    f"reference.adapter: {file} was made for another family of models than {model.name}; "
-                    "choose an IP-Adapter for this one"
+                    f"`reference.adapter`: {file} was made for another family of models than {model.name}",
+                    "choose an IP-Adapter for this one",
                 )
             with _restored(unet):
                 self._processors, projection = self._load(pipeline, file, picture)
@@ -92,7 +95,10 @@ class Reference(Plugin):
         denoiser.within(adapted)
 
     def _load(self, pipeline: Any, file: Path, picture: Any) -> tuple[dict[str, Any], Any]:
-        """Put the adapter on the pipeline's U-Net and embed the picture; return what was put on."""
+        """Put the adapter on the pipeline's U-Net and embed the picture.
+
+        Returns the attention processors by name, and the image projection.
+        """
         import torch
         from diffusers.models.embeddings import ImageProjection
 
@@ -104,7 +110,7 @@ class Reference(Plugin):
                 pipeline.load_ip_adapter(str(file.parent), subfolder="", weight_name=file.name)
                 pipeline.set_ip_adapter_scale(self.scale)
                 projection = unet.encoder_hid_proj
-                # Adapters with more than a few tokens look at what the encoder sees of each patch.
+                # Adapters with more than a few tokens take the encoder's features of each patch.
                 patches = not isinstance(projection.image_projection_layers[0], ImageProjection)
                 self._encode = partial(
                     pipeline.encode_image,
@@ -113,12 +119,13 @@ class Reference(Plugin):
                     output_hidden_states=patches,
                 )
                 self._show(picture)
-                projection([self._shown])  # fails if the encoder is another adapter's
+                projection([self._shown])  # fails if the encoder belongs to another adapter
                 if not self.wants_first:
-                    del self._encode  # and the encoder with it: there is nothing else to be shown
+                    del self._encode  # and the encoder with it: there is no other picture to embed
         except Exception as error:  # loaders raise anything for damaged files
-            raise ModelError(f"reference.adapter: {file} can't be used: {first_line(error)}") from error
-        unet.encoder_hid_proj = None  # its own attention, if it has any, is not among the U-Net's
+            raise ModelError(f"`reference.adapter`: {file} can't be used: {first_line(error)}") from error
+        # Off again, since a projection may have attention of its own, which is not the U-Net's.
+        unet.encoder_hid_proj = None
         return {name: unet.attn_processors[name] for name in _replaced(unet)}, projection
 
     def _show(self, picture: Any) -> None:
@@ -146,7 +153,7 @@ class Reference(Plugin):
 
 @contextmanager
 def _restored(unet: Any) -> Iterator[None]:
-    """Take off again, at the end, all that an IP-Adapter puts on a U-Net."""
+    """Within this context an IP-Adapter may be put on a U-Net; at the end it is taken off again."""
     processors, kind = dict(unet.attn_processors), unet.config.encoder_hid_dim_type
     try:
         yield
@@ -163,11 +170,13 @@ def _read(path: str) -> Any:
         with Image.open(path) as picture:
             return ImageOps.exif_transpose(picture).convert("RGB")
     except Exception as error:  # damaged files raise all sorts
-        raise UsageError(f"reference.image: {path} can't be read as a picture; use a PNG or JPEG") from error
+        raise UsageError(
+            f"`reference.image`: {path} can't be read as a picture", "use a PNG or JPEG"
+        ) from error
 
 
 def _file(adapter: str | None, model: Model) -> Path:
-    """Return the adapter's file, fetched from the hub if it is there."""
+    """Return the adapter's file, which is fetched if it is on the hub."""
     if adapter is None:
         own = model.bundled("reference/image_encoder")
         if own is not None:
@@ -175,7 +184,8 @@ def _file(adapter: str | None, model: Model) -> Path:
         adapter = SDXL if model.unet.config.addition_embed_type == "text_time" else SD15
     if not adapter.endswith(".safetensors"):
         raise ModelError(
-            f"reference.adapter: {adapter} is no .safetensors file; name one, adapters load from no others"
+            f"`reference.adapter`: {adapter} is no .safetensors file",
+            "name one, since adapters load from no others",
         )
     if Path(adapter).is_file():
         return Path(adapter)
@@ -190,8 +200,8 @@ def _file(adapter: str | None, model: Model) -> Path:
         return Path(snapshot_download(f"{owner}/{name}", allow_patterns=wanted)) / file
     except Exception as error:  # out of reach, or no such repository
         raise ModelError(
-            f"reference.adapter: there is no file {adapter}, and it can't be had from the hub; give the path "
-            "of an IP-Adapter's .safetensors file"
+            f"`reference.adapter`: there is no file {adapter}, and it can't be fetched from the hub",
+            "give the path of an IP-Adapter's .safetensors file",
         ) from error
 
 
@@ -203,20 +213,20 @@ def _layers_in(file: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(file, framework="pt") as tensors:
             layers = {
                 key: tuple(tensors.get_slice(key).get_shape())
-                for key in tensors.keys()  # noqa: SIM118  # it is no dict
+                for key in tensors.keys()  # noqa: SIM118  # not a dict
                 if key.endswith(".to_k_ip.weight")
             }
     except Exception as error:  # missing or damaged
-        raise ModelError(f"reference.adapter: {file} can't be read as a safetensors file") from error
+        raise ModelError(f"`reference.adapter`: {file} can't be read as a safetensors file") from error
     if not layers:
-        raise ModelError(f"reference.adapter: {file} is no IP-Adapter")
+        raise ModelError(f"`reference.adapter`: {file} is no IP-Adapter")
     return layers
 
 
 def _layers_of(unet: Any) -> dict[str, tuple[int, ...]]:
-    """Return what `_layers_in` finds in a file that was made for ``unet``."""
+    """Return what `_layers_in` finds in the file of an adapter that was made for ``unet``."""
     projections = [unet.get_submodule(name.removesuffix("processor") + "to_k") for name in _replaced(unet)]
-    # In the files the attention to prompts has the odd numbers.
+    # In the files, the layers that attend to the prompt have the odd numbers.
     return {
         f"ip_adapter.{2 * index + 1}.to_k_ip.weight": tuple(each.weight.shape)
         for index, each in enumerate(projections)

@@ -1,4 +1,4 @@
-"""Strength: begin with the source, noised, instead of with noise alone (image-to-image, SDEdit)."""
+"""Strength: start from the noised source instead of from noise alone (image-to-image, SDEdit)."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Strength(Plugin):
-    """Noises the source part of the way and draws only the rest of the steps (SDEdit).
+    """Adds noise to the source part of the way, and takes only the steps from there on (SDEdit).
 
-    What is large and what has which colour stays the more, the lower the strength. It also saves the
-    steps that are not taken: at strength 0.5, half of them.
+    The lower the strength, the more of the source's large shapes and colours stay. A lower strength is also
+    faster: at 0.5, only half of the steps are taken.
     """
 
     strength: float = option(
         0.5,
-        "Share of the steps that are taken; 1 begins with noise alone, near 0 is the source.",
+        "Share of the steps that are taken: 1 starts from noise alone, near 0 the result is the source.",
         minimum=0,
         maximum=1,
     )
@@ -37,8 +37,8 @@ class Strength(Plugin):
         steps = len(scheduler.timesteps)
         if self._first(steps) == steps:
             raise UsageError(
-                f"strength.strength: {self.strength:g} of {steps} steps is less than one step; "
-                "raise the strength or the number of steps"
+                f"`strength.strength`: {self.strength:g} of {steps} steps is less than one step",
+                "raise the strength or the number of steps",
             )
 
     @hookimpl
@@ -51,5 +51,5 @@ class Strength(Plugin):
         return add_noise(scheduler, model.encode(chunk.pixels), noise, steps[first]), first
 
     def _first(self, steps: int) -> int:
-        """The first step taken, counted as StableDiffusionImg2ImgPipeline does."""
+        """The index of the first step to take, counted as StableDiffusionImg2ImgPipeline does."""
         return steps - int(steps * self.strength)

@@ -213,10 +213,10 @@ def test_maps_that_go_on_are_said_at_the_end(model, folder, video):
 
 def test_control_says_what_it_needs(model, folder, picture):
     name = str(folder / "controlnet_pose")
-    assert "control.model is not set" in refusal(model, AnyControl(detector="canny"))
-    assert "either control.detector or control.maps" in refusal(model, AnyControl(model=name))
+    assert "`control.model` is not set" in refusal(model, AnyControl(detector="canny"))
+    assert "either `control.detector` or `control.maps`" in refusal(model, AnyControl(model=name))
     both = AnyControl(model=name, detector="canny", maps=str(picture))
-    assert "either control.detector or control.maps" in refusal(model, both)
+    assert "either `control.detector` or `control.maps`" in refusal(model, both)
     assert "no detector is called 'magic'" in refusal(model, AnyControl(model=name, detector="magic"))
 
 
@@ -250,4 +250,4 @@ def test_a_model_without_an_estimator_of_its_own_says_what_to_use(folder, tmp_pa
 
 def test_weights_for_what_needs_none(model):
     assert "edges.annotators: canny takes no weights" in refusal(model, Edges(annotators="folder"))
-    assert "depth.annotators is for midas" in refusal(model, Depth(annotators="folder"))
+    assert "`depth.annotators` is for midas" in refusal(model, Depth(annotators="folder"))

@@ -108,13 +108,13 @@ def test_without_corrections_it_is_ddim_inversion_as_in_diffusers(tiny, spacing)
 
 @pytest.mark.parametrize("scheduler", [name for name in SCHEDULERS if name != "ddim"])
 def test_other_schedulers_are_refused_in_one_line(tiny, scheduler):
-    with pytest.raises(UsageError, match="use --scheduler ddim") as error:
+    with pytest.raises(UsageError, match="use `scheduler='ddim'`") as error:
         zs2kit.edit(drawn_clip(1), model=tiny, plugins=[Invert()], scheduler=scheduler)
     assert "\n" not in str(error.value)
 
 
 def test_bad_options_are_refused(tiny):
-    with pytest.raises(UsageError, match=r"invert.iterations: expected a whole number from 0 up"):
+    with pytest.raises(UsageError, match=r"`invert\.iterations` must be a whole number from 0 up, not -1"):
         zs2kit.edit(drawn_clip(1), model=tiny, plugins=[Invert(iterations=-1)])
 
 

@@ -1,4 +1,4 @@
-"""Control: what plugins that steer the sampler with a ControlNet share."""
+"""Control: what plugins that steer the sampler with a ControlNet have in common."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Control(Plugin):
-    """A ControlNet on maps that are detected in the source.
+    """A plugin that steers with a ControlNet, by maps that are detected in the source.
 
-    A subclass says which network it is by default (`controlnet`) and what the maps are (`detect`), and may
+    A subclass says which ControlNet it uses by default (`controlnet`) and finds the maps (`detect`). It may
     load its detector in `load_detector`.
     """
 
     model: str | None = option(
         None,
         "The ControlNet: a folder, a hub name, or the name of one inside the checkpoint, such as "
-        "controlnet_pose; none is the plugin's own choice, where it has one.",
+        "controlnet_pose. With none, it is the plugin's own choice, if it has one.",
     )
     scale: float = option(1.0, "How strongly the maps steer; 0 is not at all.", minimum=0)
     start: float = option(
-        0.0, "Share of the steps after which the maps begin to steer.", minimum=0, maximum=1
+        0.0, "Share of the steps after which the maps start to steer.", minimum=0, maximum=1
     )
-    end: float = option(1.0, "Share of the steps after which the maps cease to steer.", minimum=0, maximum=1)
+    end: float = option(1.0, "Share of the steps after which the maps stop steering.", minimum=0, maximum=1)
 
     def controlnet(self, model: Model) -> str | Path:
-        """Return the folder or hub name of the ControlNet for ``model``, where the user names none."""
+        """Return the folder or hub name of the ControlNet for ``model``, if the user names none."""
         raise TypeError(f"{type(self).__name__} doesn't say which ControlNet it uses")
 
     def load_detector(self, model: Model, clip: Clip) -> None:
@@ -60,14 +60,16 @@ class Control(Plugin):
         from diffusers import ControlNetModel
 
         if self.start >= self.end:
+            name = name_of(self)
             raise UsageError(
-                f"{name_of(self)}: start must lie before end, but they are {self.start:g} and {self.end:g}"
+                f"`{name}.start` must lie before `{name}.end`, but they are {self.start:g} and {self.end:g}"
             )
         if self.scale == 0:
             return
         where = self.model or self.controlnet(model)
         where = model.bundled(str(where)) or where
-        _check_family(where, model.load_config(ControlNetModel, where), model)  # before gigabytes are fetched
+        # Before gigabytes of weights are fetched
+        _check_family(where, model.load_config(ControlNetModel, where), model)
         self.load_detector(model, clip)
         self._network: Any = model.load_network(ControlNetModel, where)
         embedding = self._network.controlnet_cond_embedding
@@ -89,7 +91,8 @@ class Control(Plugin):
         acts = self.start <= step.index / step.count and (step.index + 1) / step.count <= self.end
         if self.scale == 0 or not acts:
             return None
-        # One that only sums a picture up, as that of shuffle, steers what is asked for; so in that pipeline.
+        # As in that pipeline: a ControlNet that only sums a picture up, such as the one for shuffle, steers
+        # nothing but the conditional branch.
         if self._network.config.global_pool_conditions and not branch.conditional:
             return None
         frames = len(latents)
@@ -107,7 +110,7 @@ class Control(Plugin):
 
 
 def _check_family(where: str | Path, config: Mapping[str, Any], model: Model) -> None:
-    """`ModelError` if a network of this config is no ControlNet for ``model``."""
+    """Raise `ModelError` if a network with this config is no ControlNet for ``model``."""
     kind = config.get("_class_name", "ControlNetModel")
     if kind != "ControlNetModel":
         raise ModelError(f"{where} is a {kind}", "give a ControlNet (a ControlNetModel of diffusers)")
@@ -123,12 +126,12 @@ def _check_family(where: str | Path, config: Mapping[str, Any], model: Model) ->
 
 
 def _plain(value: Any) -> Any:
-    """A config's entry, which is a list where it was read from a file and may be a tuple elsewhere."""
+    """Make a tuple a list: a config's entry is a list when it comes from a file, else perhaps a tuple."""
     return list(value) if isinstance(value, tuple) else value
 
 
 def _once(embed: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Embed the maps once a chunk: they are the same in all of its steps and branches."""
+    """Embed the maps only once per chunk: they are the same in all of its steps and branches."""
     seen: Any = None
     embedded: Any = None
 
