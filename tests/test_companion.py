@@ -84,7 +84,7 @@ def test_a_length_that_is_not_known_before_is_said_when_it_shows(video):
         levels(companion, 10, 3)
     companion = Companion(video, source)
     levels(companion, 0, 10)
-    with pytest.warns(UserWarning, match="more than the clip's 10 frames"):
+    with pytest.warns(UserWarning, match="more frames than the clip, which has 10"):
         companion.finish(10)
 
 

@@ -207,7 +207,7 @@ def test_maps_that_go_on_are_said_at_the_end(model, folder, video):
     images = [frame.image for frame in drawn_clip(2)]
     plugin = AnyControl(model=str(folder / "controlnet_pose"), maps=str(video))
     clip = zs2kit.Clip.from_images(images, 12)  # of a length that is not known before
-    with pytest.warns(UserWarning, match="more than the clip's 2 frames"):
+    with pytest.warns(UserWarning, match="more frames than the clip, which has 2"):
         list(zs2kit.edit(clip, model=model, plugins=[plugin], num_inference_steps=1))
 
 
@@ -249,5 +249,5 @@ def test_a_model_without_an_estimator_of_its_own_says_what_to_use(folder, tmp_pa
 
 
 def test_weights_for_what_needs_none(model):
-    assert "edges.annotators: canny takes no weights" in refusal(model, Edges(annotators="folder"))
+    assert "`edges.annotators`: canny takes no weights" in refusal(model, Edges(annotators="folder"))
     assert "`depth.annotators` is for midas" in refusal(model, Depth(annotators="folder"))

@@ -326,7 +326,7 @@ def test_frechet_distance_is_that_of_torchmetrics():
 
 @pytest.mark.parametrize("shape", [(5, 4), (1, 3), (5,)])
 def test_features_that_can_not_be_compared_are_one_line(shape):
-    with pytest.raises(UsageError, match="two samples or more of one model"):
+    with pytest.raises(UsageError, match="of one model, with two samples or more"):
         metrics.frechet_distance(np.zeros((5, 3)), np.zeros(shape))
 
 
@@ -354,7 +354,7 @@ def test_what_is_wrong_with_noise_is_seen():
 
 @pytest.mark.parametrize(
     "source, message",
-    [([texture(size=32)] * 3, "one size"), ([texture()] * 2, "2 frames"), ([texture()] * 4, "3 frames")],
+    [([texture(size=32)] * 3, "same size"), ([texture()] * 2, "2 frames"), ([texture()] * 4, "3 frames")],
 )
 def test_clips_that_differ_are_one_line(source, message):
     with pytest.raises(ClipError, match=message):

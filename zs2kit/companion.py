@@ -1,4 +1,4 @@
-"""A second clip that the user brings, read in step with the source: control maps, or masks."""
+"""A second clip that the user gives, read in step with the source: control maps or masks."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from zs2kit.errors import ClipError, notify
 from zs2kit.io import read
 from zs2kit.io.sequence import Pattern
 
-PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}  # one of these holds for all frames
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}  # a single picture, for all frames
 
 
 class Companion:
     """A video with a picture for every frame of ``clip``, or one picture for all of them.
 
-    A sequence of pictures, mask.%04d.png, is such a video, of the clip's rate. A video is cut to the same
-    start and end as ``clip``. Size and, where both are known, lengths are compared here, before any work:
-    a plugin opens it in `setup`. Raises `ClipError` if they differ, or if the file can't be read.
+    A sequence of pictures, mask.%04d.png, counts as a video with the clip's rate. A video is cut to the same
+    start and end as ``clip``. A plugin opens it in `setup`, so that sizes and, if both are known, lengths
+    are compared before any work. Raises `ClipError` if they differ, or if the file can't be read.
     """
 
     def __init__(self, path: str | Path, clip: Clip) -> None:
@@ -35,21 +35,21 @@ class Companion:
         if (opened.width, opened.height) != (clip.width, clip.height):
             raise ClipError(
                 f"{path} is {opened.width}x{opened.height} pixels and the clip {clip.width}x{clip.height}",
-                "give one of the clip's size",
+                "give one that has the clip's size",
             )
         ours, clips = opened.frame_count, clip.frame_count
         if not self.is_picture and ours and clips and ours != clips:
             raise self._other_length(ours, clips)
         self._frames: Iterator[Frame] = iter(opened)
         self._picture = next(self._frames).image if self.is_picture else None
-        # Of the last chunk, which may be asked for again, in parts too. The position is that of the first.
+        # The last chunk's pictures, which may be asked for again, also in parts; the first one's position
         self._held: deque[NDArray[np.uint8]] = deque()
         self._position = 0
 
     def frames_of(self, chunk: Chunk) -> list[NDArray[np.uint8]]:
         """Return the pictures for the chunk's frames, each (source height, source width, 3) RGB.
 
-        Raises `ClipError` where the video ends before the chunk does.
+        Raises `ClipError` if the video ends before the chunk does.
         """
         if self._picture is not None:
             return [self._picture] * chunk.length
@@ -68,11 +68,11 @@ class Companion:
         return list(islice(self._held, chunk.length))
 
     def finish(self, frames: int) -> None:
-        """Tell if there are pictures left over after ``frames`` frames; for a plugin's hook of that name."""
+        """Send a notice if pictures are left after ``frames`` frames; call it in a plugin's `finish`."""
         if self._picture is None and next(self._frames, None) is not None:
             notify(
                 "companion-longer",
-                f"{self.path} has more than the clip's {frames} frames; the rest was not used",
+                f"{self.path} has more frames than the clip, which has {frames}; the rest was not used",
             )
 
     def _read(self) -> Clip:
@@ -84,5 +84,5 @@ class Companion:
     def _other_length(self, ours: int, clips: int | None) -> ClipError:
         return ClipError(
             f"{self.path} has {ours} frames and the clip {clips or 'more'}",
-            "give one with a picture for each of the clip's frames",
+            "give one that has a picture for each of the clip's frames",
         )

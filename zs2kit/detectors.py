@@ -1,4 +1,4 @@
-"""What finds control maps in pictures: controlnet-aux's annotators and transformers' depth estimators."""
+"""Detectors, which find control maps in pictures: controlnet-aux's annotators and depth estimators."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 # (frames, height, width, 3) RGB -> maps of the same shape; each from its own frame alone
 Detector = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
-_LOCK = Lock()  # the annotators draw from NumPy's global generator, which all threads share
+_LOCK = Lock()  # the annotators take random numbers from NumPy's global generator, which all threads share
 
 
 @dataclass(frozen=True)
 class Annotator:
-    """One of controlnet-aux's classes, and what it is loaded and called with."""
+    """One of controlnet-aux's classes, and the arguments that it is loaded and called with."""
 
     cls: str
-    files: tuple[str, ...] = ()  # of its weights; none: it has none
-    home: str = "lllyasviel/Annotators"  # where they are on the hub
+    files: tuple[str, ...] = ()  # the files of its weights; empty if it has none
+    home: str = "lllyasviel/Annotators"  # their repository on the hub
     loading: Mapping[str, Any] = field(default_factory=dict)
     calling: Mapping[str, Any] = field(default_factory=dict)
-    needs: tuple[str, ...] = ()  # packages that it doesn't bring
+    needs: tuple[str, ...] = ()  # packages that controlnet-aux doesn't install
 
 
 ANNOTATORS = {
@@ -71,11 +71,12 @@ ANNOTATORS = {
     "shuffle": Annotator("ContentShuffleDetector"),
 }
 NAMES = ("canny", *ANNOTATORS)
-_METRIC = {"depth_pro", "glpn", "prompt_depth_anything", "zoedepth"}  # they tell distance, others nearness
+# Types of models that estimate distance; all others estimate nearness.
+_METRIC = {"depth_pro", "glpn", "prompt_depth_anything", "zoedepth"}
 
 
 def canny(low: float = 100, high: float = 200) -> Detector:
-    """Return OpenCV's Canny: edges begin where the gradient reaches ``high`` and go on down to ``low``."""
+    """Return OpenCV's Canny: edges start where the gradient reaches ``high`` and go on down to ``low``."""
     import cv2
 
     def maps(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -88,27 +89,29 @@ def canny(low: float = 100, high: float = 200) -> Detector:
 def load_detector(
     name: str, device: torch.device, weights: str | None = None, *, plugin: str, **settings: Any
 ) -> Detector:
-    """Load the detector called ``name``, one of `NAMES`: `canny`, or one of controlnet-aux.
+    """Load the detector called ``name``, one of `NAMES`: `canny`, or an annotator of controlnet-aux.
 
-    weights: a folder, or a repository on the hub, with its weights; None is where they are published.
-    They are .pth files, of which tensors alone are read, and no code. plugin: who has the options
-    ``detector`` and ``annotators``, for messages. settings: what the annotator is called with.
+    weights: a folder or a repository on the hub; None is the repository in which they are published. They
+    are .pth files, from which only tensors are read, never code. plugin: the plugin that has the options
+    ``detector`` and ``annotators``, for messages. settings: further arguments for each call of the detector.
 
     Raises `UsageError` for an unknown name, `ModelError` if packages or weights are missing or damaged.
     """
     if name not in NAMES:
-        raise UsageError(f"{plugin}.detector: no detector is called '{name}'; choose from {', '.join(NAMES)}")
+        raise UsageError(
+            f"`{plugin}.detector`: no detector is called '{name}'", f"choose from {', '.join(NAMES)}"
+        )
     if weights and not (name in ANNOTATORS and ANNOTATORS[name].files):
         raise UsageError(
-            f"{plugin}.annotators: {name} takes no weights; leave it out, or set another detector"
+            f"`{plugin}.annotators`: {name} takes no weights", "leave it out, or set another detector"
         )
     if name == "canny":
         return canny(**settings)
     annotator = ANNOTATORS[name]
     if missing := [package for package in annotator.needs if find_spec(package) is None]:
         raise ModelError(
-            f"{plugin}.detector: {name} needs {' and '.join(missing)}, which controlnet-aux says how to "
-            "install; or choose another detector"
+            f"`{plugin}.detector`: {name} needs {' and '.join(missing)}",
+            "install them as controlnet-aux says, or choose another detector",
         )
     home = weights or annotator.home
     try:
@@ -119,22 +122,22 @@ def load_detector(
             found = cls.from_pretrained(home, **annotator.loading) if annotator.files else cls()
             if hasattr(found, "to"):
                 found.to(device)
-    except Exception as error:  # missing, out of reach or damaged files raise all sorts
+    except Exception as error:  # files that are missing, damaged or out of reach raise all sorts of errors
         remedy = (
-            f"put {' and '.join(annotator.files)} (from {annotator.home}) into a folder and name it with "
-            f"--set {plugin}.annotators=FOLDER"
+            f"put {' and '.join(annotator.files)} (from {annotator.home}) into a folder and name it: "
+            f"`{plugin}.annotators=FOLDER`"
             if annotator.files
             else "choose another detector"
         )
-        raise ModelError(f"{plugin}.detector: {name} can't be loaded from {home}; {remedy}") from error
+        raise ModelError(f"`{plugin}.detector`: {name} can't be loaded from {home}", remedy) from error
     return _frame_by_frame(found, {**annotator.calling, **settings})
 
 
 def load_depth_estimator(name: str, device: torch.device, *, plugin: str) -> Detector:
     """Load one of transformers' depth estimators, a folder or a name on the hub, from safetensors.
 
-    Its maps are grey, near is bright, and each frame's range is 0 to 255. ``plugin`` has the option
-    ``detector``, for messages. Raises `ModelError` if it can't be loaded.
+    Its maps are grey: what is near is bright, and each frame's range is 0 to 255. plugin: the plugin that
+    has the option ``detector``, for messages. Raises `ModelError` if it can't be loaded.
     """
     import torch
     import transformers
@@ -154,8 +157,8 @@ def load_depth_estimator(name: str, device: torch.device, *, plugin: str) -> Det
             )
     except Exception as error:  # as above
         raise ModelError(
-            f"{plugin}.detector: {name} can't be loaded as a depth-estimation model of transformers, from "
-            f"safetensors: {first_line(error)}"
+            f"`{plugin}.detector`: {name} can't be loaded, from safetensors, as a depth-estimation model for "
+            f"transformers: {first_line(error)}"
         ) from error
     config = estimator.model.config
     metric = config.model_type in _METRIC or getattr(config, "depth_estimation_type", "") == "metric"
@@ -175,9 +178,9 @@ def load_depth_estimator(name: str, device: torch.device, *, plugin: str) -> Det
 
 @contextmanager
 def _loading() -> Iterator[None]:
-    """What controlnet-aux's code must not do while it is imported and loads weights.
+    """Within this context controlnet-aux can be imported and can load weights without side effects.
 
-    It warns of optional packages, prints, reads our command line, and might unpickle more than tensors.
+    Otherwise it warns about optional packages, prints, reads our command line, and might unpickle code.
     """
     argv, forced = sys.argv, os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
     with _LOCK, warnings.catch_warnings(), redirect_stdout(StringIO()):
@@ -200,7 +203,7 @@ def _frame_by_frame(annotator: Any, settings: Mapping[str, Any]) -> Detector:
 
     def maps(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         height, width = images.shape[1:3]
-        resolution = max(64, min(height, width))  # it rounds to multiples of 64
+        resolution = max(64, min(height, width))  # the annotator rounds to multiples of 64
         sizes = {each: resolution for each in ("detect_resolution", "image_resolution") if each in takes}
         found = []
         for image in images:
@@ -213,7 +216,7 @@ def _frame_by_frame(annotator: Any, settings: Mapping[str, Any]) -> Detector:
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    """Give every frame the same draws from NumPy's global generator, and leave that as it was."""
+    """Within this context NumPy's global generator starts from the same seed; afterwards it is as before."""
     with _LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         state = np.random.get_state()

@@ -1,7 +1,7 @@
-"""What can be measured of an edited clip, in one pass over it. docs/metrics.md says what each number means.
+"""Metrics of an edited clip, measured in one pass over it. docs/metrics.md says what each number means.
 
-Pictures here are float32 RGB in [0, 1], (height, width, 3); a flow (height, width, 2) from a to b is such
-that a(p) is to be found at b(p + flow(p)), in pixels, x before y.
+Pictures here are float32 RGB in [0, 1], (height, width, 3). A flow from a to b is (height, width, 2) in
+pixels, x before y: what is at a(p) is found at b(p + flow(p)).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from zs2kit.flow import flow as flow_of_bytes
 
 Picture = NDArray[np.float32]
 
-DYNAMIC_RATE = 8.0  # frames a second at which VBench decides whether something moves
-WINDOW = 11  # pixels of the side of structural similarity's window
+DYNAMIC_RATE = 8.0  # frames per second at which VBench decides whether something moves
+WINDOW = 11  # the side of structural similarity's window, in pixels
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of multi-scale similarity, finest first
 
 
 class Features(Protocol):
-    """What turns pictures into features; with prompts into the same space, it measures text as well."""
+    """A model that turns pictures into features, and perhaps prompts into features of the same space."""
 
     name: str
 
@@ -40,9 +40,9 @@ class Features(Protocol):
 
 
 class TransformersFeatures:
-    """Features of a model of transformers': CLIP's, which take text as well, or DINO's and their like.
+    """The features of a model for transformers: CLIP, which takes text as well, DINO or similar ones.
 
-    Raises `ModelError` if it can't be loaded; from safetensors only.
+    Weights load from safetensors only. Raises `ModelError` if the model can't be loaded.
     """
 
     def __init__(self, name: str | Path, device: str = "cpu") -> None:
@@ -64,7 +64,7 @@ class TransformersFeatures:
         self.name = str(self.model.config.model_type)
 
     def image(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """CLIP's projected features, or the class token of other models."""
+        """Return CLIP's projected features, or the class token of other models."""
         import torch
 
         pixels = self.processor(images=image, return_tensors="pt").to(self.model.device)
@@ -76,14 +76,14 @@ class TransformersFeatures:
         return features.float().cpu().numpy()  # type: ignore[no-any-return]
 
     def text(self, prompt: str) -> NDArray[np.float32] | None:
-        """CLIP's projected features of a prompt."""
+        """Return CLIP's projected features of a prompt; None for models that take no text."""
         import torch
 
         if not self.takes_text:
             return None
         most = min(self.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
         ids = self.tokenizer(prompt, verbose=False)["input_ids"]
-        if cut := ids[most - 1 : -1]:  # the last one read is the end's own
+        if cut := ids[most - 1 : -1]:  # the last token that is read marks the end
             notify(
                 "prompt-cut",
                 f"{self.name} reads {most - 2} tokens of a prompt, and what comes after them has no effect: "
@@ -105,21 +105,21 @@ def measure(
     prompt: str | None = None,
     source_prompt: str | None = None,
 ) -> dict[str, float]:
-    """Return the metrics of ``result`` by name; those that need a source or a region where there is one.
+    """Return the metrics of ``result`` by name; those that need a source or a region only if it is given.
 
     source: what was edited. region: a clip of masks, white where the edit was to change something.
-    chunk_size: that of the edit, to look for seams. features: models such as `TransformersFeatures`.
-    prompt: what the result is to show, and source_prompt what the source shows, for models that take
-    text. Their numbers' names begin with a model's, from the second of the same name on with its number.
-    Iterates over the clips.
+    chunk_size: the edit's, to look for seams. features: models such as `TransformersFeatures`; the names of
+    their metrics start with the model's name, numbered if several models have the same one. prompt: what
+    the result is to show, and source_prompt what the source shows, for models that take text. Iterates over
+    the clips.
 
     Raises `ClipError` if the clips differ in size or length, or if there is no frame.
     """
     for other in (source, region):
         if other is not None and (other.width, other.height) != (result.width, result.height):
             raise ClipError(
-                f"the clips are {result.width}x{result.height} and {other.width}x{other.height} pixels; "
-                "metrics need clips of one size"
+                f"the clips are {result.width}x{result.height} and {other.width}x{other.height} pixels",
+                "give clips of the same size",
             )
     values: dict[str, list[float]] = {}
     embedded: list[list[NDArray[np.float32]]] = [[] for _ in features]
@@ -144,8 +144,8 @@ def measure(
             add("luma drift", abs(luma(now).mean() - luma(first).mean()))
             add("colour drift", colour_difference(now, first))
         if was is not None and white is not None:
-            kept = white.mean(axis=2) < 127.5
-            for name, value in background(now, was, kept).items():
+            outside = white.mean(axis=2) < 127.5
+            for name, value in background(now, was, outside).items():
                 add(name, value)
         if before is not None:
             for name, value in _pair(before, (now, was), has_flow).items():
@@ -174,11 +174,11 @@ def measure(
 
 
 def _together(*clips: Clip | None) -> Iterator[tuple[Any, Any, Any]]:
-    """The clips' pictures side by side; `ClipError` where one ends before another."""
+    """Yield the clips' pictures side by side; raise `ClipError` if one clip ends before another."""
     given = [clip for clip in clips if clip is not None]
     for index, frames in enumerate(zip_longest(*given)):
         if None in [None if frame is None else 0 for frame in frames]:
-            raise ClipError(f"one clip has {index} frames and another more; metrics need clips of one length")
+            raise ClipError(f"one clip has {index} frames and another more", "give clips of the same length")
         images = iter(frame.image for frame in frames)
         yield tuple(None if clip is None else next(images) for clip in clips)  # type: ignore[misc]
 
@@ -186,7 +186,7 @@ def _together(*clips: Clip | None) -> Iterator[tuple[Any, Any, Any]]:
 def _pair(
     before: tuple[Picture, Picture | None], after: tuple[Picture, Picture | None], has_flow: bool
 ) -> dict[str, float]:
-    """What two neighbouring frames tell, each with that of the source."""
+    """Return the metrics of two neighbouring frames, each given with the source's frame."""
     (a, source_a), (b, source_b) = before, after
     numbers = {
         "temporal flickering": float(1 - np.abs(a - b).mean()),
@@ -210,7 +210,7 @@ def _pair(
 
 
 def _summed_up(numbers: dict[str, float], moves: list[float], result: Clip) -> dict[str, float]:
-    """The means of single frames and pairs, and what is made of them."""
+    """Return the metrics of the whole clip, from the means over frames and pairs of frames."""
     energy, source_energy = numbers.pop("energy", None), numbers.pop("source energy", None)
     if energy is not None and source_energy:
         numbers["temporal amplification"] = energy / source_energy
@@ -236,14 +236,15 @@ def luma(picture: Picture) -> NDArray[np.float32]:
 
 
 def psnr(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Peak signal-to-noise ratio in dB, at most 100: what is equal has none."""
+    """Peak signal-to-noise ratio in dB, at most 100, which stands for equal pictures too."""
     return float(min(100.0, -10 * np.log10(max(float(np.square(a - b).mean()), 1e-10))))
 
 
 def ssim(a: Picture, b: Picture) -> float:
     """Structural similarity, mean over pixels and channels (Wang et al. 2004).
 
-    Gaussian window of 11x11 pixels and sigma 1.5; as in their code, only where it lies inside the picture.
+    The window is Gaussian, 11x11 pixels with sigma 1.5. As in their code, only places where it lies inside
+    the picture count.
     """
     structure, brightness = similarity(a, b)
     return float(_inner(structure * brightness).mean())
@@ -252,8 +253,8 @@ def ssim(a: Picture, b: Picture) -> float:
 def ms_ssim(a: Picture, b: Picture) -> float:
     """Multi-scale structural similarity (Wang, Simoncelli and Bovik 2003), for sides of 176 pixels or more.
 
-    Five scales, each of half the size; brightness counts at the coarsest alone. Structure of opposite sign
-    is none.
+    There are five scales, each half the size of the one before; brightness counts only at the coarsest.
+    Negative structural similarity counts as none.
     """
     product = 1.0
     for scale, weight in enumerate(SCALES, 1):
@@ -270,7 +271,7 @@ def ms_ssim(a: Picture, b: Picture) -> float:
 
 
 def similarity(a: Picture, b: Picture) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How alike structure (with contrast) and brightness are around each pixel, (height, width, 3) each."""
+    """How similar structure (with contrast) and brightness are around each pixel: (height, width, 3) each."""
 
     def blur(x: NDArray[np.float64]) -> NDArray[np.float64]:
         return cv2.GaussianBlur(x, (WINDOW, WINDOW), 1.5, borderType=cv2.BORDER_REFLECT)  # type: ignore[return-value]
@@ -285,16 +286,16 @@ def similarity(a: Picture, b: Picture) -> tuple[NDArray[np.float64], NDArray[np.
 
 
 def _inner(similar: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Where the window lies inside the picture; all of pictures that are smaller than it."""
+    """Cut off the edge, where the window lies partly outside; smaller pictures stay whole."""
     edge = WINDOW // 2
     return similar[edge:-edge, edge:-edge] if min(similar.shape[:2]) >= WINDOW else similar
 
 
 def background(result: Picture, source: Picture, kept: NDArray[np.bool_]) -> dict[str, float]:
-    """How well what was to be ``kept`` (height, width) is: PSNR, SSIM and mean squared error there.
+    """How well the pixels to be ``kept`` (height, width) were kept: PSNR, SSIM and mean squared error there.
 
-    Nothing if all was to change. To the window of SSIM the rest is as in the source, so that what was to
-    change can't be seen from outside.
+    Empty if all pixels were to change. For SSIM the others are replaced by the source's, so that they don't
+    count at the border either.
     """
     if not kept.any():
         return {}
@@ -309,12 +310,12 @@ def background(result: Picture, source: Picture, kept: NDArray[np.bool_]) -> dic
 def to_lab(picture: Picture) -> Picture:
     """sRGB -> CIE L*a*b* under D65, in which distances are the Delta E of 1976."""
     linear = np.where(picture <= 0.04045, picture / 12.92, ((picture + 0.055) / 1.055) ** 2.4)
-    # Of sRGB itself OpenCV makes it by a coarse table, which errs by up to half a unit.
+    # From sRGB itself, OpenCV converts by a coarse table, which is off by up to half a unit.
     return cv2.cvtColor(linear.astype(np.float32), cv2.COLOR_LRGB2LAB)  # type: ignore[return-value]
 
 
 def colour_difference(a: Picture, b: Picture) -> float:
-    """CIE 1976 Delta E of the mean colours: 2 is just to be seen, 100 is black against white."""
+    """CIE 1976 Delta E of the mean colours: 2 is just visible, 100 is black against white."""
     first, second = (to_lab(each).mean(axis=(0, 1)) for each in (a, b))
     return float(np.linalg.norm(first - second))
 
@@ -325,9 +326,9 @@ def flow(a: Picture, b: Picture) -> NDArray[np.float32]:
 
 
 def warp_error(a: Picture, b: Picture, forward: NDArray[np.float32], seen: NDArray[np.bool_]) -> float:
-    """Mean squared difference of ``a`` and ``b`` brought back along ``forward``, where ``seen``.
+    """Mean squared difference between ``a`` and ``b`` warped back along ``forward``, where ``seen``.
 
-    The warping error of Lai et al. (2018). Something must be seen.
+    The warping error of Lai et al. (2018). At least one pixel must be seen.
     """
     return float(np.square(warp(b, forward) - a)[seen].mean())
 
@@ -339,10 +340,10 @@ def top_motion(motion: NDArray[np.float32]) -> float:
 
 
 def consistency(features: NDArray[np.float32]) -> dict[str, float]:
-    """How alike frames are by their features (frames, channels): three definitions of the field, all cosines.
+    """How similar frames are by their features (frames, channels): three definitions in use, all cosines.
 
-    ``all pairs`` as in TGVE and RAVE, ``neighbours`` as in FateZero and V2VBench, and ``subject`` as in
-    VBench, which compares with the frame before and the first. None of them for a single frame.
+    ``all pairs`` is as in TGVE and RAVE, ``neighbours`` as in FateZero and V2VBench, and ``subject`` as in
+    VBench, which compares each frame with the one before and with the first. Empty for a single frame.
     """
     if len(features) < 2:
         return {}
@@ -351,7 +352,7 @@ def consistency(features: NDArray[np.float32]) -> dict[str, float]:
     near, to_first = (unit[1:] * unit[:-1]).sum(axis=1), unit[1:] @ unit[0]
     subject = (near.clip(min=0) + to_first.clip(min=0)) / 2
     return {
-        "all pairs": float((total - count) / (count * (count - 1))),  # of the whole matrix less its diagonal
+        "all pairs": float((total - count) / (count * (count - 1))),  # the whole matrix but its diagonal
         "neighbours": float(near.mean()),
         "subject": float(subject.mean()),
     }
@@ -360,7 +361,7 @@ def consistency(features: NDArray[np.float32]) -> dict[str, float]:
 def _alignment(
     images: NDArray[np.float32], text: NDArray[np.float32] | None, source_text: NDArray[np.float32] | None
 ) -> dict[str, float]:
-    """How well frames show a prompt, and in which share of them better than the source's."""
+    """How well frames show a prompt, and the share of frames that show it better than the source's prompt."""
     if text is None:
         return {}
     shown = alignment(images, text)
@@ -371,7 +372,7 @@ def _alignment(
 
 
 def alignment(images: NDArray[np.float32], text: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Cosines of frames' features (frames, channels) with a prompt's (channels,), times 100: CLIP-T."""
+    """CLIP-T: 100 times the cosines of frames' features (frames, channels) and a prompt's (channels,)."""
     unit = images / np.linalg.norm(images, axis=1, keepdims=True)
     cosines: NDArray[np.float32] = 100 * unit @ (text / np.linalg.norm(text))
     return cosines
@@ -380,33 +381,33 @@ def alignment(images: NDArray[np.float32], text: NDArray[np.float32]) -> NDArray
 def frechet_distance(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> float:
     """Frechet distance of normals fitted to two sets of features (samples, channels), as in FID and FVD.
 
-    Raises `UsageError` if they don't have the same channels, or one has fewer than two samples.
+    Raises `UsageError` if they don't have the same channels, or if one has fewer than two samples.
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise UsageError(
-            f"features to compare are (samples, channels), two samples or more of one model, "
-            f"not {a.shape} and {b.shape}"
+            f"features of shapes {a.shape} and {b.shape} can't be compared",
+            "give (samples, channels) of one model, with two samples or more",
         )
     mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
     cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    # The trace of the root of a product of covariances is the sum of the roots of its eigenvalues.
+    # The trace of the square root of a matrix is the sum of the square roots of its eigenvalues.
     eigenvalues = np.linalg.eigvals(np.atleast_2d(cov_a) @ np.atleast_2d(cov_b))
     root = np.sqrt(eigenvalues.real.clip(min=0)).sum()
     return float(np.square(mean_a - mean_b).sum() + np.trace(np.atleast_2d(cov_a + cov_b)) - 2 * root)
 
 
 def noise_statistics(noise: NDArray[np.floating[Any]]) -> dict[str, float]:
-    """What ties noise (frames, channels, height, width) together: correlations in time and in space.
+    """Return the variance of noise (frames, channels, height, width), and its correlations in time and space.
 
-    neighbour correlation: of the same place in neighbouring frames; none of a single frame. variance: 1 is
-    what models are trained on. spatial correlation: the largest, by its amount, of pixels any one way apart
-    within a frame (edges meet); white noise of n numbers has one of about 3 / sqrt(n). All around the mean
-    of all.
+    variance: models are trained on 1. spatial correlation: of pixels a fixed displacement apart within a
+    frame, whose opposite edges count as neighbours; the largest absolute value over all displacements. White
+    noise of n numbers has about 3 / sqrt(n). neighbour correlation: of the same place in neighbouring frames;
+    missing for a single frame. All three are taken around the mean of all numbers.
     """
     around: NDArray[np.float64] = noise.astype(np.float64) - noise.mean(dtype=np.float64)
     numbers = {"variance": float(np.square(around).mean())}
     power = np.square(np.abs(np.fft.rfft2(around))).mean(axis=(0, 1))
-    products = np.fft.irfft2(power, around.shape[2:])  # Wiener and Khinchin
+    products = np.fft.irfft2(power, around.shape[2:])  # by the Wiener-Khinchin theorem
     numbers["spatial correlation"] = float(
         np.abs(products.flat[1:]).max(initial=0) / max(products[0, 0], 1e-30)
     )

@@ -1,4 +1,4 @@
-"""What made a result, and how good it is: enough to make it again, as JSON beside it."""
+"""Reports: what a result was drawn with, enough to draw it again, and how good it is, as JSON beside it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from zs2kit import __version__, plugins
 from zs2kit.beside import write_beside
 
-# Those whose versions decide over pixels
+# The libraries whose versions can change pixels
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "av", "opencv-python-headless")
 
 
@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
 
 
 def described(options: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return name, distribution, version and all options of plugins, of which ``options`` are by name."""
+    """Return the name, distribution, version and options of each plugin; ``options`` are by plugin name."""
     found = []
     for name, values in options.items():
         entry = plugins.installed()[name]
@@ -38,9 +38,9 @@ def described(options: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def write_report(path: Path, command: Sequence[str], about: Mapping[str, Any]) -> None:
-    """Write ``command``, what else there is ``about`` the result, and all `versions` to ``path``.
+    """Write ``command``, what is known ``about`` the result, and all `versions` to ``path``.
 
-    The file appears when it is complete. Raises `ClipError` if it can't be written.
+    The file appears only when it is complete. Raises `ClipError` if it can't be written.
     """
     contents = {"command": list(command), **about, "versions": versions()}
     write_beside(path, (json.dumps(contents, indent=2) + "\n").encode())

@@ -1,4 +1,4 @@
-"""Contact sheets: clips above one another, at the same moments."""
+"""Contact sheets: frames of several clips, at the same moments, in rows above one another."""
 
 from __future__ import annotations
 
@@ -14,22 +14,19 @@ if TYPE_CHECKING:
 
     from zs2kit.clip import Clip, Frame
 
-HEIGHT, GAP, CAPTION = 160, 4, 24  # of a frame, between frames, and of the line above a row, in pixels
+HEIGHT, GAP, CAPTION = 160, 4, 24  # pixels: of a frame, between frames, and of the caption above a row
 
 
 def write_sheet(path: Path, rows: Mapping[str, Clip], columns: int = 8) -> None:
-    """Draw frames of every clip, evenly spaced from first to last, in a row under the row's name.
+    """Draw a row for every clip: its frames, evenly spaced from first to last, under the row's name.
 
-    Reads the clips. The file appears when it is complete. Raises `ClipError` if it can't be written.
+    Reads the clips. The file appears only when it is complete. Raises `ClipError` if it can't be written.
     """
     _write(path, [_row(name, _evenly(clip, columns), columns) for name, clip in rows.items()])
 
 
 class Sheet:
-    """A contact sheet of frames, each as it was in the source above what became of it, of any number.
-
-    ``clip`` is the one that they belong to.
-    """
+    """A contact sheet of any number of frames of ``clip``, each from the source above the result's."""
 
     def __init__(self, clip: Clip, columns: int = 8) -> None:
         self.clip = clip
@@ -37,12 +34,12 @@ class Sheet:
         self.pairs: list[tuple[float, NDArray[np.uint8], NDArray[np.uint8]]] = []  # seconds, thumbnails
 
     def add(self, source: Frame, result: Frame) -> None:
-        """Put a frame at the end."""
+        """Add a frame at the end."""
         before, after = (_thumbnail(self.clip, each.image) for each in (source, result))
         self.pairs.append((float(source.pts * self.clip.time_base), before, after))
 
     def write(self, path: Path) -> None:
-        """Draw it, two rows for every ``columns`` frames. Raises `ClipError` if it can't be written."""
+        """Draw the sheet: two rows for every ``columns`` frames. Raises `ClipError` if that fails."""
         rows = []
         columns = min(self.columns, len(self.pairs))
         for first in range(0, len(self.pairs), self.columns):
@@ -62,7 +59,7 @@ def _write(path: Path, rows: Sequence[NDArray[np.uint8]]) -> None:
 
 
 def _row(name: str, images: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:
-    """A caption, and under it thumbnails side by side."""
+    """Draw a caption, and thumbnails side by side under it."""
     import cv2
     import numpy as np
 
@@ -76,7 +73,7 @@ def _row(name: str, images: Sequence[NDArray[np.uint8]], columns: int) -> NDArra
 
 
 def _thumbnail(clip: Clip, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A frame of the clip at the sheet's height, as it is displayed."""
+    """Return a frame of the clip as it is displayed, at the sheet's height."""
     import cv2
     import numpy as np
 
@@ -86,15 +83,15 @@ def _thumbnail(clip: Clip, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _evenly(clip: Clip, count: int) -> list[NDArray[np.uint8]]:
-    """At most ``count`` thumbnails, evenly spaced, of a clip whose length needs not be known."""
+    """Return at most ``count`` thumbnails, evenly spaced, of a clip whose length may be unknown."""
     import numpy as np
 
-    kept: list[NDArray[np.uint8]] = []
+    thumbnails: list[NDArray[np.uint8]] = []
     stride = 1
     for index, frame in enumerate(clip):
         if index % stride == 0:
-            kept.append(_thumbnail(clip, frame.image))
-        if len(kept) == 8 * count:  # keep every second: any length fits in the memory of these few
-            kept, stride = kept[::2], stride * 2
-    chosen = np.linspace(0, len(kept) - 1, min(count, len(kept))).round().astype(int)
-    return [kept[each] for each in chosen]
+            thumbnails.append(_thumbnail(clip, frame.image))
+        if len(thumbnails) == 8 * count:  # drop every second one, so that a clip of any length fits in memory
+            thumbnails, stride = thumbnails[::2], stride * 2
+    chosen = np.linspace(0, len(thumbnails) - 1, min(count, len(thumbnails))).round().astype(int)
+    return [thumbnails[each] for each in chosen]

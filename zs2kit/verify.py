@@ -1,4 +1,4 @@
-"""Whether a result is as whole as the clip that it was made of: its times, geometry, colours and sound."""
+"""Whether a result has kept its source's times, geometry, colours and sound."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _TAGS = {
 
 
 class Check(NamedTuple):
-    """One thing that is to be kept, and whether it was."""
+    """One thing that a result must have in common with its source, and whether it does."""
 
     name: str
     ok: bool
-    says: str  # what was found, and if that is wrong, what should have been
+    says: str  # what was found, and if that is wrong, what it should be
 
 
 def verify(
@@ -50,13 +50,13 @@ def verify(
     end: Fraction | float | None = None,
     rate: Fraction | None = None,
 ) -> list[Check]:
-    """Compare the clip ``result`` with the one that it was made of; return all checks.
+    """Compare the clip ``result`` with its ``source``; return all checks.
 
-    ``start`` and ``end`` are those of the edit, in seconds, and so is ``rate``, pictures a second, where the
-    source is a sequence. Both clips are decoded, a frame at a time, but pictures are not compared, since an
-    edit is to change them: that a result lies on its head is seen by its tags and its size, or not at all.
+    start, end: the edit's, in seconds. rate: the edit's, in pictures per second, if the source is a sequence.
+    Both clips are decoded, a frame at a time, but their pictures are not compared, since an edit changes
+    them. So a result that is upside down is only found by its tags and its size.
 
-    Raises ClipError for a clip that can't be read, UsageError for a span without frames.
+    Raises `ClipError` for a clip that can't be read, `UsageError` for a span without frames.
     """
     before = examine(source, start=start, end=end, rate=rate)
     after = examine(result, rate=before.clip.rate)
@@ -79,7 +79,7 @@ def _same(name: str, before: object, after: object) -> Check:
 
 
 def _near(name: str, before: list[Fraction], after: list[Fraction], tolerance: Fraction) -> Check:
-    """Whether the seconds in two lists differ by the tolerance at most."""
+    """Check that the seconds in two lists differ by no more than ``tolerance``."""
     apart = [abs(a - b) for a, b in zip(before, after, strict=False)]
     most = max(apart, default=Fraction(0))
     where = f", at {float(before[apart.index(most)]):.3f} s" if most > tolerance else ""
@@ -102,7 +102,7 @@ def _aspect(clip: Clip) -> str:
 
 
 def _colour(before: Facts, after: Facts) -> Check:
-    """Pictures that are stored as RGB have no matrix and no range, and ProRes leaves no choice of them."""
+    """Check the colour tags; matrix and range only where there is a choice: not with RGB or ProRes."""
     free = before.is_rgb or after.is_rgb or after.codec == "prores"
     tags = list(_TAGS)[: 2 if free else None]
 
@@ -125,7 +125,7 @@ def _sounds(before: Facts, after: Facts) -> Iterator[Check]:
             continue
         copied = was.digest.digest() == now.digest.digest()
         yield Check(f"{name} bytes", copied, "the source's" if copied else "not the source's")
-        same_packets = len(was.times) == len(now.times)  # containers part PCM as they like
+        same_packets = len(was.times) == len(now.times)  # containers split PCM into packets in any way
         times, others = (each.times if same_packets else [*each.times[:1], each.end] for each in (was, now))
         yield _near(f"{name} times", times, others, max(was.tick, now.tick))
 
