@@ -12,7 +12,7 @@ import torch
 from zs2kit.carry import Carry
 from zs2kit.errors import ModelError, PluginError
 
-# Class of a network -> the names of its attention modules in which the picture attends to itself
+# A network's class -> which of its attention modules attend from the picture to itself, by their names
 SELF_ATTENTION = {"UNet2DConditionModel": r"\battn1$", "ControlNetModel": r"\battn1$"}
 
 
@@ -21,8 +21,8 @@ def running_average(
 ) -> torch.Tensor:
     """Return y with y_0 = x_0 and y_k = m y_(k-1) + (1 - m) x_k over ``frames``, in float32.
 
-    frames: (frames, tokens, channels). previous: (tokens, channels), y of the frame before the
-    first; None at the start of a shot. Exact at momentum 0 (the frames themselves) and 1 (the first).
+    frames: (frames, tokens, channels). previous: (tokens, channels), y of the frame before the first of
+    these; None at the start of a shot. It is exact at momentum 0 (the frames themselves) and 1 (the first).
     """
     averages = []
     for frame in frames.float():
@@ -34,8 +34,8 @@ def running_average(
 class TemporalMomentum:
     """The running averages of all self-attention layers while one chunk is sampled.
 
-    ``scope`` names the call of the network under way (branch and step); each layer has one running
-    average per scope. They are read from ``carry`` and left in ``following`` for the next chunk.
+    ``scope`` names the current call of the network (branch and step); each layer has one running average
+    per scope. They are read from ``carry`` and written to ``following`` for the next chunk.
     """
 
     def __init__(self, momentum: float, carry: Carry, following: Carry) -> None:
@@ -61,8 +61,9 @@ class TemporalMomentum:
 class _Layer:
     """The hooks of one self-attention layer, which average what its keys and values are computed from.
 
-    Both are linear in the hidden states, so one average serves both. Queries stay as they are: momentum 0 is
-    then plain self-attention, and 1 attention to the first frame. Attention processors are left alone.
+    Both are linear in the hidden states, so one average serves both. Queries stay as they are, so momentum 0
+    is plain self-attention, and momentum 1 is attention to the first frame. Attention processors are not
+    touched.
     """
 
     def __init__(self, name: str, average: TemporalMomentum) -> None:
@@ -81,7 +82,7 @@ class _Layer:
         self.mixed = self.given = None
         if mixed is None or inputs[0] is not given:
             raise ModelError(
-                f"layer {self.name} makes its values of something else than its keys",
+                f"layer {self.name} computes its values from something else than its keys",
                 "use another attention processor, or `momentum=0`",
             )
         return (mixed, *inputs[1:])
@@ -90,8 +91,8 @@ class _Layer:
 def self_attention(network: Any) -> dict[str, Any]:
     """Return the self-attention modules of a network by name.
 
-    Raises `ModelError` for a class of networks that zs2kit doesn't know, and where projections are fused,
-    since then keys can't have another input than queries.
+    Raises `ModelError` for a class that zs2kit doesn't know, and for fused projections, with which keys
+    can't have another input than queries.
     """
     cls = type(network).__name__
     if cls not in SELF_ATTENTION:
@@ -100,7 +101,7 @@ def self_attention(network: Any) -> dict[str, Any]:
         )
     found = {}
     for name, module in network.named_modules():
-        # A block that attends to text alone has an attn1, too (only_cross_attention).
+        # A block that only attends to text (only_cross_attention) has an attn1 too.
         if re.search(SELF_ATTENTION[cls], name) and not getattr(module, "is_cross_attention", False):
             if getattr(module, "fused_projections", False):
                 raise ModelError(
@@ -112,7 +113,7 @@ def self_attention(network: Any) -> dict[str, Any]:
 
 @contextmanager
 def attached(networks: Mapping[str, Any], average: TemporalMomentum) -> Iterator[None]:
-    """Give the self-attention of ``networks`` temporal momentum, and take it away again whatever happens."""
+    """Within this context the self-attention of ``networks`` has temporal momentum."""
     with ExitStack() as stack:
         for name, network in networks.items() if average.momentum else ():  # 0 is plain self-attention
             for place, module in self_attention(network).items():

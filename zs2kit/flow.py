@@ -1,7 +1,6 @@
-"""Optical flow: where in the next picture the parts of one are to be found.
+"""Optical flow: where the parts of one picture are found in another.
 
-A flow (height, width, 2) from a to b is such that a(p) is to be found at b(p + flow(p)), in pixels, x before
-y.
+A flow from a to b is (height, width, 2) in pixels, x before y: what is at a(p) is found at b(p + flow(p)).
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-SMALLEST = 16  # pixels of the shorter side, below which there is no optical flow
+SMALLEST = 16  # pixels: with a shorter side, there is no optical flow
 
 
 def flow(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -23,16 +22,16 @@ def flow(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float32]:
 def warp(
     picture: NDArray[np.float32], motion: NDArray[np.float32], interpolation: int = cv2.INTER_LINEAR
 ) -> NDArray[np.float32]:
-    """``picture`` as seen along a flow that leads to it: (height, width, ...)."""
+    """Return ``picture`` (height, width, ...), moved along a flow that leads to it."""
     rows, columns = np.indices(motion.shape[:2], np.float32)
     x, y = columns + motion[..., 0], rows + motion[..., 1]
     return cv2.remap(picture, x, y, interpolation, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
 
 
 def visible(forward: NDArray[np.float32], backward: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Where what ``forward`` starts from is still to be seen: ``backward`` leads back.
+    """Return which pixels are still visible where ``forward`` leads: ``backward`` leads back from there.
 
-    The test of Sundaram et al. (2010).
+    This is the test of Sundaram et al. (2010).
     """
     returned = warp(backward, forward)
     lengths = np.square(forward).sum(2) + np.square(returned).sum(2)

@@ -1,4 +1,4 @@
-"""Memory: how much of it is free on a device, and how much a piece of work takes at its peak."""
+"""Memory: how much is free on a device, and how much a piece of work takes at its peak."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import psutil
 import torch
 
 _SELF = Path("/proc/self")
-_GROUP = Path("/sys/fs/cgroup")  # a container's, and all others' on the same machine
+_GROUP = Path("/sys/fs/cgroup")  # where Linux tells the memory limit of a container
 
 
 def free(device: torch.device) -> int:
-    """Return how many bytes can still be had on ``device``, or in host memory if it is not CUDA's."""
+    """Return how many bytes are free on ``device``, or in host memory if it is not a CUDA device."""
     if device.type == "cuda":
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + idle
@@ -30,20 +30,20 @@ def free(device: torch.device) -> int:
 
 
 def peak_of(work: Callable[[], object], device: torch.device) -> int | None:
-    """Do ``work``; return how many bytes it took at most, or None where that can't be measured.
+    """Do ``work``; return the most bytes that it took at once, or None if that can't be measured.
 
-    It can on CUDA and, for the whole process, on Linux.
+    It can be measured on CUDA and, for the whole process, on Linux.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         work()
         return torch.cuda.max_memory_allocated(device) - before
-    gc.collect()  # what is let go of meanwhile would hide what is taken
+    gc.collect()  # memory that is freed meanwhile would hide some that is taken
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)  # and so would what was let go of before, and is taken up again
+        libc.malloc_trim(0)  # and so would memory that the process has freed but not given back
     try:
-        (_SELF / "clear_refs").write_text("5")  # the peak so far is forgotten
+        (_SELF / "clear_refs").write_text("5")  # resets the peak
     except OSError:
         work()
         return None
@@ -53,7 +53,7 @@ def peak_of(work: Callable[[], object], device: torch.device) -> int | None:
 
 
 def resident_peak() -> int:
-    """Return the most bytes of host memory that this process has had at once, on Linux."""
+    """Return the most bytes of host memory that this process has held at once; on Linux only."""
     found = re.search(r"^VmHWM:\s*(\d+) kB", (_SELF / "status").read_text(), re.M)
     assert found is not None
     return int(found[1]) * 1024

@@ -1,7 +1,8 @@
-"""Flow momentum: the picture that a step heads for is a running average along the source's motion.
+"""Flow momentum: each denoising step aims at a running average of pictures along the source's motion.
 
-The third recursion beside dependency noise and temporal momentum attention; it too looks back one frame.
-Rerender A Video (Yang et al. 2023) fuses warped pictures as well, between keyframes and in several passes.
+It is the third recursion, beside dependency noise and temporal momentum attention, and like these looks back
+one frame. Rerender A Video (Yang et al. 2023) also fuses warped pictures, but between keyframes and in
+several passes.
 """
 
 from __future__ import annotations
@@ -17,23 +18,24 @@ from zs2kit.carry import Carry
 from zs2kit.flow import SMALLEST, flow, visible, warp
 from zs2kit.model import Model
 
-MOMENTUM = 0.95  # of edits, unless told otherwise
-# The shares of the steps after which it acts. The early ones settle who is to be seen, the late ones how that
-# moves, and what comes after them draws details anew. Each costs a decoding and two encodings by the VAE.
+MOMENTUM = 0.95  # the default for edits
+# It acts in the steps that come after these shares of all steps. The early ones settle what the figures look
+# like, the late ones how they move; the steps after the last one draw details afresh. Each time costs one
+# decoding and two encodings by the VAE.
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-# Levels of 255 by which the source may be lighter or darker than its own average, and still be the same thing
+# How many levels of 255 the source may be lighter or darker than its own average and still show the same
 TOLERANCE = 10
-AGREEMENT = 24  # and by which details may differ: of the source, and of finished frames
+AGREEMENT = 24  # the same for details, of the source and of finished frames
 
 Picture = NDArray[np.float32]  # (height, width, channels)
-Flow = tuple[Picture, Picture]  # where a frame comes from, and how sure that is: (height, width, 1) in [0, 1]
+Flow = tuple[Picture, Picture]  # the flow to the frame before; how sure it is: (height, width, 1) in [0, 1]
 
 
 class FlowMomentum:
-    """The running averages of one chunk's pictures, one for each step that has one.
+    """The running averages of one chunk's pictures, one for each step in which flow momentum acts.
 
-    images: (frames, height, width, 3) RGB uint8, the source as the model gets it. They are read from
-    ``carry`` and left in ``following`` for the next chunk.
+    images: (frames, height, width, 3) RGB uint8, the source as the model gets it. The averages are read from
+    ``carry`` and written to ``following`` for the next chunk.
     """
 
     def __init__(
@@ -44,15 +46,15 @@ class FlowMomentum:
         self.carry = carry
         self.following = following
         self.flows: list[Flow | None] = []
-        known = carry.get("flow/source")  # the frame before, and the source's own average there
+        known = carry.get("flow/source")  # the source's frame before this chunk, and the source's own average
         last = None if known is None else known.cpu().numpy()
         for image in images.astype(np.float32):
             found, average = None, image
             if last is not None and min(image.shape[:2]) >= SMALLEST:
                 motion, seen = _flow(last[0], image)
                 moved = _moved(last[1], motion)
-                # Where the source's average lags behind the source, as in a fade, so would the result's. What
-                # is lighter on one side and darker on the other is an edge that was resampled, and no fade.
+                # Where the source's average lags behind the source, as in a fade, the result's would lag too.
+                # The blur leaves out resampled edges, which are lighter on one side and darker on the other.
                 lag = np.abs(cv2.GaussianBlur(moved - image, (0, 0), 2.5)).max(axis=2)
                 sure = seen * _small(lag, TOLERANCE) * _small(_apart(moved, image), AGREEMENT)
                 found = motion, sure
@@ -62,30 +64,30 @@ class FlowMomentum:
         following["flow/source"] = torch.from_numpy(last)
 
     def __call__(self, index: int, count: int, denoised: torch.Tensor) -> torch.Tensor:
-        """Return ``denoised``, the latents (frames, channels, height, width) that step ``index`` heads for.
+        """Average the latents ``denoised`` (frames, channels, height, width) that step ``index`` aims at.
 
-        Averaged, where it is one of the steps that do.
+        Returns them as they are in steps in which flow momentum doesn't act. ``count``: of all steps.
         """
         if not acts(index, count):
             return denoised
         pixels = self.model.decode(denoised)
         averaged = self.average(f"flow/{index}", pixels)
-        # The difference that it makes, so that what the VAE loses is not lost at every turn.
+        # Only the difference is added, so that what the VAE loses is not lost each time.
         return denoised + self.model.encode(averaged * 2 - 1) - self.model.encode(pixels * 2 - 1)
 
     def finish(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the finished frames (frames, 3, height, width) in [0, 1] averaged once more.
 
-        No step comes after this one that could mend what the flow does wrong, so v is 0 where a frame shows
-        something else than the average: little flickers go, and a hand that moved stays where it is.
+        No further step can repair what the flow gets wrong, so v (see `average`) is 0 where a frame shows
+        something else than the average: small flickers go, and a hand that moved stays where it is.
         """
         return self.average("flow/finished", pixels, AGREEMENT / 255)
 
     def average(self, key: str, pixels: torch.Tensor, agreement: float = math.inf) -> torch.Tensor:
         """Return the running average of ``pixels`` (frames, 3, height, width), float32.
 
-        y_0 = x_0, y_k = v m W(y_(k-1)) + (1 - v m) x_k: W moves along the flow, v is 1 where that is sure,
-        and x_k within ``agreement`` of W(y_(k-1)).
+        y_0 = x_0, y_k = v m W(y_(k-1)) + (1 - v m) x_k, where W moves a picture along the flow, and v is 1
+        where the flow is sure and x_k lies within ``agreement`` of W(y_(k-1)).
         """
         before = self.carry.get(key)
         last = None if before is None else before.cpu().numpy()
@@ -104,15 +106,15 @@ class FlowMomentum:
 
 
 def acts(index: int, count: int) -> bool:
-    """Whether step ``index`` of ``count`` has an average."""
+    """Whether flow momentum acts in step ``index`` of ``count``."""
     return index in {round(share * count) for share in SHARES}
 
 
 def _moved(picture: Picture, motion: Picture) -> Picture:
-    """``picture`` along a flow that leads to it.
+    """Return ``picture`` moved along a flow that leads to it.
 
-    Linear interpolation would blur a little at every turn. Cubic overshoots beside edges, at every turn a
-    little more, so it is kept between the darkest and the lightest around.
+    Linear interpolation would blur a little each time. Cubic interpolation overshoots beside edges, a little
+    more each time, so it is clipped to the darkest and the lightest value around each pixel.
     """
     around = np.ones((3, 3), np.uint8)
     low, high = (
@@ -124,13 +126,16 @@ def _moved(picture: Picture, motion: Picture) -> Picture:
 
 
 def _apart(a: Picture, b: Picture) -> Picture:
-    """How far two pictures differ around each pixel: (height, width)."""
+    """Return how much two pictures differ around each pixel: (height, width)."""
     apart: Picture = np.abs(a - b).max(axis=2)
     return np.asarray(cv2.GaussianBlur(apart, (0, 0), 1.5), np.float32)
 
 
 def _small(apart: Picture, bound: float) -> Picture:
-    """1 where ``apart`` (height, width) is within ``bound``, 0 from twice that on: (height, width, 1)."""
+    """Return 1 where ``apart`` (height, width) is within ``bound``, 0 from twice that on.
+
+    In between it falls linearly. The shape is (height, width, 1).
+    """
     small: Picture = np.clip(2 - apart / bound, 0, 1)[..., None]
     return small
 
@@ -140,7 +145,7 @@ def _mixed(frame: Picture, moved: Picture, weight: Picture) -> Picture:
 
 
 def _flow(a: Picture, b: Picture) -> Flow:
-    """Return where ``b`` comes from in ``a``, pictures of 0 to 255, and where the way there leads back."""
+    """Return the flow from ``b`` back to ``a``, pictures of 0 to 255, and how sure it is."""
     before, now = a.astype(np.uint8), b.astype(np.uint8)
     backward, forward = flow(now, before), flow(before, now)
     seen = cv2.GaussianBlur(visible(backward, forward).astype(np.float32), (0, 0), 1.0)

@@ -1,6 +1,6 @@
 """The dependency noise model: the noise of neighbouring frames is correlated (ZS2, section 3.2).
 
-And its relatives, to compare it with: a frame's noise is standard normal in all of them.
+Other noise models are here too, to compare with. In all of them, a frame's noise is standard normal.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ import torch
 
 MAX_DIVERGENCE = math.sqrt(math.e)  # at which frames are independent
 NOISES = ("dependency", "orbit", "mixed", "progressive", "independent", "shared")
-_STILL = 0.8  # the share of an orbit's noise that stays: by trial, less drifts more, and more moves less
-# PYoCo's, n_k = (a n_(k-1) + z_k) / sqrt(1 + a^2), at the a = 2 that its authors found best.
+_STILL = 0.8  # the share of an orbit's noise that stays; in trials, less drifted more, and more moved less
+# PYoCo's progressive noise, n_k = (a n_(k-1) + z_k) / sqrt(1 + a^2), at a = 2, which its authors found best
 _PROGRESSIVE = (1 - 2 / math.sqrt(5)) * MAX_DIVERGENCE
 
 
 def correlation(divergence: float) -> float:
     """Return the correlation r of neighbouring frames' noise at ``divergence`` (lambda).
 
-    The paper searches for noise whose mean(e^p (p - n)) equals lambda; for standard normals p and n
-    of correlation r that mean is sqrt(e) (1 - r), so r = 1 - lambda / sqrt(e): 1 at 0, 0 at sqrt(e).
+    The paper searches for noise n whose mean(e^p (p - n)) equals lambda, where p is the noise before it. For
+    standard normals with correlation r that mean is sqrt(e) (1 - r), so r = 1 - lambda / sqrt(e): 1 at
+    lambda = 0, and 0 at lambda = sqrt(e).
     """
     return 1 - divergence / MAX_DIVERGENCE
 
@@ -31,7 +32,7 @@ def correlation(divergence: float) -> float:
 def draw(shape: tuple[int, ...], seed: int, purpose: str, frame: int, step: int = 0) -> torch.Tensor:
     """Return standard normal noise of ``shape`` that depends on nothing but the arguments.
 
-    Drawn in float32 on the CPU, so that devices, data types and chunks all see the same noise.
+    It is float32 and drawn on the CPU, so that it is the same for all devices, data types and chunks.
     """
     entropy = np.random.SeedSequence([seed, crc32(purpose.encode()), frame, step])
     generator = torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
@@ -73,10 +74,10 @@ def mixed_noise(
     purpose: str = "initial",
     step: int = 0,
 ) -> torch.Tensor:
-    """Return noise (frames, *shape) of which a part is the same in all frames of a shot.
+    """Return noise (frames, *shape), a part of which is the same in all frames of a shot.
 
     n_k = sqrt(r) s + sqrt(1 - r) z_k with r = `correlation` (``divergence``) and s = ``shared`` (*shape):
-    any two frames correlate by r, however far apart (PYoCo's mixed noise, Ge et al. 2023).
+    any two frames have correlation r, however far apart (PYoCo's mixed noise, Ge et al. 2023).
     """
     r = correlation(divergence)
     fresh = torch.stack([draw(shape, seed, purpose, frame, step) for frame in frames])
@@ -93,13 +94,14 @@ def orbit_noise(
     purpose: str = "initial",
     step: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return noise (frames, *shape) that goes round a circle at constant speed, and where it then stands.
+    """Return noise (frames, *shape) that goes round a circle at constant speed, and its state at the end.
 
-    n_k = sqrt(s) c + sqrt(1 - s) (cos(k w) a + sin(k w) b), with c, a, b ~ N(0, I) of the shot, s = 0.8 and
-    w such that neighbours correlate by r = `correlation` (``divergence``), as in dependency noise, but by
-    2 s - 1 at least: cos(w) = 1 - (1 - r) / (1 - s). Every frame is N(0, I). Where a chain of independent
-    increments trembles and never comes back, this moves steadily, and every frame stays akin to all others.
-    state: (3, *shape): c, and where on the circle the frame before was, along and across.
+    n_k = sqrt(s) c + sqrt(1 - s) (cos(k w) a + sin(k w) b), where c, a, b ~ N(0, I) are drawn once for a
+    shot, s = 0.8, and w gives neighbours the correlation r = `correlation` (``divergence``), as in dependency
+    noise, but at least 2 s - 1: cos(w) = 1 - (1 - r) / (1 - s). Every frame is N(0, I). A chain of
+    independent increments trembles and never comes back; this moves steadily, and every frame stays similar
+    to all others. state: (3, *shape): c, and the two coordinates, along and across, of the frame before on
+    its circle; None at the start of a shot.
     """
     cosine = max(-1.0, 1 - (1 - correlation(divergence)) / (1 - _STILL))
     sine = math.sqrt(1 - cosine**2)
@@ -127,16 +129,16 @@ def make_noise(
     purpose: str = "initial",
     step: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return noise (frames, *shape) by the name of its model, and what the frames after these must know.
+    """Return noise (frames, *shape) of the model called ``name``, and the state that the next frames need.
 
-    name: of `NOISES`. dependency, orbit and mixed go by ``divergence``; neighbours correlate by 2 / sqrt(5)
-    in progressive, by 0 in independent and by 1 in shared noise. state: what the frames before gave; None at
-    the start of a shot.
+    name: one of `NOISES`. dependency, orbit and mixed noise depend on ``divergence``; the correlation of
+    neighbours is 2 / sqrt(5) in progressive, 0 in independent and 1 in shared noise. state: as returned for
+    the frames before; None at the start of a shot.
     """
     if name == "orbit":
         return orbit_noise(shape, frames, divergence, seed, state, purpose=purpose, step=step)
     if name == "mixed":
-        # A shot's own, so that nothing of one is seen in another.
+        # Each shot has its own, so that nothing of one shot is seen in another.
         shared = draw(shape, seed, f"{purpose}/shared", frames.start, step) if state is None else state
         return mixed_noise(shape, frames, divergence, seed, shared, purpose=purpose, step=step), shared
     divergences = {

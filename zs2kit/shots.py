@@ -1,4 +1,4 @@
-"""Shots: where a clip cuts from one scene to another, found while it is read or given."""
+"""Shots: where a clip cuts from one scene to another, as detected while it is read or as given."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from zs2kit.settings import Cuts
 
 log = logging.getLogger(__name__)
 
-LOOK_AHEAD = 2  # frames: a change counts by how far it exceeds those around it, and a flash is over by then
-# The mean difference of hue, saturation and value, of 255, that a cut has at least. In the samples and two
-# real clips even frames five apart differ by 18 at most; of 60 pairs of puppets' scenes 58 by over 25.
+LOOK_AHEAD = 2  # frames: a cut is a change that stands out from those around it, and a flash is over by then
+# The least mean difference of hue, saturation and value, out of 255, that is a cut. In the samples and two
+# real clips, even frames five apart differ by at most 18; of 60 pairs of puppets' scenes, 58 by over 25.
 LEAST = 20.0
-SIDE = 256  # pixels of the longer side, at which frames are compared
+SIDE = 256  # pixels: the longer side of frames as they are compared
 
 
 def shots(clip: Clip, cuts: Cuts) -> Iterator[tuple[int, Frame]]:
-    """Yield the frames of ``clip``, each after the position of the first frame of its shot.
+    """Yield, for each frame of ``clip``, the position of its shot's first frame and the frame itself.
 
-    cuts: "auto", or the times in seconds, on the clip's own clock, at each of which the nearest frame begins
-    a shot. A clip of text alone has none. Detection reads `LOOK_AHEAD` frames ahead.
+    cuts: "auto" to detect them, or times in seconds on the clip's own clock; the frame nearest to each time
+    starts a shot. A clip that is made of text alone has no cuts. Detection reads `LOOK_AHEAD` frames ahead.
     """
     if clip.blank:
         cuts = ()
@@ -36,12 +36,12 @@ def shots(clip: Clip, cuts: Cuts) -> Iterator[tuple[int, Frame]]:
     for index, (frame, cut) in enumerate(_detected(clip) if cuts == "auto" else _given(clip, cuts)):
         if cut:
             first = index
-            log.info("a shot begins at frame %d, %.2f s", index, frame.pts * clip.time_base)
+            log.info("a shot starts at frame %d, %.2f s", index, frame.pts * clip.time_base)
         yield first, frame
 
 
 def _given(clip: Clip, cuts: Cuts) -> Iterator[tuple[Frame, bool]]:
-    # As in `read`, floats count to the microsecond.
+    # As in `read`, floats are taken to the microsecond.
     times = sorted(Fraction(time).limit_denominator(1_000_000) for time in cuts)
     passed = 0
     for index, frame in enumerate(clip):
@@ -53,13 +53,15 @@ def _given(clip: Clip, cuts: Cuts) -> Iterator[tuple[Frame, bool]]:
 
 
 def _detected(frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
-    """Each frame, and whether PySceneDetect's adaptive detector finds a cut there that is no flash."""
+    """Yield each frame, and whether PySceneDetect's adaptive detector finds a cut there that is no flash."""
     from scenedetect import FrameTimecode
     from scenedetect.detectors import AdaptiveDetector
 
     detector = AdaptiveDetector(min_scene_len=0, window_width=LOOK_AHEAD, min_content_val=LEAST)
     waiting: deque[Frame] = deque(maxlen=LOOK_AHEAD + 1)
-    seen: deque[NDArray[np.uint8]] = deque(maxlen=2 * LOOK_AHEAD + 2)  # as many before a cut as after it
+    seen: deque[NDArray[np.uint8]] = deque(
+        maxlen=2 * LOOK_AHEAD + 2
+    )  # the same number before and after a cut
     for index, frame in enumerate(_extended(frames)):
         waiting.append(frame)
         seen.append(_small(frame.image))
@@ -69,7 +71,7 @@ def _detected(frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
 
 
 def _extended(frames: Iterable[Frame]) -> Iterator[Frame]:
-    """The frames, the first and the last repeated: a cut may come right after the one or before the other."""
+    """Yield the frames, with the first and the last repeated, since a cut may lie right next to either."""
     last = None
     for frame in frames:
         if last is None:
@@ -89,7 +91,7 @@ def _small(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _passes(images: list[NDArray[np.uint8]]) -> bool:
-    """Whether what changes in the middle of ``images`` is a flash: on both sides there are alike ones."""
+    """Whether the change in the middle of ``images`` is a flash: some before it are like some after it."""
     middle = len(images) // 2
     change = cv2.absdiff(images[middle - 1], images[middle]).mean()
     return any(
