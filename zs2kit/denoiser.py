@@ -19,7 +19,7 @@ from zs2kit.schedule import Step
 class Denoiser:
     """Calls the network with what the plugins add, and with temporal momentum in its self-attention.
 
-    ``hook`` are the plugins' hooks, as pluggy calls them all.
+    hook: pluggy's relay, which calls a hook of all plugins.
     """
 
     def __init__(self, model: Model, hook: Any, momentum: float) -> None:
@@ -38,22 +38,24 @@ class Denoiser:
         network's attention can't be given momentum.
         """
         if name in self.networks or any(network is each for each in self.networks.values()):
-            raise PluginError(f"the network called '{name}' is attached twice", "use one plugin of the two")
+            raise PluginError(
+                f"the network called '{name}' is attached twice", "use only one of the two plugins"
+            )
         if self.momentum:
-            self_attention(network)  # raises an error now rather than in the middle of the work
+            self_attention(network)  # if it raises an error, then now rather than in the middle of the work
         self.networks[name] = network
 
     def within(self, context: Callable[[], AbstractContextManager[Any]]) -> None:
-        """Have ``context()`` entered whenever a chunk is sampled, and left before the frames are handed out.
+        """Enter ``context()`` whenever a chunk is sampled, and leave it before its frames are returned.
 
-        For plugins that must change the model, as adapters do: between chunks it belongs to others, so
-        what the context changes it must undo. The model's lock is held meanwhile.
+        This is for plugins that must change the model, as adapters do. Between chunks, other edits may use
+        the model, so the context must undo what it changes. The model's lock is held meanwhile.
         """
         self._contexts.append(context)
 
     @contextmanager
     def sampling(self, carry: Carry, following: Carry) -> Iterator[None]:
-        """Within this context calls read their running averages from ``carry`` and write ``following``."""
+        """Within this context calls read running averages from ``carry`` and write them to ``following``."""
         self._average = TemporalMomentum(self.momentum, carry, following)
         with ExitStack() as stack:
             for context in self._contexts:
@@ -73,7 +75,9 @@ class Denoiser:
         conditions = dict(branch.conditions)
         for each in given:
             if both := conditions.keys() & each.conditions.keys():
-                raise PluginError(f"the condition '{min(both)}' is given twice", "use one plugin of the two")
+                raise PluginError(
+                    f"the condition '{min(both)}' is given twice", "use only one of the two plugins"
+                )
             conditions.update(each.conditions)
         extra: list[torch.Tensor] = self.hook.channels(step=step, branch=branch, latents=latents)
         inputs = torch.cat([latents, *(each.to(latents) for each in extra)], dim=1)

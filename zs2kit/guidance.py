@@ -1,4 +1,4 @@
-"""Guidance: which calls of the network are made in a step, with which prompts, and how they are weighed."""
+"""Guidance: how often a step calls the network, with which prompts, and how the predictions are weighted."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from zs2kit.settings import Settings
 
 
 def classifier_free(model: Model, settings: Settings, chunk: Chunk) -> list[Branch]:
-    """Return the branches of classifier-free guidance: s times with the prompt, 1 - s times without it.
+    """Return the branches of classifier-free guidance: weight s with the prompt, 1 - s without it.
 
-    At a scale of 1, and for a distilled model, which takes the scale as an input, that is one branch.
+    There is only one branch at a scale of 1, and for a distilled model, which takes the scale as an input.
     """
     scale = settings.guidance_scale
     embeds, negative = _embeds(model, settings, chunk)
@@ -27,7 +27,7 @@ def classifier_free(model: Model, settings: Settings, chunk: Chunk) -> list[Bran
 
 
 def _embeds(model: Model, settings: Settings, chunk: Chunk) -> tuple[Embeds, Embeds]:
-    """The prompts as this chunk's frames see them: between two of them, something in between."""
+    """Embed the prompts for this chunk's frames; between two prompts, their embeddings are mixed."""
     prompts = settings.prompts
     embedded = [
         model.embed(prompt, settings.negative_prompt, chunk.height, chunk.width)
@@ -46,9 +46,9 @@ def _embeds(model: Model, settings: Settings, chunk: Chunk) -> tuple[Embeds, Emb
 
 
 def interpolation(keys: Sequence[int], frames: range) -> torch.Tensor:
-    """Return weights (frames, keys) with which what holds at frames ``keys``, rising, is mixed linearly.
+    """Return the weights (frames, keys) of linear interpolation between the frames ``keys``, which rise.
 
-    After the last of them it holds alone, and before the first that one does.
+    Frames before the first key have only the first one's value, frames after the last only the last one's.
     """
     positions = np.arange(frames.start, frames.stop)
     return torch.from_numpy(np.stack([np.interp(positions, keys, row) for row in np.eye(len(keys))], axis=1))

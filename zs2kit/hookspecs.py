@@ -1,8 +1,8 @@
 """The hooks: the moments of an edit at which a plugin may act.
 
-A plugin is a subclass of `zs2kit.Plugin`, a dataclass whose fields are its options and whose methods,
-marked with `zs2kit.hookimpl`, are the hooks that it takes part in. A method may leave out arguments that it
-doesn't need. What several plugins return is combined without regard to their order.
+A plugin is a subclass of `zs2kit.Plugin`: a dataclass whose fields are its options, and whose methods that
+are marked with `zs2kit.hookimpl` are its hooks. A method may leave out arguments that it doesn't need. What
+several plugins return is combined in such a way that their order doesn't matter.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ hookimpl = pluggy.HookimplMarker("zs2kit")
 def setup(model: Model, denoiser: Denoiser, scheduler: Any, clip: Clip) -> None:
     """Load side networks; called once per edit, before the first chunk.
 
-    ``denoiser.attach(name, network)`` gives a side network's self-attention the same temporal
-    momentum as the U-Net's; ``denoiser.within(context)`` is for what must change the model itself
-    while it samples. ``scheduler`` is like those that the chunks will get. ``clip`` is what is
-    edited: its size, rate and number of frames are here to be read, its frames are not.
-    Check here that the options fit all of these, and raise `zs2kit.Zs2Error` if not.
+    ``denoiser.attach(name, network)`` gives a side network's self-attention the same temporal momentum as
+    the U-Net's; ``denoiser.within(context)`` is for plugins that must change the model itself while it
+    samples. ``scheduler`` is like those that the chunks will get. ``clip`` is the clip that is edited: you
+    may read its size, rate and number of frames, but not its frames. Check that the options fit all of
+    these, and raise `zs2kit.Zs2Error` if they don't.
     """
 
 
@@ -45,8 +45,8 @@ def guidance(
 ) -> list[Branch] | None:
     """Return the branches of the guidance for this chunk, or None; called once per chunk.
 
-    Their weights sum to 1. One plugin at most may implement this; without it, classifier-free
-    guidance is used.
+    Their weights add up to 1. At most one plugin may implement this; without one, classifier-free guidance
+    is used.
     """
 
 
@@ -54,9 +54,9 @@ def guidance(
 def prepare(chunk: Chunk, model: Model) -> None:
     """Look at the chunk's frames before it is sampled, and keep on self what later hooks need.
 
-    Called anew where a chunk is made anew: in parts, since memory ran out, or in float32, as ``model.dtype``
-    then says, since numbers broke in half precision. Where a plugin wants a shot's first frame, that one is
-    a chunk of its own beforehand, for all plugins.
+    It is called again when a chunk is drawn again: in parts, if memory ran out, or in float32 (see
+    ``model.dtype``), if numbers overflowed in half precision. If any plugin wants a shot's first frame, this
+    frame comes first as a chunk of its own, for all plugins.
     """
 
 
@@ -71,10 +71,10 @@ def initial_latents(
 ) -> tuple[torch.Tensor, int] | None:
     """Return the latents to start from and the index of the first step to take, or None.
 
-    ``noise`` (frames, channels, height, width) is the chunk's dependency noise of unit variance,
-    ``scheduler`` the chunk's own, with its ``steps``. The latents have the noise level of the first
-    step, as `zs2kit.schedule.add_noise` gives it to those of a picture. Called once per chunk; one
-    plugin at most may implement it; without it, sampling starts from the noise at step 0.
+    ``noise`` (frames, channels, height, width) is the chunk's correlated noise, of unit variance;
+    ``scheduler`` is the chunk's own, with its ``steps``. The latents must have the noise level of the first
+    step; `zs2kit.schedule.add_noise` brings a picture's latents to it. Called once per chunk. At most one
+    plugin may implement this; without one, sampling starts from the noise at step 0.
     """
 
 
@@ -90,20 +90,23 @@ def denoiser_inputs(step: Step, branch: Branch, latents: torch.Tensor) -> Denois
 def channels(step: Step, branch: Branch, latents: torch.Tensor) -> torch.Tensor | None:
     """Return what to append to the latents (frames, channels, height, width) in this call of the U-Net.
 
-    For U-Nets with more input channels than latents; called for every step and branch. ``latents`` are
-    already scaled for the model by the scheduler. One plugin at most may implement this.
+    This is for U-Nets with more input channels than latents have; called for every step and branch.
+    ``latents`` are already scaled for the model by the scheduler. At most one plugin may implement this.
     """
 
 
 @hookspec
 def keep(chunk: Chunk) -> NDArray[np.float32] | None:
-    """Return what of the source stays as it is, or None for nothing; called once per chunk, after `prepare`.
+    """Return a mask of what stays as in the source, or None; called once per chunk, after `prepare`.
 
-    (frames, height, width) of the source's frames, in [0, 1]: 1 stays to the bit, 0 is drawn anew,
-    between them both are blended. Several plugins' masks combine by their maximum.
+    The mask is (frames, height, width), the source's size, in [0, 1]: 1 stays to the bit, 0 is drawn, and
+    in between both are blended. Masks of several plugins are combined by their maximum.
     """
 
 
 @hookspec
 def finish(frames: int) -> None:
-    """Say what the user should know of the whole edit; called once, after the last of ``frames`` frames."""
+    """Send notices about the whole edit; called once, after the last of its ``frames`` frames.
+
+    `zs2kit.notify` sends one.
+    """

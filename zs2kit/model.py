@@ -20,11 +20,11 @@ from zs2kit.networks.unet import UNet
 class Model:
     """A checkpoint with a `UNet2DConditionModel`, loaded once and used for any number of clips.
 
-    pipeline: its diffusers pipeline, which embeds prompts and knows how LoRAs load. name: what messages
-    call it. folder: where side networks of its own may lie.
+    pipeline: its diffusers pipeline, which embeds prompts and loads LoRAs. name: its name in messages.
+    folder: where side networks of its own may lie.
 
-    Edits leave it as it was. ``lock`` is held while a chunk is sampled, so that two edits in one
-    process don't meet in its attention layers.
+    Edits leave it as it was. ``lock`` is held while a chunk is sampled, so that two edits in one process
+    don't use its attention layers at the same time.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class Model:
         self.folder = folder
         self.default_prompt = default_prompt
         self.vae: Any = pipeline.vae
-        # Its activations overflow float16, which gives black frames.
+        # The activations of such a VAE overflow in float16, which gives black frames.
         if self.vae.config.get("force_upcast") and self.dtype == torch.float16:
             self.vae.to(torch.float32)
         self.lock = Lock()
-        self._cut: set[str] = set()  # prompts of which it was said that they are too long
+        self._cut: set[str] = set()  # the prompts for which a notice was sent that they are too long
 
     @classmethod
     def load(
@@ -64,16 +64,17 @@ class Model:
 
         ``puppets`` and ``puppets-instruct`` are bundled.
 
-        config: for a .safetensors file, the diffusers folder (or hub name) with the configs that it
-        lacks; None is what diffusers takes from the hub for files of its kind.
-        loras: LoRAs and their weights, which are added to the checkpoint's: .safetensors files, folders,
-        names on the hub (REPOSITORY or REPOSITORY/FILE), or for a bundled model the name of a bundled one.
-        embeddings: textual inversions, named likewise. A prompt calls one by the token that its file
-        gives, or else by the file's name without its suffix.
-        device: as torch names it; by default the accelerator if there is one. dtype: float32, float16
-        or bfloat16; by default float16 on CUDA and float32 elsewhere. Weights load from safetensors
-        alone. Raises `ModelError` if something can't be loaded or doesn't fit, `UsageError` for an
-        unknown device or dtype, a weight that is not finite, and a config that nothing needs.
+        config: for a .safetensors file, the diffusers folder (or hub name) that has its configs; None takes
+        what diffusers finds on the hub for files of its kind. loras: LoRAs and their weights, which are added
+        to the checkpoint's: .safetensors files, folders, names on the hub (REPOSITORY or REPOSITORY/FILE),
+        or, for a bundled model, the name of a bundled LoRA. embeddings: textual inversions, named likewise.
+        A prompt calls one by the token that its file gives, or else by the file's name without suffix.
+        device: as torch calls it; by default the accelerator if there is one. dtype: float32, float16 or
+        bfloat16; by default float16 on CUDA and float32 elsewhere.
+
+        Weights load from safetensors only. Raises `ModelError` if something can't be loaded or doesn't fit,
+        `UsageError` for an unknown device or dtype, a weight that is not finite, or a config that isn't
+        needed.
         """
         with loading(name):
             pipeline, folder, prompt = load_pipeline(
@@ -83,7 +84,7 @@ class Model:
 
     @property
     def unet(self) -> Any:
-        """The U-Net; `ModelError` for a checkpoint that has another kind of network."""
+        """The U-Net; raises `ModelError` for a checkpoint that has another kind of network."""
         if self.network.name != "unet":
             raise ModelError(f"{self.name} has no U-Net", "use a model of Stable Diffusion 1, 2 or XL")
         return self.network.module
@@ -101,22 +102,22 @@ class Model:
 
     @property
     def modules(self) -> list[torch.nn.Module]:
-        """All parts that have weights."""
+        """All parts of the pipeline that have weights."""
         return [each for each in self.pipeline.components.values() if isinstance(each, torch.nn.Module)]
 
     @property
     def latent_channels(self) -> int:
-        """Channels of the VAE's latents."""
+        """The number of channels of the VAE's latents."""
         return int(self.vae.config.latent_channels)
 
     @property
     def vae_scale(self) -> int:
-        """Pixels along one side of a latent."""
+        """How many pixels a latent covers along one side."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @property
     def multiple(self) -> int:
-        """What sides of a picture must be divisible by: the VAE's and the network's down-sampling."""
+        """What the sides of a picture must be divisible by, for the VAE's and the network's down-sampling."""
         return self.vae_scale * self.network.multiple
 
     @property
@@ -130,15 +131,16 @@ class Model:
         return self.latent_channels, height // self.vae_scale, width // self.vae_scale
 
     def bundled(self, name: str) -> Path | None:
-        """Return the folder of the side network ``name`` that comes inside the checkpoint's own, if any."""
+        """Return the folder of the checkpoint's own side network called ``name``; None if it has none."""
         if self.folder is None or not (self.folder / name / "config.json").is_file():
             return None
         return self.folder / name
 
     def embed(self, prompt: str, negative_prompt: str, height: int, width: int) -> tuple[Embeds, Embeds]:
-        """Return ``prompt`` and ``negative_prompt`` as the network takes them.
+        """Return ``prompt`` and ``negative_prompt``, embedded as the network takes them.
 
-        height, width: of the pictures, in pixels. Tells, once, of a prompt that is longer than what is read.
+        height, width: of the pictures, in pixels. Sends a notice, once, if a prompt is too long to be read
+        whole.
         """
         for each in (prompt, negative_prompt):
             read, cut = self.network.cut(each)
@@ -152,7 +154,7 @@ class Model:
         return self.network.embed(prompt, negative_prompt, height, width)
 
     def _mean_and_std(self) -> Sequence[torch.Tensor]:
-        """What the VAE's latents are normalised by, (channels, 1, 1) each; 0 and 1 for most checkpoints."""
+        """The mean and the deviation of the VAE's latents, (channels, 1, 1); 0 and 1 for most checkpoints."""
         mean = self.vae.config.get("latents_mean") or [0.0] * self.latent_channels
         std = self.vae.config.get("latents_std") or [1.0] * self.latent_channels
         return [torch.tensor(each, device=self.vae.device).view(-1, 1, 1) for each in (mean, std)]
@@ -161,7 +163,7 @@ class Model:
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels (frames, 3, height, width) in [-1, 1] -> latents (frames, channels, ...), float32.
 
-        The mode of the posterior, so that the same pixels give the same latents.
+        They are the mode of the posterior, so that the same pixels give the same latents.
         """
         pixels = pixels.to(self.vae.device, self.vae.dtype)
         latents = torch.cat([self.vae.encode(each[None]).latent_dist.mode() for each in pixels])
@@ -172,18 +174,18 @@ class Model:
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (frames, channels, ...) -> pixels (frames, 3, height, width) in [0, 1], float32.
 
-        NaN where the VAE's numbers break.
+        They are NaN where the VAE overflows.
         """
         mean, std = self._mean_and_std()
         latents = (latents / self.vae.config.scaling_factor * std + mean).to(self.vae.dtype)
-        # Frame by frame: at SDXL's size a chunk's activations would fill a graphics card.
+        # One frame at a time: at SDXL's size, the activations of a whole chunk would fill a graphics card.
         pixels = torch.cat([self.vae.decode(each[None], return_dict=False)[0] for each in latents])
         pixels = pixels.float() / 2 + 0.5
-        # Infinity must not pass for black or white.
+        # Infinity must not become black or white.
         return pixels.clamp(0, 1).where(pixels.isfinite(), torch.nan)
 
     def halves(self, networks: Iterable[Any] = ()) -> list[torch.Tensor]:
-        """Return all of the weights, those of side ``networks`` among them, that are in half precision."""
+        """Return the model's weights, and those of side ``networks``, that are in half precision."""
         tensors = [each for module in (*self.modules, *networks) for each in _tensors(module)]
         return [each for each in tensors if each.dtype in (torch.float16, torch.bfloat16)]
 
@@ -197,7 +199,7 @@ class Model:
             yield
         finally:
             for each, dtype in before:
-                each.data = each.data.to(dtype)  # exactly what it was
+                each.data = each.data.to(dtype)  # which gives exactly what they were
 
     def load_config(self, cls: Any, name: str | Path) -> dict[str, Any]:
         """Return the config of a side network of class ``cls``, without fetching its weights.

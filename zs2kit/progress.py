@@ -1,4 +1,4 @@
-"""Progress: how far a piece of work is, as its callbacks are told."""
+"""Progress: how far a piece of work has come, as callbacks are told."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from time import perf_counter
 
 
 class Progress(int):
-    """How many frames are done, as a number, and beside it what else is known.
+    """How many frames are done, as a number, with further details as attributes.
 
-    stage: "drawing" or "writing". total: how many frames there will be; None where that isn't known.
-    step, steps: of the denoising steps of the chunk under way, those that are taken and all of them.
-    fraction: of the whole, with the chunk under way; 0 where ``total`` isn't known.
-    seconds_left: by the pace so far; None before there is one, and where ``total`` isn't known.
+    stage: "reading", "drawing" or "writing". total: how many frames there will be; None if unknown. step,
+    steps: how many denoising steps of the current chunk are taken, and how many there are. fraction: of the
+    whole, with the current chunk; 0 if ``total`` is unknown. seconds_left: by the pace so far; None before
+    anything is done, and if ``total`` is unknown.
     """
 
     stage: str
@@ -45,17 +45,17 @@ Report = Callable[[Progress], object]
 
 
 class Pace:
-    """Tells how long the rest of a piece of work takes, by how long it took so far.
+    """Estimates how long the rest of a piece of work takes, by how long it took so far.
 
-    done: how much was done before it began, in any unit.
+    done: how much was done when it started, in any unit.
     """
 
     def __init__(self, done: float) -> None:
         self._first = done
-        self._began = perf_counter()
+        self._started = perf_counter()
 
     def seconds_left(self, done: float, total: float | None) -> float | None:
-        """Return the seconds until ``total`` is done, now that ``done`` is; None if that can't be told."""
+        """Return the seconds from ``done`` to ``total``; None if that can't be estimated."""
         if total is None or done <= self._first:
             return None
-        return (perf_counter() - self._began) / (done - self._first) * max(0.0, total - done)
+        return (perf_counter() - self._started) / (done - self._first) * max(0.0, total - done)

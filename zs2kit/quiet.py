@@ -1,4 +1,4 @@
-"""Silence: diffusers and transformers talk while they load, and a library must not."""
+"""Silence: diffusers and transformers print while they load, which a library must not do."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ _LOADING = RLock()  # held within `quiet`, so whoever holds it must not wait for
 def quiet() -> Iterator[None]:
     """Keep diffusers' and transformers' progress bars and log off the terminal.
 
-    One thread at a time. These settings are the process's, as is what those libraries replace in torch while
-    they load weights: two threads that load at once would leave it replaced, and later weights empty.
+    Only one thread at a time can be in here. These settings hold for the whole process, and so does what
+    those libraries replace in torch while they load weights: if two threads loaded at once, it would stay
+    replaced, and weights that are loaded later would be empty.
     """
     libraries = (diffusers.utils.logging, transformers.utils.logging)
     with _LOADING:
         before = [(each.is_progress_bar_enabled(), each.get_verbosity()) for each in libraries]
         for each in libraries:
             each.disable_progress_bar()
-            each.set_verbosity(each.CRITICAL)  # what fails is raised, and we say it
+            each.set_verbosity(each.CRITICAL)  # failures are raised, and we report them
         try:
             yield
         finally:

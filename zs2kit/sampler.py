@@ -14,10 +14,10 @@ from zs2kit.schedule import Step, add_noise, advance, begin, estimate, steps_of
 
 
 class Kept(NamedTuple):
-    """What stays as in the source: put back after every step, as noisy as the rest then is."""
+    """What stays as in the source: it is put back after every step, as noisy as all else is by then."""
 
-    latents: torch.Tensor  # (frames, channels, height, width)
-    noise: torch.Tensor  # of the same shape, unit variance
+    latents: torch.Tensor  # the source's: (frames, channels, height, width)
+    noise: torch.Tensor  # of the same shape and unit variance
     mask: torch.Tensor  # (frames, 1, height, width) in [0, 1]; 1 stays
 
 
@@ -32,11 +32,11 @@ def sample(
     motion: FlowMomentum | None = None,
     after_step: Callable[[Step], object] = lambda step: None,
 ) -> torch.Tensor:
-    """Denoise ``latents`` (frames, channels, height, width) from step ``first`` on; return them.
+    """Return ``latents`` (frames, channels, height, width), denoised from step ``first`` on.
 
-    latents: float32, at the noise level of step ``first``. step_noise: gives the noise of a step, of
-    the latents' shape, to schedulers that add some. kept: what of another picture stays. motion: averages
-    what each step takes for the finished picture. after_step: called after every step; may raise.
+    latents: float32, at the noise level of step ``first``. step_noise: returns a step's noise, of the
+    latents' shape, for schedulers that add some. kept: what stays as in the source. motion: averages each
+    step's estimate of the final latents. after_step: called after every step; may raise.
     """
     steps = steps_of(scheduler)
     begin(scheduler, steps[first])

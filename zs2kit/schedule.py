@@ -1,4 +1,4 @@
-"""Schedulers and their steps: the one place that knows diffusers' scheduler classes apart."""
+"""Schedulers and their steps: the one place that knows the differences of diffusers' scheduler classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from zs2kit.errors import UsageError
 from zs2kit.quiet import quiet
 
-# name -> diffusers class and what it needs beside the checkpoint's own scheduler config
+# name -> diffusers' class, and what it needs beside the checkpoint's own scheduler config
 SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
     "ddim": (diffusers.DDIMScheduler, {}),
     "euler": (diffusers.EulerDiscreteScheduler, {}),
@@ -26,11 +26,11 @@ SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Step:
-    """A denoising step. Known by its position: timestep values may be fractional, or repeat."""
+    """A denoising step. What identifies it is its index, since timesteps may be fractional or repeat."""
 
     index: int
     timestep: torch.Tensor
-    count: int  # of steps in all
+    count: int  # of all steps
 
 
 class Line(NamedTuple):
@@ -43,19 +43,20 @@ class Line(NamedTuple):
 def make_scheduler(name: str, config: Any, num_inference_steps: int, device: torch.device) -> Any:
     """Return a fresh scheduler with its timesteps set.
 
-    Made from the checkpoint's scheduler config, so that its prediction type and noise schedule hold.
-    Every chunk needs its own: multistep schedulers keep a history. Raises `UsageError` for a number
-    of steps that the scheduler doesn't offer.
+    It is made from the checkpoint's scheduler config, so it has the right prediction type and noise schedule.
+    Every chunk needs its own, since multistep schedulers keep a history. Raises `UsageError` for more steps
+    than the scheduler offers.
     """
     cls, settings = SCHEDULERS[name]
-    # Latents are no pixels: they must not be clipped, which DDIM does unless it is told not to.
+    # Latents are not pixels: they must not be clipped, which DDIM does unless it is told not to.
     given = {"clip_sample": False, **config}
-    with quiet():  # they say which entries of another scheduler's config they don't use
+    with quiet():  # schedulers log which entries of another scheduler's config they don't use
         scheduler = cls.from_config(given, **settings)  # type: ignore[attr-defined]
     most = scheduler.config["original_inference_steps" if name == "lcm" else "num_train_timesteps"]
     if num_inference_steps > most:
         raise UsageError(
-            f"scheduler '{name}' takes at most {most} steps with this model, not {num_inference_steps}"
+            f"scheduler '{name}' takes at most {most} steps with this model, not {num_inference_steps}",
+            f"take fewer: `num_inference_steps={most}`",
         )
     scheduler.set_timesteps(num_inference_steps, device=device)
     return scheduler
@@ -67,16 +68,15 @@ def steps_of(scheduler: Any) -> list[Step]:
 
 
 def begin(scheduler: Any, step: Step) -> None:
-    """Have the scheduler count its steps from ``step``, which it can't tell by timesteps that repeat."""
-    if hasattr(scheduler, "set_begin_index"):  # DDIM doesn't count
+    """Have the scheduler start with ``step``, which it can't find by itself where timesteps repeat."""
+    if hasattr(scheduler, "set_begin_index"):  # DDIM doesn't count its steps
         scheduler.set_begin_index(step.index)
 
 
 def add_noise(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, step: Step) -> torch.Tensor:
-    """Return ``latents`` (frames, channels, height, width), with ``noise`` added as ``step`` expects it.
+    """Return ``latents`` (frames, channels, height, width) with as much ``noise`` as ``step`` expects.
 
-    noise: of unit variance and the latents' shape. For the first step to be taken, before it is, or for the
-    next step.
+    noise: of unit variance and the latents' shape. step: the first one, before any is taken, or the next one.
     """
     if getattr(scheduler, "step_index", None) is None:
         begin(scheduler, step)
@@ -84,7 +84,7 @@ def add_noise(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, step: 
 
 
 def levels(scheduler: Any, step: Step) -> tuple[float, float]:
-    """Return how much signal and noise latents of unit variance have before ``step``."""
+    """Return the amplitudes of signal and noise, in latents of unit variance, before ``step``."""
     if hasattr(scheduler, "sigmas"):
         sigma = float(scheduler.sigmas[step.index])
         return 1 / math.sqrt(1 + sigma**2), sigma / math.sqrt(1 + sigma**2)
@@ -93,7 +93,7 @@ def levels(scheduler: Any, step: Step) -> tuple[float, float]:
 
 
 def estimate(scheduler: Any, step: Step) -> tuple[float, float]:
-    """Return a and b: ``a * latents + b * prediction`` is what ``step`` takes for the finished latents."""
+    """Return a and b: ``a * latents + b * prediction`` is what ``step`` estimates the final latents to be."""
     signal, noise = levels(scheduler, step)
     # Euler's latents grow with the noise; those of the other schedulers have unit variance.
     scale = signal if isinstance(scheduler, diffusers.EulerDiscreteScheduler) else 1.0
@@ -110,10 +110,10 @@ def advance(
     latents: torch.Tensor,
     step_noise: Callable[[Step], torch.Tensor],
 ) -> torch.Tensor:
-    """Take one step of the scheduler. Noise that it adds is ours, so that frames stay correlated."""
+    """Take one step of the scheduler; if it adds noise, it is ours, so that frames stay correlated."""
     if not isinstance(scheduler, diffusers.LCMScheduler):
         return scheduler.step(prediction, step.timestep, latents, return_dict=False)[0]  # type: ignore[no-any-return]
-    # LCM draws its own, independent noise: take its denoised estimate and add ours in the same amount.
+    # LCM would add independent noise: take its denoised estimate and add the same amount of our noise.
     unused = torch.Generator(latents.device).manual_seed(0)
     _, denoised = scheduler.step(prediction, step.timestep, latents, generator=unused, return_dict=False)
     if step.index == step.count - 1:
@@ -125,10 +125,10 @@ def advance(
 def line(scheduler: Any, step: Step) -> Line:
     """Return ``step`` of the scheduler as a `Line`, found by taking it with 0 and 1 on a copy.
 
-    Raises `UsageError` for schedulers whose steps depend on those before them, or add noise.
+    Raises `UsageError` for schedulers whose steps depend on the steps before them, or add noise.
     """
     if hasattr(scheduler, "model_outputs") or isinstance(scheduler, diffusers.LCMScheduler):
-        raise UsageError("the steps of this scheduler can't be taken back", "use `scheduler='ddim'`")
+        raise UsageError("the steps of this scheduler can't be inverted", "use `scheduler='ddim'`")
     zero, one = torch.zeros(()), torch.ones(())
 
     def taken(prediction: torch.Tensor, latents: torch.Tensor) -> float:
@@ -140,12 +140,12 @@ def line(scheduler: Any, step: Step) -> Line:
 
 
 def inverse(scheduler: Any) -> Any:
-    """Return the scheduler that takes the steps of ``scheduler`` back (DDIM inversion).
+    """Return a scheduler that inverts the steps of ``scheduler`` (DDIM inversion).
 
-    Raises `UsageError` for others than ddim.
+    Raises `UsageError` for any scheduler but ddim.
     """
     if not isinstance(scheduler, diffusers.DDIMScheduler):
-        raise UsageError("only the steps of ddim can be taken back", "use `scheduler='ddim'`")
+        raise UsageError("only the steps of ddim can be inverted", "use `scheduler='ddim'`")
     back = diffusers.DDIMInverseScheduler.from_config(scheduler.config)
-    back.num_inference_steps = len(scheduler.timesteps)  # its timesteps are the sampler's, which may be any
+    back.num_inference_steps = len(scheduler.timesteps)  # so that it can take any of these timesteps
     return back

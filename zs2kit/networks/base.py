@@ -1,4 +1,4 @@
-"""What zs2kit asks of a network that denoises, whatever its family, and what it is called with."""
+"""What zs2kit needs from a network that denoises, whatever its family, and what it calls it with."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 
 class Embeds(NamedTuple):
-    """A prompt as the network takes it."""
+    """A prompt in the form that the network takes."""
 
     prompt_embeds: torch.Tensor  # (1 or frames, tokens, channels)
-    conditions: Mapping[str, torch.Tensor]  # what the network takes beside it; SDXL's has two
+    conditions: Mapping[str, torch.Tensor]  # further inputs of the network; SDXL's U-Net has two
 
 
 @dataclass(eq=False)
 class Branch:
-    """One call of the network per step; the guidance is the sum of weight x prediction over branches.
+    """One call of the network per step; the guided prediction is the branches' sum of weight x prediction.
 
     prompt_embeds: (1 or frames, tokens, channels). conditions: further entries of a U-Net's
-    ``added_cond_kwargs``, each (1 or frames, ...). timestep_cond: (1 or frames, channels), for
-    models that take the guidance scale as an input. conditional: whether it draws what is asked for.
-    What guidance leads away from doesn't, nor the source as it was: no reference is shown to those.
+    ``added_cond_kwargs``, each (1 or frames, ...). timestep_cond: (1 or frames, channels), for models that
+    take the guidance scale as an input. conditional: whether the branch draws what the user asks for; if it
+    draws what guidance leads away from, or the source itself, it doesn't, and gets no reference picture.
     """
 
     name: str
@@ -41,8 +41,8 @@ class Branch:
 class DenoiserInputs:
     """What a plugin adds to one call of the network.
 
-    ``down`` and ``mid`` are residuals as a diffusers ControlNet returns them (already scaled); those
-    of several plugins are added up. ``conditions`` join those of the branch.
+    ``down`` and ``mid`` are residuals as a diffusers ControlNet returns them (already scaled); those of
+    several plugins are added up. ``conditions`` are added to those of the branch.
     """
 
     down: Sequence[torch.Tensor] = ()
@@ -51,21 +51,21 @@ class DenoiserInputs:
 
 
 class Network(Protocol):
-    """A family of denoisers. A new one is a class like this, in a file of its own."""
+    """A family of denoisers. For a new family, write a class like this in a file of its own."""
 
-    module: Any  # the torch module; momentum hangs on its self-attention
-    name: str  # of that part in the checkpoint's pipeline, such as unet
-    num_inference_steps: int  # unless the user says how many
-    guidance_scale: float  # likewise
+    module: Any  # the torch module, whose self-attention gets momentum
+    name: str  # the module's name in the checkpoint's pipeline, such as unet
+    num_inference_steps: int  # the default
+    guidance_scale: float  # the default
 
     @property
     def guided(self) -> Literal["cfg", "embedded"]:
-        """How it is guided: by a branch with the prompt and one without, or by the scale as an input."""
+        """How it is guided: "cfg" by two branches, with and without prompt, "embedded" by an input."""
         ...
 
     @property
     def channels(self) -> int:
-        """The channels that it takes, latents included."""
+        """The number of input channels, those of the latents included."""
         ...
 
     @property
@@ -79,19 +79,19 @@ class Network(Protocol):
         ...
 
     def embed(self, prompt: str, negative_prompt: str, height: int, width: int) -> tuple[Embeds, Embeds]:
-        """Return both prompts as the network takes them, for pictures of ``height`` x ``width`` pixels."""
+        """Return both prompts, embedded, for pictures of ``height`` x ``width`` pixels."""
         ...
 
     def cut(self, prompt: str) -> tuple[int, str]:
-        """Return how many tokens of a prompt are read, and the text after them, which has no effect."""
+        """Return how many tokens of a prompt are read, and the text that comes after and has no effect."""
         ...
 
     def begin(self, scheduler: str, num_inference_steps: int) -> Any:
-        """Return a fresh scheduler, its timesteps set; called once a chunk."""
+        """Return a fresh scheduler with its timesteps set; called once per chunk."""
         ...
 
     def embedded_guidance(self, scale: float) -> torch.Tensor:
-        """Return a guidance scale as the network takes it, where it is ``guided`` so."""
+        """Return a guidance scale as the network's input; only if ``guided`` is "embedded"."""
         ...
 
     def predict(
@@ -104,17 +104,17 @@ class Network(Protocol):
     ) -> torch.Tensor:
         """Return the prediction for ``latents`` (frames, channels, height, width), in the network's dtype.
 
-        conditions: those of the branch and of what plugins have ``given`` together.
+        given: what plugins add. conditions: the branch's and the plugins', together.
         """
         ...
 
     def rescale(self, total: torch.Tensor, conditional: torch.Tensor) -> torch.Tensor:
-        """Return the guided prediction ``total`` as it is to be used, given the ``conditional`` one alone."""
+        """Return the guided prediction ``total``, rescaled if need be by the ``conditional`` prediction."""
         ...
 
 
 def per_frame(value: Any, frames: int) -> Any:
-    """(1 or frames, ...) -> (frames, ...); lists, as IP-Adapter's embeds are, item by item."""
+    """(1 or frames, ...) -> (frames, ...); a list, such as an IP-Adapter's embeds, item by item."""
     if isinstance(value, list):
         return [per_frame(each, frames) for each in value]
     return value if len(value) == frames else value.expand(frames, *value.shape[1:])

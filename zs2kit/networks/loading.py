@@ -1,4 +1,4 @@
-"""Loading of checkpoints, and of what is added to them: files, folders, hub names, LoRAs and embeddings."""
+"""Loading of checkpoints, and of LoRAs and embeddings, from files, folders and the hub."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from zs2kit.quiet import quiet
 
 BUNDLED = "puppets"
 _WEIGHTS = Path(__file__).parents[1] / "puppets" / "weights"
-# name -> folder and default prompt; they share the side networks, which lie beside the first
+# name -> folder and default prompt; both use the same side networks, which lie in the first folder
 _BUNDLED = {
     "puppets": (_WEIGHTS, "a red robot on the beach"),
     "puppets-instruct": (_WEIGHTS / "instruct", "turn it into a blue knight"),
 }
 _ON_THE_HUB = r"[\w-][\w.-]*/[\w.-]+"
-# The files that folders and repositories of adapters hold, as diffusers writes them
+# The file names that diffusers gives to LoRAs and embeddings in folders and repositories
 _LORA = "pytorch_lora_weights.safetensors"
 _EMBEDDING = "learned_embeds.safetensors"
-_LAYERS = 100  # in one entry of a config: nobody has trained more, and to build very many takes for ever
+_LAYERS = 100  # the most in one entry of a config: nobody has trained more, and building many more never ends
 
 
 def load_pipeline(
@@ -46,7 +46,7 @@ def load_pipeline(
 ) -> tuple[Any, Path | None, str]:
     """Load what `zs2kit.Model.load` takes; return the diffusers pipeline, its folder and its default prompt.
 
-    The folder is None where side networks can't lie beside the checkpoint. Raises what `Model.load` raises.
+    The folder is None if there is none in which side networks could lie. Raises what `Model.load` raises.
     """
     for lora, weight in (loras or {}).items():
         if not math.isfinite(weight):
@@ -57,7 +57,7 @@ def load_pipeline(
     path, prompt = _BUNDLED.get(str(name), (Path(name), ""))
     _check_name(name, path, bundled, config)
     for each in Path(config or path).glob("*/config.json"):
-        with suppress(OSError, ValueError):  # diffusers says better what is wrong
+        with suppress(OSError, ValueError):  # diffusers' own message is better
             check_layers(f"{name}/{each.parent.name}", json.loads(each.read_text(encoding="utf-8")))
     own = {path.stem: path for path in (_WEIGHTS / "loras").glob("*.safetensors")} if bundled else {}
     lora_files = {each: own.get(str(each)) or _weights_file(each, _LORA, own) for each in loras or {}}
@@ -68,10 +68,10 @@ def load_pipeline(
         pipeline = diffusers.DiffusionPipeline.from_pretrained(
             path if path.is_dir() else str(name),
             use_safetensors=True,
-            safety_checker=None,  # it judges pictures, which never pass through the pipeline
+            safety_checker=None,  # it checks pictures, which never pass through the pipeline
             **weights,
         )
-    UNet(pipeline, str(name))  # refuses other families, before anything is added to them
+    UNet(pipeline, str(name))  # refuses other families before anything is added to them
     pipeline.to(where)
     for lora, weight in (loras or {}).items():
         add_lora(pipeline, str(name), lora, lora_files[lora], weight)
@@ -81,9 +81,9 @@ def load_pipeline(
 
 
 def _check_name(name: str | Path, path: Path, bundled: bool, config: str | Path | None) -> None:
-    """Raise `ModelError` or `UsageError` for what can be seen to be no checkpoint without opening it."""
+    """Raise `ModelError` or `UsageError` if, without opening it, this is seen to be no checkpoint."""
     if path.is_dir() and not (path / "model_index.json").is_file():
-        raise ModelError(f"{name}: this folder is no checkpoint, it has no model_index.json")
+        raise ModelError(f"{name}: this folder is no checkpoint, since it has no model_index.json")
     if path.is_file() and path.suffix != ".safetensors":
         raise ModelError(f"{name}: checkpoints load from .safetensors files only", "convert it first")
     if bundled and not path.exists():
@@ -102,8 +102,8 @@ def add_lora(pipeline: Any, model: str, name: str | Path, file: Path, weight: fl
     foreign = ModelError(
         f"{name} was made for another family of models than {model}", "choose a LoRA for this one"
     )
-    if any("dora_scale" in key for key in _keys(file)):  # diffusers leaves these out
-        raise ModelError(f"{name}: it is a DoRA, of which only a part would load", "use a plain LoRA")
+    if any("dora_scale" in key for key in _keys(file)):  # diffusers skips these tensors
+        raise ModelError(f"{name}: this is a DoRA, and only a part of it would load", "use a plain LoRA")
     with quiet():
         try:
             matrices, _ = pipeline.lora_state_dict(
@@ -115,19 +115,19 @@ def add_lora(pipeline: Any, model: str, name: str | Path, file: Path, weight: fl
             raise ModelError(f"{name}: this file is no LoRA")
         try:
             pipeline.load_lora_weights(file, adapter_name="lora", use_safetensors=True)
-        except Exception as error:  # matrices of other shapes, or for layers that there aren't
+        except Exception as error:  # matrices of other shapes, or for layers that don't exist
             raise foreign from error
     parts = [each for each in pipeline._lora_loadable_modules if getattr(pipeline, each) is not None]
     names = [key for each in parts for key, _ in getattr(pipeline, each).named_parameters()]
-    if sum(".lora_" in key for key in names) < len(matrices):  # diffusers passes over the others
+    if sum(".lora_" in key for key in names) < len(matrices):  # diffusers skips those that don't fit
         raise foreign
-    # Plain layers again: as fast as before, and what plugins and attention processors expect.
+    # This leaves plain layers, which are as fast as before, and what plugins and attention processors expect.
     pipeline.fuse_lora(parts, lora_scale=weight)
     pipeline.unload_lora_weights()
 
 
 def add_embedding(pipeline: Any, model: str, name: str | Path, file: Path) -> None:
-    """Teach the text encoders the token of a textual inversion."""
+    """Teach the token of a textual inversion to the text encoders."""
     keys = _keys(file)
     encoders = {"clip_l": (pipeline.tokenizer, pipeline.text_encoder)}
     if hasattr(pipeline, "text_encoder_2"):
@@ -140,7 +140,7 @@ def add_embedding(pipeline: Any, model: str, name: str | Path, file: Path) -> No
     )
     if vectors.keys() != encoders.keys():
         raise foreign
-    named = len(keys) == 1 and keys[0] != "emb_params"  # which is what others than diffusers write
+    named = len(keys) == 1 and keys[0] != "emb_params"  # the key that programs other than diffusers write
     token = keys[0] if named else file.stem
     for key, (tokenizer, encoder) in encoders.items():
         if vectors[key].shape[-1] != encoder.config.hidden_size:
@@ -156,21 +156,22 @@ def _single_file(path: Path, config: str | Path | None, weights: dict[str, Any])
     cls = diffusers.StableDiffusionXLPipeline if is_xl else diffusers.StableDiffusionPipeline
     try:
         return cls.from_single_file(str(path), config=None if config is None else str(config), **weights)
-    except SingleFileComponentError:  # it says which part the file lacks
+    except SingleFileComponentError:  # says which part is missing in the file
         raise
     except Exception as error:
         if config is not None:
             raise ModelError(
-                f"{path}: can't be loaded: it doesn't fit the configs of {config}", "name those of its family"
+                f"{path}: can't be loaded: it doesn't fit the configs of {config}",
+                "give the configs of a checkpoint of its family",
             ) from error
         raise ModelError(
-            f"{path}: can't be loaded: its configs can't be had from the hub ({first_line(error)})",
-            "name a folder that has them, a checkpoint of its family: `config=FOLDER`",
+            f"{path}: can't be loaded: its configs can't be fetched from the hub ({first_line(error)})",
+            "name the folder of a checkpoint of its family, which has them: `config=FOLDER`",
         ) from error
 
 
 def _weights_file(name: str | Path, usual: str, bundled: Iterable[str] = ()) -> Path:
-    """Return the .safetensors file that ``name`` means; of a folder or a repository the ``usual`` one."""
+    """Return the .safetensors file called ``name``; in a folder or a repository, the one called ``usual``."""
     path = Path(name)
     if path.is_dir():
         found = [path / usual] if (path / usual).is_file() else list(path.glob("*.safetensors"))
@@ -190,11 +191,13 @@ def _weights_file(name: str | Path, usual: str, bundled: Iterable[str] = ()) -> 
     try:
         return Path(hf_hub_download(on_the_hub[1], on_the_hub[2] or usual))
     except Exception as error:
-        raise ModelError(f"{name}: there is no such file, and the hub says: {first_line(error)}") from error
+        raise ModelError(
+            f"{name}: there is no such file here, and it can't be fetched from the hub: {first_line(error)}"
+        ) from error
 
 
 def _keys(path: Path) -> list[str]:
-    """The names of the tensors in a file."""
+    """Return the names of the tensors in a file."""
     try:
         with safe_open(path, framework="pt") as tensors:
             return list(tensors.keys())
@@ -204,7 +207,7 @@ def _keys(path: Path) -> list[str]:
 
 @contextmanager
 def loading(name: str | Path, kind: str = "") -> Iterator[None]:
-    """Within this context, whatever goes wrong is a `Zs2Error`: ``name`` can't be loaded (as a ``kind``)."""
+    """Within this context every error becomes a `Zs2Error`: ``name`` can't be loaded (as a ``kind``)."""
     try:
         with quiet():
             yield
@@ -216,16 +219,16 @@ def loading(name: str | Path, kind: str = "") -> Iterator[None]:
 
 
 def check_layers(name: str, config: Any) -> None:
-    """`ModelError` if a config asks for more layers than there can be."""
+    """Raise `ModelError` if a config asks for more layers than any model has."""
     for key, value in config.items() if isinstance(config, Mapping) else ():
         if "layers" in key and any(number > _LAYERS for number in _numbers(value)):
             raise ModelError(
-                f"{name}: its config says {key} {value!r:.60}", f"mend it, {_LAYERS} is the most"
+                f"{name}: its config says {key} {value!r:.60}", f"correct it; {_LAYERS} is the most"
             )
 
 
 def _numbers(value: Any) -> Iterator[float]:
-    """The numbers in an entry of a config, which may be lists of lists."""
+    """Yield the numbers in an entry of a config, which may be nested lists."""
     if isinstance(value, int | float):
         yield value
     for each in value if isinstance(value, list | tuple) else ():
@@ -241,7 +244,7 @@ def _device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # by backend
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # depending on the backend
         raise UsageError(f"device '{name}' can't be used here: {first_line(error)}") from error
     return device
 
@@ -251,5 +254,5 @@ def _dtype(name: str | None, device: torch.device) -> torch.dtype:
     if name is None:
         return torch.float16 if device.type == "cuda" else torch.float32
     if name not in names:
-        raise UsageError(f"dtype '{name}' is not one of {', '.join(names)}")
+        raise UsageError(f"there is no dtype '{name}'", f"choose from {', '.join(names)}")
     return names[name]

@@ -18,8 +18,8 @@ from zs2kit.schedule import Step, make_scheduler
 class UNet:
     """The `Network` of a pipeline that has a `UNet2DConditionModel`.
 
-    Raises `ModelError` for one that has none, or one without self-attention. ``called`` is the checkpoint's
-    name in messages.
+    called: the checkpoint's name in messages. Raises `ModelError` if the pipeline has no such U-Net, or if it
+    has no self-attention.
     """
 
     name = "unet"
@@ -48,7 +48,7 @@ class UNet:
 
     @property
     def multiple(self) -> int:
-        """It halves its input's sides so often."""
+        """What it divides the sides of its input by, down to its coarsest level."""
         return int(2 ** (len(self.module.config.block_out_channels) - 1))
 
     @property
@@ -84,7 +84,7 @@ class UNet:
         tokenizer = self.pipeline.tokenizer
         with quiet():
             tokens = tokenizer(self.pipeline.maybe_convert_prompt(prompt, tokenizer)).input_ids
-        rest = tokens[tokenizer.model_max_length - 1 : -1]  # the last one read is the end's own
+        rest = tokens[tokenizer.model_max_length - 1 : -1]  # the last token that is read marks the end
         return tokenizer.model_max_length - 2, tokenizer.decode(rest)
 
     def begin(self, scheduler: str, num_inference_steps: int) -> Any:
@@ -127,7 +127,7 @@ class UNet:
         return prediction
 
     def rescale(self, total: torch.Tensor, conditional: torch.Tensor) -> torch.Tensor:
-        """See `Network`; U-Nets take the sum as it is."""
+        """See `Network`; for U-Nets the sum stays as it is."""
         return total
 
 
