@@ -128,12 +128,20 @@ def test_wrong_pairs_are_said_before_the_first_frame(tmp_path: Path) -> None:
         yield Frame(drawn(0), 0)
 
     for name, how, says in (
-        ("out.mp4", {"codec": "ffv1"}, r"ffv1 goes into \.mkv; name it so"),
-        ("out.mov", {"codec": "ffv1"}, r"ffv1 goes into \.mkv; name it so"),
-        ("out.mp4", {"codec": "prores"}, r"prores goes into \.mov or \.mkv; name it so"),
+        ("out.mp4", {"codec": "ffv1"}, r"ffv1 goes into \.mkv; change the name's ending, or the codec"),
+        ("out.mov", {"codec": "ffv1"}, r"ffv1 goes into \.mkv; change the name's ending, or the codec"),
+        (
+            "out.mp4",
+            {"codec": "prores"},
+            r"prores goes into \.mov or \.mkv; change the name's ending, or the codec",
+        ),
         ("out.mp4", {"codec": "vp9"}, "`codec` must be one of h264, ffv1, prores, png, or none, not 'vp9'"),
-        ("out.mkv", {"codec": "ffv1", "quality": 0}, "`quality` is for h264; ffv1 has one quality"),
-        ("out.mov", {"codec": "prores", "quality": 18}, "`quality` is for h264; prores has one quality"),
+        ("out.mkv", {"codec": "ffv1", "quality": 0}, "`quality` is for h264, but ffv1 has only one quality"),
+        (
+            "out.mov",
+            {"codec": "prores", "quality": 18},
+            "`quality` is for h264, but prores has only one quality",
+        ),
     ):
         with pytest.raises(UsageError, match=says) as caught:
             io.write(tmp_path / name, clip_of([drawn(0)], frames=unread()), **how)
@@ -147,7 +155,7 @@ def test_fewer_samples_of_colour_than_the_source_has_are_said(tmp_path: Path) ->
     """And only then: not of 4:2:0, of grey, of what is no file, nor where H.264 keeps all of them."""
     full = make(tmp_path / "full.mkv", pix_fmt="yuv444p", time_base=Fraction(1, 1000))
     with pytest.warns(
-        UserWarning, match=r"out\.mp4 has one sample .* and .*full\.mkv has more; `codec='ffv1'`"
+        UserWarning, match=r"out\.mp4 has one colour sample .* but .*full\.mkv has more; .* `codec='ffv1'`"
     ):
         io.write(tmp_path / "out.mp4", io.read(full))
     io.write(tmp_path / "out.mkv", io.read(full), codec="ffv1")

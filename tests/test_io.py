@@ -423,12 +423,12 @@ def test_what_is_no_clip_is_said_in_a_line(
     [
         ({"start": 100}, "no frame from 100 s"),
         ({"start": 0.48}, "no frame"),
-        ({"start": -1}, "start must be"),
-        ({"end": -1.5}, "end must be"),
-        ({"start": float("nan")}, "start must be"),
-        ({"end": float("inf")}, "end must be"),
-        ({"end": 0}, "after start"),
-        ({"start": 0.2, "end": 0.2}, "after start"),
+        ({"start": -1}, "`start` must be"),
+        ({"end": -1.5}, "`end` must be"),
+        ({"start": float("nan")}, "`start` must be"),
+        ({"end": float("inf")}, "`end` must be"),
+        ({"end": 0}, "after `start`"),
+        ({"start": 0.2, "end": 0.2}, "after `start`"),
         ({"start": 0.201, "end": 0.202}, "no frame"),
     ],
 )

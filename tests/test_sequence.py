@@ -97,14 +97,14 @@ def test_pictures_are_decoded_one_by_one(tmp_path: Path) -> None:
     next(frames)
     (tmp_path / "shot.1003.png").write_bytes((tmp_path / "shot.1003.png").read_bytes()[:-30])
     next(frames)
-    with pytest.raises(ClipError, match=r"shot\.1003\.png is damaged; make it anew"):
+    with pytest.raises(ClipError, match=r"shot\.1003\.png is damaged; make it again"):
         next(frames)
 
 
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        ("16 bits", "16 bits a colour"),
+        ("16 bits", "16 bits per colour"),
         ("alpha", "transparent"),
         ("grey", ""),
         ("palette", ""),
@@ -160,7 +160,7 @@ def nothing(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "how", "says"),
     [
-        (without(1004), {}, r"shot\.1004\.png is missing, while 1001 and 1010 are there; make it"),
+        (without(1004), {}, r"shot\.1004\.png is missing, while 1001 and 1010 are there; add it"),
         (without(1004, 1006), {}, r"shot\.1004\.png is missing, and 1 more, while"),
         (without(1004), {"end": 0.12}, ""),
         (without(1004), {"start": 0.16}, ""),
@@ -169,9 +169,9 @@ def nothing(folder: Path) -> None:
         (without(*range(1001, 1011)), {}, r"there is no picture .*shot\.%04d\.png, such as shot\.0001\.png"),
         (nothing, {"rate": 0}, "`rate` must be"),
         (nothing, {"rate": -24}, "`rate` must be"),
-        (nothing, {"start": 3}, r"no picture from start to end; at 25 a second it lasts 0\.4 s"),
+        (nothing, {"start": 3}, r"no picture from start to end: at 25 per second it lasts 0\.4 s"),
         (nothing, {"start": 0.1, "end": 0.11}, "no picture from start to end"),
-        (nothing, {"end": 0}, "after start"),
+        (nothing, {"end": 0}, "after `start`"),
     ],
 )  # fmt: skip
 def test_bad_sequences_are_said_in_a_line(tmp_path: Path, spoil: Any, how: dict[str, Any], says: str) -> None:
@@ -216,7 +216,7 @@ def test_a_video_becomes_a_sequence(tmp_path: Path, start_number: int | None, fi
     (tmp_path / "out").mkdir()
     path = tmp_path / "out" / "new.%04d.png"
     with pytest.warns(
-        UserWarning, match=r"no sound and no subtitles; .*new.* goes without those of .*clip\.mp4"
+        UserWarning, match=r"new.* is pictures, which can't hold the sound and the subtitles of .*clip\.mp4"
     ):
         io.write(path, io.read(source), start_number=start_number)
     assert names(path.parent) == [f"new.{first + index:04}.png" for index in range(20)]
@@ -235,7 +235,7 @@ def test_a_sequence_becomes_a_video(tmp_path: Path, codec: str, suffix: str) -> 
     out = tmp_path / f"out{suffix}"
     if codec == "h264":
         with pytest.warns(
-            UserWarning, match="one sample of colour for 2x2 pixels.* `codec='ffv1'` or `codec='prores'`"
+            UserWarning, match="one colour sample for 2x2 pixels.* `codec='ffv1'` or `codec='prores'`"
         ):
             io.write(out, io.read(source, rate=Fraction(24000, 1001)), codec=codec)
     else:
@@ -249,7 +249,7 @@ def test_uneven_times_are_said(tmp_path: Path) -> None:
     images = [drawn(index) for index in range(6)]
     frames = [Frame(image, pts) for image, pts in zip(images, (0, 1, 2, 7, 8, 9), strict=True)]
     with pytest.warns(
-        UserWarning, match=r"a\.1\.png and those after it have no times of their own.* 0\.16 s off"
+        UserWarning, match=r"pictures such as .*a\.1\.png have no times of their own.* 0\.16 s off"
     ):
         io.write(tmp_path / "a.%d.png", clip_of(images, frames=frames))
     assert len(names(tmp_path)) == 6
@@ -327,7 +327,7 @@ def test_pictures_are_replaced_when_asked(tmp_path: Path) -> None:
     for index, frame in enumerate(io.read(path)):
         np.testing.assert_array_equal(frame.image, drawn(index + 1))
     with pytest.warns(
-        UserWarning, match=r"shot\.0003\.png is of an earlier result, and so are those after it"
+        UserWarning, match=r"shot\.0003\.png and the pictures after it are of an earlier result"
     ):
         io.write(path, clip_of([drawn(0)] * 2), overwrite=True)
     assert len(names(tmp_path)) == 4

@@ -1,4 +1,4 @@
-"""Clips: frames in order, and the clock and geometry that go with them."""
+"""Clips: frames in order, with their clock and geometry."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Frame(NamedTuple):
 
     image: NDArray[np.uint8]  # (height, width, 3) RGB
     pts: int  # presentation time, in ticks of the clip's time_base
-    duration: int = 0  # in ticks; 0: until the next frame. `write` needs that of the last one
-    transfer: int = 2  # how the numbers stand for light, as FFmpeg counts it; 2: as the clip's colour says
+    duration: int = 0  # in ticks; 0: until the next frame. `write` uses the last frame's
+    transfer: int = 2  # how the numbers stand for light, by FFmpeg's number; 2: as the clip's colour says
 
     @property
     def depth(self) -> int:
-        """Bits of each of the image's numbers, by its dtype; they are 8 until other depths are supported."""
+        """Bits of each of the image's numbers, by its dtype; always 8 until other depths are supported."""
         return self.image.dtype.itemsize * 8
 
 
@@ -43,7 +43,7 @@ class Color:
     range: int = 0
 
     def resolve(self, width: int, height: int) -> Color:
-        """Settle matrix and range, which conversion needs, as players do where they are not given."""
+        """Choose a matrix and a range, which conversion needs, as players do if the tags don't give them."""
         usable = self.colorspace in (1, 4, 5, 6, 7, 9)  # BT.709, FCC, BT.601 (two), SMPTE 240M, BT.2020
         guess = 1 if width >= 1280 or height > 576 else 6  # as mpv and libplacebo draw the line
         return replace(self, colorspace=self.colorspace if usable else guess, range=self.range or 1)
@@ -51,13 +51,13 @@ class Color:
 
 @dataclass
 class Clip:
-    """Frames in order, never held all at once, and what is known of them.
+    """Frames in order, never held in memory all at once, and what is known about them.
 
-    Each time that a clip is iterated over, all of its frames come, from the first. Where ``frames`` is an
-    iterator that is possible once: the second time raises `ClipError`.
+    Each iteration over a clip gives all of its frames, from the first on. If ``frames`` is an iterator, only
+    one iteration is possible: the second raises `ClipError`.
 
-    ``source`` names the file whose sound, between ``start`` and ``end`` seconds after its ``origin``, `write`
-    copies next to the frames. Frames keep the pts that they have in the source.
+    ``source`` is the file whose sound, between ``start`` and ``end`` seconds after its ``origin``, `write`
+    copies next to the frames. Frames have the pts that they have in the source.
     """
 
     frames: Iterable[Frame] = field(repr=False, compare=False)
@@ -67,25 +67,25 @@ class Clip:
     time_base: Fraction  # seconds per tick of a pts
     frame_count: int | None = None  # None: not known before the end
     source: Path | None = None
-    origin: Fraction = Fraction(0)  # when the source begins, with picture or sound, in seconds of its clock
+    origin: Fraction = Fraction(0)  # when the source's first picture or sound comes, in seconds of its clock
     start: Fraction | None = None  # seconds into the source; None: from its beginning
-    end: Fraction | None = None
+    end: Fraction | None = None  # seconds into the source; None: to its end
     sample_aspect_ratio: Fraction = Fraction(1)
     color: Color = field(default_factory=Color)
     silent: bool = False  # the source is known to have no sound
-    pix_fmt: str = "rgb24"  # how the source stores its pictures, as FFmpeg calls it
-    blank: bool = False  # nothing is to be seen in its frames: text alone is the source
+    pix_fmt: str = "rgb24"  # how the source stores its pictures, by FFmpeg's name
+    blank: bool = False  # its frames show nothing: the result is made of text alone
     _used: bool = field(default=False, init=False, repr=False, compare=False)
 
     @classmethod
     def from_images(cls, images: Iterable[Any], rate: Fraction | float) -> Clip:
-        """Make a clip of pictures of one size, shown ``rate`` a second.
+        """Make a clip of pictures, all of one size, at ``rate`` per second.
 
         images: NumPy arrays or PyTorch tensors, each (height, width, 3) or (3, height, width), RGB, uint8 or
-        floats in [0, 1]; or PIL pictures; in a list, one array or tensor of them all, or an iterator. A clip
-        of an iterator can be iterated over once, others any number of times.
+        floats in [0, 1]; or PIL pictures. They may be in a list, in one array or tensor, or come from an
+        iterator; then the clip can be iterated over only once, else many times.
 
-        Raises `ClipError` for what is no picture, here for the first of them and later for the others.
+        Raises `ClipError` for something that is no picture: here for the first one, later for the others.
         """
         again = hasattr(images, "__len__") and hasattr(images, "__getitem__")
         rest = iter(images)
@@ -100,17 +100,17 @@ class Clip:
         return cls(frames, width, height, rate, 1 / rate, len(images) if again else None)  # type: ignore[arg-type]
 
     def with_frames(self, frames: Iterable[Frame]) -> Clip:
-        """Return a clip of other frames, of which all else that is known of this one holds."""
+        """Return a clip like this one, but with other frames."""
         facts = {each.name: getattr(self, each.name) for each in fields(Clip) if each.init}
         return Clip(**{**facts, "frames": frames})
 
     def __iter__(self) -> Iterator[Frame]:
         frames = iter(self.frames)
-        if frames is self.frames:  # an iterator, which gives each of its frames once
+        if frames is self.frames:  # an iterator, which gives each of its frames only once
             if self._used:
                 raise ClipError(
-                    "this clip was iterated over already, and its frames can't be had again",
-                    "make it of a file or a list rather than of an iterator, or make it once more",
+                    "this clip was already iterated over, and its frames are gone",
+                    "make it from a file or a list rather than an iterator, or make it again",
                 )
             self._used = True
         return frames
@@ -124,7 +124,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Anew:
-    """Frames that come from the first on each time that they are iterated over: those that a call gives."""
+    """Frames that can be iterated over many times: each time, ``call`` returns a new iterator."""
 
     call: Callable[[], Iterator[Frame]]
 
@@ -133,13 +133,13 @@ class Anew:
 
 
 def numbered(images: Iterable[Any], size: tuple[int, int]) -> Iterator[Frame]:
-    """Yield frames that show ``images``, all of one (height, width), one after the other for a tick each."""
+    """Yield frames that show ``images``, all of ``size`` (height, width), each for one tick."""
     for pts, image in enumerate(images):
         yield Frame(_picture(image, pts, size), pts, 1)
 
 
 def _picture(image: Any, index: int, size: tuple[int, int] | None) -> NDArray[np.uint8]:
-    """What is given as the ``index``-th picture -> (height, width, 3) RGB uint8, or `ClipError`."""
+    """Convert a picture to (height, width, 3) RGB uint8; raise `ClipError` if it can't be one."""
     if hasattr(image, "convert"):  # PIL's
         image = image.convert("RGB")
     elif hasattr(image, "detach"):  # PyTorch's
@@ -157,7 +157,7 @@ def _picture(image: Any, index: int, size: tuple[int, int] | None) -> NDArray[np
         (height, width), (rows, columns) = size, array.shape[:2]
         raise ClipError(
             f"picture {index} is {columns}x{rows} pixels and the first one {width}x{height}",
-            "give pictures of one size",
+            "give pictures of the same size",
         )
     if is_float:
         if not (array.min() >= 0 and array.max() <= 1):  # nor NaN
@@ -173,20 +173,20 @@ def _picture(image: Any, index: int, size: tuple[int, int] | None) -> NDArray[np
 class Chunk:
     """Consecutive frames of a clip on their way through the model; what plugins see.
 
-    When text alone is the source, there are no frames: ``frames`` is None, and asking for ``images`` or
-    ``pixels`` raises `ValueError`. ``first`` is there for plugins of which `wants_first` is true, and None
-    while that frame is drawn.
+    A clip made of text alone has no source: ``frames`` is None, and asking for ``images`` or ``pixels``
+    raises `ValueError`. ``first`` is set if a plugin's `wants_first` is true; it is None while that frame
+    itself is drawn.
     """
 
-    index: int  # position in the clip of the first frame
-    length: int  # frames
-    height: int  # of the pictures that the model makes
+    index: int  # position of the first frame in the clip
+    length: int  # number of frames
+    height: int  # of the pictures that the model draws
     width: int
     times: tuple[Fraction, ...] = ()  # when each frame is shown, in seconds
     frames: list[NDArray[np.uint8]] | None = None  # each (source height, source width, 3) RGB
     fitted: NDArray[np.uint8] | None = None  # the same at the model's size: (frames, height, width, 3)
     fit: Fit | None = None
-    first: NDArray[np.uint8] | None = None  # what was drawn for the shot's first frame: (height, width, 3)
+    first: NDArray[np.uint8] | None = None  # the shot's first frame as it was drawn: (height, width, 3)
 
     @property
     def indices(self) -> range:
@@ -197,7 +197,7 @@ class Chunk:
     def images(self) -> NDArray[np.uint8]:
         """The source as the model gets it, in bytes: (frames, height, width, 3) RGB."""
         if self.fitted is None:
-            raise ValueError("text alone has no frames to look at")
+            raise ValueError("a clip made of text alone has no source frames")
         return self.fitted
 
     @cached_property
@@ -208,7 +208,7 @@ class Chunk:
         return torch.from_numpy(self.images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def beginning(self) -> Chunk:
-        """The chunk's first frame, as a chunk of its own."""
+        """Return the chunk's first frame as a chunk of its own."""
         frames = None if self.frames is None else self.frames[:1]
         fitted = None if self.fitted is None else self.fitted[:1]
         return replace(self, length=1, times=self.times[:1], frames=frames, fitted=fitted)
@@ -216,7 +216,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Fit:
-    """How a source frame lies inside the model's picture: scaled keeping its shape, then padded."""
+    """How a source frame lies inside the model's picture: scaled without distortion, then padded."""
 
     source: tuple[int, int]  # (height, width)
     scaled: tuple[int, int]
@@ -226,9 +226,9 @@ class Fit:
     def into(
         cls, source: tuple[int, int], box: tuple[int, int], multiple: int, aspect: Fraction = Fraction(1)
     ) -> Fit:
-        """Fit ``source`` (height, width; ``aspect`` is the shape of one pixel) into ``box``.
+        """Fit ``source`` (height, width) into ``box`` (height, width); ``aspect`` is the shape of one pixel.
 
-        Sides are padded up to ``multiple``, which the denoiser's down-sampling needs.
+        Sides are padded to multiples of ``multiple``, which the denoiser's down-sampling needs.
         """
         height, width = source
         displayed = width * float(aspect)
@@ -239,7 +239,7 @@ class Fit:
 
     @property
     def offset(self) -> tuple[int, int]:
-        """Rows above and columns left of the picture that are padding."""
+        """How many rows above the picture and columns left of it are padding."""
         return (self.padded[0] - self.scaled[0]) // 2, (self.padded[1] - self.scaled[1]) // 2
 
     def apply(self, image: NDArray[Any]) -> NDArray[Any]:

@@ -1,7 +1,7 @@
-"""Reading and writing of clips: the only part of zs2kit that knows PyAV and OpenCV's VideoCapture.
+"""Reading and writing of clips: the only part of zs2kit that uses PyAV and OpenCV's VideoCapture.
 
-PyAV's packets are the clock: timestamps, counts, rotation, colour tags, sound. Its pictures are the frames,
-and OpenCV steps in where it finds none. Only a few frames are in memory at a time, in either direction.
+PyAV gives the times, counts, rotation, colour tags and sound of a file, and decodes its frames; OpenCV is
+used if PyAV finds no picture. Only a few frames are in memory at a time, when reading and when writing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from zs2kit.io.reading import read as read
     from zs2kit.io.writing import write as write
 
-# Looked up on first use, since the command line wants to know the options of an Output before PyAV loads.
+# Looked up on first use, since the command line reads the options of an Output before PyAV is imported.
 _MODULES = {
     "CODECS": "output",
     "Output": "output",

@@ -1,4 +1,4 @@
-"""What a file says besides picture and sound: its title and the like, chapters, and the timecode."""
+"""What a file holds besides picture and sound: tags such as its title, chapters, and the timecode."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 import av
 from av.stream import Disposition
 
-# Of streams. Not all that is said of them: sizes and durations, as Matroska has them, change with a cut.
+# The tags of streams that are copied. Others, such as Matroska's sizes and durations, change with a cut.
 STREAM_TAGS = {"language", "title", "handler_name"}  # the last is MP4's title
-_OWN_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}  # of one file alone
+# The tags of a file that are true of this file only
+_OWN_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
 
-_TIMECODE_RATES = {24, 25, 30, 48, 50, 60, 100, 120, 150}  # in which FFmpeg counts
+_TIMECODE_RATES = {24, 25, 30, 48, 50, 60, 100, 120, 150}  # the frame rates that FFmpeg supports
 _DROP_RATES = {Fraction(30000, 1001), Fraction(60000, 1001)}
 
 
@@ -25,13 +26,13 @@ class About:
 
     metadata: dict[str, str] = field(default_factory=dict)
     video: dict[str, str] = field(default_factory=dict)
-    chapters: list[dict[str, Any]] = field(default_factory=list)  # as PyAV has them
+    chapters: list[dict[str, Any]] = field(default_factory=list)  # as PyAV gives them
     timecode: str | None = None
-    begin: Fraction = Fraction(0)  # when its first frame is shown, in seconds
+    begin: Fraction = Fraction(0)  # when the first frame is shown, in seconds
 
     @classmethod
     def of(cls, source: Path | None) -> About:
-        """Read a file; nothing is known of one that can't be opened."""
+        """Read a file; return an empty `About` for one that can't be opened."""
         try:
             container = av.open(f"file:{source}", metadata_errors="replace") if source else None
         except (av.FFmpegError, ValueError):
@@ -58,7 +59,7 @@ class About:
             )
 
     def chapters_between(self, start: Fraction, end: Fraction | None) -> list[dict[str, Any]]:
-        """The chapters, or the parts of them, from ``start`` to ``end`` seconds; ``start`` becomes 0."""
+        """Return the chapters, cut to ``start`` and ``end`` in seconds; ``start`` becomes time 0."""
         cut = []
         for chapter in self.chapters:
             unit = chapter["time_base"]
@@ -71,15 +72,15 @@ class About:
 
 def _is_own(key: str, tags: dict[str, str]) -> bool:
     name, _, language = key.rpartition("-")
-    again = len(language) == 3 and name in tags  # MP4's tags, once more with their language
-    return again or key.lower() in _OWN_TAGS | {"timecode"}
+    repeated = len(language) == 3 and name in tags  # MP4 repeats its tags with their language
+    return repeated or key.lower() in _OWN_TAGS | {"timecode"}
 
 
 def later(timecode: str, frames: int, rate: Fraction) -> str | None:
-    """The timecode so many frames later; None if it is not one for this many frames a second.
+    """Return the timecode ``frames`` frames later; None if it isn't valid for ``rate`` frames per second.
 
-    In HH:MM:SS;FF the first numbers of each minute but every tenth are left out, so that 29.97 frames a
-    second (or 59.94) keep up with the clock.
+    In drop-frame timecode, HH:MM:SS;FF, the first numbers of every minute except each tenth are left out, so
+    that 29.97 (or 59.94) frames per second keep up with the clock.
     """
     match = re.fullmatch(r"(\d\d):([0-5]\d):([0-5]\d)([:;.])(\d{2,3})", timecode)
     fps = round(rate)

@@ -1,4 +1,4 @@
-"""What must come out of an edit as it went in, as it is found in a file: for `zs2kit.verify` to compare."""
+"""What is stored in a file and must not change in an edit, for `zs2kit.verify` to compare."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from zs2kit.io.reading import demux, is_turned, read, seek, shown
 
 @dataclass
 class Sound:
-    """One stream of sound as it is stored; times in seconds after the beginning of the clip."""
+    """A stream of sound as it is stored; times are in seconds from the start of the clip."""
 
     codec: str
-    tick: Fraction  # in which times are stored
+    tick: Fraction  # the unit in which times are stored, in seconds
     digest: Any = field(default_factory=sha256)  # of all bytes
     times: list[Fraction] = field(default_factory=list)  # of the packets
     end: Fraction = Fraction(0)
@@ -30,16 +30,16 @@ class Sound:
 
 @dataclass
 class Facts:
-    """A clip as it is stored; times in seconds after its beginning."""
+    """A clip as it is stored; times are in seconds from its start."""
 
     clip: Clip  # its frames are used up
     codec: str
-    is_rgb: bool  # there is no matrix, and no range, to store
+    is_rgb: bool  # stored as RGB, which has no matrix and no range
     times: list[Fraction]  # of the frames
-    end: Fraction  # of the last one
-    turned: bool  # a tag tells players to turn the pictures, or to mirror them
-    undecodable: int  # frames in whose place a neighbour is shown
-    sounds: list[Sound] | None  # None: a sequence of pictures has no room for any
+    end: Fraction  # of the last frame
+    turned: bool  # a tag tells players to turn or mirror the pictures
+    undecodable: int  # how many frames are replaced by a neighbour
+    sounds: list[Sound] | None  # None for a sequence of pictures, which can't have any
 
 
 def examine(
@@ -51,8 +51,8 @@ def examine(
 ) -> Facts:
     """Look at every frame and every packet of sound between ``start`` and ``end`` seconds.
 
-    A clip that is cut begins with its first frame, and another one with its first picture or sound.
-    ``rate`` is for sequences of pictures. Raises what `zs2kit.read` raises.
+    Time 0 is the first frame of a clip that is cut at its start, else the first picture or sound. ``rate`` is
+    for sequences of pictures. Raises what `zs2kit.read` raises.
     """
     is_sequence = not os.path.lexists(path)
     clip = read(path, start=start, end=end, rate=rate if is_sequence else None)
@@ -91,9 +91,9 @@ def _codec(path: str | Path) -> str:
 
 
 def _sounds(clip: Clip, begin: Fraction) -> list[Sound]:
-    """The streams of sound, from ``begin`` on if the clip is cut; their times are those of its clock.
+    """Return the streams of sound, from ``begin`` on if the clip is cut; times are those of the file's clock.
 
-    Damaged packets are left out: no file may go back in time.
+    Packets that go back in time are damaged, and left out.
     """
     if clip.silent:
         return []
@@ -120,12 +120,14 @@ def _sounds(clip: Clip, begin: Fraction) -> list[Sound]:
                 sound.times.append(time)
                 sound.end = time + (packet.duration or 0) * packet.time_base
     except (av.FFmpegError, ValueError) as error:
-        raise ClipError(f"the sound of {clip.source} can't be read to its end; get it whole") from error
+        raise ClipError(
+            f"the sound of {clip.source} can't be read to its end", "get a complete copy of the file"
+        ) from error
     return [sound for sound in sounds.values() if sound.times]
 
 
 def _payload(codec: str, data: bytes) -> bytes:
-    """A packet without the header (ADTS) that AAC has in MPEG-TS, and not in other containers."""
+    """Return a packet without the ADTS header, which AAC has in MPEG-TS but not in other containers."""
     if codec == "aac" and len(data) > 9 and data[0] == 0xFF and data[1] & 0xF6 == 0xF0:
         return data[7 if data[1] & 1 else 9 :]
     return data

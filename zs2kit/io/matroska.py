@@ -1,4 +1,4 @@
-"""The shape of pixels in Matroska files, of which FFmpeg's muxer says nothing when PyAV calls it."""
+"""The shape of pixels in Matroska files, which FFmpeg's muxer doesn't write when PyAV calls it."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-_HEAD = 1 << 16  # bytes in which the tracks are described
+_HEAD = 1 << 16  # bytes at the start of a file, in which its tracks are described
 _SEGMENT, _TRACKS, _TRACK, _VIDEO = 0x18538067, 0x1654AE6B, 0xAE, 0xE0
 _DISPLAY_UNIT, _CRC, _VOID = 0x54B2, 0xBF, 0xEC
 _DISPLAY_WIDTH, _DISPLAY_HEIGHT = b"\x54\xb0", b"\x54\xba"
-_ASPECT = 3  # the unit: they are no pixels, only their ratio counts
+_ASPECT = 3  # the display unit that says: only the ratio of width and height counts
 
 
 class _Element(NamedTuple):
     name: int
-    start: int  # of its name
-    content: int
+    start: int  # where its name starts
+    content: int  # where its content starts
     end: int
 
 
 def write_aspect(path: Path, aspect: Fraction) -> None:
-    """Say in a file that FFmpeg has made that its video, the first stream, is ``aspect`` wide for 1 high.
+    """Write into a file from FFmpeg that its video, the first stream, is displayed at the ratio ``aspect``.
 
-    FFmpeg leaves eleven bytes unused in each track, after the size of the picture. Where they are not,
-    nothing is said.
+    FFmpeg leaves eleven bytes unused in each track, after the size of the picture. If they aren't there, the
+    file is left as it is.
     """
     aspect = aspect.limit_denominator(0xFFFF)
     with path.open("r+b") as file:
@@ -46,14 +46,14 @@ def write_aspect(path: Path, aspect: Fraction) -> None:
         data[unit.content] = _ASPECT
         data[video.start + 1] = 0x80 | size
         data[video.end : void.end] = said + data[video.end : void.start]
-        if crc := _child(data, tracks.content, tracks.end, _CRC):  # of all that follows it
+        if crc := _child(data, tracks.content, tracks.end, _CRC):  # a checksum of all that follows it
             data[crc.content : crc.end] = zlib.crc32(data[crc.end : tracks.end]).to_bytes(4, "little")
         file.seek(0)
         file.write(data)
 
 
 def _child(data: bytearray, start: int, end: int, name: int) -> _Element | None:
-    """The first element of this name among those from ``start`` to ``end``."""
+    """Return the first element called ``name`` among those from ``start`` to ``end``."""
     while start < end:
         found, size_at = _number(data, start, keep_length=True)
         size, content = _number(data, size_at)
@@ -64,7 +64,7 @@ def _child(data: bytearray, start: int, end: int, name: int) -> _Element | None:
 
 
 def _number(data: bytearray, start: int, keep_length: bool = False) -> tuple[int, int]:
-    """A number whose leading zero bits say how many bytes it has, and where it ends."""
+    """Return a number, whose leading zero bits say how many bytes it has, and where it ends."""
     length = 9 - data[start].bit_length()
     value = int.from_bytes(data[start : start + length])
     return value if keep_length else value & ((1 << 7 * length) - 1), start + length

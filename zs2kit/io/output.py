@@ -1,6 +1,6 @@
-"""Output: where and how frames are written, what of them would be lost there, and what is there already.
+"""Output: where and how frames are written, what would be lost, and what is already there.
 
-What takes time to import is imported where it is needed: the command line reads the options off `Output`.
+Slow imports are made only where they are needed, since the command line reads its options from `Output`.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ class Codec:
     """A way to store pictures."""
 
     encoder: str  # FFmpeg's name of it
-    suffixes: tuple[str, ...]  # at the end of the names of files that hold it, the usual one first
+    suffixes: tuple[str, ...]  # of the names of files that can hold it, the usual one first
     options: dict[str, str]  # the encoder's
-    bits: float  # that a pixel takes, roughly, at the usual quality
-    pix_fmt: Callable[[Clip], str]  # FFmpeg's name of the pixels that are written of a clip
-    color: Callable[[Color], Color]  # the tags of what is written, for resolved ones of the clip
-    quality: int | None = None  # the usual constant rate factor; None: it has but one quality
-    segments: str = "nut"  # the muxer of segments: NUT has any clock, but not every codec
+    bits: float  # roughly what a pixel takes at the usual quality
+    pix_fmt: Callable[[Clip], str]  # FFmpeg's name of the pixel format in which a clip is written
+    color: Callable[[Color], Color]  # the colour tags that are written, given the clip's resolved ones
+    quality: int | None = None  # the usual constant rate factor; None if there is only one quality
+    segments: str = "nut"  # the muxer of segments: NUT takes any clock, but not every codec
     reorder: int = 0  # a frame leaves the encoder at most this many frames before its turn
 
 
 def halved(pix_fmt: str) -> tuple[bool, bool]:
-    """Whether pixels of this kind have a sample of colour for every second column, and row, only."""
+    """Whether pixels of this format have colour samples only for every second column, and second row."""
     from av.video.format import VideoFormat
 
     kind = VideoFormat(pix_fmt)
@@ -63,7 +63,7 @@ def _rgb_color(color: Color) -> Color:
 
 
 def _prores_color(color: Color) -> Color:
-    # Limited range is the only one, and it knows these matrices.
+    # ProRes has limited range only, and only these matrices.
     matrix = color.colorspace if color.colorspace in (1, 9) else 6
     return replace(color, colorspace=matrix, range=_LIMITED_RANGE)
 
@@ -72,16 +72,16 @@ CODECS = {
     "h264": Codec(
         "libx264",
         (".mp4", ".mov", ".mkv"),
-        {"mbtree": "0"},  # with its macroblock tree, x264 gives one of several results at random
+        {"mbtree": "0"},  # with its macroblock tree, x264 doesn't always give the same result
         bits=0.25,
         pix_fmt=_h264_pixels,
         color=lambda color: color,
         quality=18,
         reorder=2,  # b-pyramid
     ),
-    # Lossless, in RGB. Every picture on its own, in slices that know when they are damaged.
+    # Lossless, in RGB; every picture on its own, in slices with checksums
     "ffv1": Codec("ffv1", (".mkv",), {"g": "1", "slicecrc": "1"}, 12.0, lambda clip: "bgr0", _rgb_color),
-    # What editors cut with
+    # For video editors
     "prores": Codec("prores_ks", (".mov", ".mkv"), {}, 4.0, _prores_pixels, _prores_color, segments="mov"),
     # A sequence of pictures
     "png": Codec("png", (".%04d.png",), {}, 14.0, lambda clip: "rgb24", _rgb_color),
@@ -98,27 +98,27 @@ class Output:
     path: Path = field(metadata={"positional": True})
     codec: Literal["h264", "ffv1", "prores", "png"] | None = option(
         None,
-        "How the result is stored: h264, for players; ffv1, lossless, in .mkv; prores, for editors, in "
-        ".mov or .mkv; png, pictures named as NAME.%04d.png.",
+        "How the result is stored: h264, for players; ffv1, lossless, in .mkv; prores, for video editors, in "
+        ".mov or .mkv; png, pictures named NAME.%04d.png.",
         shown="h264, or png for such a name",
     )
     quality: int | None = option(
         None,
-        "The constant rate factor of h264: 0 lossless, 51 worst.",
+        "The constant rate factor of h264: 0 is lossless, 51 the worst.",
         minimum=0,
         maximum=51,
         shown="18",
     )
     start_number: int | None = option(
         None,
-        "The number of the result's first picture.",
+        "The number of the first picture, if the result is a sequence of pictures.",
         minimum=0,
-        shown="as in the source if that is pictures, else 1",
+        shown="as in the source if that is one too, else 1",
     )
     overwrite: bool = option(False, "Replace files that exist.")
     resume: bool | None = option(
         None,
-        "Go on where an interrupted command with the same result ended, or begin anew.",
+        "Resume an interrupted edit with the same result, or start again.",
         shown="ask",
     )
 
@@ -134,18 +134,20 @@ class Output:
             )
         if suffix not in FORMATS and not pattern:
             raise UsageError(
-                f"can't write {path.name}: its name must end in {', '.join(FORMATS)} or .%04d.png"
+                f"can't write {path.name}", f"give it a name that ends in {', '.join(FORMATS)} or .%04d.png"
             )
         if (name != "png") if pattern else (suffix not in suffixes):
             raise UsageError(
-                f"can't write {path.name}: {name} goes into {' or '.join(suffixes)}", "name it so"
+                f"can't write {path.name}: {name} goes into {' or '.join(suffixes)}",
+                "change the name's ending, or the codec",
             )
         if self.start_number is not None and not pattern:
             raise UsageError(
-                f"`start_number` is for sequences of pictures (shot.%04d.png), not for {path.name}"
+                f"`start_number` is for sequences of pictures (shot.%04d.png), not for {path.name}",
+                "leave it out",
             )
         if self.quality is not None and self.store.quality is None:
-            raise UsageError(f"`quality` is for h264; {name} has one quality", "leave it out")
+            raise UsageError(f"`quality` is for h264, but {name} has only one quality", "leave it out")
 
     @property
     def store(self) -> Codec:
@@ -154,19 +156,19 @@ class Output:
 
     @property
     def pattern(self) -> Pattern | None:
-        """The pattern of the names, if it is a sequence of pictures."""
+        """The pattern of the files' names, if the result is a sequence of pictures, else None."""
         from zs2kit.io.sequence import Pattern
 
         return Pattern.of(self.path)
 
     def number(self, clip: Clip) -> int:
-        """The number of the first picture."""
+        """Return the number of the first picture, for ``clip`` as a sequence of pictures."""
         from zs2kit.io.sequence import first_number
 
         return first_number(clip) if self.start_number is None else self.start_number
 
     def check(self, clip: Clip) -> None:
-        """Raise `ClipError`, in one line, if `zs2kit.write` could not put this clip there."""
+        """Raise `ClipError` if `zs2kit.write` could not write this clip there."""
         from zs2kit import journal
         from zs2kit.io.sequence import check_pictures
         from zs2kit.io.streams import codec_of, copied, holds
@@ -200,7 +202,7 @@ class Output:
                     )
 
     def copied(self, clip: Clip) -> list[str]:
-        """Return which streams of the clip's source are copied, such as: sound (aac)."""
+        """Return the streams of the clip's source that are copied, such as "sound (aac)"."""
         from zs2kit.io.streams import codec_of, copied, holds
 
         names = {"audio": "sound", "subtitle": "subtitles"}
@@ -209,7 +211,7 @@ class Output:
             return [f"{names[each.type]} ({codec_of(each)})" for each in held]
 
     def tell_losses(self, clip: Clip) -> None:
-        """Send notices of what the clip's source has and the result can't hold."""
+        """Send notices about what the clip's source has and the result can't hold."""
         from zs2kit.io.about import About, later
         from zs2kit.io.streams import codec_of, copied, holds
 
@@ -219,7 +221,7 @@ class Output:
         if pictures and unheld:
             notify(
                 "streams-lost",
-                f"pictures have no sound and no subtitles; {path} goes without those of {source}",
+                f"{path} is pictures, which can't hold the sound and the subtitles of {source}",
             )
         elif unheld:
             notify(
@@ -233,16 +235,16 @@ class Output:
         ):
             notify(
                 "colours-halved",
-                f"{path} has one sample of colour for 2x2 pixels, as players expect of h264, and {source} "
-                "has more",
-                "`codec='ffv1'` or `codec='prores'` keeps them",
+                f"{path} has one colour sample for 2x2 pixels, as players expect of h264, but {source} has "
+                "more",
+                "to keep them, use `codec='ffv1'` or `codec='prores'`",
             )
         about = About.of(source)
         if not pictures and about.timecode and later(about.timecode, 0, clip.rate) is None:
             notify(
                 "timecode-lost",
-                f"the timecode {about.timecode} of {source} is none for {float(clip.rate):g} frames a "
-                f"second; {path} goes without",
+                f"the timecode {about.timecode} of {source} isn't valid for {float(clip.rate):g} frames per "
+                f"second, so {path} has none",
             )
 
     def described(self, clip: Clip) -> dict[str, Any]:
@@ -263,9 +265,9 @@ class Output:
         }
 
     def left(self, clip: Clip) -> tuple[int, str]:
-        """Return how many frames are saved of an interrupted edit, and which settings it had.
+        """Return how many frames of an interrupted edit are saved, and which of its settings are different.
 
-        These are told only so far as they are not this clip's.
+        Different, that is, from those of ``clip``.
         """
         from zs2kit import journal
 
@@ -274,7 +276,7 @@ class Output:
 
 
 def name_beside(clip: Path, word: str, codec: str | None = None) -> Path:
-    """Return the path of a result beside its source: clip-pose.mp4, or shot-pose.%04d.png."""
+    """Return a name for a result, beside its source: clip-pose.mp4, or shot-pose.%04d.png."""
     from zs2kit.io.sequence import Pattern
 
     pattern = Pattern.of(clip)
@@ -290,7 +292,7 @@ def name_beside(clip: Path, word: str, codec: str | None = None) -> Path:
 
 
 def _touch(path: Path, name: str) -> None:
-    """Raise `ClipError` if a file of this name can't be made beside ``path``."""
+    """Raise `ClipError` if a file called ``name`` can't be created beside ``path``."""
     from zs2kit import journal
 
     with journal.workfolder(path) as folder:

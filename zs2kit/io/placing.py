@@ -1,4 +1,4 @@
-"""Finished files get their names: all of them or none, and not before they are on the disk."""
+"""Giving finished files their final names: all of them or none, and only once they are on the disk."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from zs2kit.journal import sync
 def place(finished: Mapping[Path, Path], overwrite: bool) -> None:
     """Move each finished file to its path, on the same disk; if one can't be moved, none is.
 
-    After a power cut a name stands for the whole file or, with ``overwrite``, for the one that was there.
-    Without ``overwrite`` no file is replaced, even one that has only just appeared: ClipError. Raises OSError
-    where the disk does not let us.
+    After a power cut, the path holds the whole file or, with ``overwrite``, the file that was there before.
+    Without ``overwrite`` no file is replaced, not even one that has only just appeared: that raises
+    `ClipError`. Raises `OSError` if the disk refuses.
     """
-    for made in finished:
-        sync(made)
-    begun: list[tuple[Path, Path, Path | None]] = []
+    for file in finished:
+        sync(file)
+    moved: list[tuple[Path, Path, Path | None]] = []  # those that may have been moved
     try:
-        for made, path in finished.items():
-            before = _second_name(path, made) if overwrite and len(finished) > 1 else None
-            begun.append((made, path, before))
-            _move(made, path, overwrite)
+        for file, path in finished.items():
+            before = _second_name(path, file) if overwrite and len(finished) > 1 else None
+            moved.append((file, path, before))
+            _move(file, path, overwrite)
     except BaseException:
-        for made, path, before in reversed(begun):
+        for file, path, before in reversed(moved):
             if before is not None:
                 before.replace(path)
-            elif not overwrite and (not made.exists() or (path.exists() and made.samefile(path))):
+            elif not overwrite and (not file.exists() or (path.exists() and file.samefile(path))):
                 path.unlink()
         raise
     for folder in {path.parent for path in finished.values()}:
@@ -38,22 +38,22 @@ def place(finished: Mapping[Path, Path], overwrite: bool) -> None:
             sync(folder)
 
 
-def _second_name(path: Path, made: Path) -> Path | None:
-    """A second name, beside ``made``, of the file that is there; None if there is none, or can't be."""
-    before = made.with_name(f"{made.name}.before")
+def _second_name(path: Path, file: Path) -> Path | None:
+    """Give what is at ``path`` a second name, beside ``file``; return it, or None if that isn't possible."""
+    before = file.with_name(f"{file.name}.before")
     with suppress(OSError):
         os.link(path, before)
         return before
     return None
 
 
-def _move(made: Path, path: Path, overwrite: bool) -> None:
+def _move(file: Path, path: Path, overwrite: bool) -> None:
     if not overwrite:
-        with suppress(OSError):  # a file has appeared there, or the disk knows no links
-            os.link(made, path)
+        with suppress(OSError):  # a file has appeared there, or the disk has no links
+            os.link(file, path)
             return
         if os.path.lexists(path):
             raise ClipError(
                 f"{path} exists by now", "choose another name, or allow overwriting: `overwrite=True`"
             )
-    made.replace(path)
+    file.replace(path)

@@ -1,4 +1,4 @@
-"""Chapters beside a timecode in MP4 and MOV, of which FFmpeg's muxer names only the timecode."""
+"""Chapters beside a timecode in MP4 and MOV files, in which FFmpeg's muxer refers to the timecode only."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ _MOVIE, _TRACK, _REFERENCES, _TIMECODE = b"moov", b"trak", b"tref", b"tmcd"
 
 
 def link_chapters(path: Path, track: int) -> None:
-    """Say in a file that FFmpeg has made that ``track`` holds the chapters of the video, the first one.
+    """Write into a file from FFmpeg that ``track`` holds the chapters of the video, which is the first track.
 
-    Without this, players take the titles for subtitles. What describes a file comes at its end, so that it
-    can grow; where it doesn't, and where the timecode is not the video's only reference, nothing is said.
+    Without this, players take the chapters' titles for subtitles. The description of a file usually comes at
+    its end, so it can grow. If it doesn't, or if the timecode isn't the video's only reference, the file is
+    left as it is.
     """
     with path.open("r+b") as file:
         size, start = path.stat().st_size, 0
@@ -39,7 +40,7 @@ def link_chapters(path: Path, track: int) -> None:
 
 
 def _box(data: bytearray, start: int, name: bytes) -> int | None:
-    """Where the first box of this name begins inside of the one at ``start``."""
+    """Return where the first box called ``name`` starts, inside the one at ``start``."""
     end = start + _header(data[start : start + 8])[0]
     start += 8
     while start < end:
@@ -51,6 +52,6 @@ def _box(data: bytearray, start: int, name: bytes) -> int | None:
 
 
 def _header(data: bytes | bytearray) -> tuple[int, bytes]:
-    """The length of a box, and its name."""
+    """Return the length of a box, and its name."""
     length = int.from_bytes(data[:4])
     return int.from_bytes(data[8:16]) if length == 1 else length, bytes(data[4:8])

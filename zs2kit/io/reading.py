@@ -1,4 +1,4 @@
-"""Reading of clips: PyAV's packets are the clock, and its pictures the frames."""
+"""Reading of clips: PyAV's packets give the times, and its pictures are the frames."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from zs2kit.clip import Anew, Clip, Color, Frame
 from zs2kit.errors import ClipError, UsageError, notify
 from zs2kit.io.sequence import Pattern, read_sequence
 
-# The frames of files with more bytes or packets are not counted before the first is read.
+# If a file has more bytes or packets than this, its frames are not counted beforehand.
 SMALL, SHORT = 64 << 20, 5_000
 
-# Containers with an index. In others, such as MPEG-TS, a seek ends at any packet, not at a keyframe's.
+# Containers with an index. In others, such as MPEG-TS, a seek may end at any packet, not only at keyframes.
 _INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
-_JOINED = {"mpegts", "mpeg"}  # may be joined by their bytes alone; all their streams count time as
-_SECOND = 90_000  # ticks
-# FFmpeg draws text as a picture and follows lists of other files; neither is a video that somebody names.
+_JOINED = {"mpegts", "mpeg"}  # files that can be joined by just appending their bytes
+_SECOND = 90_000  # ticks of all streams of such files
+# FFmpeg draws text as a picture and follows lists of other files, but neither is meant when a user names one.
 _TEXT_FORMATS = {"tty", "concat", "dash", "hls", "sdp"}
 # By default swscale takes shortcuts with halved colours, and its pictures are about half a level too dark.
-# With these flags every level is the nearest one.
+# With these flags every level is rounded to the nearest.
 _EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
@@ -53,20 +53,22 @@ def read(
 ) -> Clip:
     """Open a video, a picture or a sequence of pictures; frames are decoded while the clip is iterated over.
 
-    Each time, they are decoded anew from the first on.
+    Each iteration decodes them again, from the first on.
 
-    A sequence is named by a printf pattern, shot.%04d.png, and shows ``rate`` pictures a second (25 if it
-    is not said); a video has its own. ``start`` and ``end`` are seconds from the file's first picture or
-    sound, as players count: frames with start <= time < end are kept. Of these the first ``skip`` are left
-    out; they are decoded, which costs little. Pictures are upright (rotation tags are applied), RGB by the
-    file's colour tags or, where it has none, as players guess. One frame is decoded here, so a file that has
-    none fails now rather than later.
+    A sequence is named by a printf pattern, shot.%04d.png, and shows ``rate`` pictures per second (25 by
+    default); a video has a rate of its own. ``start`` and ``end`` are seconds from the file's first picture
+    or sound, as players count: the clip has the frames with start <= time < end. The first ``skip`` of these
+    are left out; they are decoded, which costs little. Pictures are upright (rotation tags are applied) and
+    RGB, by the file's colour tags or, if it has none, as players guess. One frame is decoded here, so that a
+    file that has none fails now rather than later.
 
-    A packet that can't be decoded costs its own picture at most. The one before it is shown in its place, so
-    that the number of frames and their times stay, and once all are read, a notice says which and how many.
-    Of transparency and of interlaced pictures, which are edited as they are, there is a notice here.
+    A packet that can't be decoded costs at most its own picture. The picture before is shown in its place, so
+    that the number of frames and their times stay the same, and once all are read, a notice says which
+    frames, and how many. Notices about transparency, and about interlaced pictures, which are edited as they
+    are, are sent here.
 
-    Raises ClipError for a file that can't be read, UsageError for a start, end or skip that leaves no frame.
+    Raises `ClipError` for a file that can't be read, `UsageError` for a start, end or skip that leaves no
+    frame.
     """
     source = Path(path)
     pattern = None if os.path.lexists(source) else Pattern.of(source)
@@ -74,7 +76,7 @@ def read(
         _require_file(source)
     begin, stop = _seconds("start", start), _seconds("end", end)
     if stop is not None and stop <= (begin or 0):
-        raise UsageError(f"end ({float(stop):g} s) must come after start ({float(begin or 0):g} s)")
+        raise UsageError(f"`end` ({float(stop):g} s) must come after `start` ({float(begin or 0):g} s)")
     if pattern is None and rate is not None:
         raise UsageError(
             f"{source} has a rate of its own", "`rate` is for sequences of pictures (shot.%04d.png)"
@@ -102,25 +104,25 @@ def read(
     if (begin, stop, skip) != (None, None, 0) and next(islice(shows, skip, None), None) is None:
         after = f" after the first {skip}" if skip else ""
         raise UsageError(
-            f"{source} has no frame {_span_text(clip)}{after}", "choose start and end inside the clip"
+            f"{source} has no frame {_span_text(clip)}{after}", "choose `start` and `end` inside the clip"
         )
     return opened
 
 
 def opened(clip: Clip | str | Path) -> Clip:
-    """Return ``clip``, read if it is a path; `UsageError` if it is neither."""
+    """Return ``clip``, or read it if it is a path; raise `UsageError` for anything else."""
     if isinstance(clip, str | Path):
         return read(clip)
     if not isinstance(clip, Clip):
         raise UsageError(
             f"a {type(clip).__name__} is no clip",
-            "give a path, what zs2kit.read returns, or pictures by zs2kit.Clip.from_images",
+            "give a path, a clip from zs2kit.read, or pictures with zs2kit.Clip.from_images",
         )
     return clip
 
 
 def _require_file(source: Path) -> None:
-    # Unlike Path's own, these tests don't raise for a name that is too long, or in a folder that is closed.
+    # Unlike Path's methods, these don't raise for a name that is too long, or in a folder we may not read.
     if os.path.isdir(source):
         raise ClipError(f"{source} is a folder", "name one video file in it")
     if os.path.exists(source) and not os.path.isfile(source):
@@ -136,11 +138,11 @@ def _require_file(source: Path) -> None:
 
 
 def _seconds(name: str, value: Fraction | float | None) -> Fraction | None:
-    """Floats count to the microsecond, so that 0.1 is 1/10 and 7 * 1001 / 30000 is the time of a frame."""
+    """Take floats to the microsecond, so that 0.1 is 1/10 and 7 * 1001 / 30000 is the time of a frame."""
     if value is None:
         return None
     if not math.isfinite(value) or value < 0:
-        raise UsageError(f"{name} must be seconds from the beginning of the clip, 0 or more, not {value}")
+        raise UsageError(f"`{name}` must be seconds from the start of the clip, 0 or more, not {value}")
     return Fraction(value).limit_denominator(1_000_000) if isinstance(value, float) else Fraction(value)
 
 
@@ -152,11 +154,11 @@ def _span_text(clip: Clip) -> str:
 
 
 class _Upright(NamedTuple):
-    """How a decoded picture is turned for display: rows and columns swapped, then stepped through."""
+    """How a decoded picture is turned for display: rows and columns may be swapped, then reversed."""
 
     swap: bool = False
-    rows: int = 1  # -1: from the bottom up
-    columns: int = 1
+    rows: int = 1  # -1: from bottom to top
+    columns: int = 1  # -1: from right to left
 
     def apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if self.swap:
@@ -168,10 +170,10 @@ _TURNS = {90: _Upright(True, rows=-1), -90: _Upright(True, columns=-1), 180: _Up
 
 
 def _upright(frame: VideoFrame) -> _Upright:
-    """Read the display matrix; it maps (column, row) by [[a, b], [c, d]], of which we keep the signs."""
+    """Read the display matrix, which maps (column, row) by [[a, b], [c, d]]; only its signs count."""
     try:
         matrix: Any = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV doesn't know what else there is, as in photos
+    except ValueError:  # there is other side data that PyAV doesn't know, as in photos
         return _TURNS.get(frame.rotation, _Upright())
     if matrix is None:
         return _Upright()
@@ -182,35 +184,37 @@ def _upright(frame: VideoFrame) -> _Upright:
 
 
 def is_turned(picture: VideoFrame) -> bool:
-    """Whether a tag tells players to turn the picture, or to mirror it."""
+    """Whether a tag tells players to turn or mirror the picture."""
     return _upright(picture) != _Upright()
 
 
 class _Undecodable(ClipError):
-    """PyAV finds no picture in the file; another reader may."""
+    """PyAV finds no picture in the file, but another reader may."""
 
 
 @contextmanager
 def _open(source: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file and its first video stream; a cover picture in a sound file is none.
+    """Within this context a file and its first video stream are open; a sound file's cover is no video.
 
-    An error on the way, when a file breaks off or its disk is gone, is a ClipError as well.
+    Reading errors inside, such as when a file breaks off or its disk is gone, become `ClipError` too.
     """
     try:
-        # "file:" keeps a colon in the name from being taken for a protocol.
+        # With "file:", a colon in the name is not taken for a protocol.
         container = av.open(f"file:{source}", metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
         raise _Undecodable(
-            f"{source} is not a video, or is damaged", "name a file that a player plays"
+            f"{source} is not a video, or is damaged", "name a file that players can play"
         ) from error
     with container:
         if container.format.name in _TEXT_FORMATS:
-            raise ClipError(f"{source} is text and not a video", "name a video file")
+            raise ClipError(f"{source} is text, not a video", "name a video file")
         videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
         if not videos and container.streams.audio:
             raise ClipError(f"{source} has sound but no picture", "name a video file")
         if not videos:
-            raise _Undecodable(f"{source} has no picture, or is cut short before it", "name a video file")
+            raise _Undecodable(
+                f"{source} has no picture, or is cut short before the first one", "name a video file"
+            )
         if not videos[0].codec_context:
             raise _Undecodable(
                 f"{source} is encoded in a way that FFmpeg doesn't know", "convert it to H.264"
@@ -219,18 +223,18 @@ def _open(source: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             yield container, videos[0]
         except av.FFmpegError as error:
             raise ClipError(
-                f"{source} can't be read to its end ({error.strerror})", "get it whole"
+                f"{source} can't be read to its end ({error.strerror})", "get a complete copy of it"
             ) from error
 
 
 def demux(container: InputContainer, *streams: Stream) -> Iterator[Packet[Any]]:
-    """The packets of these streams, without the empty ones that PyAV appends.
+    """Yield the packets of these streams, without the empty ones that PyAV appends.
 
-    Appending them, it fails on damaged files in which more streams turn up than there were at first.
+    Appending these, PyAV fails on damaged files in which further streams turn up later.
     """
     joins = _Joins() if container.format.name in _JOINED else None
     with suppress(IndexError):
-        # A join is seen in all streams together, whichever are asked for, so that they stay together.
+        # Joins are looked for in all streams, whichever are asked for, so that the streams stay in sync.
         for packet in container.demux(*(container.streams if joins else streams)):
             if not packet.size:
                 continue
@@ -241,23 +245,24 @@ def demux(container: InputContainer, *streams: Stream) -> Iterator[Packet[Any]]:
 
 
 class _Joins:
-    """Lets time go on where several streams were joined, and each begins anew."""
+    """Corrects times in a file that was joined from several, each of which starts its times again."""
 
     def __init__(self) -> None:
-        self.shift = 0  # of what comes after the latest join, in ticks, which all streams share
-        self.shifts: dict[int, int] = {}  # of each stream by now
-        self.last: dict[int, tuple[int, int]] = {}  # the times of its last two packets
+        self.shift = 0  # of everything after the latest join, in ticks; the same for all streams
+        self.shifts: dict[int, int] = {}  # the current shift of each stream
+        self.last: dict[int, tuple[int, int]] = {}  # the times of each stream's last two packets
 
     def correct(self, packet: Packet[Any]) -> None:
-        """Change a packet's times to those since the beginning of the first stream."""
+        """Change a packet's times to those since the start of the first file."""
         index = packet.stream_index
         shift = self.shifts.setdefault(index, self.shift)
         if packet.dts is not None:
             before, last = self.last.get(index, (packet.dts, packet.dts))
-            # Were it later than the one before the last, then the last one's time would be damaged.
+            # If it is earlier than the last packet but not the one before, the last one's time is damaged.
             if packet.dts + shift < min(before, last):
                 goes_on = last + (packet.duration or last - before) - packet.dts
-                known = self.shift > shift and abs(self.shift - goes_on) < _SECOND  # by another stream
+                # Whether another stream has already found this join
+                known = self.shift > shift and abs(self.shift - goes_on) < _SECOND
                 self.shift = self.shifts[index] = shift = self.shift if known else goes_on
             packet.dts += shift
             self.last[index] = (last, packet.dts)
@@ -266,10 +271,10 @@ class _Joins:
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[tuple[Packet[Any], bool]]:
-    """The packets of a video, and whether each is to give a picture that is shown at its pts.
+    """Yield the packets of a video, and whether each should give a picture that is shown at its pts.
 
-    In a stream that somebody has tuned in to, those before the first keyframe don't, nor those after it
-    that are shown before it.
+    In a recording that starts in the middle of a broadcast, packets before the first keyframe don't, and
+    neither do later ones that are shown before it.
     """
     packets = demux(container, stream)
     whole = container.format.name in _INDEXED
@@ -278,7 +283,7 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[tuple[P
     while True:
         try:
             packet = next(packets, None)
-        except av.InvalidDataError:  # what follows can't be read: as good as the end
+        except av.InvalidDataError:  # the rest can't be read, so this is the end
             return
         if packet is None:
             return
@@ -289,33 +294,33 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[tuple[P
 
 
 class _Due:
-    """What the packets that were decoded so far promise."""
+    """The pictures that are due to come, by the packets that were decoded so far."""
 
     def __init__(self) -> None:
         self.packets = 0
-        self.times: list[tuple[int, int]] = []  # a heap of the (pts, duration) of pictures that are to come
-        self.known = True  # False where packets have no pts, as in AVI: then the decoder makes times up
+        self.times: list[tuple[int, int]] = []  # a heap of the (pts, duration) of pictures that are due
+        self.known = True  # False if packets have no pts, as in AVI, where the decoder makes times up
 
     def add(self, packet: Packet[Any], shown: bool) -> None:
-        """Note a packet, and if it is ``shown``, its picture."""
+        """Count a packet; if it is ``shown``, its picture is due."""
         self.packets += 1
         self.known &= packet.pts is not None
         if self.known and shown:
             heappush(self.times, (packet.pts or 0, packet.duration or 0))
 
     def drop(self, pts: int | None) -> None:
-        """Forget the pictures of a time that is wrong."""
+        """Remove the pictures at a time that is wrong."""
         self.times = [each for each in self.times if each[0] != pts]
         heapify(self.times)
 
     def pop(self, pts: float) -> Iterator[tuple[int, int]]:
-        """Take out those that are due up to ``pts``."""
+        """Remove and yield the pictures that are due up to ``pts``."""
         while self.known and self.times and self.times[0][0] <= pts:
             yield heappop(self.times)
 
 
 def _decode(container: InputContainer, stream: VideoStream, due: _Due | None = None) -> Iterator[VideoFrame]:
-    """Decode what can be decoded: a damaged packet costs its own picture, and those drawn upon it at most."""
+    """Decode what can be decoded: a damaged packet costs at most its picture and those predicted from it."""
     for packet, shown in chain(_packets(container, stream), [(None, False)]):
         if due and packet:
             due.add(packet, shown)
@@ -332,17 +337,17 @@ class Shown(NamedTuple):
     picture: VideoFrame
     pts: int
     duration: int
-    own: bool = True  # False: what belongs here can't be decoded, and this is a neighbour's
+    own: bool = True  # False: the picture that belongs here can't be decoded, and this is a neighbour
 
 
 def shown(clip: Clip) -> Iterator[Shown]:
-    """The pictures of a clip as they are decoded, from its start to its end, each later than the one before.
+    """Yield the decoded pictures of a clip from its start to its end, each later than the one before.
 
-    Tells in a notice, after the last of them, what was damaged, or missing at the end.
+    After the last one, notices say what was damaged, and what is missing at the end.
     """
     assert clip.source is not None
     begin, stop = _ticks(clip)
-    spacing = frame_ticks(clip)  # the longest time from one to the next
+    spacing = frame_ticks(clip)  # the longest time from one picture to the next
     lost = marred = index = 0
     last, first_fault = None, ""
     with _open(clip.source) as (container, stream):
@@ -377,10 +382,10 @@ def shown(clip: Clip) -> Iterator[Shown]:
 
 
 def _timed(container: InputContainer, stream: VideoStream, clip: Clip) -> Iterator[Shown]:
-    """All pictures in the order of display, with times that increase, and none missing.
+    """Yield all pictures in the order of display, with increasing times and none missing.
 
-    A damaged time is one that doesn't lie between its neighbours'. A picture is missing when its packet has
-    come and a later picture too; then the one before is shown once more, or at the beginning the one after.
+    A time is damaged if it doesn't lie between its neighbours'. A picture is missing if its packet has come,
+    and so has a later picture; then the one before is shown again or, at the start, the one after.
     """
     nominal = frame_ticks(clip)
     due = _Due()
@@ -390,7 +395,7 @@ def _timed(container: InputContainer, stream: VideoStream, clip: Clip) -> Iterat
         pts = _between(last, picture.pts, following.pts if following else None, nominal)
         if pts != picture.pts:
             due.drop(picture.pts)
-        # In MPEG-TS, each half of an interlaced picture may have its packet.
+        # In MPEG-TS, each half of an interlaced picture may have a packet of its own.
         apart = nominal * 3 // 4 if picture.interlaced_frame else 1
         for missing, duration in due.pop(pts):
             if missing < pts and (last is None or missing >= last.pts + apart):
@@ -398,7 +403,7 @@ def _timed(container: InputContainer, stream: VideoStream, clip: Clip) -> Iterat
                 yield last
         duration = picture.duration or nominal
         if following is None and due.packets == stream.frames:
-            # In MP4 packets last as long as their decoding does: only the end tells about the last picture.
+            # In MP4, packets tell the time between decodings: only the file's end gives the last duration.
             rest = round(_declared_end(stream) / clip.time_base) - pts
             duration = rest if rest > 0 else duration
         last = Shown(picture, pts, duration)
@@ -411,12 +416,15 @@ def _timed(container: InputContainer, stream: VideoStream, clip: Clip) -> Iterat
 
 
 def _between(last: Shown | None, pts: int | None, after: int | None, nominal: int) -> int:
-    """The time of a picture after ``last``: its pts unless that, or the next one's, says that it is wrong."""
+    """Return the time of a picture: its pts, if that lies between ``last`` and the next one's pts, ``after``.
+
+    If not, a time between them is guessed.
+    """
     if last is None:
         if pts is None or (after is not None and pts >= after):
             return 0 if after is None else after - nominal
         return pts
-    if after is not None and after <= last.pts:  # then that one is wrong
+    if after is not None and after <= last.pts:  # then it is ``after`` that is wrong
         after = None
     if pts is not None and last.pts < pts and (after is None or pts < after):
         return pts
@@ -425,7 +433,7 @@ def _between(last: Shown | None, pts: int | None, after: int | None, nominal: in
 
 
 def _declared_end(stream: VideoStream) -> Fraction:
-    """When the pictures end by what the file says at its beginning; 0 if it says nothing."""
+    """Return when the pictures end as the file declares it; 0 if it doesn't."""
     tag = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))  # Matroska's
     if tag:
         return int(tag[1]) * 3600 + int(tag[2]) * 60 + Fraction(tag[3])
@@ -435,11 +443,11 @@ def _declared_end(stream: VideoStream) -> Fraction:
 
 
 def _describe(source: Path) -> Clip:
-    """Read what the file says of itself, and from its first frame what only pictures tell."""
+    """Describe a file without its frames, by its header and its first frame."""
     with _open(source) as (container, stream):
         frame = next(_decode(container, stream), None)
         if frame is None:
-            raise _Undecodable(f"no frame of {source} can be decoded; it is damaged, cut short or encrypted")
+            raise _Undecodable(f"no frame of {source} can be decoded: it is damaged, cut short or encrypted")
         upright = _upright(frame)
         aspect = stream.sample_aspect_ratio or Fraction(1)
         height, width = (frame.width, frame.height) if upright.swap else (frame.height, frame.width)
@@ -476,7 +484,7 @@ def _is_transparent(frame: VideoFrame) -> bool:
 
 
 def _count(clip: Clip) -> int | None:
-    """The number of frames by the packets, of a file that is soon read; else by what a whole file says."""
+    """Count the frames by their packets if the file is small; else return what the file says of itself."""
     assert clip.source is not None
     said = clip.frame_count if clip.start is None and clip.end is None else None
     if clip.source.stat().st_size > SMALL:
@@ -500,7 +508,7 @@ def _color(frame: VideoFrame) -> Color:
 
 
 def _ticks(clip: Clip) -> tuple[float, float]:
-    """The pts from which on, and before which, frames are kept."""
+    """Return the clip's start and end in pts: begin <= pts < stop."""
     begin = -math.inf if clip.start is None else math.ceil((clip.origin + clip.start) / clip.time_base)
     stop = math.inf if clip.end is None else math.ceil((clip.origin + clip.end) / clip.time_base)
     return begin, stop
@@ -517,14 +525,14 @@ def _pyav_frames(clip: Clip, skip: int = 0) -> Iterator[Frame]:
 
 
 def frame_ticks(clip: Clip) -> int:
-    """The nominal duration of a frame."""
+    """Return the nominal duration of a frame, in ticks."""
     return max(1, round(1 / (clip.rate * clip.time_base)))
 
 
 def seek(container: InputContainer, stream: Stream, start: Fraction) -> None:
-    """Go to a keyframe before ``start`` if the file has an index; else stay at its beginning.
+    """Go to a keyframe before ``start`` if the file has an index; else stay where it is.
 
-    Files are searched by decoding time, which runs ahead of the time of display: hence a second more.
+    A seek goes by decoding times, which are earlier than display times, so it aims a second earlier.
     """
     assert stream.time_base is not None
     if start > 1 and container.format.name in _INDEXED:
@@ -543,14 +551,14 @@ def _rgb(picture: VideoFrame, color: Color, size: tuple[int, int]) -> NDArray[An
         width=size[0],
         height=size[1],
         interpolation=scaler | _EXACT,
-        threads=1,  # to start more of them, for each picture anew, takes longer than they save
+        threads=1,  # starting more threads for each picture takes longer than they save
     )
 
 
 def _unsited(picture: VideoFrame) -> VideoFrame:
-    """The picture, but without a word on where its halved colours were sampled; swscale would shift them.
+    """Return the picture without its chroma location, by which swscale would shift halved colours.
 
-    So a sample counts for its own 2x2 pixels, and `write` gets it back by averaging over these.
+    So each colour sample stands for its own 2x2 pixels, and `write` gets it back by averaging over them.
     """
     bare = VideoFrame(picture.width, picture.height, picture.format.name)
     planes: Any = zip(bare.planes, picture.planes, strict=True)  # of bytes, with padding at the ends of lines
@@ -567,9 +575,9 @@ def _describe_with_opencv(source: Path) -> Clip | None:
 
     try:
         os.fspath(source).encode()
-    except UnicodeEncodeError:  # in such a name, OpenCV crashes
+    except UnicodeEncodeError:  # OpenCV crashes on such a name
         return None
-    # It would print, in words of its own, what we are about to say; its FFmpeg listens to the environment.
+    # OpenCV would print errors that we report ourselves; its FFmpeg is silenced by an environment variable.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     capture = cv2.VideoCapture(str(source))

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from zs2kit.clip import Anew, Clip, Color, Frame
 from zs2kit.errors import ClipError, UsageError, notify
 
-RATE = Fraction(25)  # pictures a second where nobody says; FFmpeg's choice too
+RATE = Fraction(25)  # pictures per second by default; FFmpeg's default too
 
 _ALPHA = {"rgba", "rgba64be", "ya8", "ya16be"}
 _DEEP = {"rgb48be", "rgba64be", "gray16be", "ya16be"}
@@ -29,7 +29,7 @@ _DEEP = {"rgb48be", "rgba64be", "gray16be", "ya16be"}
 
 @dataclass(frozen=True)
 class Pattern:
-    """The name of a sequence: what comes before the number, its least digits, and what comes after it."""
+    """The name of a sequence: what comes before the number, its minimum of digits, and what comes after."""
 
     folder: Path
     before: str
@@ -38,22 +38,22 @@ class Pattern:
 
     @classmethod
     def of(cls, path: str | Path) -> Pattern | None:
-        """Read shot.%04d.png or shot.%d.png; None for what is no such name."""
+        """Read a name such as shot.%04d.png or shot.%d.png; return None for any other name."""
         path = Path(path)
         match = re.fullmatch(r"([^%]*)%(?:0(\d{1,2}))?d([^%]*\.png)", path.name, re.IGNORECASE | re.DOTALL)
         return cls(path.parent, match[1], int(match[2] or 1), match[3]) if match else None
 
     def path(self, number: int) -> Path:
-        """The file with this number."""
+        """Return the path of the file with this number."""
         return self.folder / f"{self.before}{number:0{self.digits}}{self.after}"
 
     def number(self, name: str) -> int | None:
-        """The number in a file's name; None if it is not of this sequence."""
+        """Return the number in a file's name; None if it doesn't belong to this sequence."""
         match = re.fullmatch(rf"{re.escape(self.before)}([0-9]+){re.escape(self.after)}", name)
         return int(match[1]) if match and self.path(int(match[1])).name == name else None
 
     def numbers(self) -> list[int]:
-        """The numbers of the files that there are, in order."""
+        """Return the numbers of the files that exist, in order."""
         try:
             names = os.listdir(self.folder)
         except OSError:
@@ -64,32 +64,33 @@ class Pattern:
 def read_sequence(
     path: Path, pattern: Pattern, begin: Fraction | None, stop: Fraction | None, rate: Fraction | float | None
 ) -> Clip:
-    """Open the pictures of ``pattern`` as a clip whose time 0 is the one with the least number.
+    """Open the pictures of ``pattern`` as a clip; time 0 is the picture with the lowest number.
 
-    Of those shown between ``begin`` and ``stop`` seconds, none may be missing, and all have one size. That
-    is seen here; they are decoded while the clip is iterated over. Raises ClipError or UsageError.
+    Between ``begin`` and ``stop`` seconds no picture may be missing, and all must have the same size. That is
+    checked here; they are decoded while the clip is iterated over. Raises `ClipError` or `UsageError`.
     """
     if rate is not None and not 0.001 <= rate < math.inf:
-        raise UsageError(f"`rate` must be pictures a second, at least 0.001, not {float(rate):g}")
+        raise UsageError(f"`rate` must be at least 0.001 pictures per second, not {float(rate):g}")
     rate = RATE if rate is None else Fraction(rate).limit_denominator(1001)
     numbers = pattern.numbers()
     if not numbers:
         raise ClipError(
-            f"there is no picture {path}, such as {pattern.path(1).name}", "check its name and folder"
+            f"there is no picture {path}, such as {pattern.path(1).name}", "check the name and the folder"
         )
     first = numbers[0] + (0 if begin is None else math.ceil(begin * rate))
     after = numbers[-1] + 1 if stop is None else min(numbers[-1], numbers[0] + math.ceil(stop * rate) - 1) + 1
     if first >= after:
         seconds = float((numbers[-1] + 1 - numbers[0]) / rate)
         raise UsageError(
-            f"{path} has no picture from start to end; at {float(rate):g} a second it lasts {seconds:g} s"
+            f"{path} has no picture from start to end: at {float(rate):g} per second it lasts {seconds:g} s",
+            "choose `start` and `end` inside the clip",
         )
     missing = sorted(set(range(first, after)).difference(numbers))
     if missing:
         rest = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ClipError(
             f"{pattern.path(missing[0])} is missing{rest}, while {numbers[0]} and {numbers[-1]} are there",
-            "make it, or choose start and end beside the gap",
+            "add it, or choose `start` and `end` so that the gap lies outside",
         )
     pictures = [pattern.path(number) for number in range(first, after)]
     picture, aspect = _decode(pictures[0])
@@ -98,12 +99,12 @@ def read_sequence(
             raise ClipError(
                 f"{each} is {size[0]}x{size[1]} pixels and {pictures[0].name} "
                 f"{picture.width}x{picture.height}",
-                "a clip has one size",
+                "make all pictures the same size",
             )
     if picture.format.name in _DEEP:
-        notify("depth", f"{path} has 16 bits a colour; zs2kit works with 8 of them")
+        notify("depth", f"{path} has 16 bits per colour, but zs2kit works with 8")
     if picture.format.name in _ALPHA:
-        notify("transparent", f"{path} is transparent in places; zs2kit sees and writes its colours only")
+        notify("transparent", f"{path} is transparent in places; the result will not be")
     return Clip(
         frames=Anew(partial(_frames, pictures, first - numbers[0], (picture.height, picture.width))),
         width=picture.width,
@@ -127,7 +128,7 @@ def _frames(pictures: Sequence[Path], first: int, size: tuple[int, int]) -> Iter
     for pts, path in enumerate(pictures, first):
         image = _rgb(_decode(path)[0])
         if image.shape[:2] != size:
-            raise ClipError(f"{path} has changed its size", "put it back and run again")
+            raise ClipError(f"{path} has changed its size", "put it back, and run this again")
         yield Frame(image, pts, 1)
 
 
@@ -136,29 +137,33 @@ def _read(path: Path, size: int = -1) -> bytes:
         with path.open("rb") as file:
             return file.read(size)
     except OSError as error:
-        raise ClipError(f"{path} can't be read ({error.strerror})", "check it and its permissions") from error
+        raise ClipError(
+            f"{path} can't be read ({error.strerror})", "check its name and permissions"
+        ) from error
 
 
 def _size(path: Path) -> tuple[int, int]:
-    """(width, height) of a PNG picture, from its first bytes."""
+    """Return the (width, height) of a PNG picture, from its first bytes."""
     head = _read(path, 24)
     if len(head) < 24 or head[:8] != b"\x89PNG\r\n\x1a\n":
-        raise ClipError(f"{path} is not a PNG picture", "make it anew")
+        raise ClipError(f"{path} is not a PNG picture", "make it again")
     return int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
 
 
 def _decode(path: Path) -> tuple[VideoFrame, Fraction]:
-    """A picture, and the shape of its pixels."""
+    """Return a picture, and the shape of its pixels."""
     _size(path)
     decoder = av.CodecContext.create("png", "r")
     assert isinstance(decoder, VideoCodecContext)
-    decoder.options = {"err_detect": "crccheck+explode"}  # rather than a picture with a part missing
+    decoder.options = {
+        "err_detect": "crccheck+explode"
+    }  # fail rather than return a picture with a part missing
     try:
         pictures = [*decoder.decode(Packet(_read(path))), *decoder.decode(None)]
     except (av.FFmpegError, ValueError):
         pictures = []
     if not pictures:
-        raise ClipError(f"{path} is damaged", "make it anew")
+        raise ClipError(f"{path} is damaged", "make it again")
     return pictures[0], decoder.sample_aspect_ratio or Fraction(1)
 
 
@@ -171,7 +176,7 @@ def _rgb(picture: VideoFrame) -> NDArray[np.uint8]:
 
 
 def first_number(clip: Clip) -> int:
-    """The number of the clip's first picture: its own if it comes from a sequence, else 1."""
+    """Return the number for the clip's first picture: its own if it comes from a sequence, else 1."""
     pattern = Pattern.of(clip.source) if clip.source is not None else None
     if pattern is None or not (numbers := pattern.numbers()):
         return 1
@@ -179,7 +184,7 @@ def first_number(clip: Clip) -> int:
 
 
 def check_pictures(path: Path, pattern: Pattern, clip: Clip, number: int, overwrite: bool) -> None:
-    """Raise ClipError if the clip's pictures, from ``number`` on, would replace others, or its source."""
+    """Raise `ClipError` if the clip's pictures, from ``number`` on, would replace others, or its source."""
     source = Pattern.of(clip.source) if clip.source is not None else None
     if source and source.folder.resolve() == pattern.folder.resolve():
         names = [source.path(each).name for each in source.numbers()]

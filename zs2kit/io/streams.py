@@ -1,4 +1,4 @@
-"""What is copied from a clip's source as it is: its streams of sound and of subtitles."""
+"""The streams that are copied from a clip's source without change: sound and subtitles."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from zs2kit.io.reading import demux, seek
 
 @contextmanager
 def copied(clip: Clip) -> Iterator[tuple[InputContainer | None, list[Stream]]]:
-    """The source, opened, and its streams that are copied."""
+    """Within this context a clip's source is open; yields its container and the streams that are copied."""
     container = None
     if clip.source is not None and (os.path.isfile(clip.source) or not clip.silent):
         try:
@@ -40,7 +40,7 @@ def copied(clip: Clip) -> Iterator[tuple[InputContainer | None, list[Stream]]]:
 
 
 def holds(path: Path, stream: Stream) -> bool:
-    """Whether a file so named takes a stream; only an attempt tells, muxers are wrong about themselves."""
+    """Whether a file called ``path`` can hold a stream: only trying tells, as muxers' own lists are wrong."""
     try:
         with av.open(BytesIO(), "w", format=FORMATS[path.suffix.lower()]) as output:
             output.add_stream_from_template(stream)
@@ -51,7 +51,7 @@ def holds(path: Path, stream: Stream) -> bool:
 
 
 def codec_of(stream: Stream) -> str:
-    """FFmpeg's name of a stream's codec."""
+    """Return FFmpeg's name of a stream's codec."""
     return stream.codec_context.name if stream.codec_context else "of an unknown codec"
 
 
@@ -66,20 +66,22 @@ def sound_size(clip: Clip) -> int:
 
 
 def soundless(clip: Clip) -> ClipError:
-    """The error for a source that has lost its sound since it was opened."""
-    return ClipError(f"the sound of {clip.source} can't be read any more", "put the file back and run again")
+    """Return the error for a source that has lost its sound since it was opened."""
+    return ClipError(
+        f"the sound of {clip.source} can't be read any more", "put the file back, and run this again"
+    )
 
 
 def copied_packets(
     source: InputContainer, clip: Clip, origin: Fraction, copies: dict[int, Stream]
 ) -> Iterator[Packet[Any]]:
-    """The source's packets, as they are, between the clip's start and end; ``origin`` is time 0.
+    """Yield the source's packets between the clip's start and end, unchanged but for times; ``origin`` is 0.
 
-    Subtitles that are shown already at the start, or still at the end, are shown for the time between.
+    Subtitles that are already shown at the start, or still shown at the end, are cut to the time between.
     """
     streams = [source.streams[index] for index in copies]
     sounds = [stream for stream in streams if stream.type == "audio"]
-    if clip.start is not None and sounds == streams:  # else a subtitle may begin long before
+    if clip.start is not None and sounds == streams:  # else a subtitle may start long before
         seek(source, sounds[0], origin)
     start, stop = (
         (None if clip.start is None else origin),
@@ -92,11 +94,11 @@ def copied_packets(
             if packet.pts is None or packet.dts is None:
                 continue
             if packet.dts <= last.get(packet.stream_index, packet.dts - 1) or packet.pts < packet.dts:
-                continue  # damaged: no file may go back in time
+                continue  # damaged: it goes back in time
             last[packet.stream_index] = packet.dts
             if isinstance(packet.stream, SubtitleStream):
                 if codec_of(packet.stream) == "mov_text" and not any(bytes(packet)[:2]):
-                    continue  # nothing is shown; MP4 fills its pauses so, and anew in the copy
+                    continue  # empty: MP4 fills pauses this way, and the muxer does so again in the copy
                 _cut(packet, start, stop)
             time = packet.pts * packet.time_base
             if start is not None and time < start:
@@ -116,7 +118,7 @@ def copied_packets(
 
 
 def _cut(packet: Packet[Any], start: Fraction | None, stop: Fraction | None) -> None:
-    """Have a subtitle begin no sooner than ``start``, in seconds, and last no longer than to ``stop``."""
+    """Cut a subtitle to start no earlier than ``start`` and end no later than ``stop``, in seconds."""
     assert packet.pts is not None
     begin, end = packet.pts, packet.pts + (packet.duration or 0)
     if start is not None and begin < (first := round(start / packet.time_base)) < end:

@@ -1,4 +1,4 @@
-"""Writing of clips: video in segments that need no other, joined with the source's sound and subtitles."""
+"""Writing of clips: independent segments of video, joined with the source's sound and subtitles."""
 
 from __future__ import annotations
 
@@ -46,27 +46,27 @@ def write(
     notices: Receiver | None = None,
     **options: Any,
 ) -> Path:
-    """Encode the clip's frames and copy the rest of its source beside them; return the path.
+    """Encode the clip's frames, copy everything else from its source, and return the path.
 
-    Copied are sound, chapters, metadata such as the title, the timecode, and those subtitles that the file
-    can hold. Frames are pulled from the clip one by one. Their timing, size, sample aspect ratio, colour
-    matrix and range are kept; a clip that was cut at its start begins at 0.
+    Sound, chapters, metadata such as the title, the timecode, and subtitles that the file can hold are
+    copied. Frames are taken from the clip one by one. Their times, size, sample aspect ratio, colour matrix
+    and range stay the same; a clip that was cut at its start starts at 0.
 
-    clip: a `Clip`, or the path of one. output: a path, or an `Output` with options of its own; those may
-    also be given here by their names.
-    ``codec`` is h264 in 4:2:0 (4:4:4 where a side is odd), ffv1 (lossless), or prores, 422 HQ if the source
-    has as few samples of colour, else 4444. ``quality`` is x264's CRF, 0 (lossless) to 51, by default 18; the
-    others take none. Where the path is a pattern, out.%04d.png, each frame becomes a PNG picture; they are
-    numbered from ``start_number`` on, by default as the source is if that is a sequence too, else from 1.
-    progress: called with a `Progress`, which is the number of frames that are done, once for each; what it
-    raises ends it all. notices: called with a `Notice` for what is lost or went wrong on the way.
+    clip: a `Clip`, or the path of one. output: a path, or an `Output` with options of its own, which may also
+    be given here by their names. ``codec`` is h264 in 4:2:0 (4:4:4 if a side is odd), ffv1 (lossless), or
+    prores: 422 HQ if the source has no more colour samples than that, else 4444. ``quality`` is x264's CRF
+    from 0 (lossless) to 51, by default 18; other codecs take none. If the path is a pattern, out.%04d.png,
+    each frame becomes a PNG picture. They are numbered from ``start_number`` on; by default as in the source
+    if it is a sequence too, else from 1. progress: called after each frame with a `Progress`, the number of
+    frames that are written; what it raises ends the work. notices: called with a `Notice` for what is lost or
+    goes wrong.
 
-    Until all is done, everything lies in a hidden folder beside the path, which is gone afterwards. Only that
-    of an edit, or of a generated clip, stays with what is done if something ends it. Then ``resume=True``
-    goes on, if all settings are the same, False begins anew, and None is a `ClipError` that says so. Where
-    nothing was left, all three begin.
+    Until all is done, everything lies in a hidden folder beside the path, which is removed afterwards. If the
+    clip is an edit or a generated clip, and something ends the work, the folder stays with what is done. Then
+    ``resume=True`` resumes it, if all settings are the same, False starts again, and None raises a
+    `ClipError` that says so. If nothing is saved, all three start from the beginning.
 
-    Raises `ClipError` or `UsageError` before the first frame is pulled if nothing can be written there,
+    Raises `ClipError` or `UsageError` before the first frame is taken if nothing can be written there,
     `ClipError` if the disk fills up, and whatever iterating over the clip raises.
     """
     output = changed(output if isinstance(output, Output) else Output(Path(output)), options)
@@ -82,7 +82,7 @@ def write(
             try:
                 if not journal.complete:
                     _encode(clip, journal, output, progress)
-                if sound_size(clip) < size:  # a file that was cut may still open, and just end early
+                if sound_size(clip) < size:  # cut short meanwhile: it may still open, but end early
                     raise soundless(clip)
                 if output.pattern:
                     finished = _pictures(clip, journal, output)
@@ -98,23 +98,22 @@ def write(
         if output.pattern and output.overwrite:
             after = output.pattern.path(output.number(clip) + len(finished))
             if os.path.lexists(after):
-                notify("earlier-pictures", f"{after} is of an earlier result, and so are those after it")
+                notify("earlier-pictures", f"{after} and the pictures after it are of an earlier result")
     return path
 
 
 def _output(path: Path, muxer: str | None = None) -> OutputContainer:
-    # FFmpeg would delay everything so that no time is negative, as those of decoding early and of the
-    # sound that an audio decoder starts up with are.
-    # And it would number Matroska's streams at random.
+    # The first decoding times, and those of the sound with which an audio decoder starts, are negative.
+    # FFmpeg would delay everything to avoid that. It would also number Matroska's streams at random.
     options = {"avoid_negative_ts": "disabled", "fflags": "+bitexact"}
     muxer = muxer or FORMATS[path.suffix.lower()]
-    if muxer in ("mp4", "mov"):  # in which a stream's delay is told; by default in milliseconds
+    if muxer in ("mp4", "mov"):  # the unit of a stream's delay, which is a millisecond by default
         options["movie_timescale"] = "90000"
     return av.open(f"file:{path}", "w", format=muxer, container_options=options)
 
 
 def _encode(clip: Clip, journal: Journal, output: Output, progress: Report | None) -> None:
-    """Encode the frames to segments, until the journal is complete; the pts in the segments start at 0."""
+    """Encode the frames into segments until the journal is complete; pts in the segments start at 0."""
     store = output.store
     pix_fmt, color = store.pix_fmt(clip), _stored_color(output, clip)
     options: dict[str, Any] = dict(store.options)
@@ -138,7 +137,7 @@ def _encode(clip: Clip, journal: Journal, output: Output, progress: Report | Non
                 container.mux(stream.encode(picture))
             container.mux(stream.encode())
     if not times:
-        raise ClipError("the clip has no frame, so there is nothing to write")
+        raise ClipError("the clip has no frames, so there is nothing to write")
     if not journal.duration:
         journal.duration = times[-1] - times[-2] if len(times) > 1 else frame_ticks(clip)
     journal.complete = True
@@ -146,7 +145,7 @@ def _encode(clip: Clip, journal: Journal, output: Output, progress: Report | Non
 
 
 def _tag(stream: VideoStream, clip: Clip, color: Color) -> None:
-    """Say how the stream's pictures are to be shown."""
+    """Set the tags that say how the stream's pictures are to be shown."""
     context = stream.codec_context
     context.sample_aspect_ratio = clip.sample_aspect_ratio
     context.colorspace, context.color_range = color.colorspace, color.range
@@ -154,7 +153,7 @@ def _tag(stream: VideoStream, clip: Clip, color: Color) -> None:
 
 
 def _check(frame: Frame, index: int, clip: Clip, last: int | None) -> None:
-    """`ClipError` if the frame is not of the clip's size and kind, or not shown after ``last``."""
+    """Raise `ClipError` if the frame doesn't have the clip's size and type, or isn't shown after ``last``."""
     if frame.image.shape != (clip.height, clip.width, 3) or frame.image.dtype != np.uint8:
         raise ClipError(
             f"frame {index} is {frame.image.dtype} of shape {frame.image.shape}, "
@@ -165,14 +164,14 @@ def _check(frame: Frame, index: int, clip: Clip, last: int | None) -> None:
 
 
 def _stored_color(output: Output, clip: Clip) -> Color:
-    """The tags of what is written."""
+    """Return the colour tags that are written."""
     return output.store.color(clip.color.resolve(clip.width, clip.height))
 
 
 def _picture(frame: Frame, color: Color, pix_fmt: str) -> VideoFrame:
-    """A frame as the encoder takes it.
+    """Return a frame in the form that the encoder takes.
 
-    Readers repeat the chroma of 4:2:0 over 2x2 pixels; averaging over these gives it back unchanged.
+    Our reader repeats a colour sample of 4:2:0 over 2x2 pixels; averaging over them gives it back unchanged.
     """
     picture = VideoFrame.from_ndarray(np.ascontiguousarray(frame.image), format="rgb24")
     if color.colorspace == _RGB:
@@ -180,13 +179,13 @@ def _picture(frame: Frame, color: Color, pix_fmt: str) -> VideoFrame:
     else:
         picture = picture.reformat(
             format=pix_fmt,
-            # Both are BT.601, swscale knows 5.
+            # 5 and 6 are both BT.601, but swscale only knows 5.
             dst_colorspace=5 if color.colorspace == 6 else color.colorspace,
             dst_color_range=color.range,
             interpolation=Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP,
             threads=1,
         )
-    # Some encoders, ProRes's among them, write the tags of the pictures and not those of the stream.
+    # Some encoders, such as the one for ProRes, write the tags of the pictures, not those of the stream.
     picture.colorspace, picture.color_range = color.colorspace, color.range
     picture.color_primaries, picture.color_trc = color.primaries, color.trc
     return picture
@@ -196,8 +195,8 @@ def _join(target: Path, clip: Clip, about: About, journal: Journal, output: Outp
     """Write the packets of all segments, and those copied from the source, into one file."""
     segments = sorted(journal.folder.glob("*.segment"))
     times = journal.times
-    # The result begins at 0, with the first picture or sound; a clip that was cut, with its first picture.
-    # Files can't say that a picture comes before 0.
+    # Time 0 of the result is its first picture or sound; if the clip was cut at its start, its first picture.
+    # A picture before time 0 can't be stored.
     origin = times[0]
     if clip.start is None:
         origin = min(origin, round(clip.origin / clip.time_base))
@@ -208,9 +207,11 @@ def _join(target: Path, clip: Clip, about: About, journal: Journal, output: Outp
     ):
         video = container.add_stream_from_template(template.streams.video[0], opaque=True)
         video.time_base = clip.time_base
-        video.codec_context.framerate = clip.rate  # a segment doesn't say, nor all of the tags
+        video.codec_context.framerate = clip.rate  # segments lack it, and some of the tags
         _tag(video, clip, _stored_color(output, clip))
-        if output.store.encoder == "prores_ks":  # there are several, told apart by a tag that templates lack
+        if (
+            output.store.encoder == "prores_ks"
+        ):  # its profiles differ by a tag that the template doesn't pass on
             video.codec_context.codec_tag = template.streams.video[0].codec_context.codec_tag
         packets = [_video_packets(segments, clip, journal, origin, output.store.reorder, video)]
         copies = {}
@@ -223,15 +224,15 @@ def _join(target: Path, clip: Clip, about: About, journal: Journal, output: Outp
         if source is not None and copies:
             packets.append(copied_packets(source, clip, origin * clip.time_base, copies))
         _describe(container, video, clip, about, origin, times[-1] + journal.duration)
-        begun: set[Stream] = set()
+        started: set[Stream] = set()
         for packet in merge(*packets, key=_decoding_time):
             try:
                 container.mux(packet)
-                begun.add(packet.stream)
+                started.add(packet.stream)
             except (av.InvalidDataError, av.PatchWelcomeError):
-                if packet.stream is video or packet.stream not in begun:
-                    raise  # else a damaged packet of sound: it costs itself
-        chapters = len(container.streams) + 1  # the track that the muxer adds for them
+                if packet.stream is video or packet.stream not in started:
+                    raise  # otherwise it is a damaged packet of sound, which is left out
+        chapters = len(container.streams) + 1  # the track that the muxer adds for the chapters
         both = "timecode" in video.metadata and bool(container.chapters())
     if target.suffix.lower() != ".mkv" and both:
         link_chapters(target, chapters)
@@ -242,7 +243,7 @@ def _join(target: Path, clip: Clip, about: About, journal: Journal, output: Outp
 def _describe(
     container: OutputContainer, video: VideoStream, clip: Clip, about: About, origin: int, end: int
 ) -> None:
-    """Say of the result what is said of the source; ``origin`` and ``end`` are its first and last tick."""
+    """Give the result the source's tags, chapters and timecode; ``origin`` and ``end`` are ticks."""
     container.metadata.update(about.metadata)
     video.metadata.update(about.video)
     start, stop = origin * clip.time_base, None if clip.end is None else end * clip.time_base
@@ -253,15 +254,15 @@ def _describe(
 
 
 def _pictures(clip: Clip, journal: Journal, output: Output) -> dict[Path, Path]:
-    """Make a file of each picture in the segments; return where each belongs."""
+    """Make a file of each picture in the segments; return each file's final path."""
     times, folder, pattern, number = journal.times, journal.folder, output.pattern, output.number(clip)
     assert pattern is not None
     late = max(abs((pts - times[0]) * clip.time_base * clip.rate - index) for index, pts in enumerate(times))
     if late > Fraction(1, 2):
         notify(
             "times-lost",
-            f"{pattern.path(number)} and those after it have no times of their own, and those of the source "
-            f"are not evenly spaced: at {float(clip.rate):g} a second they are up to "
+            f"pictures such as {pattern.path(number)} have no times of their own, and the source's frames "
+            f"are not evenly spaced: at {float(clip.rate):g} per second they are up to "
             f"{float(late / clip.rate):.2g} s off",
         )
     finished: dict[Path, Path] = {}
@@ -284,11 +285,12 @@ def _decoding_time(packet: Packet[Any]) -> float:
 def _video_packets(
     segments: list[Path], clip: Clip, journal: Journal, origin: int, reorder: int, stream: VideoStream
 ) -> Iterator[Packet[Any]]:
-    """The packets of all segments on one clock.
+    """Yield the packets of all segments on one clock.
 
-    Each encoder counts decoding times for itself, and those of two segments may overlap. So they are set
-    anew: a packet is decoded when the frame ``reorder`` places earlier is shown. The first ones come before
-    all frames, by so much that decoding takes as long as the display, since MP4 stores the former's length.
+    Each segment's encoder counts decoding times for itself, and those of two segments may overlap. So they
+    are set again: a packet is decoded when the frame ``reorder`` places earlier is shown. The first ones are
+    decoded before the first frame is shown, so much earlier that decoding takes as long as the display,
+    since MP4 stores the length of the decoding.
     """
     times = journal.times
     end = times[-1] + journal.duration
@@ -311,7 +313,7 @@ def _video_packets(
 
 
 def _segment_packets(segment: Path, clip: Clip, first: int) -> Iterator[tuple[Packet[Any], int]]:
-    """A segment's packets, each with the pts of its frame in the clip, whose first is ``first``."""
+    """Yield a segment's packets, each with its frame's pts in the clip; ``first`` is the clip's first pts."""
     with av.open(f"file:{segment}") as container:
         for packet in demux(container, container.streams.video[0]):
             assert packet.pts is not None
