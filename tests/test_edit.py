@@ -91,7 +91,7 @@ def test_frames_of_an_iterator_come_once_and_then_there_is_an_error(model: Model
     edit = edited(model, clip)
     assert len(images(edit)) == FRAMES
     for again in (edit, clip):
-        with pytest.raises(ClipError, match=r"iterated over already.*make it of a file or a list"):
+        with pytest.raises(ClipError, match=r"already iterated over.*make it from a file or a list"):
             next(iter(again))
 
 
@@ -157,7 +157,7 @@ def test_an_edit_stopped_by_another_thread_ends_after_the_step_and_is_resumed(
         io.write(out, edit, codec="ffv1")
     other.join()
     assert (told[-1], told[-1].step) == (4, 2)  # no step came after it
-    assert stopped.value.__notes__ == ["4 of 7 frames are saved; the same again with `resume=True` goes on"]
+    assert stopped.value.__notes__ == ["4 of 7 frames are saved; to resume, run the same with `resume=True`"]
     told.clear()
     under_way.clear()
     io.write(out, edited(model, io.read(source), progress=told.append), codec="ffv1", resume=True)
@@ -309,7 +309,7 @@ def test_the_command_line_takes_the_same_plugin_and_says_so(
         return done.stderr
 
     says = "zs2kit: no plugin is chosen that follows the clip, so strength is used; "
-    assert run() == f"{says}--plugin none draws the text alone\n"
+    assert run() == f"{says}--plugin none draws from the text alone\n"
     by_default = images(io.read(tmp_path / "clip-edit.mp4"))
     assert run("--quiet") == "" == run("--plugin", "strength", "-o", str(tmp_path / "strength.mp4"))
     assert np.array_equal(images(io.read(tmp_path / "strength.mp4")), by_default)

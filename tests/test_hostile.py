@@ -132,7 +132,7 @@ def test_no_link_of_a_journal_is_followed(kept: Path, name: str, away: str) -> N
 def test_no_pipe_in_a_journal_is_waited_for(kept: Path, name: str) -> None:
     (kept / name).unlink()
     os.mkfifo(kept / name)
-    with pytest.raises(ClipError, match="is damaged; begin anew"):
+    with pytest.raises(ClipError, match="is damaged; start again"):
         io.write("a.mkv", hostile.Drawn(), resume=True)
 
 
@@ -151,7 +151,7 @@ def test_what_lies_where_a_file_comes_is_removed(kept: Path, name: str, make: Ca
 )
 def test_a_journal_that_lies_is_damaged(kept: Path, entry: str, value: object) -> None:
     hostile.write_journal(kept, {**json.loads((kept / "journal.json").read_text())["edit"], entry: value})
-    with pytest.raises(ClipError, match="is damaged; begin anew"):
+    with pytest.raises(ClipError, match="is damaged; start again"):
         io.write("a.mkv", hostile.Drawn(), resume=True)
 
 

@@ -102,7 +102,7 @@ def test_what_stands_in_the_way_is_said(model: Model, tmp_path: Path, monkeypatc
     assert planned(model, tmp_path, "there.mp4", overwrite=True).obstacles == ()
     (obstacle,) = planned(model, tmp_path, "nosuch/out.mp4").obstacles
     assert "there is no folder" in obstacle
-    with pytest.raises(UsageError, match="its name must end in"):
+    with pytest.raises(UsageError, match="give it a name that ends in"):
         planned(model, tmp_path, "out.txt")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     (obstacle,) = planned(model, tmp_path).obstacles
@@ -196,7 +196,7 @@ def test_the_command_says_what_is_lost_and_fails_where_the_edit_would(tiny_folde
     (line,) = said.stderr.splitlines()
     assert "is the input" in line and "sheet.png exists" in line
     (warning,) = json.loads(run(*asked, "-o", tmp_path / "out.mp4", "--json").stdout)["warnings"]
-    assert "one sample of colour" in warning
+    assert "one colour sample" in warning
 
 
 def test_a_preview_is_a_sheet_with_a_column_for_each_shot(tiny_folders, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_what_is_a_command_is_no_name():
         (SOUND.replace("amount: int", "amount: bytes"), "can't be"),
         (SOUND.replace("def prepare(self)", "def prepares(self)"), "unknown hook"),
         (SOUND.replace("    @hookimpl\n", ""), "not marked as a hook"),
-        (SOUND + "    def __post_init__(self): 1 / 0", "can't be made: ZeroDivisionError"),
+        (SOUND + "    def __post_init__(self): 1 / 0", "can't be created: ZeroDivisionError"),
     ],
 )
 def test_a_broken_plugin_is_found_and_the_others_work(source: str, says: str, install):
@@ -202,7 +202,7 @@ def test_a_plugin_that_fails_is_named_and_whole_chunks_are_kept(hook, times, ins
     done = run(*edit, *quick)
     assert (done.exit_code, done.stdout) == (1, "")
     kept = {"prepare": 2, "finish": 4}.get(hook)  # frames of chunks that were made before
-    note = f"; {kept} of 4 frames are saved; the same again with --resume goes on" if kept else ""
+    note = f"; {kept} of 4 frames are saved; to resume, run the same with --resume" if kept else ""
     failed = f"plugin 'failing' failed in {hook}(): ValueError: on purpose"
     assert done.stderr == f"zs2kit: error: {failed}{note}\n"
     journal = [".clip-failing.mp4.zs2kit"] if kept else []

@@ -184,7 +184,8 @@ def test_killed_everywhere_is_not_lost() -> None:
 @pytest.mark.parametrize("after", [CHUNK, 2 * CHUNK, 3 * CHUNK, FRAMES])
 def test_an_error_keeps_what_is_done(edit: Edit, whole: list[Any], after: int) -> None:
     assert (
-        edit.stop(after) == f"{after} of {FRAMES} frames are saved; the same again with `resume=True` goes on"
+        edit.stop(after)
+        == f"{after} of {FRAMES} frames are saved; to resume, run the same with `resume=True`"
     )
     seen: list[int] = []
     edit(True, progress=seen.append)
@@ -317,7 +318,7 @@ def test_another_edit_is_never_mixed_in(
     clip.settings.update(settings)  # type: ignore[attr-defined]
     edit.clip, edit.written = lambda: clip, written
     with pytest.raises(
-        ClipError, match=rf"out\.mov was begun with .*{words}.*; repeat that, or begin anew"
+        ClipError, match=rf"out\.mov was started with .*{words}.*; use these settings again, or start again"
     ) as caught:
         edit(True)
     assert "\n" not in str(caught.value)
@@ -328,7 +329,7 @@ def test_another_edit_is_never_mixed_in(
 def test_another_version_is_never_mixed_in(edit: Edit, monkeypatch: pytest.MonkeyPatch) -> None:
     edit.stop(2 * CHUNK)
     monkeypatch.setattr(output, "__version__", "9.9")
-    with pytest.raises(ClipError, match=rf"begun with zs2kit '{zs2kit.__version__}', not '9\.9'"):
+    with pytest.raises(ClipError, match=rf"started with zs2kit '{zs2kit.__version__}', not '9\.9'"):
         edit(True)
 
 
@@ -402,7 +403,7 @@ def test_what_is_damaged_is_not_trusted(
     damage(edit.folder / file)
     if (file, damage) != ("journal.json", Path.unlink):  # without it, nothing was kept
         with pytest.raises(
-            ClipError, match=r"interrupted edit to .*out\.mp4 is damaged; begin anew \(`resume=False`\)"
+            ClipError, match=r"interrupted edit to .*out\.mp4 is damaged; start again \(`resume=False`\)"
         ):
             edit(True)
         assert (edit.folder / "journal.json").exists()
@@ -427,7 +428,7 @@ def test_a_journal_that_is_none_is_said(edit: Edit, text: str) -> None:
     edit.stop(2 * CHUNK)
     (edit.folder / "journal.json").write_text(text)
     for resume in (None, True):
-        with pytest.raises(ClipError, match="is damaged; begin anew"):
+        with pytest.raises(ClipError, match="is damaged; start again"):
             edit(resume)
 
 
@@ -593,7 +594,7 @@ def test_ctrl_c_ends_the_chunk_and_says_how_to_go_on(
     assert capsys.readouterr() == (
         "",
         "zs2kit: stopping after 3 more frames; press Ctrl-C again to stop at once\n"
-        "zs2kit: error: interrupted; 6 of 10 frames are saved; the same again with --resume goes on\n",
+        "zs2kit: error: interrupted; 6 of 10 frames are saved; to resume, run the same with --resume\n",
     )
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert command() == 1
@@ -616,7 +617,7 @@ def test_a_second_ctrl_c_and_an_order_to_end_end_it_at_once(
         signalled(patched, *signals)
         assert command() == 130
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "zs2kit: error: interrupted; 3 of 10 frames are saved; the same again with --resume goes on"
+        "zs2kit: error: interrupted; 3 of 10 frames are saved; to resume, run the same with --resume"
     )
     assert command("--resume", "--quiet") == 0
     assert contents(command.out) == expected
@@ -651,7 +652,7 @@ def test_on_a_terminal_it_is_asked(
     watching.join()
     os.close(ours)
     said = b"".join(shown).decode(errors="replace")
-    assert "6 frames are saved. Go on with it" in " ".join(said.split())
+    assert "6 frames are saved. Resume it" in " ".join(said.split())
     assert next(decoded) == (2 if answer == "y" else 4)  # chunks that were made
     assert contents(command.out) == expected
 

@@ -47,8 +47,8 @@ from zs2kit.shots import shots
 
 log = logging.getLogger(__name__)
 
-MOST = 8  # frames at once, unless told otherwise: twice as many took 6% less time on a CPU
-SHARE = 0.8  # of the free memory that is counted on
+MOST = 8  # frames at once by default: twice as many took only 6% less time on a CPU
+SHARE = 0.8  # the share of the free memory that is used
 
 T = TypeVar("T")
 
@@ -65,24 +65,24 @@ def edit(
     notices: Receiver | None = None,
     **changes: Any,
 ) -> Edit:
-    """Return ``clip`` edited: the same frames' times, other pictures.
+    """Return ``clip`` edited: frames at the same times, with other pictures.
 
     Everything is checked here; frames are drawn while the returned clip is iterated over, a chunk at
     a time, so memory doesn't grow with the clip.
 
     clip: a `Clip`, or the path of one, which is then read whole.
-    prompt: what to draw; None is the model's default prompt. Or several, by the position of the frame
-    at which each begins, 0 among them; between two of them their embeddings are interpolated.
-    plugins: instances, such as ``Pose(scale=0.8)``; they are copied, and not changed. Where none of them
-    looks at the clip, ``Strength()`` is added, or ``Instruct()`` for a model that edits by instructions,
-    and a notice says so. An empty list draws the text alone, in the clip's size and length.
+    prompt: what to draw; None is the model's default prompt. Or several prompts, by the position of the
+    frame at which each starts, 0 among them; in between, their embeddings are interpolated.
+    plugins: instances, such as ``Pose(scale=0.8)``; they are copied, not changed. If none of them looks at
+    the clip, ``Strength()`` is added, or ``Instruct()`` for a model that edits by instructions, and a notice
+    says so. An empty list draws from the text alone, in the clip's size and length.
     model: a `Model`, or what `Model.load` takes; None is the plugins' default model or the bundled one.
-    settings: a `Settings`; its fields may also be given here by their names, and then come first.
+    settings: a `Settings`; its fields may also be given here by their names, which then win.
     progress: called with a `Progress` after every denoising step; what it raises ends the edit.
     notices: called with a `Notice` for what the user should know; None makes them Python warnings.
 
-    Raises `UsageError` for a value that is not allowed, `ModelError` and `PluginError` where those don't
-    load or don't fit.
+    Raises `UsageError` for a value that is not allowed, `ModelError` or `PluginError` if a model or a plugin
+    doesn't load or doesn't fit.
     """
     if prompt is not None:
         changes = {"prompt": prompt, **changes}
@@ -106,8 +106,8 @@ def generate(
 ) -> Edit:
     """Return a clip made of text alone, ``frames`` frames at ``rate`` frames per second.
 
-    As with `edit`, frames are drawn while the clip is iterated over, and all else is as there. ``size`` is
-    the (height, width) of the clip. Plugins that look at a source have none here.
+    Frames are drawn while the clip is iterated over, and the arguments are as for `edit`. ``size`` is the
+    (height, width) of the clip. Plugins that look at a source can't be used.
 
     Raises what `edit` raises.
     """
@@ -121,7 +121,8 @@ def generate(
     late = max(asked.prompts)
     if late >= frames:
         raise UsageError(
-            f"the prompt at frame {late} comes after the end; the last of {frames} frames is {frames - 1}"
+            f"the prompt at frame {late} comes after the end: the last of {frames} frames is {frames - 1}",
+            "use an earlier frame, or more `frames`",
         )
     with receiving(notices):
         model = _loaded(model, plugins)
@@ -153,7 +154,7 @@ def _edit(
     hooks = plugins_.manager(plugins or ())
     if len(settings.prompts) > 1 and hooks.hook.guidance.get_hookimpls():
         raise UsageError(
-            "several prompts don't go with a plugin that has a guidance of its own", "give one prompt"
+            "several prompts can't be used with a plugin that has its own guidance", "give one prompt"
         )
     model = _loaded(model, plugins or ())
     by_default = _added(plugins, model, clip)
@@ -172,13 +173,13 @@ def _edit(
         notify(
             "default-plugin",
             f"no plugin is chosen that follows the clip, so {plugins_.name_of(plugin)} is used",
-            "`plugins=()` draws the text alone",
+            "`plugins=()` draws from the text alone",
         )
     return edit
 
 
 def _added(plugins: Sequence[Plugin] | None, model: Model, clip: Clip) -> list[Plugin]:
-    """The plugin that is added where none is chosen that looks at the clip, so that it isn't ignored."""
+    """Return the plugin that is added if no chosen one looks at the clip, so that the clip isn't ignored."""
     chosen = list(plugins or ())
     if clip.blank or (plugins is not None and not chosen) or any(map(_looks, chosen)):
         return []
@@ -187,7 +188,7 @@ def _added(plugins: Sequence[Plugin] | None, model: Model, clip: Clip) -> list[P
 
 
 def _looks(plugin: Plugin) -> bool:
-    """Whether a plugin follows the clip, brings a motion of its own, or keeps a part of the clip."""
+    """Whether a plugin follows the clip, has a motion of its own, or keeps a part of the clip."""
     return plugin.follows_source is not None or hasattr(plugin, "keep")
 
 
@@ -198,10 +199,10 @@ def _loaded(model: str | Path | Model | None, plugins: Sequence[Plugin]) -> Mode
 
 
 def settled(settings: Settings, model: Model, plugins: Sequence[Plugin], *, blank: bool = False) -> Settings:
-    """Return the settings with nothing left to the model or to the kind of work: no field of these is None.
+    """Return the settings with every None replaced by what suits the model and the kind of work.
 
-    blank: text alone is the source. A source moves by itself; what is made of text alone moves with its
-    noise, and steadily.
+    blank: the clip is made of text alone. An edit moves as its source does; a clip made of text alone has
+    only its noise to move it, which has to move steadily.
     """
     usual: dict[str, Any] = {
         "prompt": model.default_prompt,
@@ -215,17 +216,17 @@ def settled(settings: Settings, model: Model, plugins: Sequence[Plugin], *, blan
 
 
 def default_flow_momentum(plugins: Sequence[Plugin]) -> float:
-    """Return how much a frame takes over along the source's motion, unless told otherwise.
+    """Return the default flow momentum of an edit with these plugins.
 
-    0 where no plugin says by its `follows_source` that what it steers goes where the source goes, or one
-    says that it moves by itself.
+    It is 0 if no plugin says, by `follows_source`, that the result moves as the source does, or if one says
+    that it doesn't.
     """
     said = [each.follows_source for each in plugins]
     return MOMENTUM if True in said and False not in said else 0.0
 
 
 def _described(plugin: Plugin) -> dict[str, Any]:
-    """The plugin's options; where one names a file, also a fingerprint of it."""
+    """Return the plugin's options, with a fingerprint of each file that they name."""
     values = {each.name: getattr(plugin, each.name) for each in options(type(plugin))}
     files = {
         name: value for name, value in values.items() if isinstance(value, str) and Path(value).is_file()
@@ -235,7 +236,7 @@ def _described(plugin: Plugin) -> dict[str, Any]:
 
 @dataclass
 class Place:
-    """How far one iteration over an edit is: ``index`` frames are drawn; those after them know ``carry``."""
+    """How far an iteration over an edit has come: ``index`` frames are drawn; the next need ``carry``."""
 
     index: int
     carry: Carry
@@ -244,10 +245,10 @@ class Place:
 class Edit(Clip):
     """A clip whose frames are drawn while it is iterated over, a chunk at a time.
 
-    Each time, they are drawn anew from the first on. Of the latest iteration, ``index`` frames are drawn, and
-    ``carry`` is what those after them must know: whoever has taken ``index`` frames stands between two
-    chunks. In ``settings`` nothing is left to be settled. ``chunk_size`` None is chosen from the memory that
-    there is, at the first frame, and becomes less should it run out.
+    Each iteration draws them again, from the first on. In the latest iteration, ``index`` frames are drawn,
+    and ``carry`` is what the next ones must know: after taking ``index`` frames, one is between two chunks.
+    No field of ``settings`` is None, except perhaps ``size`` and ``chunk_size``. A ``chunk_size`` of None is
+    replaced at the first frame by what fits in memory, and becomes smaller if memory runs out.
     """
 
     def __init__(
@@ -279,27 +280,27 @@ class Edit(Clip):
 
     @property
     def carry(self) -> Carry:
-        """What the frames after those must know."""
+        """What the next frames must know."""
         return self._place.carry
 
     def __iter__(self) -> Iterator[Frame]:
         return self.frames_from(0, Carry())
 
     def frames_from(self, index: int, carry: Carry) -> Iterator[Frame]:
-        """Return the frames from ``index`` on; ``carry`` is what they must know of those before."""
+        """Return the frames from ``index`` on; ``carry`` is what they must know about those before."""
         self._place = Place(index, carry)
         return self._told(self._frames(self._place))
 
     def stop(self) -> None:
-        """End the iteration under way, or else the next one; any thread may call this.
+        """End the current iteration, or else the next one; any thread may call this.
 
-        The denoising step under way is finished; then whoever iterates gets `Stopped`. What `write` has saved
-        of it can be resumed, and a chunk that was begun is then drawn again.
+        The current denoising step is finished; then the iteration raises `Stopped`. What `write` has saved
+        can be resumed; a chunk that was started is then drawn again.
         """
         self._stopping.set()
 
     def _told(self, frames: Iterator[Frame]) -> Iterator[Frame]:
-        """The frames; what there is to tell while one of them is drawn goes to our receiver."""
+        """Yield the frames; notices that are sent while one is drawn go to the edit's receiver."""
         while True:
             with receiving(self._notices):
                 frame = next(frames, None)
@@ -311,7 +312,7 @@ class Edit(Clip):
         draw = partial(self._draw, place, Pace(place.index))
         marked = islice(shots(self.clip, self.settings.cuts), place.index, None)
         for first, shot in groupby(marked, key=itemgetter(0)):
-            if first == place.index:  # nothing of another shot may be seen in this one
+            if first == place.index:  # nothing of the shot before may be seen in this one
                 place.carry = Carry()
             frames: Iterator[Frame] = (frame for _, frame in shot)
             while group := list(islice(frames, self.chunk_size or MOST)):
@@ -323,7 +324,7 @@ class Edit(Clip):
         self.scan.hook.finish(frames=place.index)
 
     def _draw(self, place: Place, pace: Pace, chunk: Chunk) -> Drawn | Broken:
-        """Draw a chunk; after each step its progress is told, and a stop is heeded."""
+        """Draw a chunk; after each step, report the progress and end if `stop` was called."""
 
         def after_step(step: Step) -> None:
             if self._progress is not None:
@@ -339,18 +340,18 @@ class Edit(Clip):
                     seconds_left=pace.seconds_left(place.index + under_way, total),
                 )
                 self._progress(progress)
-            self._heed_stop(place)
+            self._check_stop(place)
 
-        self._heed_stop(place)
+        self._check_stop(place)
         return self.scan(place.carry, chunk, after_step)
 
-    def _heed_stop(self, place: Place) -> None:
+    def _check_stop(self, place: Place) -> None:
         if self._stopping.is_set():
             self._stopping.clear()
             raise Stopped(f"stopped after {place.index} frames")
 
     def beginning(self, index: int, frame: Frame) -> Frame:
-        """Return what becomes of ``frame``, the clip's ``index``-th, which begins a shot."""
+        """Return the edited ``frame``, which is at position ``index`` of the clip and starts a shot."""
         alone = copy(self)
         alone.chunk_size = 1
         chunk, drawn = alone.attempt([frame], Place(index, Carry()), lambda it: self.scan(Carry(), it))
@@ -360,10 +361,10 @@ class Edit(Clip):
     def attempt(
         self, frames: Sequence[Frame], place: Place, work: Callable[[Chunk], T | Broken]
     ) -> tuple[Chunk, T]:
-        """Do ``work`` with a chunk of ``frames``, which come at ``place``; return it and what that gave.
+        """Do ``work`` with a chunk of the first of ``frames``, at ``place``; return the chunk and the result.
 
-        The chunk has as many of them as there is memory for: where it runs out, or numbers break half-way, it
-        is tried again with fewer. Raises `ModelError` if numbers break in the first frame.
+        The chunk has as many frames as there is memory for: if memory runs out, or numbers overflow in a
+        later frame, it is tried again with fewer. Raises `ModelError` if they overflow in the first frame.
         """
         while True:
             length = len(frames)
@@ -380,18 +381,18 @@ class Edit(Clip):
                         f"{self.scan.model.name} overflows at frame {place.index}, even in float32",
                         "use a lower guidance scale or another model",
                     )
-                self.chunk_size = result.frame  # what comes before that frame isn't lost
+                self.chunk_size = result.frame  # the frames before that one are good
             except Exception as error:
                 if not is_out_of_memory(error) or not self._make_room(length, place):
                     raise
-            gc.collect()  # what is held by the error, before torch is to let go of it
+            gc.collect()  # frees what the error held, so that torch can give it back
             if self.scan.model.device.type == "cuda":
                 torch.cuda.empty_cache()
 
     def _fitting(self, frames: Sequence[Frame], index: int) -> int:
-        """Return how many frames there is memory for at once, and have the carry where there is some for it.
+        """Return how many frames there is memory for at once; move the carry to the host if it must go there.
 
-        frames: the next ones, of which a few are tried.
+        frames: the next frames, a few of which are tried.
         """
         scan = self.scan
         device = scan.model.device
@@ -406,15 +407,15 @@ class Edit(Clip):
         if device.type == "cuda" and one + 2 * carry > room:
             scan.carry_on_host = True
         else:
-            room -= 2 * carry  # this chunk's, and that which grows for the next one
+            room -= 2 * carry  # this chunk's, and the one that grows for the next chunk
         size = MOST
-        if one * MOST > room:  # the first time takes more, since much is made ready then
+        if one * MOST > room:  # measure again, since the first time takes more memory
             (one, _), (two, _) = rehearse(1), rehearse(2)
             assert one is not None and two is not None
             further = two - one if len(frames) > 1 else one
             size = max(1, min(MOST, 1 + (room - one) // max(1, further)))
         log.info(
-            "drawing %d frames at once; one takes %.0f MB, there are %.0f MB beside the carry, and the carry "
+            "drawing %d frames at once; one takes %.0f MB of %.0f MB that are free beside the carry, which "
             "takes %.1f MB %s",
             *(size, one / 1e6, room / 1e6, carry / 1e6),
             "in host memory" if scan.carry_on_host else f"on {device}",
@@ -422,7 +423,7 @@ class Edit(Clip):
         return size
 
     def _make_room(self, frames: int, place: Place) -> bool:
-        """Move the carry to host memory, or halve chunks of ``frames`` frames; False if neither is left."""
+        """Move the carry to host memory, or else halve chunks of ``frames``; False if neither is possible."""
         device = self.scan.model.device
         if device.type == "cuda" and not self.scan.carry_on_host:
             place.carry = HostCarry.of(place.carry, device)
@@ -435,7 +436,7 @@ class Edit(Clip):
         return frames > 1
 
     def describe(self) -> dict[str, Any] | None:
-        """Return all that the frames depend on, for JSON; None if its source has no file to tell it by."""
+        """Return all that the frames depend on, for JSON; None if there is no source file to fingerprint."""
         clip, model = self.clip, self.scan.model
         if clip.source is None and not clip.blank:
             return None

@@ -1,7 +1,7 @@
 """Errors and notices: what went wrong or is worth knowing, and what to do about it.
 
-Both are written for two readers. Arguments stand in backticks, as Python has them: `overwrite=True`. The
-command line shows its own options in their place: --overwrite.
+Both are written for scripts and for the command line. Arguments stand in backticks, as Python has them:
+`overwrite=True`. The command line shows its own options instead (see `zs2kit.cli.terminal.worded`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 class Zs2Error(Exception):
     """An expected failure, told in one line.
 
-    message: what is wrong. remedy: what to do about it; empty where the message says so itself.
+    message: what is wrong. remedy: what to do about it; empty if the message makes that clear.
     """
 
     def __init__(self, message: str, remedy: str = "") -> None:
@@ -41,15 +41,15 @@ class ModelError(Zs2Error):
 
 
 class PluginError(Zs2Error):
-    """A plugin that can't be imported, breaks the rules of the hooks, or is in conflict with another."""
+    """A plugin that can't be imported, breaks the rules of the hooks, or conflicts with another."""
 
 
 class Stopped(Zs2Error):
-    """An edit ended because somebody called its `stop`."""
+    """An edit that ended because its `stop` was called."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: for Python, for torch on its device, or for torch on the CPU."""
+    """Whether an error means that memory ran out: for Python, or for torch on its device or on the CPU."""
     names = {each.__name__ for each in type(error).__mro__}
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
@@ -77,12 +77,12 @@ class Notice:
 
 Receiver = Callable[[Notice], object]
 
-# Each thread has its own, so that two edits at once don't get each other's notices.
+# Each thread has its own receiver, so that two edits at once don't get each other's notices.
 _receiver: ContextVar[Receiver | None] = ContextVar("receiver", default=None)
 
 
 def notify(kind: str, message: str, remedy: str = "") -> None:
-    """Tell whoever receives notices here; as a Python warning if nobody does. Plugins may call it too."""
+    """Send a notice to the current receiver, or as a Python warning if there is none; plugins may use it too."""
     notice = Notice(kind, message, remedy)
     receiver = _receiver.get()
     if receiver is None:
@@ -93,7 +93,7 @@ def notify(kind: str, message: str, remedy: str = "") -> None:
 
 @contextmanager
 def receiving(receiver: Receiver | None) -> Iterator[None]:
-    """Within this context, and in this thread alone, notices go to ``receiver``; None changes nothing."""
+    """Within this context, and only in this thread, notices go to ``receiver``; None changes nothing."""
     token = _receiver.set(receiver or _receiver.get())
     try:
         yield

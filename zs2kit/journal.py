@@ -1,8 +1,8 @@
-"""The journal: what an edit saves beside its output while it works, so that it can go on, whatever ends it.
+"""The journal: what an edit saves beside its output while it works, so that it can be resumed.
 
-It is a hidden folder, named after the output. In it lie the finished segments of video, the pictures of the
-one under way, the carry, and journal.json, which says what of these counts. A file is on the disk before
-journal.json names it, and stays there until another journal.json has taken that one's place.
+It is a hidden folder, named after the output. It holds the finished segments of video, the pictures of the
+segment that is not finished, the carry, and journal.json, which names the files that count. A file is on the
+disk before journal.json names it, and stays until the next journal.json has replaced this one.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from zs2kit.settings import Settings
 
 log = logging.getLogger(__name__)
 
-SEGMENT = 48  # frames that are encoded together, and need no others to be decoded
-SHARE = 0.02  # of an edit's time: saving takes no more of it
-SPEED = 500e6  # bytes a second that a disk takes, until the first save has shown it
+SEGMENT = 48  # frames that are encoded together, and can be decoded without any others
+SHARE = 0.02  # the largest share of an edit's time that saving may take
+SPEED = 500e6  # how many bytes per second a disk is assumed to take, until the first save has shown it
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the errors of a full disk
 
-ANEW = "begin anew (`resume=False`)"
+ANEW = "start again (`resume=False`)"  # the remedy for what is saved and can't be resumed
 
 _FILE, _LOCK = "journal.json", "lock"
-_ENDS = 1 << 16  # bytes
-# What files raise that are not as they were written
+_ENDS = 1 << 16  # bytes at each end of a file that its fingerprint covers
+# What reading a file raises if it is not as it was written
 _MALFORMED = (
     ArithmeticError,
     AttributeError,
@@ -57,25 +57,25 @@ _MALFORMED = (
 
 
 class Saved(Protocol):
-    """What the frames after those that are drawn must know: named tensors that can be saved."""
+    """A carry, as far as a journal is concerned: named tensors that can be saved."""
 
     @property
     def nbytes(self) -> int:
-        """Their bytes."""
+        """The bytes that the tensors take."""
         ...
 
     def save(self, path: Path) -> None:
-        """Write them to a safetensors file."""
+        """Write the tensors to a safetensors file."""
         ...
 
 
 @runtime_checkable
 class Resumable(Protocol):
-    """A clip whose frames are drawn in chunks, and whose drawing can begin between any two of these.
+    """A clip whose frames are drawn in chunks, and whose drawing can be resumed between any two of them.
 
-    Of the iteration under way ``index`` frames are drawn, and ``carry`` is what those after them must know:
-    whoever has taken ``index`` frames stands between two chunks. Chunks have ``chunk_size`` frames, which may
-    change on the way, as memory allows.
+    In the latest iteration, ``index`` frames are drawn, and ``carry`` is what the next ones must know: after
+    taking ``index`` frames, one is between two chunks. Chunks have ``chunk_size`` frames, which may change
+    on the way with the memory that is free.
     """
 
     chunk_size: int | None
@@ -87,25 +87,25 @@ class Resumable(Protocol):
 
     @property
     def carry(self) -> Saved:
-        """What the frames after those must know."""
+        """What the next frames must know."""
         ...
 
     def frames_from(self, index: int, carry: Any) -> Iterator[Frame]:
-        """Return the frames from ``index`` on; ``carry`` is what they must know of those before."""
+        """Return the frames from ``index`` on; ``carry`` is what they must know about those before."""
         ...
 
     def describe(self) -> dict[str, Any] | None:
-        """Return all that the frames depend on, as JSON can say it; None if it can't be told."""
+        """Return all that the frames depend on, for JSON; None if that isn't known."""
         ...
 
 
 class Journal:
     """What is done of one output, in ``folder``, and the frames that are still to be put into segments.
 
-    ``times`` are the pts of the frames that are drawn, and the last one is shown for ``duration`` ticks. They
-    are in segments of ``segment`` frames, but for the last ones, which are still pictures; the output is
-    ``complete`` if all are. Only of a clip that is `Resumable` and has ``settings``, which say all that the
-    result depends on, anything is saved.
+    ``times`` are the pts of the frames that are drawn; the last one is shown for ``duration`` ticks. They are
+    in segments of ``segment`` frames, except for the last few, which are still pictures; the output is
+    ``complete`` once all are in segments. Anything is saved only if the clip is `Resumable` and there are
+    ``settings``, which say all that the result depends on.
     """
 
     def __init__(self, folder: Path, clip: Clip, settings: Mapping[str, Any] | None) -> None:
@@ -114,17 +114,17 @@ class Journal:
         self.segment = SEGMENT
         self.settings = settings
         self._work = clip if isinstance(clip, Resumable) and settings is not None else None
-        self._carry: Saved | None = None  # what was loaded
+        self._carry: Saved | None = None  # as it was loaded
         self.times: array[int] = array("q")
         self.duration = 0
         self.complete = False
-        self._checksums: dict[str, int] = {}  # of the files that journal.json names, or will
+        self._checksums: dict[str, int] = {}  # of the files that journal.json names, or will name
         self._pictures: BinaryIO | None = None
-        self._encoded = True  # all that was handed out
-        self._saved = 0  # frames that journal.json speaks of
-        self._began = perf_counter()
-        self._spent = self._cost = 0.0  # seconds that all saves took, and the last one
-        self._written = 0.0  # seconds that went into pictures
+        self._encoded = True  # whether all frames that were yielded are encoded
+        self._saved = 0  # how many frames journal.json names
+        self._started = perf_counter()
+        self._spent = self._cost = 0.0  # seconds: of all saves, and of the last one
+        self._written = 0.0  # seconds that writing pictures took
         self._warned = False
 
     @property
@@ -133,9 +133,10 @@ class Journal:
         return len(self.times) if self.complete else len(self.times) - len(self.times) % self.segment
 
     def frames(self, progress: Report | None) -> Iterator[Frame]:
-        """Yield the frames that are in no finished segment, and save them; each segment takes ``segment``.
+        """Yield the frames that are not in a finished segment, and save them on the way.
 
-        ``progress`` is called with the number of frames that are encoded, and may raise.
+        The caller takes ``segment`` frames for each segment. ``progress`` is called with the number of frames
+        that are encoded, and may raise.
         """
 
         def report() -> None:
@@ -150,35 +151,37 @@ class Journal:
             self._add(frame)
             self._encoded = False
             yield frame
-            self._encoded = True  # and its segment is closed, if it was the last of one
+            self._encoded = True  # and if it was the last one of its segment, that is closed
             report()
             if self._work is not None:
                 expected = self._cost or self._work.carry.nbytes / SPEED
-                if self._spent + expected <= SHARE * (perf_counter() - self._began):
+                if self._spent + expected <= SHARE * (perf_counter() - self._started):
                     self.save()
 
     def save(self) -> None:
-        """Save what is done, if this is a moment at which that can be: between two chunks, or at the end.
+        """Save what is done, if that is possible now: between two chunks, or at the end.
 
-        An edit for which there is room goes on where there is none for that; there is a notice of it.
+        If it can't be saved, for example on a full disk, a notice says so and the edit goes on.
         """
         if self._work is None or not (self.complete or self._between_chunks()):
             return
-        began = perf_counter()
+        started = perf_counter()
         try:
             self._save(self._work)
         except (OSError, SafetensorError) as error:
             self._warn(error)
-        self._cost = perf_counter() - began
+        self._cost = perf_counter() - started
         self._spent += self._cost
 
     def load(self, path: Path) -> None:
-        """Take up what was saved of ``path``; `ClipError` if it is damaged, or had other settings."""
+        """Load what is saved of ``path``; raise `ClipError` if it is damaged, or has other settings."""
         assert self.settings is not None and self._work is not None
         edit = _read(path, self.folder)
         try:
             if difference := _difference(edit["settings"], self.settings):
-                raise ClipError(f"{path} was begun with {difference}", f"repeat that, or {ANEW}")
+                raise ClipError(
+                    f"{path} was started with {difference}", f"use these settings again, or {ANEW}"
+                )
             self.times.extend(edit["times"])
             self.duration, self.complete = edit["duration"], edit["complete"]
             self._checksums = edit["checksums"]
@@ -200,9 +203,9 @@ class Journal:
             raise _damaged(path) from error
 
     def clear(self) -> None:
-        """Remove what journal.json does not name, and what is no file."""
+        """Remove everything that journal.json doesn't name, and everything that is not a regular file."""
         named = {_LOCK}
-        with suppress(ClipError):  # the file counts, since saving may have been cut short
+        with suppress(ClipError):  # the file on the disk counts, since saving may have been cut short
             named |= {_FILE, *_read(self.folder, self.folder)["checksums"]}
         for path in self.folder.iterdir():
             if path.name not in named or not _is_own(path):
@@ -213,12 +216,12 @@ class Journal:
                         path.unlink()
 
     def report(self) -> None:
-        """Say what it took to keep all this."""
-        seconds, whole = self._spent + self._written, perf_counter() - self._began
+        """Log how long saving took."""
+        seconds, whole = self._spent + self._written, perf_counter() - self._started
         log.info("the journal took %.2f of %.1f s, %.2f%%", seconds, whole, 100 * seconds / whole)
 
     def close(self) -> None:
-        """Let go of the folder's files."""
+        """Close the folder's files."""
         if self._pictures is not None:
             with suppress(OSError):
                 self._pictures.close()
@@ -236,7 +239,7 @@ class Journal:
         return self.folder / f"{len(self.times):09}.safetensors"
 
     def _between_chunks(self) -> bool:
-        """Whether there is something new to keep, and all that it takes."""
+        """Whether there is something new to save, and all that is needed to resume from it."""
         return (
             self._encoded
             and self._work is not None
@@ -245,7 +248,7 @@ class Journal:
         )
 
     def _saved_frames(self) -> Iterator[Frame]:
-        """The frames of the segment that was under way."""
+        """Yield the saved frames of the segment that is not finished."""
         times = self.times[self.finished :]
         if times:
             with self._picture_file.open("rb") as file:
@@ -254,12 +257,12 @@ class Journal:
                     yield Frame(image.reshape(self.clip.height, self.clip.width, 3), pts, self.duration)
 
     def _add(self, frame: Frame) -> None:
-        """Append a frame to those of the segment under way."""
+        """Append a frame to the current segment."""
         path = self._picture_file
         if self._work is not None:
-            began = perf_counter()
+            started = perf_counter()
             try:
-                if self.finished == len(self.times):  # a segment begins
+                if self.finished == len(self.times):  # a segment starts
                     self.close()
                     self._pictures, self._checksums[path.name] = path.open("wb"), 0
                 if self._pictures is not None:
@@ -267,9 +270,9 @@ class Journal:
                     self._pictures.write(data)
                     self._checksums[path.name] = zlib.crc32(data, self._checksums[path.name])
             except OSError as error:
-                self._pictures = None  # until the next segment begins
+                self._pictures = None  # until the next segment starts
                 self._warn(error)
-            self._written += perf_counter() - began
+            self._written += perf_counter() - started
         self.times.append(frame.pts)
         self.duration = frame.duration
 
@@ -305,7 +308,7 @@ class Journal:
                 path.unlink()
 
     def _verify(self, path: Path, size: int | None = None) -> None:
-        """ValueError if a file is not as it was named; there may be more in it than ``size`` bytes."""
+        """Raise ValueError if a file is not as it was saved; bytes after the first ``size`` are cut off."""
         if not _is_own(path):
             raise ValueError(path)
         if size is not None:
@@ -314,7 +317,7 @@ class Journal:
             raise ValueError(path)
 
     def _warn(self, error: Exception) -> None:
-        """Say, once, that an interruption would now lose something."""
+        """Send a notice, once, that an interruption would now lose frames."""
         for path in self.folder.glob("*.new"):
             path.unlink()
         if not self._warned:
@@ -322,23 +325,23 @@ class Journal:
             why = getattr(error, "strerror", None) or first_line(error)
             notify(
                 "not-saved",
-                f"what is done can't be saved in {self.folder} ({why}); the edit goes on, but if something "
-                f"ends it, all that comes after {self._saved} frames has to be drawn again",
+                f"what is done can't be saved in {self.folder} ({why}); the edit goes on, but if it is "
+                f"interrupted, all frames after the first {self._saved} have to be drawn again",
             )
 
 
 def segment_file(folder: Path, first: int) -> Path:
-    """The file of the segment that begins with frame ``first``."""
+    """Return the path of the segment that starts with frame ``first``."""
     return folder / f"{first:09}.segment"
 
 
 @contextmanager
 def opened(path: Path, clip: Clip, settings: Mapping[str, Any], resume: bool | None) -> Iterator[Journal]:
-    """The journal of ``path``, and with it the folder to work in, which at the end is gone.
+    """Within this context the journal of ``path`` is open; at the end, the folder to work in is removed.
 
-    If something ends an edit, what is done of it stays instead, and a note of the exception says so. That
-    takes a clip that is `Resumable` and describes itself. ``settings`` are those of the file, and
-    ``resume`` is what `check` takes.
+    If an exception ends an edit, the folder stays, with what is saved, and a note on the exception says so.
+    That needs a clip that is `Resumable` and describes itself. settings: the file's own, beside the clip's.
+    resume: as for `check`.
     """
     described = clip.describe() if isinstance(clip, Resumable) else None
     if described is None:
@@ -364,23 +367,23 @@ def opened(path: Path, clip: Clip, settings: Mapping[str, Any], resume: bool | N
             (folder / _FILE).unlink(missing_ok=True)
             journal.report()
         except BaseException as error:
-            if isinstance(error, Exception):  # no Ctrl-C, which ends it at once
-                with suppress(Exception):  # it is the first error that counts
+            if isinstance(error, Exception):  # not a Ctrl-C, which must end it at once
+                with suppress(Exception):  # the first error is the one that counts
                     journal.save()
             journal.clear()
             if (folder / _FILE).exists():
                 of = f" of {clip.frame_count}" if clip.frame_count else ""
                 done = len(_read(path, folder)["times"])
-                error.add_note(f"{done}{of} frames are saved; the same again with `resume=True` goes on")
+                error.add_note(f"{done}{of} frames are saved; to resume, run the same with `resume=True`")
             raise
         finally:
             journal.close()
 
 
 def saved(path: Path) -> int:
-    """Return how many frames are saved of an edit to ``path`` that was interrupted; 0 if there was none.
+    """Return how many frames of an interrupted edit to ``path`` are saved; 0 if there is none.
 
-    Raises `ClipError` if another process is writing ``path``, and if what is saved is damaged.
+    Raises `ClipError` if another process is writing ``path``, or if what is saved is damaged.
     """
     folder = _folder_of(path)
     if not folder.exists():
@@ -388,16 +391,16 @@ def saved(path: Path) -> int:
     with _locked(path):
         if not (folder / _FILE).exists():
             return 0
-        if _same(folder / path.name, path):  # it was interrupted when all was done
+        if _same(folder / path.name, path):  # it was interrupted after all was done
             (folder / _FILE).unlink()
             return 0
         return len(_read(path, folder)["times"])
 
 
 def differing(path: Path, clip: Clip, settings: Mapping[str, Any]) -> str:
-    """Return which settings of what is saved of ``path`` are not these, with both values; empty if all are.
+    """Return the settings that differ in what is saved of ``path``, with both values; empty if none do.
 
-    The parameters are those of `opened`. Raises `ClipError` if there is nothing, or it is damaged.
+    The parameters are those of `opened`. Raises `ClipError` if nothing is saved, or if it is damaged.
     """
     described = clip.describe() if isinstance(clip, Resumable) else None
     edit = _read(path, _folder_of(path))
@@ -405,17 +408,17 @@ def differing(path: Path, clip: Clip, settings: Mapping[str, Any]) -> str:
 
 
 def _everything(settings: Mapping[str, Any], described: Mapping[str, Any]) -> dict[str, Any]:
-    """All that a result depends on, as JSON gives it back."""
+    """Return all that a result depends on, as it is after being written to JSON and read again."""
     both = {**settings, "segment": SEGMENT, **described}
     everything: dict[str, Any] = json.loads(json.dumps(both, default=str))
     return everything
 
 
 def check(path: Path, resume: bool | None) -> None:
-    """Raise `ClipError` if a file can't be written to ``path``, for what is saved, or what is going on there.
+    """Raise `ClipError` if ``path`` can't be written because of another process, or of what is saved.
 
-    resume: True to go on with an edit that was interrupted, False to begin anew, None if that is still to be
-    decided, which is then an error.
+    resume: True to resume an interrupted edit, False to start again, None if that isn't decided: then it is
+    an error if anything is saved.
     """
     folder = _folder_of(path)
     if resume is None and saved(path):
@@ -423,15 +426,14 @@ def check(path: Path, resume: bool | None) -> None:
     if resume is not None and folder.exists():
         with _locked(path):
             for file in folder.iterdir() if resume else ():
-                if _same(
-                    file, path.with_name(file.name)
-                ):  # it has its name already; it will be written again
-                    path.with_name(file.name).unlink()
+                placed = path.with_name(file.name)
+                if _same(file, placed):  # it already has its final name, but will be written again
+                    placed.unlink()
 
 
 @contextmanager
 def workfolder(path: Path) -> Iterator[Path]:
-    """A folder beside ``path``, so that what is made in it is moved to ``path`` in one step."""
+    """Within this context there is a folder beside ``path``, from which files move to it in one step."""
     try:
         folder = tempfile.TemporaryDirectory(prefix=".zs2kit-", dir=path.parent, ignore_cleanup_errors=True)
     except OSError as error:
@@ -441,14 +443,14 @@ def workfolder(path: Path) -> Iterator[Path]:
 
 
 def unwritable(path: Path, error: Any) -> ClipError:
-    """What an OSError on the way to ``path`` means to the user."""
+    """Return what an OSError while writing ``path`` means to the user."""
     if error.errno in FULL:
-        return ClipError(f"no space left for {path}", "free some on its disk and run again")
+        return ClipError(f"no space left for {path}", "free some space on its disk, and run this again")
     return ClipError(f"can't write {path}: {error.strerror}")
 
 
 def fingerprint(paths: Sequence[Path]) -> str:
-    """Return a fingerprint of files: their sizes, and a checksum of how they begin and end."""
+    """Return a fingerprint of files: their number and size, and a checksum of their first and last bytes."""
     size = value = 0
     for path in paths:
         with path.open("rb") as file:
@@ -469,7 +471,7 @@ def checksum(path: Path) -> int:
 
 
 def _is_own(path: Path) -> bool:
-    """Whether this is a file: a link leads elsewhere, and a pipe may never end."""
+    """Whether this is a regular file: a link leads elsewhere, and reading a pipe may never end."""
     return path.is_file() and not path.is_symlink()
 
 
@@ -478,9 +480,9 @@ def _checksum_of(edit: object) -> int:
 
 
 def _read(path: Path, folder: Path) -> dict[str, Any]:
-    """What journal.json says of the edit to ``path``.
+    """Return what journal.json says about the edit to ``path``.
 
-    Raises `ClipError` if it is damaged, and `UsageError` if a setting in it is not allowed.
+    Raises `ClipError` if it is damaged, `UsageError` if a setting in it is not allowed.
     """
     try:
         if not _is_own(folder / _FILE):
@@ -503,7 +505,7 @@ def _read(path: Path, folder: Path) -> dict[str, Any]:
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The settings that are not the same, with both values; empty if all are."""
+    """Return the settings that differ, with both values; empty if none do."""
     old, new = dict(_flat(before)), dict(_flat(now))
     names = [name for name in {**new, **old} if old.get(name) != new.get(name)]
     return "; ".join(f"{name} {old.get(name)!r}, not {new.get(name)!r}" for name in names)
@@ -522,7 +524,7 @@ def _undecided(path: Path, folder: Path) -> ClipError:
     done = len(_read(path, folder)["times"])
     return ClipError(
         f"an edit to {path} was interrupted, and {done} frames of it are saved",
-        f"go on with it (`resume=True`), or {ANEW}",
+        f"resume it (`resume=True`), or {ANEW}",
     )
 
 
@@ -536,16 +538,16 @@ def _closed(path: Path, error: OSError) -> ClipError:
 
 def _folder_of(path: Path) -> Path:
     name = path.name
-    if len(os.fsencode(name)) > 240:  # a file's name has 255 bytes at most
+    if len(os.fsencode(name)) > 240:  # a file's name can have 255 bytes
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
     return path.with_name(f".{name}.zs2kit")
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[Path]:
-    """The folder of the journal of ``path``, created if there is none, and no other process in it meanwhile.
+    """Within this context no other process uses the journal's folder of ``path``, created if it is missing.
 
-    It goes with this one, unless there is a journal.json by then.
+    At the end it is removed, unless there is a journal.json in it.
     """
     folder = _folder_of(path)
     if folder.is_symlink():
@@ -562,21 +564,21 @@ def _locked(path: Path) -> Iterator[Path]:
             raise _closed(path, error) from error
         if not _lock(lock):
             os.close(lock)
-            raise ClipError(f"another process is writing {path}", "wait for it, or write to another name")
+            raise ClipError(f"another process is writing {path}", "wait for it, or choose another name")
         with suppress(OSError):
             if os.path.samestat(os.fstat(lock), os.stat(folder / _LOCK)):
                 break
-        os.close(lock)  # that of a folder that was removed
+        os.close(lock)  # this was the lock of a folder that has been removed
     try:
         yield folder
     finally:
         if not (folder / _FILE).exists():
             shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)  # and with it, or with the process, the lock goes
+        os.close(lock)  # which releases the lock, as the end of the process would
 
 
 def _lock(file: int) -> bool:
-    """Lock an open file; False if another process has."""
+    """Lock an open file; return False if another process has locked it."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -586,14 +588,14 @@ def _lock(file: int) -> bool:
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:  # other errors: a disk that knows no locks
+    except OSError as error:  # any other error is that of a disk without locks
         return error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
     return True
 
 
 @contextmanager
 def _replaced(path: Path) -> Iterator[Path]:
-    """A name to write a file under, which then takes the place of ``path``, whole and on the disk."""
+    """Within this context a temporary file can be written; it then replaces ``path`` in one step."""
     temporary = path.with_suffix(".new")
     yield temporary
     sync(temporary)
@@ -603,7 +605,7 @@ def _replaced(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Have what was written to a file, or which names a folder has, on the disk."""
+    """Make sure that a file's contents, or a folder's list of names, are on the disk."""
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)

@@ -1,4 +1,4 @@
-"""What an edit will do, take and leave, found before any of its work is done."""
+"""Plans: what an edit will do, and what time, memory and disk it takes, before any of its work is done."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ class Plan:
     """What an edit will do; sizes of pictures are (width, height), as video people write them."""
 
     frames: int
-    rate: float  # frames a second
+    rate: float  # frames per second
     duration: float  # seconds
-    shots: tuple[float, ...]  # when each begins, in seconds on the clip's own clock, as cuts are given
+    shots: tuple[float, ...]  # when each starts, in seconds on the clip's own clock, as cuts are given
     source_size: tuple[int, int]
-    scaled_size: tuple[int, int]  # what the model sees of it
-    model_size: tuple[int, int]  # that, padded as the model needs it
+    scaled_size: tuple[int, int]  # the source as the model gets it
+    model_size: tuple[int, int]  # the same, padded as the model needs it
     chunk_size: int
     device: str
-    model_bytes: int  # its weights, and those of side networks
-    chunk_bytes: int | None  # at most, beside the model; None where that can't be measured
+    model_bytes: int  # of the weights, side networks included
+    chunk_bytes: int | None  # of a chunk at its peak, without the model; None if that can't be measured
     carry_bytes: int
     carry_on: str  # the device, or cpu for host memory
     free_bytes: int  # on the device
     seconds: float  # for the frames that are still to be drawn, once the model is loaded
     result: Path
-    exists: bool
+    exists: bool  # there is already a file at ``result``
     saved: int  # frames of an interrupted edit, which are not drawn again if it is resumed
-    streams: tuple[str, ...]  # those that are copied from the source
-    result_bytes: int  # roughly
-    disk_bytes: int  # at most while it works, roughly
+    streams: tuple[str, ...]  # of the source, which are copied
+    result_bytes: int  # estimated
+    disk_bytes: int  # the most that it takes while it works, estimated
     free_disk_bytes: int
-    obstacles: tuple[str, ...]  # why it can't begin so
+    obstacles: tuple[str, ...]  # why the edit can't start
 
 
 @takes_fields(Output)
@@ -61,16 +61,16 @@ def plan(
     preview: Callable[[Frame, Frame], object] | None = None,
     **options: Any,
 ) -> Plan:
-    """Return what it would mean to `write` the clip ``edited`` to ``output``, with the same options.
+    """Return what `write` would do with the clip ``edited`` and ``output``, with the same options.
 
-    Reads the whole source, a few frames at a time, and takes one denoising step of a chunk of them. Nothing
-    is written. What `write` would tell in notices is told here. ``progress`` is called with the number of
-    frames that are read.
+    Reads the whole source, a few frames at a time, and takes one denoising step with a chunk of it. Nothing
+    is written. Notices are those that `write` would send.
 
-    preview: called for each shot with its first frame, as it is and as the edit draws it.
+    progress: called with the number of frames that are read. preview: called for each shot with its first
+    frame, as it is and as the edit draws it.
 
-    Raises what reading and sampling raise. That the edit can't begin, since the output exists or its disk is
-    too small, is among the plan's ``obstacles``.
+    Raises what reading and sampling raise. Reasons why the edit can't start, such as that the output exists
+    or its disk is too small, are the plan's ``obstacles``.
     """
     output = changed(output if isinstance(output, Output) else Output(Path(output)), options)
     out, resume = output.path, output.resume
@@ -78,17 +78,17 @@ def plan(
     saved, difference = 0, ""
     try:
         saved, difference = output.left(edited)
-        # Not as asked: to resume an edit, or not to, is to change files.
+        # Without `resume`: to decide that would change files.
         replace(output, resume=False).check(edited)
         output.tell_losses(edited)
     except ClipError as error:
         obstacles.append(str(error))
     if saved and resume and difference:
-        obstacles.append(f"{out} was begun with {difference}; repeat that, or {ANEW}")
+        obstacles.append(f"{out} was started with {difference}; use these settings again, or {ANEW}")
     if saved and resume is None:
         obstacles.append(
             f"an edit to {out} was interrupted, and {saved} frames of it are saved; "
-            + (f"it was begun with {difference}; " if difference else "go on with it (`resume=True`), or ")
+            + (f"it was started with {difference}; " if difference else "resume it (`resume=True`), or ")
             + ANEW
         )
     if resume is False or difference:
@@ -100,7 +100,7 @@ def plan(
 
     def measure(chunk: Chunk) -> tuple[int, float]:
         _, carry = scan.rehearse(chunk)
-        return carry, scan.seconds(chunk)  # now, as the first time takes longer
+        return carry, scan.seconds(chunk)  # after the rehearsal, since the first time takes longer
 
     chunk_bytes = peak_of(
         lambda: measured.append(edited.attempt(read.chunk, Place(read.place, Carry()), measure)), device
@@ -112,7 +112,7 @@ def plan(
     usual = output.store.quality
     halvings = 0.0 if usual is None or output.quality is None else (output.quality - usual) / 6
     result_bytes = round(read.frames * pixels * output.store.bits / 8 / 2**halvings)
-    # Segments and what they are joined to; pictures and carries, each until the next ones are on the disk
+    # Segments and the file that they are joined into; pictures and carries, until the next ones are saved
     disk_bytes = 2 * (result_bytes + min(read.frames, SEGMENT) * pixels * 3 + carry_bytes)
     folder = out.parent
     free_disk = shutil.disk_usage(folder).free if folder.is_dir() else 0
@@ -148,28 +148,28 @@ def plan(
 
 
 class _Source(NamedTuple):
-    """What is found by reading it all."""
+    """What reading the whole source has found."""
 
     frames: int
-    shots: list[Fraction]  # seconds
+    shots: list[Fraction]  # when each starts, in seconds
     duration: Fraction
-    chunk: list[Frame]  # as many frames as the largest chunk may have
-    place: int  # of the first of these
-    seconds: float  # that reading took
+    chunk: list[Frame]  # as many frames as the largest chunk has
+    place: int  # the position of the first of these
+    seconds: float  # how long reading took
 
 
 def _read(edited: Edit, progress: Report | None, preview: Callable[[Frame, Frame], object] | None) -> _Source:
     clip = edited.clip
     tick = clip.time_base
-    begins: list[Fraction] = []
+    starts: list[Fraction] = []
     chunk: list[Frame] = []
     group: list[Frame] = []
     index = place = 0
     previewing = 0.0
-    began = perf_counter()
+    started = perf_counter()
     for index, (first, frame) in enumerate(shots(clip, edited.settings.cuts)):
         if index == first:
-            begins.append(frame.pts * tick)
+            starts.append(frame.pts * tick)
             group = []
             if preview is not None:
                 before = perf_counter()
@@ -181,12 +181,12 @@ def _read(edited: Edit, progress: Report | None, preview: Callable[[Frame, Frame
                 chunk, place = group, first
         if progress is not None:
             progress(Progress(index + 1, "reading", clip.frame_count))
-    duration = frame.pts * tick - begins[0] + (frame.duration * tick or 1 / clip.rate)
-    return _Source(index + 1, begins, duration, chunk, place, perf_counter() - began - previewing)
+    duration = frame.pts * tick - starts[0] + (frame.duration * tick or 1 / clip.rate)
+    return _Source(index + 1, starts, duration, chunk, place, perf_counter() - started - previewing)
 
 
 def _weights(edited: Edit) -> int:
-    """The bytes of the model's weights, and of those of the plugins' side networks."""
+    """Return the bytes of the weights of the model and of the plugins' side networks."""
     tensors = {
         tensor.data_ptr(): tensor.nbytes
         for part in (*edited.scan.model.modules, *edited.scan.denoiser.networks.values())
@@ -196,26 +196,26 @@ def _weights(edited: Edit) -> int:
 
 
 def lines(plan: Plan) -> list[str]:
-    """Return the plan as lines of text, but for its obstacles."""
+    """Return the plan as lines of text, without its obstacles."""
     times = [f"{each:.2f}" for each in plan.shots[:12]] + ["..."] * (len(plan.shots) > 12)
     scaled, padded, source = (
         f"{width}x{height}" for width, height in (plan.scaled_size, plan.model_size, plan.source_size)
     )
     sizes = f"{scaled}, padded to {padded}" if scaled != padded else scaled
     chunk = "unknown" if plan.chunk_bytes is None else f"{_megabytes(plan.chunk_bytes)} at its peak"
-    there = "; a file of that name is there" if plan.exists else ""
-    resumed = f"; {plan.saved} frames are saved of an interrupted edit" if plan.saved else ""
+    there = "; there is already such a file" if plan.exists else ""
+    resumed = f"; {plan.saved} frames of an interrupted edit are saved" if plan.saved else ""
     rows = {
-        "frames": f"{plan.frames}, {plan.rate:g} a second, {plan.duration:.2f} s",
+        "frames": f"{plan.frames}, {plan.rate:g} per second, {plan.duration:.2f} s",
         "shots": f"{len(plan.shots)}, at {', '.join(times)} s",
         "size": f"{source}, for the model {sizes}, and back",
         "chunk": f"{plan.chunk_size} frames at once on {plan.device}",
         "memory": f"model {_megabytes(plan.model_bytes)}, chunk {chunk}, "
-        f"carry {_megabytes(plan.carry_bytes)} on {plan.carry_on}; {_megabytes(plan.free_bytes)} are free",
+        f"carry {_megabytes(plan.carry_bytes)} on {plan.carry_on}; {_megabytes(plan.free_bytes)} free",
         "time": f"about {_span(plan.seconds)} once the model is loaded",
         "result": f"{plan.result}{there}{resumed}",
-        "disk": f"about {_megabytes(plan.disk_bytes)} meanwhile, {_megabytes(plan.result_bytes)} in the end; "
-        f"{_megabytes(plan.free_disk_bytes)} are free",
+        "disk": f"about {_megabytes(plan.disk_bytes)} while it works, {_megabytes(plan.result_bytes)} in the "
+        f"end; {_megabytes(plan.free_disk_bytes)} free",
         "copied": ", ".join(plan.streams) or "no sound and no subtitles",
     }
     return [f"{name:12}{says}" for name, says in rows.items()]

@@ -1,4 +1,4 @@
-"""Plugins: what they are, which are installed, one made from strings, and the files of a new one."""
+"""Plugins: their base class, which are installed, how one is built from strings, and files of a new one."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from zs2kit.errors import PluginError, UsageError, Zs2Error, first_line, is_out_
 from zs2kit.settings import check as check_options
 from zs2kit.settings import nearest, options, suggestion
 
-trace = logging.getLogger("zs2kit.hooks")  # a line for every call of a hook, at the level DEBUG
+trace = logging.getLogger("zs2kit.hooks")  # one line for every call of a hook, at level DEBUG
 
 GROUP = "zs2kit"  # the entry-point group in which distributions name their plugins
-RESERVED = ("new", "none")  # what comes after `zs2kit plugins`, or --plugin, and is no plugin's name
+RESERVED = ("new", "none")  # words of the command line, which can't be plugins' names
 
 
 class Plugin:
     """The base of all plugins, which are dataclasses: their fields are options, their methods hooks.
 
-    What zs2kit wants to know of a plugin beside its hooks stands here. A plugin may say otherwise by an
-    attribute, without an annotation, or a property of the same name.
+    Its attributes are what zs2kit needs to know about a plugin beside its hooks. To change one, a plugin sets
+    an attribute of the same name, without an annotation, or defines a property.
     """
 
-    # Whether what it steers goes where the source goes: True, False if that moves by itself, None if the
-    # plugin doesn't decide over motion. Flow momentum is on where one plugin says True and none says False.
+    # Whether the result moves as the source does: True; False if it moves by itself; None if the plugin
+    # doesn't decide that. Flow momentum is on if some plugin says True and none says False.
     follows_source: ClassVar[bool | None] = True
-    # Whether the first frame of each shot is to be drawn beforehand, for `Chunk.first`.
+    # Whether the first frame of each shot is to be drawn beforehand, for `Chunk.first`
     wants_first: ClassVar[bool] = False
-    # The checkpoint to use where the user names none, as `zs2kit.Model.load` takes it.
+    # The checkpoint to use if the user names none, as `zs2kit.Model.load` takes it
     default_model: ClassVar[str | None] = None
 
 
@@ -74,7 +74,7 @@ def summary(entry: EntryPoint) -> str:
 def load(name: str) -> type[Plugin]:
     """Import the plugin class called ``name``.
 
-    Raises `UsageError` if there is none, `PluginError` if it can't be imported or two are called so.
+    Raises `UsageError` if there is none, `PluginError` if it can't be imported or two have that name.
     """
     known = installed()
     if name not in known:
@@ -89,7 +89,8 @@ def load(name: str) -> type[Plugin]:
         raise PluginError(f"plugin '{name}' can't be imported: {_named_error(error)}") from error
     if not (isinstance(cls, type) and issubclass(cls, Plugin) and dataclasses.is_dataclass(cls)):
         raise PluginError(
-            f"plugin '{name}' is no dataclass that derives from zs2kit.Plugin ({known[name].value})"
+            f"plugin '{name}' ({known[name].value}) is no dataclass that derives from zs2kit.Plugin",
+            "put @dataclass(eq=False) above the class, and derive it from Plugin",
         )
     return cls
 
@@ -103,7 +104,7 @@ def fault(name: str) -> str | None:
     except Zs2Error as error:
         return str(error)
     except Exception as error:
-        return f"plugin '{name}' can't be made: {_named_error(error)}"
+        return f"plugin '{name}' can't be created: {_named_error(error)}"
     return None
 
 
@@ -112,7 +113,7 @@ def _named_error(error: BaseException) -> str:
 
 
 def name_of(plugin: Plugin) -> str:
-    """Return the name by which messages call a plugin: its entry point's, else its class's in lower case."""
+    """Return a plugin's name for messages: its entry point's, else its class's in lower case."""
     cls = type(plugin)
     value = f"{cls.__module__}:{cls.__qualname__}"
     return next(
@@ -141,10 +142,10 @@ def build(name: str, settings: Mapping[str, str]) -> Plugin:
 
 
 def check(plugin: object) -> None:
-    """Raise an error if ``plugin`` can't be one.
+    """Raise an error if ``plugin`` can't be used as one.
 
-    `UsageError` for what is no plugin, or for an option with a value that is not allowed; `PluginError` for
-    an attribute whose name is nearly one of `Plugin`'s.
+    `UsageError` if it isn't a plugin, or an option has a value that is not allowed; `PluginError` for an
+    attribute whose name is nearly one of `Plugin`'s.
     """
     if not isinstance(plugin, Plugin) or not dataclasses.is_dataclass(plugin):
         raise UsageError(f"{plugin!r} is no plugin", "give an instance of a plugin class, such as Pose()")
@@ -160,8 +161,8 @@ def check(plugin: object) -> None:
 def manager(plugins: Sequence[Plugin]) -> pluggy.PluginManager:
     """Return a pluggy manager over fresh copies of ``plugins``, for one edit.
 
-    The copies keep an edit's state out of the caller's objects. Raises `PluginError` where a
-    method is marked as a hook but is none, and where two plugins give what only one may.
+    The copies keep an edit's state out of the caller's objects. Raises `PluginError` for a method that is
+    marked as a hook but isn't one, and for two plugins that give what only one may give.
     """
     hooks = pluggy.PluginManager("zs2kit")
     hooks.add_hookspecs(hookspecs)
@@ -196,7 +197,7 @@ def manager(plugins: Sequence[Plugin]) -> pluggy.PluginManager:
 
 
 def _named(hook: Callable[..., Any], plugin: str) -> Callable[..., Any]:
-    """Return ``hook``, which now says whose it is if it fails, and its calls to the log of hooks."""
+    """Return ``hook`` with errors that name the plugin, and with a log of its calls."""
 
     @functools.wraps(hook)
     def call(*arguments: Any) -> Any:
@@ -210,8 +211,8 @@ def _named(hook: Callable[..., Any], plugin: str) -> Callable[..., Any]:
 
             if any(isinstance(each, Chunk) and each.frames is None for each in arguments):
                 raise UsageError(
-                    f"plugin '{plugin}' looks at the frames of a clip, and text alone has none",
-                    "edit a clip with it",
+                    f"plugin '{plugin}' looks at the source's frames, but a clip made of text alone has none",
+                    "use it to edit a clip",
                 ) from error
             raise PluginError(
                 f"plugin '{plugin}' failed in {hook.__name__}(): {_named_error(error)}"
@@ -260,14 +261,14 @@ def default_model(plugins: Sequence[Plugin]) -> str | None:
     wanted = {each.default_model: name_of(each) for each in plugins if each.default_model}
     if len(wanted) > 1:
         who = " and ".join(f"{name} wants {model}" for model, name in sorted(wanted.items()))
-        raise PluginError(f"plugins disagree on the model: {who}", "use one of them, or give `model`")
+        raise PluginError(f"plugins disagree on the model: {who}", "use only one of them, or give `model`")
     return next(iter(wanted), None)
 
 
 def write_new(name: str, folder: Path) -> None:
-    """Write the distribution of a new plugin called ``name`` to ``folder``, which is new or empty.
+    """Write the distribution of a new plugin called ``name`` to ``folder``, which must be new or empty.
 
-    It is complete: it installs, works, and its test passes. Raises `UsageError` for a name or a folder
+    It is complete: it installs, it works, and its test passes. Raises `UsageError` for a name or a folder
     that can't be used.
     """
     cls = "".join(part.capitalize() for part in name.split("_"))
@@ -275,12 +276,12 @@ def write_new(name: str, folder: Path) -> None:
     if not fits or keyword.iskeyword(cls) or name in RESERVED:
         raise UsageError(
             f"a plugin can't be called '{name:.70}'",
-            "take up to 64 lower-case letters, digits and _, such as soft_edges",
+            "use up to 64 lower-case letters, digits and _, such as soft_edges",
         )
     if name in installed() or find_spec(f"zs2kit_{name}"):
-        raise UsageError(f"there is a plugin called '{name}' already", "take another name")
+        raise UsageError(f"there is already a plugin called '{name}'", "choose another name")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UsageError(f"{folder} is there already", "take another folder: `out=FOLDER`")
+        raise UsageError(f"{folder} already exists", "choose another folder: `out=FOLDER`")
     template = files("zs2kit") / "template"
     for source in ("pyproject.toml", "README.md", "zs2kit_example.py", "tests/test_example.py"):
         text = (template / source).read_text(encoding="utf-8")
@@ -290,5 +291,5 @@ def write_new(name: str, folder: Path) -> None:
             target.write_text(text.replace("example", name).replace("Example", cls), encoding="utf-8")
         except OSError as error:
             raise UsageError(
-                f"{target} can't be written: {error.strerror}", "take another folder: `out=FOLDER`"
+                f"{target} can't be written: {error.strerror}", "choose another folder: `out=FOLDER`"
             ) from error

@@ -1,4 +1,4 @@
-"""A clip is drawn as a scan over its chunks: (carry, chunk) -> (carry, frames)."""
+"""The scan: a clip is drawn chunk by chunk, (carry, chunk) -> (carry, frames)."""
 
 from __future__ import annotations
 
@@ -31,35 +31,35 @@ from zs2kit.settings import Settings
 
 
 class Drawn(NamedTuple):
-    """A chunk that is done."""
+    """A chunk that was drawn."""
 
     carry: Carry  # what the next chunk must know
     pixels: torch.Tensor  # (frames, 3, height, width) in [0, 1]
-    keep: NDArray[np.float32] | None  # what stays of the source: (frames, source height, source width)
+    keep: NDArray[np.float32] | None  # mask of what stays: (frames, source height, source width)
 
 
 class Broken(NamedTuple):
-    """A chunk in which numbers break, in float32 too."""
+    """A chunk in which numbers overflow, even in float32."""
 
-    frame: int  # the first in which they do, counted from the chunk's first
+    frame: int  # the first frame in which they do, counted from the chunk's first
 
 
-class _Begun(NamedTuple):
+class _Started(NamedTuple):
     """A chunk before its first denoising step: what `sample` takes."""
 
     branches: Sequence[Branch]
     scheduler: Any
     latents: torch.Tensor
-    first: int  # step
+    first: int  # the first step
     kept: Kept | None
     keep: NDArray[np.float32] | None
     motion: FlowMomentum | None
 
 
 class Scan:
-    """What is drawn and how, and the function that takes it one chunk further.
+    """What is drawn and how; calling it draws one more chunk.
 
-    hooks: of the plugins, whose `setup` is called here. settings: with nothing left to be settled.
+    hooks: the plugins', whose `setup` is called here. settings: none of them is None.
     """
 
     def __init__(self, model: Model, hooks: PluginManager, clip: Clip, settings: Settings) -> None:
@@ -69,23 +69,23 @@ class Scan:
         self.denoiser = Denoiser(model, hooks.hook, settings.momentum)
         self.carry_on_host = False
         self.wants_first = any(each.wants_first for each in hooks.get_plugins())
-        self._told = False  # that numbers break
+        self._told = False  # whether a notice said that numbers overflow
         self.hook.setup(model=model, denoiser=self.denoiser, scheduler=self._scheduler(), clip=clip)
 
     def __call__(
         self, carry: Carry, chunk: Chunk, after_step: Callable[[Step], object] = lambda step: None
     ) -> Drawn | Broken:
-        """Draw ``chunk``; ``carry`` is what it must know of those before.
+        """Draw ``chunk``; ``carry`` is what it must know about the chunks before.
 
-        One in which numbers break in half precision is drawn again in float32. Where plugins hold a shot to
-        its first frame, that one is drawn beforehand. ``after_step`` is called after each denoising step.
+        If numbers overflow in half precision, it is drawn again in float32. If plugins want the shot's first
+        frame, that is drawn beforehand. ``after_step`` is called after each denoising step.
         """
         if self.wants_first and "first" not in carry:
             first = self._whole(carry, chunk.beginning(), after_step)
             if isinstance(first, Broken):
                 return first
             carry = Carry(first=first.pixels[0].cpu())
-            del first  # and its carry: there is room for two alone
+            del first  # and its carry, since there is memory for two only
         return self._whole(carry, chunk, after_step)
 
     def _whole(self, carry: Carry, chunk: Chunk, after_step: Callable[[Step], object]) -> Drawn | Broken:
@@ -97,8 +97,8 @@ class Scan:
                 notify(
                     "overflow",
                     f"{self.model.name} overflows in {self.model.dtype} at frame {chunk.index + broken}; "
-                    "frames in which it does are drawn again in float32",
-                    "bfloat16 or float32 from the start saves that time: `dtype='bfloat16'`",
+                    "such frames are drawn again in float32",
+                    "to save that time, use bfloat16 or float32 from the start: `dtype='bfloat16'`",
                 )
             del drawn
             drawn = self._draw(carry, chunk, after_step, in_float32=True)
@@ -122,30 +122,30 @@ class Scan:
             chunk = replace(chunk, first=first)
         with (
             self.model.lock,
-            self.denoiser.sampling(carry, following),  # in which plugins may add to the model
+            self.denoiser.sampling(carry, following),  # first, since plugins may add to the model there
             self.model.in_float32(networks) if in_float32 else nullcontext(),
         ):
-            begun = self._begin(carry, following, chunk)
+            started = self._start(carry, following, chunk)
             latents = sample(
                 self.denoiser,
-                begun.scheduler,
-                begun.latents,
-                begun.branches,
+                started.scheduler,
+                started.latents,
+                started.branches,
                 lambda step: self._noise(carry, following, chunk, "step", step.index),
-                begun.first,
-                begun.kept,
-                begun.motion,
+                started.first,
+                started.kept,
+                started.motion,
                 after_step,
             )
             pixels = self.model.decode(latents)
-            if begun.motion is not None:
-                pixels = begun.motion.finish(pixels)
+            if started.motion is not None:
+                pixels = started.motion.finish(pixels)
         if self.carry_on_host:
             torch.get_device_module(self.model.device).synchronize()
-        return Drawn(following, pixels, begun.keep)
+        return Drawn(following, pixels, started.keep)
 
-    def _begin(self, carry: Carry, following: Carry, chunk: Chunk) -> _Begun:
-        """Call the hooks that come once a chunk, and do all else that comes before its first step."""
+    def _start(self, carry: Carry, following: Carry, chunk: Chunk) -> _Started:
+        """Call the hooks that are called once per chunk, and do all else that comes before its first step."""
         settings, model = self.settings, self.model
         branches = self._prepare(chunk)
         scheduler = self._scheduler()
@@ -164,8 +164,8 @@ class Scan:
             denoiser=self.denoiser,
         )
         latents, first = start[0] if start else (noise * scheduler.init_noise_sigma, 0)
-        kept = None if keep is None else self._kept(chunk, keep, noise)
-        return _Begun(branches, scheduler, latents, first, kept, keep, motion)
+        kept = None if keep is None else self._kept_source(chunk, keep, noise)
+        return _Started(branches, scheduler, latents, first, kept, keep, motion)
 
     def _prepare(self, chunk: Chunk) -> Sequence[Branch]:
         """Have the plugins look at the chunk; return the branches of its guidance."""
@@ -180,11 +180,11 @@ class Scan:
         )
         return given[0] if given else classifier_free(self.model, settings, chunk)
 
-    def _kept(self, chunk: Chunk, keep: NDArray[np.float32], noise: torch.Tensor) -> Kept:
-        """What the sampler puts back of the source, for masks of the source's size."""
+    def _kept_source(self, chunk: Chunk, keep: NDArray[np.float32], noise: torch.Tensor) -> Kept:
+        """Return what the sampler puts back of the source; the masks ``keep`` have the source's size."""
         assert chunk.fit is not None
         mask = torch.from_numpy(np.stack([chunk.fit.apply(each) for each in keep]))[:, None]
-        # A latent stays only where all of its pixels do, or what is drawn anew would be cut short.
+        # A latent stays only if all of its pixels do, or the region that is drawn would be cut off.
         mask = -torch.nn.functional.max_pool2d(-mask, self.model.vae_scale)
         return Kept(self.model.encode(chunk.pixels), noise, mask.clamp(0, 1).to(noise))
 
@@ -210,10 +210,10 @@ class Scan:
 
     @torch.no_grad()
     def rehearse(self, chunk: Chunk) -> tuple[int | None, int]:
-        """Return the bytes that the chunk takes at its peak, and those of the carry that it leaves.
+        """Return the bytes that the chunk takes at its peak, and the bytes of the carry that it leaves.
 
-        All that takes more for more frames is called once: plugins, the network and side networks. The peak
-        is None if it can't be measured.
+        Everything whose memory grows with the number of frames is called once: plugins, the network and side
+        networks. The peak is None if it can't be measured.
         """
         chunk = self._with_some_first(chunk)
         following = Carry()
@@ -229,9 +229,9 @@ class Scan:
 
     @torch.no_grad()
     def seconds(self, chunk: Chunk) -> float:
-        """Return how long the chunk takes, by one of its steps, one average along the motion, and all else.
+        """Estimate how long the chunk takes, by timing one step, one flow momentum average, and all else.
 
-        That works as if nothing came before the chunk, and leaves nothing behind.
+        This is done as if nothing came before the chunk, and leaves nothing behind.
         """
         chunk = self._with_some_first(chunk)
         moments: list[float] = []
@@ -243,32 +243,32 @@ class Scan:
         following = Carry()
         with self.model.lock, self.denoiser.sampling(Carry(), following):
             mark()
-            begun = self._begin(Carry(), following, chunk)
-            steps = steps_of(begun.scheduler)
+            started = self._start(Carry(), following, chunk)
+            steps = steps_of(started.scheduler)
             mark()
-            self.denoiser.guided(begun.latents, steps[len(steps) // 2], begun.branches)
+            self.denoiser.guided(started.latents, steps[len(steps) // 2], started.branches)
             mark()
-            averaged = [each for each in steps if begun.motion is not None and acts(each.index, each.count)]
-            if begun.motion is not None:
-                begun.motion(averaged[0].index, averaged[0].count, begun.latents)
+            averaged = [each for each in steps if started.motion is not None and acts(each.index, each.count)]
+            if started.motion is not None:
+                started.motion(averaged[0].index, averaged[0].count, started.latents)
             mark()
-            pixels = self.model.decode(begun.latents)
-            if begun.motion is not None:
-                begun.motion.finish(pixels)
+            pixels = self.model.decode(started.latents)
+            if started.motion is not None:
+                started.motion.finish(pixels)
             mark()
-        beginning, step, average, end = (after - before for before, after in pairwise(moments))
-        averages = sum(each.index >= begun.first for each in averaged)
-        return beginning + (len(steps) - begun.first) * step + averages * average + end
+        start, step, average, end = (after - before for before, after in pairwise(moments))
+        averages = sum(each.index >= started.first for each in averaged)
+        return start + (len(steps) - started.first) * step + averages * average + end
 
     def _with_some_first(self, chunk: Chunk) -> Chunk:
-        """The chunk with some first frame to go by, as all chunks of an edit have, where plugins want one."""
+        """Return the chunk with a black frame as the shot's first, if plugins want one."""
         if not self.wants_first:
             return chunk
         return replace(chunk, first=np.zeros((chunk.height, chunk.width, 3), np.uint8))
 
     def weights(self) -> str:
         """Return a fingerprint of the weights: a checksum of a few numbers of each tensor."""
-        with self.model.lock:  # other edits change the model while they sample
+        with self.model.lock:  # since other edits may change the model while they sample
             tensors = [
                 tensor.flatten()[:: max(1, tensor.numel() // 8)].float().cpu()
                 for part in (*self.model.modules, *self.denoiser.networks.values())
@@ -278,7 +278,7 @@ class Scan:
 
 
 def chunk_of(clip: Clip, frames: Sequence[Frame], index: int, fit: Fit) -> Chunk:
-    """Return the chunk that starts with frame ``index`` of the clip, its pictures fitted to the model."""
+    """Return the chunk of ``frames``, which start at position ``index`` of the clip, fitted to the model."""
     times = tuple(frame.pts * clip.time_base for frame in frames)
     chunk = Chunk(index, len(frames), *fit.padded, times, fit=fit)
     if not clip.blank:
@@ -288,7 +288,7 @@ def chunk_of(clip: Clip, frames: Sequence[Frame], index: int, fit: Fit) -> Chunk
 
 
 def finished(chunk: Chunk, drawn: Drawn) -> Iterator[NDArray[np.uint8]]:
-    """Yield the frames at the source's size, with what stays of the source in its place."""
+    """Yield the drawn frames at the source's size, with the source's pixels where the mask says so."""
     assert chunk.fit is not None
     for index, image in enumerate(to_images(drawn.pixels)):
         image = chunk.fit.undo(image)
@@ -305,6 +305,6 @@ def to_images(pixels: torch.Tensor) -> NDArray[np.uint8]:
 
 
 def _first_broken(pixels: torch.Tensor) -> int | None:
-    """Which of the frames (frames, 3, height, width) is the first with NaN or infinity, or None."""
+    """Return which of the frames (frames, 3, height, width) is the first with NaN or infinity, or None."""
     whole: list[bool] = pixels.isfinite().flatten(1).all(1).tolist()
     return None if all(whole) else whole.index(False)

@@ -1,7 +1,7 @@
 """Settings: what the frames depend on beside the clip, the model and the plugins, each declared once.
 
-A field made with `option` carries its default, its description and the values that it takes. The command
-line, the checks, reports, the journal and docs/options.md are made from these fields. So are a plugin's.
+A field that is made with `option` has its default, its description and the values that it takes. The command
+line, the checks, reports, the journal and docs/options.md read these fields. Plugins declare theirs likewise.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from zs2kit.errors import PluginError, UsageError, first_line
 
 T = typing.TypeVar("T")
 
-LARGEST = 16384  # side of a picture, which is also H.264's
+LARGEST = 16384  # pixels: the longest side of a picture, which is H.264's limit too
 
-Prompts = str | Mapping[int, str]  # one for all frames, or several by the frame at which each begins
+Prompts = str | Mapping[int, str]  # one for all frames, or several by the frame at which each starts
 Cuts = (
     Literal["auto"] | tuple[Fraction | float, ...]
 )  # found while the clip is read, or their times in seconds
@@ -34,11 +34,11 @@ Noise = Literal["dependency", "orbit", "mixed", "progressive", "independent", "s
 
 @dataclass(frozen=True)
 class Kind:
-    """Values that are neither text, a number nor yes or no: how they are described, written and checked."""
+    """A kind of values that are not text, numbers or booleans: their description, syntax and check."""
 
-    takes: str  # in words
+    takes: str  # the values in words
     metavar: str
-    parse: Callable[[str], Any]  # raises ValueError
+    parse: Callable[[str], Any]  # raises ValueError for bad syntax
     valid: Callable[[Any], bool]
 
 
@@ -54,8 +54,8 @@ def option(
 ) -> Any:
     """Declare an option: a dataclass field with its description and, for numbers, its range.
 
-    kind: for values of other types than bool, int, float, str and a Literal of strings. flag: what the
-    command line calls it, if not as its field is called. shown: how help shows the default, if not as it is.
+    kind: for types other than bool, int, float, str and a Literal of strings. flag: its name on the command
+    line, if that differs from the field's. shown: the default in words, for help.
     """
     about = {"help": help, "minimum": minimum, "maximum": maximum, "kind": kind, "flag": flag, "shown": shown}
     return dataclasses.field(default=default, metadata=about)
@@ -67,8 +67,8 @@ class Option:
 
     name: str
     type: type  # bool, int, float or str; object if it has a kind
-    optional: bool  # None is allowed
-    choices: tuple[str, ...]  # empty: any value
+    optional: bool  # whether None is allowed
+    choices: tuple[str, ...]  # empty if any value is allowed
     default: Any
     help: str
     minimum: float | None
@@ -79,7 +79,7 @@ class Option:
 
     @property
     def takes(self) -> str:
-        """What values it takes, in words."""
+        """The values that it takes, in words."""
         if self.kind:
             words = self.kind.takes
         elif self.choices:
@@ -97,7 +97,7 @@ class Option:
         return f"{words}, or none" if self.optional else words
 
     def parse(self, text: str) -> Any:
-        """Return the value that ``text`` stands for; ValueError if it stands for none."""
+        """Return the value that ``text`` stands for; raise ValueError if it isn't one."""
         if self.optional and text.lower() == "none":
             return None
         if self.type is bool:
@@ -111,7 +111,7 @@ class Option:
             raise ValueError(f"must be {self.takes}") from None
 
     def check(self, value: Any) -> None:
-        """ValueError if ``value`` is not allowed."""
+        """Raise ValueError if ``value`` is not allowed."""
         if value is None and self.optional:
             return
         accepted: Any = (int, float) if self.type is float else self.type
@@ -134,7 +134,7 @@ def options(cls: type) -> list[Option]:
     """
     try:
         hints = typing.get_type_hints(cls)
-    except Exception as error:  # names that are imported for the type checker alone, for one
+    except Exception as error:  # for example, names that are imported for the type checker only
         raise PluginError(
             f"{cls.__name__}'s types can't be read: {first_line(error)}", "import what they name"
         ) from error
@@ -152,7 +152,7 @@ def options(cls: type) -> list[Option]:
         elif plain not in (bool, int, float, str):
             raise PluginError(
                 f"{cls.__name__}.{field.name} can't be {hints[field.name]}",
-                "options are bool, int, float, str or a Literal of strings, each perhaps None",
+                "declare a bool, int, float, str or a Literal of strings, or one of these or None",
             )
         optional |= field.default is None
         found.append(Option(field.name, plain, optional, choices, field.default, **field.metadata))
@@ -160,7 +160,7 @@ def options(cls: type) -> list[Option]:
 
 
 def _plain(hint: Any) -> tuple[type, bool, tuple[str, ...]]:
-    """Type, whether None is allowed, and choices, of a field's annotation."""
+    """Return the type, whether None is allowed, and the choices, from a field's annotation."""
     optional = False
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         rest = [each for each in typing.get_args(hint) if each is not type(None)]
@@ -172,9 +172,9 @@ def _plain(hint: Any) -> tuple[type, bool, tuple[str, ...]]:
 
 
 def check(values: Any, prefix: str = "") -> None:
-    """`UsageError` if an option of a dataclass has a value that is not allowed.
+    """Raise `UsageError` if an option of a dataclass has a value that is not allowed.
 
-    ``prefix`` comes before the option's name in the message.
+    prefix: what comes before the option's name in the message.
     """
     for each in options(type(values)):
         value = getattr(values, each.name)
@@ -186,19 +186,19 @@ def check(values: Any, prefix: str = "") -> None:
 
 
 def nearest(word: str, known: typing.Iterable[str]) -> str:
-    """Return, as a question, what of ``known`` somebody may have meant by ``word``; empty if nothing."""
+    """Return a question whether one of ``known`` is what ``word`` was meant to be; empty if none is close."""
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
     return f"did you mean {found[0]}?" if found else ""
 
 
 def suggestion(word: str, known: typing.Iterable[str]) -> str:
-    """Return what to do about a ``word`` that is none of ``known``."""
+    """Return what to do about a ``word`` that is not one of ``known``."""
     known = list(known)
     return nearest(word, known) or f"choose from {', '.join(known)}"
 
 
 def changed(values: T, changes: Mapping[str, Any]) -> T:
-    """Return a dataclass's ``values`` with ``changes``; `UsageError` for a name that is no option of it."""
+    """Return a dataclass's ``values`` with ``changes``; raise `UsageError` for a name that is no option."""
     names = [each.name for each in options(type(values))]
     for name in changes:
         if name not in names:
@@ -207,7 +207,7 @@ def changed(values: T, changes: Mapping[str, Any]) -> T:
 
 
 def _parse_size(text: str) -> tuple[int, int]:
-    """512x288, width first as video people write it -> (height, width), the order of arrays."""
+    """512x288, with the width first as video people write it -> (height, width), the order of arrays."""
     match = re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", text)
     if not match:
         raise ValueError
@@ -223,7 +223,7 @@ def _is_size(value: Any) -> bool:
 
 
 def parse_time(text: str) -> Fraction:
-    """Seconds, or [HH:]MM:SS, with decimals -> seconds; ValueError for anything else."""
+    """Seconds or [HH:]MM:SS, with decimals -> seconds; raises ValueError for anything else."""
     match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):(?=[0-5]?\d\b))?(\d*\.?\d+)", text)
     if not match:
         raise ValueError
@@ -255,7 +255,7 @@ def _are_prompts(value: Any) -> bool:
 SIZE = Kind(f"a size such as 512x288, at most {LARGEST}x{LARGEST}", "WxH", _parse_size, _is_size)
 CUTS = Kind("'auto' or times in seconds, 0 or more", "TIMES", _parse_cuts, _are_cuts)
 PROMPTS = Kind(
-    "text, or several texts by the frame at which each begins, 0 among them", "TEXT", str, _are_prompts
+    "text, or several texts by the frame at which each starts, 0 among them", "TEXT", str, _are_prompts
 )
 
 
@@ -263,14 +263,14 @@ PROMPTS = Kind(
 class Settings:
     """How an edit or a generated clip is drawn.
 
-    None stands for what suits the model or the kind of work; `zs2kit.edit` and `zs2kit.generate` settle that.
-    Raises `UsageError` for a value that is not allowed.
+    None stands for what suits the model or the kind of work, which `zs2kit.edit` and `zs2kit.generate` find
+    out. Raises `UsageError` for a value that is not allowed.
     """
 
     prompt: Prompts | None = option(
         None,
         "What the result shows. A script may give several, {0: 'spring', 24: 'winter'}, by the frame at "
-        "which each begins; in between, one turns into the other.",
+        "which each starts; in between, one turns into the other.",
         kind=PROMPTS,
         shown="the model's own, if it has one",
     )
@@ -287,41 +287,43 @@ class Settings:
     )
     noise: Noise = option(
         None,
-        "How the noise of the frames is correlated; the divergence counts for dependency, orbit and mixed.",
+        "How the noise of the frames is correlated; dependency, orbit and mixed noise use the divergence.",
         shown="dependency for edits, orbit for clips made of text alone",
     )
     momentum: float = option(
         0.98,
-        "How much of the frames before it a frame attends to: 0 none, 1 only the first (mu of the paper).",
+        "How much a frame attends to the frames before it: 0 is not at all, 1 only to the first (mu in the "
+        "paper).",
         minimum=0,
         maximum=1,
     )
     divergence: float = option(
         None,
-        "How much the noise changes from frame to frame: 0 not at all, 1.65 (the square root of e) entirely "
-        "(lambda of the paper).",
+        "How much the noise changes from frame to frame: 0 is not at all, 1.65 (the square root of e) "
+        "entirely (lambda in the paper).",
         minimum=0,
         maximum=math.sqrt(math.e),
         shown="0.01 for edits, 0.02 for clips made of text alone",
     )
     flow_momentum: float = option(
         None,
-        "How much a frame takes over from the one before it, moved along as the source moves: 0 nothing.",
+        "How much a frame takes over from the one before, moved as the source moves; 0 is nothing.",
         minimum=0,
         maximum=1,
-        shown="0.95; 0 where no plugin follows the source, or one moves things itself",
+        shown="0.95; 0 if no plugin follows the source, or if one moves things itself",
     )
     size: tuple[int, int] | None = option(None, "The size to work at.", kind=SIZE, shown="the model's own")
     chunk_size: int | None = option(
         None,
-        "Frames drawn at once: more is faster and takes more memory, and doesn't change the picture.",
+        "How many frames are drawn at once: more is faster but takes more memory. It doesn't change the "
+        "picture.",
         minimum=1,
-        shown="8, or what there is memory for",
+        shown="8, or as many as there is memory for",
     )
     cuts: Cuts = option(
         "auto",
-        "Where the clip cuts to another shot, which is then drawn afresh: auto finds them; or none, or "
-        "12.5,1:02.5,...",
+        "Where the clip cuts to another shot, which is then drawn without the one before: auto finds the "
+        "cuts; or give times such as 12.5,1:02.5, or none.",
         kind=CUTS,
     )
     seed: int = option(0, "Another seed, another result.", minimum=0)
@@ -331,13 +333,13 @@ class Settings:
 
     @property
     def prompts(self) -> dict[int, str]:
-        """The prompts by the frame at which each begins; none is an empty one."""
+        """The prompts by the frame at which each starts; None is an empty prompt."""
         if isinstance(self.prompt, Mapping):
             return dict(sorted(self.prompt.items()))
         return {0: self.prompt or ""}
 
     def described(self) -> dict[str, Any]:
-        """Return the settings as JSON can say them."""
+        """Return the settings in a form for JSON."""
         values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
         if isinstance(self.prompt, Mapping):
             texts = {str(index): text for index, text in self.prompts.items()}
@@ -348,7 +350,7 @@ class Settings:
 
     @classmethod
     def restored(cls, described: Mapping[str, Any]) -> Settings:
-        """Return the settings of which ``described`` is what JSON gives back; other entries don't count."""
+        """Return the settings from what JSON gives back of `described`; other entries don't count."""
         names = [each.name for each in dataclasses.fields(cls)]
         values = {name: described[name] for name in names if name in described}
         if isinstance(texts := values.get("prompt"), Mapping):
@@ -363,7 +365,7 @@ Function = typing.TypeVar("Function", bound=Callable[..., Any])
 
 
 def takes_fields(cls: type) -> Callable[[Function], Function]:
-    """Show, in a function's signature and so in its help, the fields of ``cls`` that it takes by name."""
+    """Add the fields of ``cls``, which a function takes by name, to its signature and so to its help."""
 
     def shown(function: Function) -> Function:
         signature = inspect.signature(function)
