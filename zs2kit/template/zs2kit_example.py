@@ -9,7 +9,7 @@ from zs2kit import Plugin, hookimpl, option
 
 @dataclass(eq=False)
 class Example(Plugin):
-    """Keeps a border of the source as it is, and has only what is inside drawn anew."""
+    """Keeps a border of the source as it is, so that only what is inside is drawn."""
 
     width: float = option(0.1, "Its width, as a share of the shorter side.", minimum=0, maximum=0.5)
 

@@ -1,4 +1,4 @@
-"""The plugin keeps the laws that every plugin keeps; at width 0 it changes nothing."""
+"""The plugin obeys the laws that every plugin must obey; at width 0 it changes nothing."""
 
 from zs2kit_example import Example
 
