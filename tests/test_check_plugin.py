@@ -139,7 +139,7 @@ class Lightens(Plugin):
         ([Tints(share=0.0)], "leaving out tints changes the picture by 0"),
         ([DrawsAtRandom()], "the same edit twice differs"),
         ([TakesTheMean()], "frames depend on their chunk: in chunks of 1 and 1"),
-        ([Remembers()], "an edit that is taken up again half-way"),
+        ([Remembers()], "an edit that is resumed half-way"),
         ([Border(rows=32)], "options leave nothing to the sampler"),
         ([Darkens(), Lightens(), Tints()], "the order of darkens and lightens and tints shows"),
         ([ForgetsNeutral()], "forgetsneutral with share=0 differs from no plugin"),

@@ -1,4 +1,4 @@
-"""For tests: tiny models of the real classes, made on the spot, a drawn clip, and the laws for plugins."""
+"""For tests: tiny models of the real classes, created on the spot, a drawn clip, and the laws for plugins."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from zs2kit.quiet import quiet
 from zs2kit.scan import Drawn, Scan, chunk_of
 from zs2kit.settings import Settings
 
-SAME = 1e-4  # the largest difference of frames in [0, 1], in float32, that is none
-SHOWS = 10 * SAME  # the least that is one
+SAME = 1e-4  # frames in [0, 1], in float32, are the same if they differ by no more than this
+SHOWS = 10 * SAME  # and an effect shows if they differ by more than this
 FRAMES = 4  # of the clip that `check_plugin` edits
 
 
@@ -41,9 +41,9 @@ FRAMES = 4  # of the clip that `check_plugin` edits
 def tiny_models() -> dict[str, Path]:
     """Return a tiny checkpoint of each kind: ``epsilon``, ``v_prediction``, ``instruct`` and ``sdxl``.
 
-    They are made at the first call, in a folder that goes when the process ends. The first two are like
-    Stable Diffusion 1.5; ``instruct`` is too, but takes eight channels. Each brings the side networks that
-    the bundled model has, so that plugins find theirs.
+    They are created at the first call, in a folder that is removed when the process ends. The first two are
+    like Stable Diffusion 1.5, and so is ``instruct``, but with eight input channels. Each has the side
+    networks that the bundled model has, so that plugins find theirs.
     """
     folder = TemporaryDirectory(prefix="zs2kit-tiny-")
     atexit.register(folder.cleanup)
@@ -53,12 +53,12 @@ def tiny_models() -> dict[str, Path]:
         "instruct": {"unet": {"in_channels": 8, "out_channels": 4}},
         "sdxl": {"sdxl": True},
     }
-    made = {kind: tiny_model(Path(folder.name) / kind, **how) for kind, how in kinds.items()}
-    for path in made.values():
-        _detector(18).save_pretrained(path / "detector")  # of a figure's keypoints
-        # of depth and mask, with four pixels side by side as one
+    models = {kind: tiny_model(Path(folder.name) / kind, **how) for kind, how in kinds.items()}
+    for path in models.values():
+        _detector(18).save_pretrained(path / "detector")  # finds a figure's keypoints
+        # Estimates depth and mask, for blocks of four pixels
         _detector(4 * 2, 4 * 3).save_pretrained(path / "estimator")
-    return made
+    return models
 
 
 def tiny_model(
@@ -69,10 +69,10 @@ def tiny_model(
     sdxl: bool = False,
     seed: int = 0,
 ) -> Path:
-    """Save a Stable Diffusion checkpoint of random weights to ``folder``; return it.
+    """Save a Stable Diffusion checkpoint with random weights to ``folder``; return it.
 
-    Real diffusers and transformers classes, for pictures of 32x32 pixels and 8x8 latents. Inside lie
-    ControlNets (``controlnet_pose``, ``controlnet_depth``, ``controlnet_edges``) that have an effect,
+    It has the real diffusers and transformers classes, for pictures of 32x32 pixels and 8x8 latents. It also
+    has ControlNets (``controlnet_pose``, ``controlnet_depth``, ``controlnet_edges``) that have an effect,
     unlike untrained ones. ``unet`` overrides entries of the U-Net's config; ``sdxl`` gives it two text
     encoders and the further conditions of SDXL.
     """
@@ -134,7 +134,7 @@ def tiny_model(
 
 
 def _text_encoder(width: int, *, pooled: bool = False) -> Any:
-    """A CLIP text encoder; ``pooled`` is the kind that SDXL has as its second."""
+    """Return a CLIP text encoder; ``pooled`` is the kind that is SDXL's second one."""
     import transformers
 
     config = transformers.CLIPTextConfig(
@@ -159,26 +159,26 @@ def _unet(config: dict[str, Any]) -> Any:
     network = diffusers.UNet2DConditionModel(**config)
     for name, layer in network.named_modules():
         if name.endswith("attn1.to_out.0"):
-            layer.weight.data *= 4  # untrained attention hardly shows; tests need it to
+            layer.weight.data *= 4  # untrained attention has hardly any effect, but tests need one
     return network
 
 
 def _controlnet(config: dict[str, Any]) -> Any:
-    """A ControlNet for the U-Net of this config."""
+    """Return a ControlNet for the U-Net with this config."""
     import diffusers
 
-    # Whatever channels the U-Net has beside the latents, a ControlNet takes the latents alone.
+    # A ControlNet takes only the latents, even if the U-Net takes further channels.
     network = diffusers.ControlNetModel.from_unet(
         _unet(config | {"in_channels": 4}), conditioning_embedding_out_channels=(8, 8, 8)
     )
     for layer in (*network.controlnet_down_blocks, network.controlnet_mid_block):
-        torch.nn.init.normal_(layer.weight, std=0.3)  # untrained, these are zero: no effect
+        torch.nn.init.normal_(layer.weight, std=0.3)  # untrained, these are zero and have no effect
     torch.nn.init.normal_(network.controlnet_cond_embedding.conv_out.weight, std=0.3)
     return network
 
 
 def _detector(channels: int, given: int = 3) -> Any:
-    """A network that makes maps of so many channels of a picture of ``given`` channels."""
+    """Return a network that turns pictures of ``given`` channels into maps of ``channels`` channels."""
     import diffusers
 
     return diffusers.UNet2DModel(
@@ -194,7 +194,7 @@ def _detector(channels: int, given: int = 3) -> Any:
 
 
 def _tokenizer(folder: Path) -> Any:
-    """A CLIP tokenizer that knows single characters only."""
+    """Return a CLIP tokenizer that only knows single characters."""
     import transformers
 
     characters = [chr(code) for code in range(33, 127)]
@@ -225,7 +225,7 @@ def drawn_clip(frames: int = 6, *, width: int = 32, height: int = 32, rate: Frac
 def make_scan(
     model: Model, plugins: Sequence[Plugin] = (), clip: Clip | None = None, **settings: Any
 ) -> Scan:
-    """Return an edit under way; its settings are those of `zs2kit.edit`, by default quick ones."""
+    """Return the scan of an edit; its settings are those of `zs2kit.edit`, by default quick ones."""
     quick: dict[str, Any] = {
         "prompt": "a red robot",
         "num_inference_steps": 8,
@@ -238,7 +238,7 @@ def make_scan(
 
 
 def chunks(clip: Clip, sizes: Sequence[int], model: Model) -> list[Chunk]:
-    """Cut a clip into chunks of the given numbers of frames, as `zs2kit.edit` hands them to plugins."""
+    """Return the clip's chunks of the given ``sizes``, as `zs2kit.edit` gives them to plugins."""
     frames = list(clip)[: sum(sizes)]
     fit = Fit.into((clip.height, clip.width), model.native_size, model.multiple)
     starts = np.cumsum([0, *sizes]).tolist()
@@ -246,14 +246,14 @@ def chunks(clip: Clip, sizes: Sequence[int], model: Model) -> list[Chunk]:
 
 
 def edited_pixels(scan: Scan, chunks: Sequence[Chunk], *, carried: bool = True) -> torch.Tensor:
-    """Return the edited frames (frames, 3, height, width) in [0, 1] as they are before they become 8-bit.
+    """Return the edited frames (frames, 3, height, width) in [0, 1], before they are rounded to 8 bits.
 
-    ``carried=False`` starts every chunk afresh, which breaks the law that chunks don't show.
+    ``carried=False`` gives every chunk an empty carry, which breaks the law that chunks don't show.
     """
     carry, frames = Carry(), []
     for chunk in chunks:
         drawn = scan(carry if carried else Carry(), chunk)
-        assert isinstance(drawn, Drawn), f"numbers break in frame {chunk.index + drawn.frame}"
+        assert isinstance(drawn, Drawn), f"numbers overflow in frame {chunk.index + drawn.frame}"
         carry = drawn.carry
         frames.append(drawn.pixels)
     return torch.cat(frames)
@@ -265,25 +265,25 @@ def check_plugin(
     neutral: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> None:
-    """Edit a drawn clip with ``plugins``, used together, and assert the laws that every plugin keeps.
+    """Edit a drawn clip with ``plugins``, used together, and assert the laws that every plugin must obey.
 
-    It acts; two edits alike are equal; how the clip is cut into chunks doesn't show, nor that an edit is
-    taken up again half-way; several plugins' order doesn't show; the model and the caller's plugins are
-    afterwards what they were, also after an edit that fails or is left half-way; and edits in two threads
-    give what each gives alone. Each law is held against an edit that breaks it, lest it hold for lack of
-    any effect. The clip is ``drawn_clip(4)``: 4 frames of 32x32 pixels.
+    Each plugin has an effect. The same edit twice gives equal frames. It doesn't show how the clip is cut
+    into chunks, whether an edit was resumed, or in which order several plugins are given. Afterwards the
+    model and the caller's plugins are as before, even if an edit fails or isn't finished. Two edits in two
+    threads give what each gives alone. Each law is also checked against an edit that must break it, so that
+    it can't pass just because nothing has an effect. The clip is ``drawn_clip(4)``: 4 frames of 32x32 pixels.
 
-    model: what `edit` takes; None is a tiny one, as `tiny_models` makes them, with random weights.
+    model: what `edit` takes; None is one of `tiny_models`, with random weights.
     neutral: options with which a single plugin changes nothing, such as ``{"scale": 0}``.
     settings: those of `edit`, by default quick ones (8 steps).
 
-    Raises AssertionError: which law is broken, by how much, and what that usually means.
+    Raises AssertionError with the law that is broken, by how much, and the usual cause.
     """
     model = model or tiny_models()["epsilon"]
     trial = _Trial(model if isinstance(model, Model) else Model.load(model), plugins, settings)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # there may be nothing for a plugin to find in a disc
-        _check_no_trace(trial)  # first: what an edit leaves behind would spoil all comparisons
+        warnings.simplefilter("ignore", UserWarning)  # a plugin may find nothing in a picture of a disc
+        _check_no_trace(trial)  # first, since what an edit leaves behind would spoil all comparisons
         whole = trial.pixels()
         _check_acts(trial, whole)
         _check_same_twice(trial, whole)
@@ -311,7 +311,7 @@ class _Trial:
         carried: bool = True,
         resumed: bool = False,
     ) -> torch.Tensor:
-        """Return the frames made in chunks of ``sizes``; ``resumed``: each chunk by an edit begun anew."""
+        """Return the frames, drawn in chunks of ``sizes``; ``resumed``: each chunk by a new edit."""
         plugins = self.plugins if plugins is None else plugins
         clip = drawn_clip(FRAMES)
         scan = make_scan(self.model, plugins, clip, **self.settings)
@@ -320,9 +320,9 @@ class _Trial:
             if resumed:
                 scan = make_scan(self.model, plugins, drawn_clip(FRAMES), **self.settings)
             drawn = scan(carry if carried else Carry(), chunk)
-            assert isinstance(drawn, Drawn), "numbers break"
+            assert isinstance(drawn, Drawn), "numbers overflow"
             carry, pixels, keep = drawn
-            if keep is not None:  # as `zs2kit.scan.finished` does, before 8 bits
+            if keep is not None:  # as in `zs2kit.scan.finished`, but without rounding to 8 bits
                 assert chunk.fit is not None
                 mask = torch.from_numpy(np.stack([chunk.fit.apply(each) for each in keep]))[:, None]
                 pixels = torch.lerp(pixels, chunk.pixels / 2 + 0.5, mask)
@@ -345,13 +345,13 @@ def _check_acts(trial: _Trial, whole: torch.Tensor) -> None:
     for plugin in trial.plugins:
         try:
             without = trial.pixels(plugins=[each for each in trial.plugins if each is not plugin])
-        except PluginError:  # the model can't do without it, as one of eight channels can't
+        except PluginError:  # the model can't be used without it, for example one with eight channels
             continue
         found = _difference(whole, without)
         assert found > SHOWS, (
             f"leaving out {name_of(plugin)} changes the picture by {found:.1e} at most, so the other laws "
-            "would hold for lack of any effect: usually an option is set to what does nothing, or a hook "
-            "computes something and doesn't return it"
+            "would hold just because nothing has an effect: usually an option is set to a value that does "
+            "nothing, or a hook computes something and doesn't return it"
         )
 
 
@@ -368,20 +368,20 @@ def _check_chunks(trial: _Trial, whole: torch.Tensor) -> None:
         found = _difference(trial.pixels(sizes), whole)
         assert found <= SAME, (
             f"frames depend on their chunk: in chunks of {' and '.join(map(str, sizes))} they differ by "
-            f"{found:.1e} from those made in one: usually something is computed over the whole chunk (a "
-            "mean, a range, a kernel that rounds otherwise for another number of frames), or kept from "
-            "chunk to chunk; compute frame by frame"
+            f"{found:.1e} from those drawn in one chunk: usually something is computed over the whole chunk "
+            "(a mean, a range, a kernel that rounds differently for another number of frames), or kept from "
+            "chunk to chunk; compute it frame by frame"
         )
     found = _difference(trial.pixels([2, 2], resumed=True), whole)
     assert found <= SAME, (
-        f"an edit that is taken up again half-way goes on otherwise, by {found:.1e}: usually something is "
-        "kept on self from one chunk for the next, or frames are counted there; chunk.indices says which "
-        "frames these are, and only the carry outlives an edit"
+        f"an edit that is resumed half-way gives other frames, which differ by {found:.1e}: usually "
+        "something is kept on self from one chunk to the next, or frames are counted there; chunk.indices "
+        "says which frames these are, and only the carry is saved with an edit"
     )
     found = _difference(trial.pixels([2, 2], carried=False), whole)
     assert found > SHOWS, (
-        f"chunks that know nothing of one another differ by {found:.1e} only, so the law that chunks don't "
-        "show would hold for lack of anything to draw: usually options leave nothing to the sampler"
+        f"chunks that know nothing about one another differ by only {found:.1e}, so the law that chunks "
+        "don't show would hold just because nothing is drawn: usually options leave nothing to the sampler"
     )
 
 
@@ -389,12 +389,12 @@ def _check_order(trial: _Trial, whole: torch.Tensor) -> None:
     found = _difference(trial.pixels(plugins=trial.plugins[::-1]), whole)
     assert found <= SAME, (
         f"the order of {' and '.join(map(name_of, trial.plugins))} shows, by {found:.1e}: usually one "
-        "changes what another one reads, such as the chunk's pixels; return it from a hook instead"
+        "changes what the other one reads, such as the chunk's pixels; return it from a hook instead"
     )
 
 
 def _check_neutral(trial: _Trial, neutral: Mapping[str, Any]) -> None:
-    (plugin,) = trial.plugins  # of several it wouldn't say whose options these are
+    (plugin,) = trial.plugins  # with several, it wouldn't be clear whose options these are
     neutral_one = dataclasses.replace(plugin, **neutral)  # type: ignore[type-var]
     found = _difference(trial.pixels(plugins=[neutral_one]), trial.pixels(plugins=[]))
     options = ", ".join(f"{name}={value!r}" for name, value in neutral.items())
@@ -405,7 +405,7 @@ def _check_neutral(trial: _Trial, neutral: Mapping[str, Any]) -> None:
 
 
 def _check_no_trace(trial: _Trial) -> None:
-    trial.model.embed("", "", 32, 32)  # at their first use, transformers' models keep notes on themselves
+    trial.model.embed("", "", 32, 32)  # since the first use of transformers' models sets attributes on them
     before = _state(trial.model)
     given = [dict(vars(each)) for each in trial.plugins]
 
@@ -464,7 +464,7 @@ def _check_threads(trial: _Trial) -> None:
     together = threading.Barrier(2)
 
     def images(seed: int, wait: Callable[[], object]) -> list[NDArray[np.uint8]]:
-        """One of two different edits, of whose source ``wait`` holds back every frame."""
+        """Return the frames of one of two different edits; its source calls ``wait`` before every frame."""
 
         def frames() -> Iterator[Frame]:
             for frame in drawn_clip(FRAMES):
@@ -475,17 +475,17 @@ def _check_threads(trial: _Trial) -> None:
         return [frame.image for frame in trial.edit(clip, seed=seed)]
 
     def in_step(seed: int) -> list[NDArray[np.uint8]]:
-        """The same, chunk by chunk in turn with the other."""
+        """Return the same, in step with the other edit."""
         try:
             return images(seed, together.wait)
         except BaseException:
-            together.abort()  # or the other one would wait for ever
+            together.abort()  # or the other edit would wait for ever
             raise
 
     alone = [images(seed, lambda: None) for seed in (0, 1)]
     with ThreadPoolExecutor(2) as threads:
-        under_way = [threads.submit(in_step, seed) for seed in (0, 1)]
-    failed = [each.exception() for each in under_way]
+        edits = [threads.submit(in_step, seed) for seed in (0, 1)]
+    failed = [each.exception() for each in edits]
     error = next(
         (each for each in failed if each and not isinstance(each, threading.BrokenBarrierError)), None
     )
@@ -494,8 +494,8 @@ def _check_threads(trial: _Trial) -> None:
         "the model without holding model.lock"
     )
     assert error is None, f"of two edits at once, in two threads, one fails: {error}: {why}"
-    worst = np.abs(np.subtract([each.result() for each in under_way], alone, dtype=np.int16)).max()
-    assert worst <= 1, (  # of 255: what is but rounded otherwise
+    worst = np.abs(np.subtract([each.result() for each in edits], alone, dtype=np.int16)).max()
+    assert worst <= 1, (  # of 255: a difference of 1 may be rounding
         f"two edits at once, in two threads, don't give what each gives alone (up to {worst} of 255): {why}"
     )
 
@@ -505,7 +505,7 @@ def _difference(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def _state(model: Model) -> dict[str, Any]:
-    """A copy of all that an edit might change in a model: every module's attributes, weights, schedule."""
+    """Return a copy of all that an edit might change in a model: attributes, weights and scheduler."""
     parts = model.pipeline.components
     found: dict[str, Any] = {
         "model": {name: value for name, value in vars(model).items() if not name.startswith("_")},
@@ -516,7 +516,7 @@ def _state(model: Model) -> dict[str, Any]:
         if isinstance(part, torch.nn.Module):
             for place, module in part.named_modules(prefix=name):
                 own = dict(vars(module))
-                for kind in ("_parameters", "_buffers", "_modules"):  # attributes too, kept apart
+                for kind in ("_parameters", "_buffers", "_modules"):  # attributes that torch keeps in dicts
                     own |= own.pop(kind)
                 found[place] = own
     copied: dict[str, Any] = _copied(found)
