@@ -316,7 +316,7 @@ def test_the_command_line_takes_the_same_plugin_and_says_so(
     assert run("--plugin", "none") == ""
     assert not np.array_equal(images(io.read(tmp_path / "clip-edit.mp4")), by_default)
     both = CliRunner().invoke(cli.main, [*map(str, asked), "--plugin", "none", "--plugin", "pose"])
-    assert both.exit_code == 2 and "--plugin none goes with no other plugin" in both.stderr
+    assert both.exit_code == 2 and "--plugin none can't be used with another plugin" in both.stderr
 
 
 # ---- what is taken for a clip

@@ -393,8 +393,8 @@ def test_the_command_prints_what_measure_returns(files):
     [
         (["{result}", "--source", "{short}"], 1, "one clip has 3 frames"),
         (["{result}", "--source", "nowhere.mp4"], 1, "nowhere.mp4"),
-        (["{result}", "--region", "{source}"], 2, "--region needs --source"),
-        (["{result}", "--prompt", "a robot"], 2, "name one by --features"),
+        (["{result}", "--region", "{source}"], 2, "--region is compared with the source; give --source"),
+        (["{result}", "--prompt", "a robot"], 2, "name one with --features"),
         (["{result}", "--features", "./nowhere"], 1, "can't be loaded for its features"),
     ],
 )

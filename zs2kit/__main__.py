@@ -1,4 +1,4 @@
-"""``python -m zs2kit`` is ``zs2kit``."""
+"""Makes ``python -m zs2kit`` the same as ``zs2kit``."""
 
 from zs2kit.cli import main
 

@@ -1,6 +1,6 @@
-"""The command line, a file a command.
+"""The command line, with a file for each command.
 
-Torch, PyAV and diffusers take seconds to import, so only the commands that need them do.
+Torch, PyAV and diffusers take seconds to import, so only the commands that need them import them.
 """
 
 from __future__ import annotations

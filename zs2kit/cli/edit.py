@@ -17,14 +17,14 @@ from zs2kit.errors import UsageError
 
 
 def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the argument CLIP, and the options of what is read of it and what becomes of it."""
+    """Give a command the argument CLIP, and the options for reading it and writing the result."""
     for option in (
         flag(
             "--fps",
             type=RATE,
             metavar="X",
             group=FILES,
-            help="Frames per second of a CLIP that is pictures, shot.%04d.png: 24, 23.976, 30000/1001.  "
+            help="Frames per second, if CLIP is pictures, shot.%04d.png: 24, 23.976, 30000/1001.  "
             "[default: 25]",
         ),
         flag(
@@ -35,7 +35,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=TIME,
             metavar="TIME",
             group=FILES,
-            help="Where in CLIP to begin: seconds or [HH:]MM:SS.  [default: its start]",
+            help="Where in CLIP to start: seconds or [HH:]MM:SS.  [default: its start]",
         ),
         flag(
             "-o",
@@ -47,7 +47,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         flag(
             "--prompt",
             group=WHAT,
-            help="What the result shows.  [default: the bundled model has one of its own]",
+            help="What the result shows.  [default: the model's own; only the bundled models have one]",
         ),
         click.argument("clip", type=PATH),
     ):
@@ -67,11 +67,11 @@ def edit(
     fps: Fraction | None,
     shared: Shared,
 ) -> None:
-    """Make a new video out of CLIP, with its motion and its sound.
+    """Make a new video from CLIP, with its motion and its sound.
 
     CLIP is a video, or a sequence of PNG pictures, shot.%04d.png.
 
-    The result's name is printed once it is complete, and alone on standard output.
+    Once the result is complete, its name is printed; nothing else goes to standard output.
     """
     if start is not None and end is not None and start >= end:
         raise UsageError("`start` must lie before `end`")
@@ -94,6 +94,6 @@ def edit(
         edited = edit(source, prompt, plugins=chosen, model=model, progress=display.update, **shared.settings)
         display.stage("editing")
         shared.write(output, edited)
-    # First, as the rest may yet fail. In bytes: a name needs not be text, nor fit the output's encoding.
+    # Before the rest, which may still fail. In bytes, since a name may not be text, or not fit the encoding.
     click.echo(os.fsencode(out))
     shared.write_beside(out, edited, read_source)

@@ -23,7 +23,7 @@ from zs2kit.errors import UsageError
     type=click.IntRange(1),
     default=48,
     group=WHAT,
-    help="How many frames to make.  [default: 48]",
+    help="How many frames to draw.  [default: 48]",
 )
 @flag(
     "--fps",
@@ -40,9 +40,10 @@ from zs2kit.errors import UsageError
     metavar="FRAME PROMPT",
     multiple=True,
     group=WHAT,
-    help="Another prompt from this frame on; in between, one turns into the other. May be repeated.",
+    help="Another prompt for this frame and those after it; in between, one prompt turns into the other. May "
+    "be repeated.",
 )
-@flag("-o", "--out", type=PATH, group=FILES, help="The result.  [default: named after the prompt, here]")
+@flag("-o", "--out", type=PATH, group=FILES, help="The result.  [default: here, named after the prompt]")
 @shared(without=OF_A_SOURCE)
 def generate(
     prompt: str | None,
@@ -52,15 +53,16 @@ def generate(
     out: Path | None,
     shared: Shared,
 ) -> None:
-    """Make a video of PROMPT alone.
+    """Make a video from PROMPT alone.
 
-    The result's name is printed once it is complete, and alone on standard output.
+    Once the result is complete, its name is printed; nothing else goes to standard output.
     """
     if len(dict(prompts)) < len(prompts):
         raise UsageError("--at names a frame twice", "give each frame one prompt")
     if late := [frame for frame, _ in prompts if frame >= frames]:
         raise UsageError(
-            f"--at {late[0]} comes after the end; the last of {frames} frames is {frames - 1}, the first 0"
+            f"--at {late[0]} comes after the end: the first of {frames} frames is 0, the last {frames - 1}",
+            "use an earlier frame, or more --frames",
         )
     with shared.manners(), shared.display() as display:
         display.stage("loading the model")
@@ -77,9 +79,9 @@ def generate(
         from zs2kit.editing import generate
 
         shared.say_prompt(prompt, model)
-        along = {0: model.default_prompt if prompt is None else prompt, **dict(prompts)}
-        made = generate(
-            along,
+        by_frame = {0: model.default_prompt if prompt is None else prompt, **dict(prompts)}
+        generated = generate(
+            by_frame,
             frames=frames,
             rate=fps,
             plugins=chosen or (),
@@ -88,6 +90,6 @@ def generate(
             **shared.settings,
         )
         display.stage("generating")
-        shared.write(output, made)
+        shared.write(output, generated)
     click.echo(os.fsencode(out))
-    shared.write_beside(out, made, frames=frames, rate=str(fps))
+    shared.write_beside(out, generated, frames=frames, rate=str(fps))

@@ -15,22 +15,24 @@ from zs2kit.errors import UsageError
 
 @click.command()
 @click.argument("result", type=PATH)
-@click.option("--source", metavar="CLIP", type=PATH, help="What was edited, to compare with.")
+@click.option("--source", metavar="CLIP", type=PATH, help="The clip that was edited, to compare with.")
 @click.option(
     "--region",
     metavar="CLIP",
     type=PATH,
-    help="Masks, white where something was to change: is the rest as it was?",
+    help="Masks, white where something was to change, to see whether all else stayed the same.",
 )
-@click.option("--chunk-size", metavar="N", type=click.IntRange(1), help="That of the edit: are there seams?")
+@click.option(
+    "--chunk-size", metavar="N", type=click.IntRange(1), help="The edit's chunk size, to look for seams."
+)
 @click.option(
     "--features",
     metavar="NAME",
     multiple=True,
     help="Folder or hub name of a CLIP or DINO model for transformers; may be repeated.",
 )
-@click.option("--prompt", help="What RESULT is to show, for CLIP.")
-@click.option("--source-prompt", help="What the source shows, for CLIP.")
+@click.option("--prompt", help="What RESULT is to show, for a CLIP model.")
+@click.option("--source-prompt", help="What the source shows, for a CLIP model.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def metrics(
     result: Path,
@@ -44,9 +46,9 @@ def metrics(
 ) -> None:
     """Measure the clip RESULT; docs/metrics.md says what the numbers mean."""
     if region and not source:
-        raise UsageError("--region needs --source: what is outside of it is compared with the source")
+        raise UsageError("what is outside of --region is compared with the source", "give --source too")
     if (prompt or source_prompt) and not features:
-        raise UsageError("prompts are measured by a CLIP model", "name one by --features")
+        raise UsageError("prompts are measured with a CLIP model", "name one with --features")
     if source_prompt and not prompt:
         raise UsageError("--source-prompt is compared with --prompt", "give both")
     with manners():

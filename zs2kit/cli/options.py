@@ -1,6 +1,6 @@
 """What `edit`, `plan` and `generate` have in common: their options, and what is done with them.
 
-The options of `Settings` and `Output` are read off their fields.
+Those of `Settings` and `Output` are made from their fields.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Value(click.ParamType[Any]):
         self.name = option.name
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """N or X for numbers, the choices where there are some."""
+        """Return N or X for numbers, or the choices if there are any."""
         if self.option.kind:
             return self.option.kind.metavar
         if self.option.choices:
@@ -50,7 +50,7 @@ class Value(click.ParamType[Any]):
         return {int: "N", float: "X"}.get(self.option.type, "TEXT")
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Text -> value; `UsageError` for what is not allowed."""
+        """Text -> value; raises `UsageError` if it is not allowed."""
         try:
             value = self.option.parse(value)
             self.option.check(value)
@@ -61,12 +61,12 @@ class Value(click.ParamType[Any]):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """The choices that begin so."""
+        """Return the choices that start with ``incomplete``."""
         return [CompletionItem(each) for each in self.option.choices if each.startswith(incomplete)]
 
 
 class Parsed(click.ParamType[Any]):
-    """What a function makes of a text; ``wanted`` says what to write."""
+    """A value that the function ``parse`` reads from text; ``wanted`` says what to write."""
 
     def __init__(self, name: str, parse: Callable[[str], Any], wanted: str) -> None:
         self.name = name
@@ -84,7 +84,7 @@ class Parsed(click.ParamType[Any]):
 
 
 def _rate(text: str) -> Fraction:
-    """Frames per second, as a decimal or a fraction; those of NTSC are what everybody rounds them from."""
+    """Read frames per second, a decimal or a fraction; rounded NTSC rates, such as 23.976, become exact."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(?:/([1-9]\d*))?", text)
     if not match or float(match[1]) == 0:
         raise ValueError
@@ -94,7 +94,7 @@ def _rate(text: str) -> Fraction:
 
 
 def _lora(text: str) -> tuple[str, float]:
-    """NAME or NAME:WEIGHT -> name and weight, by default 1."""
+    """NAME or NAME:WEIGHT -> name and weight, which is 1 by default."""
     name, colon, weight = text.rpartition(":")
     if not (name and colon):
         return text, 1.0
@@ -116,7 +116,7 @@ class PluginName(click.ParamType[str]):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """The installed plugins whose names begin so."""
+        """Return the installed plugins whose names start with ``incomplete``."""
         from zs2kit import plugins
 
         return [CompletionItem(each) for each in plugins.installed() if each.startswith(incomplete)]
@@ -130,7 +130,7 @@ class PluginOption(click.ParamType[str]):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """The options of the plugins that are chosen, or of all; after the = the choices of one."""
+        """Return the options of the chosen plugins, or of all; after a =, the choices of that option."""
         from zs2kit import plugins
 
         found = []
@@ -143,7 +143,7 @@ class PluginOption(click.ParamType[str]):
 
 
 def flag(name: str, *also: str, group: str, **about: Any) -> Callable[[Any], Any]:
-    """Declare an option. One with a single value may also be given by an environment variable, ZS2KIT_..."""
+    """Declare an option; one that takes a single value also reads an environment variable, ZS2KIT_..."""
     if not about.get("multiple") and not about.get("is_flag"):
         long = max((name, *also), key=lambda each: each.startswith("--"))
         about["envvar"] = "ZS2KIT_" + long.removeprefix("--").upper().replace("-", "_")
@@ -151,7 +151,7 @@ def flag(name: str, *also: str, group: str, **about: Any) -> Callable[[Any], Any
 
 
 def derived(option: Option, group: str) -> Callable[[Any], Any]:
-    """Declare the option of a field of `Settings` or `Output`."""
+    """Declare the option for a field of `Settings` or `Output`."""
     name = f"--{(option.flag or option.name).replace('_', '-')}"
     if option.type is bool:
         switch = f"{name}/--no-{option.name}" if option.optional else name
@@ -171,7 +171,7 @@ def derived(option: Option, group: str) -> Callable[[Any], Any]:
 
 SETTINGS = {each.name: each for each in options(Settings)}
 OUTPUT = {each.name: each for each in options(Output)}
-OF_A_SOURCE = ("flow_momentum", "cuts")  # what text alone has no use for
+OF_A_SOURCE = ("flow_momentum", "cuts")  # settings that have no use without a source
 
 PATH = click.Path(path_type=Path)
 
@@ -183,8 +183,8 @@ _SHARED = (
         metavar="NAME",
         multiple=True,
         group=WHAT,
-        help="Use a plugin; may be repeated. none draws the text alone.  [default: strength, or instruct "
-        "for a model that edits by instructions]",
+        help="Use a plugin; may be repeated. none draws from the text alone.  [default: strength, or "
+        "instruct for a model that edits by instructions]",
     ),
     flag(
         "--set",
@@ -193,7 +193,7 @@ _SHARED = (
         metavar="PLUGIN.OPTION=VALUE",
         multiple=True,
         group=WHAT,
-        help="Set an option of a plugin, as pose.scale=0.8; may be repeated. See 'zs2kit plugins NAME'.",
+        help="Set an option of a plugin, such as pose.scale=0.8; may be repeated. See 'zs2kit plugins NAME'.",
     ),
     flag(
         "--model",
@@ -245,7 +245,7 @@ _SHARED = (
         type=PATH,
         metavar="JSON",
         group=FILES,
-        help="Also write how good the result is, and all that is needed to draw it again.",
+        help="Also write a report: how good the result is, and all that is needed to draw it again.",
     ),
     flag(
         "--device",
@@ -264,25 +264,25 @@ _SHARED = (
         type=click.Choice(KINDS),
         default="auto",
         group=MACHINE,
-        help="How to show how far it is: bar, lines (one every ten seconds), json (a line each) or none.  "
+        help="How to show progress: bar, lines (one every ten seconds), json (an object a line) or none.  "
         "[default: a bar on a terminal, else lines]",
     ),
-    flag("--quiet", is_flag=True, group=MACHINE, help="Say only what is wrong, and the result's name."),
-    flag("--verbose", is_flag=True, group=MACHINE, help="Say what is done, and with which settings."),
+    flag("--quiet", is_flag=True, group=MACHINE, help="Print only errors, warnings and the result's name."),
+    flag("--verbose", is_flag=True, group=MACHINE, help="Print what is done, and with which settings."),
     flag(
         "--trace-hooks",
         is_flag=True,
         group=MACHINE,
-        help="Say which hooks of plugins are called, with what, and how long they take.",
+        help="Print each call of a plugin's hook: its arguments, its result, and how long it takes.",
     ),
 )
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What the options that the commands have in common say.
+    """The values of the options that the commands have in common.
 
-    settings and output: the options of `Settings` and `Output` that were given, by name.
+    settings, output: the options of `Settings` and `Output` that were given, by name.
     """
 
     settings: Mapping[str, Any]
@@ -308,29 +308,29 @@ class Shared:
 
     @property
     def word(self) -> str:
-        """What the result is named after, unless that is said."""
+        """What the result is named after by default."""
         return "-".join(each for each in self.plugins if each != "none") or "edit"
 
     def build(self) -> list[Plugin] | None:
         """Return the plugins, with their options; None if none is named.
 
-        What is quickly checked is checked here: a typing error must not cost the loading of a model.
+        Everything that is quick to check is checked here, so that a typing error shows before a model loads.
         """
         if self.quiet and self.verbose:
             raise UsageError("--quiet and --verbose exclude each other", "use one of them")
         if len(dict(self.loras)) < len(self.loras):
-            raise UsageError("--lora names one twice", "give it once, with the sum of the weights")
+            raise UsageError("--lora names a LoRA twice", "give it once, with the sum of the weights")
         Settings(**self.settings)
         names = [each for each in self.plugins if each != "none"]
         if names and "none" in self.plugins:
-            raise UsageError("--plugin none goes with no other plugin", "leave it out")
+            raise UsageError("--plugin none can't be used with another plugin", "leave it out")
         chosen = _by_plugin(names, self.plugin_settings)
         from zs2kit import plugins
 
         return [plugins.build(name, chosen[name]) for name in names] if self.plugins else None
 
     def load(self, plugins: Sequence[Plugin] | None) -> Model:
-        """Return the loaded model: the one that is named, or the plugins' own."""
+        """Load the model: the one that is named, or the plugins' default, or the bundled one."""
         choose_waiting()
         hush()
         from zs2kit import plugins as plugins_
@@ -353,30 +353,30 @@ class Shared:
         return make_display(self.progress, self.quiet)
 
     def say_prompt(self, prompt: object, model: Model) -> None:
-        """Say what is drawn where no ``prompt`` is given."""
+        """Print which prompt is used if no ``prompt`` is given."""
         if prompt is None and not self.quiet:
             default = model.default_prompt
             kind = f"the model's own: '{default}'" if default else "an empty one"
             say(f"no prompt; using {kind}")
 
     def opened_output(self, out: Path, display: Display) -> Output:
-        """Return where and how to write ``out``; on a terminal, ask whether to resume it."""
+        """Return the output for ``out``; on a terminal, ask whether to resume an interrupted edit."""
         output = Output(out, **self.output)
         from zs2kit.journal import saved
 
         if output.resume and not self.quiet and not saved(out):
-            say(f"nothing is saved of an edit to {out}, so it is begun")
+            say(f"nothing is saved of an edit to {out}, so it starts from the beginning")
         on_a_terminal = sys.stdin.isatty() and sys.stderr.isatty()
         if output.resume is not None or not on_a_terminal or not saved(out):
             return output
         display.stop()
-        question = f"{out} was interrupted, and {saved(out)} frames are saved. Go on with it?"
+        question = f"An edit to {out} was interrupted, and {saved(out)} frames are saved. Resume it?"
         resume = click.confirm(question, default=True, err=True)
         display.start()
         return replace(output, resume=resume)
 
     def check_beside(self, clips: Sequence[Path]) -> None:
-        """Raise an error if what is to be written beside the result can't be, or would replace ``clips``."""
+        """Raise an error if the sheet or the report can't be written, or would replace one of ``clips``."""
         from zs2kit.beside import check_beside
 
         overwrite = self.output.get("overwrite", False)
@@ -409,9 +409,9 @@ class Shared:
     def write_beside(
         self, out: Path, edited: Edit, read_source: Callable[[], Clip] | None = None, **about: Any
     ) -> None:
-        """Write the sheet and the report: of the result, and of its source if there is one.
+        """Write the sheet and the report on the result, and on its source if there is one.
 
-        about: what else the report says of its making.
+        about: further settings for the report.
         """
         from zs2kit import io
 
@@ -450,7 +450,7 @@ class Shared:
 
 
 def shared(*, without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options that all have, as one `Shared` after its own, ``without`` some settings."""
+    """Give a command the common options, as an argument ``shared``, ``without`` the named settings."""
 
     def give(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
@@ -472,7 +472,7 @@ def shared(*, without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Ca
 
 
 def _by_plugin(names: Sequence[str], settings: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return every chosen plugin's settings by option; `UsageError` if they don't fit together."""
+    """Return the chosen plugins' settings, by plugin and option; raise `UsageError` if they don't fit."""
     chosen: dict[str, dict[str, str]] = {}
     for name in names:
         if name in chosen:
@@ -482,7 +482,9 @@ def _by_plugin(names: Sequence[str], settings: Sequence[str]) -> dict[str, dict[
         key, equals, value = setting.partition("=")
         name, dot, option = key.partition(".")
         if not (name and dot and option and equals):
-            raise UsageError(f"--set takes PLUGIN.OPTION=VALUE, such as pose.scale=0.8, not '{setting}'")
+            raise UsageError(
+                f"--set can't read '{setting}'", "write PLUGIN.OPTION=VALUE, such as pose.scale=0.8"
+            )
         if name not in chosen:
             raise UsageError(f"--set {setting} is for a plugin that is not used", f"add --plugin {name}")
         if option in chosen[name]:

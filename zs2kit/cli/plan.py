@@ -22,7 +22,7 @@ from zs2kit.errors import ClipError, Notice
     type=PATH,
     metavar="PNG",
     group=FILES,
-    help="Also edit the first frame of each shot, and write these to a sheet, the source above the result.",
+    help="Also edit the first frame of each shot, and write a sheet of them, the source above the result.",
 )
 @flag("--json", "as_json", is_flag=True, group=FILES, help="Print JSON.")
 @shared()
@@ -37,10 +37,10 @@ def plan(
     as_json: bool,
     shared: Shared,
 ) -> None:
-    """Say what `zs2kit edit`, with the same options, will do, take and make of CLIP.
+    """Print what `zs2kit edit` with the same options will do, and what time, memory and disk it takes.
 
-    Reads CLIP once and takes one denoising step to tell how long all of them take. Of the result nothing
-    is written. Exits with 1 if the edit could not begin.
+    Reads CLIP once, and takes one denoising step to estimate the time of all. Writes nothing of the result.
+    Exits with 1 if the edit couldn't start.
     """
     said: list[Notice] = []
     with shared.manners(notices=said.append), shared.display() as display:
@@ -84,4 +84,4 @@ def plan(
     warned = [f"{'warning':12}{each}" for each in warnings]
     click.echo(json.dumps(about, indent=2, default=str) if as_json else "\n".join([*lines(found), *warned]))
     if found.obstacles:
-        raise ClipError(f"the edit can't begin: {'; '.join(found.obstacles)}")
+        raise ClipError(f"the edit can't start: {'; '.join(found.obstacles)}")

@@ -13,15 +13,16 @@ from typing import Any
 import click
 
 from zs2kit.cli.options import PATH
+from zs2kit.cli.terminal import worded_here
 from zs2kit.errors import PluginError, UsageError
 from zs2kit.settings import options
 
 
 class PluginCommands(click.Group):
-    """The commands about plugins. A plugin's name is one too: it describes the plugin."""
+    """The commands about plugins. A plugin's name is a command too, which describes the plugin."""
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command:
-        """Return the command called ``name``, or else one that describes the plugin of that name."""
+        """Return the command called ``name``, or else one that describes the plugin with that name."""
         before_the_name = ctx.params.get("as_json", False)
         json = click.Option(["--json", "as_json"], is_flag=True, default=before_the_name, help="Print JSON.")
         about = f"Describe the plugin {name} and its options."
@@ -31,7 +32,7 @@ class PluginCommands(click.Group):
 
 
 @click.group(cls=PluginCommands, invoke_without_command=True, subcommand_metavar="[NAME | new NAME]")
-@click.option("--check", is_flag=True, help="Import every plugin, and say which can't be used, and why.")
+@click.option("--check", is_flag=True, help="Import every plugin, and print which can't be used, and why.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def plugins(ctx: click.Context, check: bool, as_json: bool) -> None:
@@ -40,7 +41,7 @@ def plugins(ctx: click.Context, check: bool, as_json: bool) -> None:
 
     if ctx.invoked_subcommand is not None:
         if check:
-            raise UsageError("--check looks at every plugin", "give it no name")
+            raise UsageError("--check looks at every plugin", "leave out the name")
         return
     found: list[dict[str, Any]] = [
         {"name": name, **_origin(entry), "summary": plugins.summary(entry)}
@@ -66,12 +67,12 @@ def plugins(ctx: click.Context, check: bool, as_json: bool) -> None:
     "--out",
     type=PATH,
     metavar="DIR",
-    help="Where to write it.  [default: zs2kit-NAME, here]",
+    help="The folder to write.  [default: zs2kit-NAME, here]",
 )
 def new(name: str, out: Path | None) -> None:
-    """Write a new plugin called NAME: a package that installs and works, with its test.
+    """Write a new plugin called NAME: a package that installs and works, with a test.
 
-    The folder's name is printed.
+    Prints the folder's name.
     """
     from zs2kit import plugins
 
@@ -81,7 +82,7 @@ def new(name: str, out: Path | None) -> None:
 
 
 def _describe(name: str, as_json: bool) -> None:
-    """Say what the plugin called ``name`` does, and which options it has."""
+    """Print what the plugin called ``name`` does, and which options it has."""
     from zs2kit import plugins
 
     cls = plugins.load(name)
@@ -96,7 +97,7 @@ def _describe(name: str, as_json: bool) -> None:
         ]
         click.echo(json.dumps({"name": name, **origin, "help": about, "options": described}, indent=2))
         return
-    click.echo(f"{name} ({origin['distribution']} {origin['version']})\n\n{about}\n")
+    click.echo(f"{name} ({origin['distribution']} {origin['version']})\n\n{worded_here(about)}\n")
     click.echo(f"Options, each set as --set {name}.OPTION=VALUE:" if declared else "It has no options.")
     for option in declared:
         click.echo(
@@ -105,11 +106,11 @@ def _describe(name: str, as_json: bool) -> None:
 
 
 def _origin(entry: EntryPoint) -> dict[str, str]:
-    """The distribution that brought a plugin."""
+    """Return the name and version of the distribution that a plugin comes with."""
     assert entry.dist is not None  # entry_points() always sets it
     return {"distribution": entry.dist.name, "version": entry.dist.version}
 
 
 def _written(value: Any) -> str:
-    """A value of an option as --set takes it."""
+    """Return an option's value as --set takes it."""
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""Manners at a terminal: one line for whatever goes wrong, notices, progress, and what Ctrl-C does."""
+"""Manners at a terminal: one line for every error and notice, progress, and what Ctrl-C does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from zs2kit.errors import Notice, PluginError, UsageError, Zs2Error, is_out_of_m
 
 log = logging.getLogger("zs2kit")
 
-# Libraries whose warnings are about their own code, and nothing that a user of zs2kit can act on.
+# Libraries whose warnings are about their own code, so that a user of zs2kit can do nothing about them
 NOISY = ("controlnet_aux", "diffusers", "huggingface_hub", "timm", "torch", "torchvision", "transformers")
 
 
@@ -28,9 +28,9 @@ class Commands(click.Group):
     """A group of commands in which every expected failure is one line on stderr."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run a command and exit: 0, 1 (failed), 2 (used wrongly) or 130 (interrupted)."""
+        """Run a command and exit with 0, 1 (it failed), 2 (it was used wrongly) or 130 (interrupted)."""
         words = args[0] if args else extra.get("args")
-        words = list(sys.argv[1:] if words is None else words)  # as they were typed, for reports
+        words = list(sys.argv[1:] if words is None else words)  # as typed, for reports
         try:
             with _interruptible():
                 code = super().main(*args, **{**extra, "obj": words, "standalone_mode": False})
@@ -50,7 +50,7 @@ class Commands(click.Group):
         sys.exit(code)
 
     def _fail(self, message: str, code: int, error: BaseException | None = None) -> int:
-        """Say what went wrong, with the notes of the error and of its cause; return ``code``."""
+        """Print what went wrong, with the notes of the error and of its cause; return ``code``."""
         causes = (error, getattr(error, "__cause__", None))
         notes = (note for each in causes for note in getattr(each, "__notes__", ()))
         say(worded("; ".join([f"error: {message}", *notes]), self))
@@ -58,7 +58,7 @@ class Commands(click.Group):
 
 
 def worded(text: str, commands: click.Group) -> str:
-    """Return what the library says with the options of ``commands`` in place of its arguments.
+    """Return a text of the library with the options of ``commands`` in place of its arguments.
 
     `overwrite=True` becomes --overwrite, `resume=False` --no-resume, `pose.scale=0.8` --set pose.scale=0.8.
     """
@@ -87,26 +87,26 @@ def worded(text: str, commands: click.Group) -> str:
 
 
 def say(message: str) -> None:
-    """Print one line on stderr, whatever the message."""
+    """Print a message on stderr, always as one line."""
     print("zs2kit:", " ".join(message.split()), file=sys.stderr)
 
 
 def worded_here(text: str) -> str:
-    """Return what the library says in the words of the command that is running; as it is if none is."""
+    """Return a text of the library with the running command's options, see `worded`."""
     context = click.get_current_context(silent=True)
     root = context.find_root().command if context else None
     return worded(text, root) if isinstance(root, click.Group) else text
 
 
 def tell(notice: Notice, *, quiet: bool = False) -> None:
-    """Print a notice; one of what is chosen by default is no warning, and not printed if ``quiet``."""
+    """Print a notice, as a warning unless it only tells a default; those are left out if ``quiet``."""
     by_default = notice.kind.startswith("default-")
     if not (by_default and quiet):
         say(f"{'' if by_default else 'warning: '}{worded_here(str(notice))}")
 
 
 class _Lines(logging.Handler):
-    """Prints records as the command line prints everything."""
+    """Prints log records as the command line prints everything."""
 
     def emit(self, record: logging.LogRecord) -> None:
         say(record.getMessage())
@@ -122,7 +122,7 @@ def manners(
 ) -> Iterator[None]:
     """Within this context notices, zs2kit's log and Python's warnings are single lines on stderr.
 
-    notices: takes them in place of the terminal. quiet: of what is chosen by default nothing is said.
+    notices: receives notices instead of the terminal. quiet: those that only tell a default are left out.
     """
     notices = notices or functools.partial(tell, quiet=quiet)
 
@@ -136,7 +136,7 @@ def manners(
     try:
         with warnings.catch_warnings(), receiving(notices):
             warnings.simplefilter("ignore")
-            warnings.simplefilter("always", UserWarning)  # a third party's plugin may use these
+            warnings.simplefilter("always", UserWarning)  # which plugins of third parties may send
             warnings.filterwarnings("ignore", module=rf"({'|'.join(NOISY)})(\.|$)")
             warnings.showwarning = show
             yield
@@ -151,7 +151,7 @@ def manners(
 
 
 def hush() -> None:
-    """Keep what the libraries that load models would log for their own developers off the terminal."""
+    """Silence the logs of the libraries that load models, which are for their own developers."""
     from diffusers.utils import logging as diffusers_log
     from huggingface_hub.utils import logging as hub_log
     from transformers.utils import logging as transformers_log
@@ -162,15 +162,15 @@ def hush() -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Within this context an order to end is as good as Ctrl-C, the one that ends everything at once."""
+    """Within this context SIGTERM and SIGHUP interrupt, as Ctrl-C does."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     before: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():  # no other may set handlers
+    if threading.current_thread() is threading.main_thread():  # only this thread may set handlers
         ends = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-        # What nohup, or a program of which we are a part, has set stays.
+        # Handlers that nohup, or a program that we are part of, has set stay.
         ours = [each for each in ends if signal.getsignal(each) is signal.SIG_DFL]
         before = {each: signal.signal(each, interrupt) for each in ours}
     try:
@@ -182,9 +182,9 @@ def _interruptible() -> Iterator[None]:
 
 @contextmanager
 def stoppable(left: Callable[[], int | None]) -> Iterator[Callable[[], bool]]:
-    """Within this context a first Ctrl-C only makes what is yielded return True; the next one interrupts.
+    """Within this context the first Ctrl-C only makes the yielded function return True; the next interrupts.
 
-    ``left`` says how many frames are drawn until anybody asks, if that is known.
+    left: returns how many more frames will be drawn before that function is called, or None if unknown.
     """
     asked = False
 
@@ -195,7 +195,7 @@ def stoppable(left: Callable[[], int | None]) -> Iterator[Callable[[], bool]]:
         frames = left()
         say(f"stopping after {frames or 'a few'} more frames; press Ctrl-C again to stop at once")
 
-    main_thread = threading.current_thread() is threading.main_thread()  # no other may set handlers
+    main_thread = threading.current_thread() is threading.main_thread()  # only this one may set handlers
     ours = main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if ours:
         signal.signal(signal.SIGINT, ask)
@@ -229,5 +229,5 @@ class Command(click.Command):
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the values that somebody gave."""
+    """Return the values that are not None, those that somebody gave."""
     return {name: value for name, value in values.items() if value is not None}

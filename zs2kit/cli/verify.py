@@ -16,9 +16,9 @@ from zs2kit.errors import ClipError
 @click.command()
 @click.argument("source", type=PATH)
 @click.argument("result", type=PATH)
-@click.option("--start", type=TIME, metavar="TIME", help="That of the edit.")
-@click.option("--end", type=TIME, metavar="TIME", help="That of the edit.")
-@click.option("--fps", type=RATE, metavar="X", help="That of the edit.")
+@click.option("--start", type=TIME, metavar="TIME", help="As in the edit.")
+@click.option("--end", type=TIME, metavar="TIME", help="As in the edit.")
+@click.option("--fps", type=RATE, metavar="X", help="As in the edit.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(
     source: Path,
@@ -28,7 +28,7 @@ def verify(
     fps: Fraction | None,
     as_json: bool,
 ) -> None:
-    """Check that RESULT is as whole as SOURCE: frames, times, size, aspect, colour tags and sound.
+    """Check that RESULT has SOURCE's frames, times, size, aspect, colour tags and sound.
 
     Pictures are not compared. Prints a line for every check, and exits with 1 if one of them fails.
     """
