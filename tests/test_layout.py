@@ -139,6 +139,24 @@ def test_everything_public_is_described(path: Path) -> None:
         assert is_hook or ast.get_docstring(node), f"{path.name}: {node.name}"
 
 
+def flags(code: str) -> list[str]:
+    """The texts in a module that word an option as the command line has it."""
+    texts = [each.value for each in ast.walk(ast.parse(code)) if isinstance(each, ast.Constant)]
+    return [text for text in texts if isinstance(text, str) and re.search(r"(^|\W)--[a-z]", text)]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_the_command_line_words_flags(path: Path) -> None:
+    """The library writes `overwrite=True`, for scripts as well; `zs2kit.cli` makes --overwrite of it."""
+    commands = {ROOT / "zs2kit" / each for each in ("cli", "bench", "puppets")}
+    assert commands & {*path.parents} or flags(path.read_text()) == []
+
+
+def test_a_flag_in_a_text_is_seen() -> None:
+    assert flags('raise ClipError("a exists", f"allow it: --overwrite {b}")') == ["allow it: --overwrite "]
+    assert flags('"""Use --set pose.scale=1."""') and not flags('"a -- b, a-b, `overwrite=True`"')
+
+
 def test_documented_commands_and_options_exist() -> None:
     for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         commands = r"zs2kit ((?:edit|generate|metrics|plan|plugins|verify)[^`\n]*)"
