@@ -82,7 +82,10 @@ _receiver: ContextVar[Receiver | None] = ContextVar("receiver", default=None)
 
 
 def notify(kind: str, message: str, remedy: str = "") -> None:
-    """Send a notice to the current receiver, or as a Python warning if there is none; plugins may use it too."""
+    """Send a notice to the current receiver, or as a Python warning if there is none.
+
+    Plugins may use it too.
+    """
     notice = Notice(kind, message, remedy)
     receiver = _receiver.get()
     if receiver is None:
