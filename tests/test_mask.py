@@ -195,7 +195,7 @@ def test_bad_options_are_one_line_before_any_work(tiny, settings, error, message
 
 
 def test_a_model_without_a_segmenter(tiny):
-    with pytest.raises(ModelError, match="has no segmentation model of its own; use `mask.model=person`"):
+    with pytest.raises(ModelError, match=r"has no segmentation model of its own; use `mask.model=person`"):
         edit(Model(tiny.pipeline, "other"), Mask(model="figure"))
 
 
