@@ -164,3 +164,49 @@ def test_fewer_samples_of_colour_than_the_source_has_are_said(tmp_path: Path) ->
     half = make(tmp_path / "half.mp4")
     for source in (odd, grey, half):
         io.write(tmp_path / "out.mp4", io.read(source), overwrite=True)
+
+
+# ---- sound
+
+
+def samples(path: Path) -> tuple[np.ndarray, int]:
+    """The sound of a file, one channel, from time 0 on, and its rate."""
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        rate, found = stream.rate, np.zeros(0, np.float32)
+        for frame in container.decode(stream):
+            first = round(float(frame.pts * frame.time_base) * rate)
+            part = frame.to_ndarray()
+            part = part[0] if frame.format.is_planar else part.reshape(-1, len(frame.layout.channels))[:, 0]
+            part = part.astype(np.float32) / (1 if part.dtype.kind == "f" else np.iinfo(part.dtype).max)
+            found = np.pad(found, (0, max(0, first + len(part) - len(found))))
+            found[max(0, first) : first + len(part)] = part[max(0, -first) :]
+        return found, rate
+
+
+@pytest.mark.parametrize(("start", "end"), [(None, None), (Fraction(1, 2), Fraction(3, 2))])
+def test_sound_is_encoded_as_aac_where_that_is_asked_for(tmp_path: Path, start, end) -> None:
+    source = make(tmp_path / "clip.mkv", frames=50, sound="flac", time_base=Fraction(1, 1000))
+    clip = io.read(source, start=start, end=end)
+    out = io.write(tmp_path / "out.mp4", clip, sound="aac")  # which .mp4 can't do with flac
+    with av.open(str(out)) as container:
+        assert [each.codec_context.name for each in container.streams.audio] == ["aac"]
+    (was, rate), (now, other) = samples(source), samples(out)
+    assert rate == other
+    begins = next(iter(clip)).pts * clip.time_base  # with its first picture
+    first = 0 if start is None else round(float(begins) * rate)
+    stop = len(was) if end is None else round(float(clip.origin + end) * rate)
+    was = was[first:stop]
+    assert abs(len(now) - len(was)) <= 2048
+    length = min(len(was), len(now)) - 2000
+    lags = [np.dot(was[500 : 500 + length - 500], now[500 + lag : lag + length]) for lag in range(-400, 400)]
+    assert abs(int(np.argmax(lags)) - 400) <= 2 or abs(lags[400] - max(lags)) < 1e-2 * max(lags)  # in step
+    assert np.corrcoef(was[500:length], now[500:length])[0, 1] > 0.9
+
+
+def test_sound_is_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    source = make(tmp_path / "clip.mkv", sound="flac", time_base=Fraction(1, 1000))
+    output = io.Output(tmp_path / "out.mov", sound="none")
+    assert output.copied(io.read(source)) == []
+    with av.open(str(io.write(output, io.read(source)))) as container:
+        assert len(container.streams.audio) == 0

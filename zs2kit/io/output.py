@@ -115,6 +115,11 @@ class Output:
         minimum=0,
         shown="as in the source if that is one too, else 1",
     )
+    sound: Literal["keep", "none", "aac"] = option(
+        "keep",
+        "The source's sound: keep copies it unchanged, none leaves it out, aac encodes it as AAC, which "
+        "every file can hold.",
+    )
     overwrite: bool = option(False, "Replace files that exist.")
     resume: bool | None = option(
         None,
@@ -192,13 +197,13 @@ class Output:
                     f"{path} exists", "choose another name, or allow overwriting: `overwrite=True`"
                 )
         _touch(path, path.name)
-        with copied(clip) as (_, streams):
+        with copied(clip, self.sound) as (_, streams):
             for stream in streams:
                 if stream.type == "audio" and not holds(path, stream):
-                    is_mkv = path.suffix.lower() == ".mkv"
+                    other = "" if path.suffix.lower() == ".mkv" else " or write to a .mkv file"
                     raise ClipError(
                         f"{path.suffix} can't hold the sound of {clip.source} ({codec_of(stream)})",
-                        "convert it to AAC first" if is_mkv else "write to a .mkv file",
+                        f"have it encoded as AAC (`sound='aac'`){other}",
                     )
 
     def copied(self, clip: Clip) -> list[str]:
@@ -206,7 +211,7 @@ class Output:
         from zs2kit.io.streams import codec_of, copied, holds
 
         names = {"audio": "sound", "subtitle": "subtitles"}
-        with copied(clip) as (_, streams):
+        with copied(clip, self.sound) as (_, streams):
             held = [] if self.pattern else [each for each in streams if holds(self.path, each)]
             return [f"{names[each.type]} ({codec_of(each)})" for each in held]
 
@@ -216,7 +221,7 @@ class Output:
         from zs2kit.io.streams import codec_of, copied, holds
 
         path, source, pictures = self.path, clip.source, self.pattern is not None
-        with copied(clip) as (_, streams):
+        with copied(clip, self.sound) as (_, streams):
             unheld = [codec_of(stream) for stream in streams if pictures or not holds(path, stream)]
         if pictures and unheld:
             notify(
@@ -256,6 +261,7 @@ class Output:
             "av": av.__version__,
             "codec": self.codec or ("png" if self.pattern else "h264"),
             "quality": self.store.quality if self.quality is None else self.quality,
+            "sound": self.sound,
             "width": clip.width,
             "height": clip.height,
             "rate": str(clip.rate),

@@ -29,7 +29,7 @@ from zs2kit.io.placing import place
 from zs2kit.io.quicktime import link_chapters
 from zs2kit.io.reading import demux, frame_ticks
 from zs2kit.io.reading import opened as opened_clip
-from zs2kit.io.streams import copied, copied_packets, holds, sound_size, soundless
+from zs2kit.io.streams import copied, copied_packets, encoded_sound, holds, sound_size, soundless
 from zs2kit.journal import Journal, opened, segment_file, unwritable
 from zs2kit.progress import Report
 from zs2kit.settings import changed, takes_fields
@@ -202,7 +202,7 @@ def _join(target: Path, clip: Clip, about: About, journal: Journal, output: Outp
         origin = min(origin, round(clip.origin / clip.time_base))
     with (
         _output(target) as container,
-        copied(clip) as (source, streams),
+        copied(clip, output.sound) as (source, streams),
         av.open(f"file:{segments[0]}") as template,
     ):
         video = container.add_stream_from_template(template.streams.video[0], opaque=True)
@@ -223,6 +223,8 @@ def _join(target: Path, clip: Clip, about: About, journal: Journal, output: Outp
             copy.disposition = stream.disposition
         if source is not None and copies:
             packets.append(copied_packets(source, clip, origin * clip.time_base, copies))
+        if output.sound == "aac":
+            packets += encoded_sound(clip, origin * clip.time_base, container)
         _describe(container, video, clip, about, origin, times[-1] + journal.duration)
         started: set[Stream] = set()
         for packet in merge(*packets, key=_decoding_time):
