@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     Regions = Callable[[Chunk], list[NDArray[np.bool_]]]  # each (source height, source width)
 
+LOOK = 8  # frames of the masks that are looked at beforehand
+
 
 @dataclass(eq=False)
 class Mask(Plugin):
@@ -68,6 +70,7 @@ class Mask(Plugin):
         self._without: set[int] = set()  # frames in which there is nothing to draw
         self._masks = Companion(self.clip, clip) if self.clip else None
         if self._masks:
+            _check_light(self._masks)
             self._regions = _drawn(self._masks)
             return
         if kind == "auto":
@@ -120,12 +123,29 @@ def outside(region: NDArray[np.bool_], grow: int, feather: int) -> NDArray[np.fl
 
 
 def _drawn(masks: Companion) -> Regions:
-    """What is lighter than half in the user's masks: codecs leave neither black black nor white white."""
+    """What is lighter than half in the user's masks, since codecs leave neither black black nor white white.
+
+    In pictures with a palette, as datasets and segmenters write them, all that isn't black: colours stand for
+    classes there.
+    """
 
     def regions(chunk: Chunk) -> list[NDArray[np.bool_]]:
-        return [image.mean(axis=2) > 127.5 for image in masks.frames_of(chunk)]
+        images = masks.frames_of(chunk)
+        if masks.has_palette:
+            return [image.max(axis=2) > 0 for image in images]
+        return [image.mean(axis=2) > 127.5 for image in images]
 
     return regions
+
+
+def _check_light(masks: Companion) -> None:
+    """`UsageError` if masks are all but black, though something is in them, such as numbers of classes."""
+    lightest = max(int(image.max()) for image in masks.first(LOOK))
+    if 0 < lightest < 16 and not masks.has_palette:
+        raise UsageError(
+            f"`mask.clip`: the lightest pixel of {masks.path} is {lightest} of 255, so nothing is drawn",
+            "make white what is to be drawn",
+        )
 
 
 def _choose(model: Model, clip: Clip) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for a hub
+os.environ.setdefault("ZS2KIT_PROGRESS", "none")  # lines every ten seconds would come on a slow machine
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes of several threads each would wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 
 import zs2kit
 from zs2kit import Plugin, hookimpl
@@ -239,3 +240,20 @@ def test_all_but_people_stays_to_the_bit(tiny):
     assert 0.05 < inside.mean() < 0.3
     assert np.array_equal(edited[~inside], crop[~inside])
     assert (edited[inside] != crop[inside]).any(axis=-1).mean() > 0.9
+
+
+def test_masks_with_a_palette_mean_all_that_is_not_black(tiny, tmp_path):
+    """As datasets and segmenters write them: 0 is the background, 1 the object, in some dark colour."""
+    plain, dark = tmp_path / "plain.png", tmp_path / "dark.png"
+    classes = np.zeros((32, 32), np.uint8)
+    classes[8:24, 8:24] = 1
+    picture = Image.fromarray(classes, "P")
+    picture.putpalette([0, 0, 0, 128, 0, 0])
+    picture.save(plain)
+    first = edit(tiny, Mask(clip=str(plain), grow=0, feather=0))[0]
+    was = next(iter(drawn_clip(FRAMES))).image
+    changed = (first != was).any(axis=2)
+    assert changed[8:24, 8:24].mean() > 0.9 and not changed[classes == 0].any()
+    Image.fromarray(classes).save(dark)  # the same numbers as grey levels: nobody sees them
+    with pytest.raises(UsageError, match=r"lightest pixel of .*dark\.png is 1 of 255"):
+        edit(tiny, Mask(clip=str(dark)))

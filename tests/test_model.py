@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 
@@ -308,3 +309,24 @@ def test_prompts_may_be_empty(tiny_folders):
     embeds, negative = model.embed("", "", 32, 32)
     assert torch.equal(embeds.prompt_embeds, negative.prompt_embeds)
     assert len(list(zs2kit.edit(drawn_clip(1), "", plugins=(), model=model, num_inference_steps=1))) == 1
+
+
+def test_a_folder_with_one_variant_alone_loads(tmp_path, tiny_folders):
+    import shutil
+
+    folder = shutil.copytree(tiny_folders["epsilon"], tmp_path / "half")
+    for each in [*folder.glob("*/*.safetensors")]:
+        each.rename(each.with_name(each.name.replace(".safetensors", ".fp16.safetensors")))
+    half, whole = Model.load(folder), Model.load(tiny_folders["epsilon"])
+    for name, tensor in half.unet.state_dict().items():
+        assert torch.equal(tensor, whole.unet.state_dict()[name])
+
+
+def test_a_guidance_scale_of_0_means_no_guidance(tiny):
+    """By the cards of distilled models: the prompt alone, as at 1."""
+    how = {"plugins": (), "model": tiny, "num_inference_steps": 1}
+    zero, one, other = (
+        next(iter(zs2kit.edit(drawn_clip(1), prompt, guidance_scale=scale, **how))).image
+        for prompt, scale in (("a cat", 0), ("a cat", 1), ("a dog on a tree", 0))
+    )
+    assert np.array_equal(zero, one) and not np.array_equal(zero, other)

@@ -40,11 +40,18 @@ class Companion:
         ours, clips = opened.frame_count, clip.frame_count
         if not self.is_picture and ours and clips and ours != clips:
             raise self._other_length(ours, clips)
+        self.has_palette = opened.pix_fmt == "pal8"  # its numbers are classes rather than colours
         self._frames: Iterator[Frame] = iter(opened)
         self._picture = next(self._frames).image if self.is_picture else None
         # The last chunk's pictures, which may be asked for again, also in parts; the first one's position
         self._held: deque[NDArray[np.uint8]] = deque()
         self._position = 0
+
+    def first(self, count: int) -> list[NDArray[np.uint8]]:
+        """Return the first pictures, at most so many."""
+        if self._picture is not None:
+            return [self._picture]
+        return [frame.image for frame in islice(self._read(), count)]
 
     def frames_of(self, chunk: Chunk) -> list[NDArray[np.uint8]]:
         """Return the pictures for the chunk's frames, each (source height, source width, 3) RGB.

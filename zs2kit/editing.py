@@ -157,7 +157,8 @@ def _edit(
             "several prompts can't be used with a plugin that has its own guidance", "give one prompt"
         )
     model = _loaded(model, plugins or ())
-    by_default = _added(plugins, model, clip)
+    steps = settings.num_inference_steps or model.network.num_inference_steps
+    by_default = _added(plugins, model, clip, steps)
     plugins = [*(plugins or ()), *by_default]
     if by_default:
         hooks = plugins_.manager(plugins)
@@ -178,13 +179,15 @@ def _edit(
     return edit
 
 
-def _added(plugins: Sequence[Plugin] | None, model: Model, clip: Clip) -> list[Plugin]:
+def _added(plugins: Sequence[Plugin] | None, model: Model, clip: Clip, steps: int) -> list[Plugin]:
     """Return the plugin that is added if no chosen one looks at the clip, so that the clip isn't ignored."""
     chosen = list(plugins or ())
     if clip.blank or (plugins is not None and not chosen) or any(map(_looks, chosen)):
         return []
-    name = "instruct" if model.network.channels == 2 * model.latent_channels else "strength"
-    return [plugins_.build(name, {})]
+    if model.network.channels == 2 * model.latent_channels:
+        return [plugins_.build("instruct", {})]
+    few = {"strength": "1"} if steps == 1 else {}  # of which half is none
+    return [plugins_.build("strength", few)]
 
 
 def _looks(plugin: Plugin) -> bool:

@@ -16,14 +16,16 @@ from zs2kit.settings import Settings
 def classifier_free(model: Model, settings: Settings, chunk: Chunk) -> list[Branch]:
     """Return the branches of classifier-free guidance: weight s with the prompt, 1 - s without it.
 
-    There is only one branch at a scale of 1, and for a distilled model, which takes the scale as an input.
+    There is only one branch, with the prompt, at a scale of 1, or of 0, by which the makers of distilled
+    models mean no guidance; and for a model that takes the scale as an input.
     """
     scale = settings.guidance_scale
     embeds, negative = _embeds(model, settings, chunk)
     if model.network.guided == "embedded":
         return [Branch("text", 1.0, *embeds, timestep_cond=model.network.embedded_guidance(scale))]
-    text = Branch("text", scale, *embeds)
-    return [text] if scale == 1 else [Branch("negative", 1 - scale, *negative, conditional=False), text]
+    if scale in (0, 1):
+        return [Branch("text", 1.0, *embeds)]
+    return [Branch("negative", 1 - scale, *negative, conditional=False), Branch("text", scale, *embeds)]
 
 
 def _embeds(model: Model, settings: Settings, chunk: Chunk) -> tuple[Embeds, Embeds]:

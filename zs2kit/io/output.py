@@ -198,8 +198,9 @@ class Output:
                 )
         _touch(path, path.name)
         with copied(clip, self.sound) as (_, streams):
-            for stream in streams:
-                if stream.type == "audio" and not holds(path, stream):
+            sounds = [stream for stream in streams if stream.type == "audio"]
+            for stream in sounds:
+                if not any(holds(path, each) for each in sounds):
                     other = "" if path.suffix.lower() == ".mkv" else " or write to a .mkv file"
                     raise ClipError(
                         f"{path.suffix} can't hold the sound of {clip.source} ({codec_of(stream)})",
@@ -222,7 +223,12 @@ class Output:
 
         path, source, pictures = self.path, clip.source, self.pattern is not None
         with copied(clip, self.sound) as (_, streams):
-            unheld = [codec_of(stream) for stream in streams if pictures or not holds(path, stream)]
+            names = {"audio": "sound", "subtitle": "subtitles"}
+            unheld = [
+                f"{names[stream.type]} ({codec_of(stream)})"
+                for stream in streams
+                if pictures or not holds(path, stream)
+            ]
         if pictures and unheld:
             notify(
                 "streams-lost",
@@ -230,8 +236,8 @@ class Output:
             )
         elif unheld:
             notify(
-                "subtitles-lost",
-                f"{path.suffix} can't hold the subtitles of {source} ({', '.join(unheld)})",
+                "streams-lost",
+                f"{path.suffix} can't hold all of {source}: it goes without {', '.join(unheld)}",
             )
         if (
             self.store.encoder == "libx264"

@@ -216,7 +216,7 @@ def _join(target: Path, clip: Clip, about: About, journal: Journal, output: Outp
         packets = [_video_packets(segments, clip, journal, origin, output.store.reorder, video)]
         copies = {}
         for stream in streams:
-            if stream.type == "subtitle" and not holds(target, stream):
+            if not holds(target, stream):  # a notice has told of it
                 continue
             copy = copies[stream.index] = container.add_stream_from_template(stream)
             copy.metadata.update({key: stream.metadata[key] for key in STREAM_TAGS & stream.metadata.keys()})

@@ -68,6 +68,7 @@ def load_pipeline(
         pipeline = diffusers.DiffusionPipeline.from_pretrained(
             path if path.is_dir() else str(name),
             use_safetensors=True,
+            variant=_only_variant(path),
             safety_checker=None,  # it checks pictures, which never pass through the pipeline
             **weights,
         )
@@ -95,6 +96,14 @@ def _check_name(name: str | Path, path: Path, bundled: bool, config: str | Path 
             f"{name}: there is no such model",
             f"give {' or '.join(_BUNDLED)}, a diffusers folder, a .safetensors file or a name on the hub",
         )
+
+
+def _only_variant(folder: Path) -> str | None:
+    """The variant, such as fp16, of a folder whose weights are all of one; None if there are plain ones."""
+    names = [each.name for each in folder.glob("*/*.safetensors")]
+    found = {match[1] for name in names if (match := re.search(r"\.(\w+)\.safetensors$", name))}
+    plain = [name for name in names if not re.search(r"\.(\w+)\.safetensors$", name)]
+    return found.pop() if len(found) == 1 and not plain else None
 
 
 def add_lora(pipeline: Any, model: str, name: str | Path, file: Path, weight: float) -> None:
