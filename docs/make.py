@@ -1,22 +1,35 @@
-"""Writes the pages that are made from the code: `python docs/make.py` makes hooks.md and options.md anew."""
+"""Writes the pages that are made from the code: hooks.md, options.md, cli.md and python.md.
+
+Run `python docs/make.py` after a change of hooks, options, commands or public names. The examples of
+python.md are in examples.py, beside this file.
+"""
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import inspect
+import re
+import runpy
 import textwrap
+from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from zs2kit import clip, denoiser, hookspecs, model, plugins, schedule, settings
+import click
+
+from zs2kit import cli, clip, denoiser, hookspecs, model, plugins, schedule, settings
 from zs2kit.io import Output
 from zs2kit.networks import base
 
 HOOKS = """# The hooks
 
-This page is made from `zs2kit/hookspecs.py` by `python docs/make.py`. How a plugin is written, from start to
-finish: [plugins.md](plugins.md).
+A hook is a moment of an edit at which a plugin may act. This page lists every hook with its exact
+arguments. To write a plugin from start to finish, read [the guide](plugins.md) first.
+
+(Made from `zs2kit/hookspecs.py` by `python docs/make.py`.)
 
 {about}
 
@@ -26,7 +39,7 @@ finish: [plugins.md](plugins.md).
 
 ## Each hook
 
-Put `@hookimpl` (from `zs2kit`) above the method.
+Put `@hookimpl` (from `zs2kit`) above each method that is a hook.
 
 {hooks}
 ## What they are given and return
@@ -35,11 +48,13 @@ Put `@hookimpl` (from `zs2kit`) above the method.
 
 OPTIONS = """# Options
 
-This page is made from the code by `python docs/make.py`. The command line writes an option's name with
-dashes, `--flow-momentum` for `flow_momentum` (and `--steps` for `num_inference_steps`), and takes a size as
-512x288; a script gives them to `zs2kit.edit`, `zs2kit.generate` and `zs2kit.write` by their names, and a size
-as (height, width). Each option that takes a value can also be set by an environment variable, such as
-`ZS2KIT_STEPS`.
+Every option of an edit, of the result file and of the plugins that come with zs2kit, with its default. The
+names are those of Python. On the command line they are written with dashes: `--flow-momentum` for
+`flow_momentum`, and `--steps` for `num_inference_steps`. Mind the order of a size: the command line takes
+width x height, as in `512x288`; Python takes (height, width), as in `(288, 512)`. [The command
+line](cli.md) has the remaining options, such as `--model`, and the environment variables.
+
+(Made from the code by `python docs/make.py`.)
 
 ## How it is drawn
 
@@ -51,12 +66,210 @@ as (height, width). Each option that takes a value can also be set by an environ
 {text_of_output}
 
 {output}
-# The plugins that come along
+# Plugins that come with zs2kit
 
-`zs2kit plugins NAME` says the same. An option is set by `--set pose.scale=0.8`, or in a script by
-`Pose(scale=0.8)`.
+`zs2kit plugins NAME` prints the same. Set an option with `--set pose.scale=0.8` on the command line, or
+with `Pose(scale=0.8)` in Python.
 
 {plugins}"""
+
+CLI = """# The command line
+
+All commands with their options. `zs2kit COMMAND --help` prints the same; `zs2kit --version` prints the
+version.
+
+(Made from the code by `python docs/make.py`.)
+
+| command | |
+|---|---|
+{table}
+
+{commands}
+## What is printed, and exit codes
+
+`edit` and `generate` print the name of the finished file on standard output, and nothing else. Everything
+else (progress, warnings, errors) goes to standard error, one line each, beginning with `zs2kit:`. So this
+works in a script:
+
+```sh
+result=$(zs2kit edit --plugin pose --prompt "a red robot" --quiet clip.mp4)
+```
+
+| exit code | meaning |
+|---|---|
+| 0 | done |
+| 1 | it failed, and the last line says why; or `verify`, `plan` or `plugins --check` found a fault |
+| 2 | wrong usage: an unknown option, a value that is not allowed |
+| 130 | interrupted: Ctrl-C, or the signals SIGTERM and SIGHUP |
+
+## Interrupting and resuming
+
+Press Ctrl-C once, and zs2kit finishes the chunk that it is drawing, saves it and stops. Press Ctrl-C a
+second time to stop at once; the frames drawn since the last save are then lost. SIGTERM and SIGHUP stop at
+once, too.
+
+What has been saved lies in a hidden folder next to the result: `.clip-pose.mp4.zs2kit` for `clip-pose.mp4`.
+To continue, repeat the same command with `--resume`:
+
+```sh
+zs2kit edit --plugin pose --prompt "a red robot" clip.mp4
+zs2kit edit --plugin pose --prompt "a red robot" --resume clip.mp4
+```
+
+The frames are the same, to the bit, as without the interruption. It works as well after an error, a full
+disk, a crash or a power cut.
+
+- On a terminal, zs2kit asks whether to resume if you leave `--resume` out. In a script it stops with an
+  error that says so.
+- `--no-resume` throws away what was saved and starts again.
+- All settings, the source file, the model and the versions of zs2kit and torch must be the same as before.
+  If they are not, zs2kit says what differs and does not mix the two.
+- If nothing was saved, `--resume` starts from the beginning. So it is safe to use it always.
+- The folder is removed when the result is finished. To give up an edit for good, delete the folder.
+
+## Environment variables
+
+An option that takes a single value can also be set by an environment variable: `ZS2KIT_` and the option's
+name in capitals, with `_` for each dash. The option on the command line comes first. Options that may be
+repeated (`--plugin`, `--set`, `--lora`, `--embedding`, `--at`) and switches (`--overwrite`, `--quiet`) have
+none, and neither do `metrics`, `verify` and `plugins`.
+
+```sh
+export ZS2KIT_MODEL=/models/sd15 ZS2KIT_STEPS=30
+zs2kit edit --plugin pose --prompt "a red robot" clip.mp4
+```
+
+{environment}
+
+Variables of other programs that matter here: `HF_HUB_OFFLINE=1` keeps zs2kit from fetching anything from
+the Hugging Face hub, `HF_HOME` is where fetched models are kept, and `OMP_NUM_THREADS` is how many CPU
+cores are used.
+
+## Completion in your shell
+
+The shell can complete commands, options, plugin names and plugin options when you press Tab. For bash, add
+this to `~/.bashrc`:
+
+```sh
+eval "$(_ZS2KIT_COMPLETE=bash_source zs2kit)"
+```
+
+For zsh, add this to `~/.zshrc`:
+
+```sh
+eval "$(_ZS2KIT_COMPLETE=zsh_source zs2kit)"
+```
+
+For fish, add this to `~/.config/fish/completions/zs2kit.fish`:
+
+```fish
+_ZS2KIT_COMPLETE=fish_source zs2kit | source
+```
+"""
+
+PYTHON = """# Python
+
+Every public name of zs2kit, with its arguments, its errors and an example. `import zs2kit` is quick: what
+takes long to import is imported when you first use it.
+
+(Made from the code by `python docs/make.py`. The examples are in `docs/examples.py`, and the tests run
+them.)
+
+An edit takes four steps: read a clip, say what becomes of it, write it, look at the notices.
+
+```python
+{first}
+edited = zs2kit.edit(clip, "a blue knight on the beach", plugins=[Pose()], model=model)
+zs2kit.write("knight.mp4", edited)
+```
+
+Each example below works after the first four lines of this one, in a folder with a short video called
+`clip.mp4`. They draw with a single denoising step, `num_inference_steps=1`, to be quick: leave that out for
+a good picture.
+
+Choose plugins that follow the source ({plugins}, ...), or what is drawn has nothing to do with it.
+[options.md](options.md) lists the options of each.
+
+{contents}
+
+## How an edit works
+
+- **Nothing is drawn until you ask for frames.** `edit` and `generate` check their arguments and return at
+  once. `write`, or a `for` loop over the clip, draws the frames chunk by chunk. Memory does not grow with
+  the clip.
+- **Iterating twice draws twice.** Each iteration starts with the first frame and draws everything again;
+  the frames are the same. Keep them in a list, or write them to a file and `read` that, if you need them
+  more than once.
+- **`edited.index`** is the number of frames that the latest iteration has drawn. It counts whole chunks, so
+  it may be ahead of the frames that you have taken.
+- **`edited.settings`** is a `Settings` in which nothing is left open: where you gave none, it holds the
+  value that is used.
+- **`edited.describe()`** returns everything that the frames depend on (settings, plugins, weights,
+  versions, a fingerprint of the source) as a dictionary for JSON. It is None if the source has no file, as
+  a list of pictures hasn't; such an edit can't be resumed.
+- **`edited.stop()`** ends an iteration from another thread. The denoising step under way is finished, and
+  then whoever iterates gets `Stopped`. If nobody iterates, the next iteration ends so.
+- **`progress=` of `edit` and `generate`** is called with a `Progress` after every denoising step;
+  **`progress=` of `write`** after every frame that is written. An exception that it raises ends the work.
+- **`notices=`** is called with a `Notice` for everything that you should know though the work goes on.
+  Without it, notices are Python warnings.
+- **Resuming.** `write` saves what is done in a hidden folder next to the result. After an error or
+  `stop()`, call `edit` and `write` again with the same arguments and `resume=True`. With `resume=False` it
+  starts again; with None, the default, it raises `ClipError` if something is saved.
+- **Threads.** Several edits may run in several threads with one model, each with its own notices. They take
+  turns with the model, chunk by chunk.
+
+## Types in the signatures
+
+```python
+{types}
+```
+
+Pictures are numpy arrays (height, width, 3) in RGB, `uint8`, unless it says otherwise.
+
+{sections}"""
+
+# What python.md shows, by heading: the module, and names of it; None stands for all of a module.
+SECTIONS: dict[str, tuple[str, Sequence[str] | None]] = {
+    "Editing": ("zs2kit", ["edit", "generate", "Edit", "Settings"]),
+    "Clips and files": ("zs2kit", ["read", "write", "Clip", "Frame", "Output"]),
+    "Models": ("zs2kit", ["Model"]),
+    "Progress, notices and errors": (
+        "zs2kit",
+        ["Progress", "Notice", "notify", "Zs2Error", "Stopped"],
+    ),
+    "Plugins": ("zs2kit", ["Plugin", "option", "hookimpl"]),
+    "zs2kit.metrics": ("zs2kit.metrics", None),
+    "zs2kit.plan": ("zs2kit.plan", None),
+    "zs2kit.verify": ("zs2kit.verify", None),
+    "zs2kit.testing": ("zs2kit.testing", None),
+}
+NOTES = {
+    "zs2kit.metrics": "How good a clip is, in numbers. [Metrics](metrics.md) says what each of them means. A "
+    "`Picture` is a float32 array (height, width, 3), RGB in [0, 1].",
+    "zs2kit.plan": "What an edit will do and take, before it begins. `zs2kit plan` prints it.",
+    "zs2kit.verify": "Whether a result is as whole as its source. `zs2kit verify` prints it.",
+    "zs2kit.testing": "For tests of plugins: [the guide](plugins.md#test) shows how.",
+    "Plugins": "[Write a plugin](plugins.md) is the guide; [hooks.md](hooks.md) lists the hooks.",
+    "Models": "[Models](models.md) says what loads.",
+}
+# Members of the classes that python.md shows.
+MEMBERS = {
+    "Edit": ["stop", "describe", "frames_from", "index", "carry"],
+    "Settings": ["prompts", "described", "restored"],
+    "Clip": ["from_images", "with_frames", "chunks"],
+    "Frame": ["depth"],
+    "Output": ["check", "copied", "tell_losses", "left"],
+    "Model": ["load", "device", "dtype", "native_size", "multiple"],
+}
+ALIASES = {
+    "Prompts": "zs2kit.settings",
+    "Cuts": "zs2kit.settings",
+    "Scheduler": "zs2kit.settings",
+    "Noise": "zs2kit.settings",
+    "Report": "zs2kit.progress",
+    "Receiver": "zs2kit.errors",
+}
 
 # What authors of plugins use of the classes that the hooks are given.
 TYPES = [
@@ -114,6 +327,7 @@ def fields(cls: type) -> str:
     """The lines of a class's source that declare its fields, with their comments."""
     source = textwrap.dedent(inspect.getsource(cls))
     declared = [each for each in ast.parse(source).body[0].body if isinstance(each, ast.AnnAssign)]
+    declared = [each for each in declared if not ast.unparse(each.target).startswith("_")]
     lines = source.splitlines()
     shown = []
     for each in declared:
@@ -155,10 +369,228 @@ def text(thing: Any) -> str:
     return inspect.cleandoc(thing.__doc__ or "").replace("``", "`")
 
 
+def cli_page() -> str:
+    """Return docs/cli.md."""
+    commands = dict(cli.main.commands)
+    rows = [f"| [`zs2kit {name}`](#zs2kit-{name}) | {_sentence(each)} |" for name, each in commands.items()]
+    shown = [described_command(f"zs2kit {name}", each) for name, each in commands.items()]
+    return CLI.format(table="\n".join(rows), commands="\n".join(shown), environment=_variables())
+
+
+def _sentence(command: click.Command) -> str:
+    """The first sentence of a command's help."""
+    return " ".join(text(command.callback).partition("\n\n")[0].split())
+
+
+def _variables() -> str:
+    """Markdown: the options of the commands that can be given by environment variables."""
+    known: dict[str, str] = {}
+    for command in cli.main.commands.values():
+        for each in command.params:
+            if isinstance(each, click.Option) and each.envvar:
+                known[str(each.envvar)] = max(each.opts, key=len)
+    rows = [f"| `{variable}` | `{name}` |" for variable, name in sorted(known.items())]
+    return "\n".join(["| variable | option |", "|---|---|", *rows])
+
+
+def described_command(path: str, command: click.Command) -> str:
+    """A command as its --help has it: usage, help, and its options under their headings."""
+    context = click.Context(command, info_name=path)
+    usage = " ".join(command.collect_usage_pieces(context))
+    lines = [f"## {path}\n", f"```text\n{path} {usage}\n```\n", f"{text(command.callback)}\n"]
+    groups: dict[str, list[str]] = {}
+    for each in command.get_params(context):
+        record = each.get_help_record(context)
+        if record and isinstance(each, click.Option):
+            names, says = (cell.replace("|", "\\|") for cell in record)
+            says = re.sub(r"\s+", " ", says)
+            groups.setdefault(getattr(each, "group", "Options"), []).append(f"| `{names}` | {says} |")
+    for heading, rows in groups.items():
+        lines.append("\n".join([f"| {heading} | |", "|---|---|", *rows]) + "\n")
+    if isinstance(command, click.Group):
+        for name, each in command.commands.items():
+            lines.append(described_command(f"{path} {name}", each).replace("## ", "### ", 1))
+    return "\n".join(lines)
+
+
+def python_page() -> str:
+    """Return docs/python.md."""
+    examples = runpy.run_path(str(Path(__file__).with_name("examples.py")))
+    sections, contents = [], []
+    for heading, (module, names) in SECTIONS.items():
+        about = f"{NOTES[heading]}\n\n" if heading in NOTES else ""
+        here = list(names or public(module))
+        prefix = "" if module == "zs2kit" else f"{module.removeprefix('zs2kit.')}."
+        shown = [
+            described_name(getattr(import_module(module), name), module, examples["EXAMPLES"][prefix + name])
+            for name in here
+        ]
+        extra = f"\n{_errors()}" if "Zs2Error" in here else ""
+        sections.append(f"## {heading}\n\n{about}" + "\n".join(shown) + extra)
+        links = [f"[`{name}`](#{_anchor(module, name)})" for name in here]
+        contents.append(f"- **[{heading}](#{_heading_anchor(heading)})**: {', '.join(links)}")
+    return PYTHON.format(
+        first=examples["FIRST"].strip(),
+        plugins=", ".join(f"`{name}`" for name in ("pose", "depth", "edges", "strength")),
+        contents="\n".join(contents),
+        types="\n".join(f"{name} = {_alias(module, name)}" for name, module in ALIASES.items()),
+        sections="\n".join(sections),
+    )
+
+
+def public(module: str) -> list[str]:
+    """The functions and classes that a module defines for others, in the order of its source."""
+    found = [
+        (inspect.getsourcelines(each)[1], name)
+        for name, each in vars(import_module(module)).items()
+        if not name.startswith("_")
+        and (inspect.isfunction(each) or inspect.isclass(each) or hasattr(each, "__wrapped__"))
+        and each.__module__ == module
+    ]
+    return [name for _, name in sorted(found)]
+
+
+def _anchor(module: str, name: str) -> str:
+    return _heading_anchor(f"{module}.{name}")
+
+
+def _heading_anchor(heading: str) -> str:
+    """What GitHub makes of a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def _alias(module: str, name: str) -> str:
+    """What a type alias of a module stands for."""
+    tree = ast.parse(inspect.getsource(import_module(module)))
+    return next(
+        ast.unparse(each.value)
+        for each in tree.body
+        if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == name
+    )
+
+
+def described_name(thing: Any, module: str, example: str) -> str:
+    """A function or a class: its signature, what it says of itself, its members, and an example."""
+    name = "hookimpl" if isinstance(thing, hookspecs.pluggy.HookimplMarker) else thing.__name__
+    lines = [f"### {module}.{name}\n"]
+    if name == "hookimpl":
+        lines.append(
+            "```python\n@hookimpl\n```\n\nMarks a method of a plugin as a hook. The method's name is the "
+            "hook's name, and it may leave out\narguments that it doesn't need.\n"
+        )
+    else:
+        listed = fields(thing) if inspect.isclass(thing) else ""
+        typed = name in ("Settings", "Output")
+        if name not in ("Edit", "Plugin", "Model", "Stopped", "Features") and not (listed and not typed):
+            lines.append(signature(thing, name))
+        lines.append(f"{listed_text(thing)}\n")
+        if typed:
+            lines.append(
+                f"[options.md](options.md) describes each {'setting' if name == 'Settings' else 'option'}.\n"
+            )
+        elif listed and name != "Progress":  # whose attributes its docstring lists
+            lines.append(f"```python\n{listed}\n```\n")
+        for member in MEMBERS.get(name, []):
+            lines.append(described_member(thing, member))
+    lines.append(f"```python\n{example.strip()}\n```\n")
+    return "\n".join(lines)
+
+
+def described_member(cls: type, name: str) -> str:
+    """A method or a property of a class."""
+    member = inspect.getattr_static(cls, name)
+    if isinstance(member, property | functools.cached_property):
+        return f"**{cls.__name__}.{name}**: {text(member)}\n"
+    function = getattr(cls, name)
+    return f"{signature(function, f'{cls.__name__}.{name}')}\n{listed_text(function)}\n"
+
+
+def signature(function: Any, name: str) -> str:
+    """A signature as a block of code, an argument a line where it is long."""
+    shown = inspect.signature(function)
+    parts = list(_arguments(shown))
+    inside = ", ".join(parts)
+    if len(name) + len(inside) > 90:
+        inside = "".join(f"\n    {each}," for each in parts) + "\n"
+    returns = (
+        ""
+        if shown.return_annotation in (inspect.Signature.empty, "None", None)
+        else (f" -> {_type(shown.return_annotation)}")
+    )
+    return f"```python\n{name}({inside}){returns}\n```\n"
+
+
+def _arguments(shown: inspect.Signature) -> Iterator[str]:
+    """The arguments of a signature, with their types and defaults."""
+    kinds, star = inspect.Parameter, False
+    for each in shown.parameters.values():
+        if each.name in ("self", "cls"):
+            continue
+        if each.kind is kinds.KEYWORD_ONLY and not star:
+            star = True
+            yield "*"
+        prefix = {kinds.VAR_POSITIONAL: "*", kinds.VAR_KEYWORD: "**"}.get(each.kind, "")
+        star = star or prefix == "*"
+        typed = "" if each.annotation is kinds.empty else f": {_type(each.annotation)}"
+        if each.default is None and typed and "None" not in typed:
+            typed += " | None"
+        default = "" if each.default is kinds.empty else f" = {_default(each.default)}"
+        yield f"{prefix}{each.name}{typed}{default}"
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, dataclasses.Field):
+        value = value.default
+    return repr(value)
+
+
+def _type(annotation: Any) -> str:
+    if isinstance(annotation, str):
+        return annotation
+    return inspect.formatannotation(annotation).replace("'", "")
+
+
+def listed_text(thing: Any) -> str:
+    """A docstring as Markdown, its descriptions of arguments as a list."""
+    try:
+        known = set(inspect.signature(thing).parameters)
+    except (TypeError, ValueError):
+        known = set()
+    if inspect.isclass(thing):
+        known |= {each for cls in thing.__mro__ for each in getattr(cls, "__annotations__", {})}
+        known |= set(getattr(thing, "_fields", ())) | {"message", "remedy"}
+    word = "|".join(sorted(map(re.escape, known), key=len, reverse=True)) or "$."
+    begins = re.compile(rf"(?:(?<=\n)|(?<=\A)|(?<=[.;] ))((?:{word})(?:(?:, | and )(?:{word}))*): ")
+    shown = []
+    for paragraph in re.sub(r"(?<=[.;])\s+(?=Raises `)", "\n\n", text(thing)).split("\n\n"):
+        first, *pieces = begins.split(paragraph)
+        first = first.rstrip().rstrip(";")
+        bullets = [
+            f"- **{names}**: {' '.join(says.split()).rstrip(';')}"
+            for names, says in zip(pieces[::2], pieces[1::2], strict=True)
+        ]
+        shown.append("\n\n".join(filter(None, [first, "\n".join(bullets)])))
+    return "\n\n".join(shown)
+
+
+def _errors() -> str:
+    """Markdown: all kinds of errors, with what they say of themselves."""
+    errors = import_module("zs2kit.errors")
+    kinds = [each for each in vars(errors).values() if inspect.isclass(each) and issubclass(each, Exception)]
+    rows = [
+        f"| `zs2kit.errors.{each.__name__}` | {' '.join(text(each).splitlines()[0].split())} |"
+        for each in kinds
+    ]
+    return "\n".join(["All errors, each a `Zs2Error`:\n", "| error | |", "|---|---|", *rows]) + "\n"
+
+
+PAGES = {"hooks": hooks_page, "options": options_page, "cli": cli_page, "python": python_page}
+
+
 def main() -> None:
     """Write the pages beside this file."""
-    for name, page in {"hooks.md": hooks_page(), "options.md": options_page()}.items():
-        (Path(__file__).parent / name).write_text(page, encoding="utf-8")
+    for name, page in PAGES.items():
+        (Path(__file__).parent / f"{name}.md").write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

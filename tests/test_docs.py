@@ -6,11 +6,16 @@ import ast
 import inspect
 import re
 import runpy
+import sys
 from pathlib import Path
+from types import ModuleType
 
+import click
 import pytest
 
-from zs2kit import hookspecs, plugins, settings
+import zs2kit
+from zs2kit import cli, hookspecs, plugins, settings
+from zs2kit.testing import drawn_clip
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -18,10 +23,50 @@ TEMPLATE = ROOT / "zs2kit" / "template"
 HOOKS = {name: each for name, each in vars(hookspecs).items() if hasattr(each, "zs2kit_spec")}
 
 
-@pytest.mark.parametrize("page", ["hooks", "options"])
+MAKE = runpy.run_path(str(DOCS / "make.py"))
+EXAMPLES = runpy.run_path(str(DOCS / "examples.py"))
+
+
+@pytest.mark.parametrize("page", MAKE["PAGES"])
 def test_pages_made_from_the_code_are_up_to_date(page: str) -> None:
-    made = runpy.run_path(str(DOCS / "make.py"))[f"{page}_page"]()
-    assert (DOCS / f"{page}.md").read_text() == made, "run: python docs/make.py"
+    assert (DOCS / f"{page}.md").read_text() == MAKE["PAGES"][page](), "run: python docs/make.py"
+
+
+def test_every_command_and_option_is_documented() -> None:
+    page = (DOCS / "cli.md").read_text()
+    for command in cli.main.commands.values():
+        section = page.partition(f"\n## zs2kit {command.name}\n")[2].partition("\n## ")[0]
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert f"`{', '.join(parameter.opts)}" in section, f"{command.name}: {parameter.name}"
+    assert set(re.findall(r"ZS2KIT_[A-Z]\w+", page)) >= {
+        str(each.envvar) for it in cli.main.commands.values() for each in it.params if each.envvar
+    }
+
+
+def test_every_public_name_is_documented_with_an_example() -> None:
+    modules = ("metrics", "plan", "verify", "testing")
+    names = {f"{module}.{name}" for module in modules for name in MAKE["public"](f"zs2kit.{module}")}
+    names |= set(zs2kit.__all__)
+    assert names == EXAMPLES["EXAMPLES"].keys(), "each public name has one example in docs/examples.py"
+    headings = set(re.findall(r"^### zs2kit\.(\S+)$", (DOCS / "python.md").read_text(), re.M))
+    assert headings == names
+
+
+def test_the_examples_of_the_page_for_scripts_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zs2kit.write(tmp_path / "clip.mp4", drawn_clip(4, width=64, height=64))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "example", ModuleType("example"))
+    first: dict[str, object] = {"__name__": "example"}
+    exec(EXAMPLES["FIRST"], first)
+    for name, example in EXAMPLES["EXAMPLES"].items():
+        try:
+            exec(compile(example, f"the example of {name}", "exec", dont_inherit=True), dict(first))
+        except Exception as error:
+            raise AssertionError(f"the example of {name} in docs/examples.py fails: {error}") from error
+    assert "stopped after 2 frames" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", HOOKS)
