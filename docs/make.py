@@ -221,7 +221,7 @@ Choose plugins that follow the source ({plugins}, ...), or what is drawn has not
 
 ## Types in the signatures
 
-```python
+```py
 {types}
 ```
 
@@ -395,7 +395,8 @@ def _variables() -> str:
 
 def described_command(path: str, command: click.Command) -> str:
     """A command as its --help has it: usage, help, and its options under their headings."""
-    context = click.Context(command, info_name=path)
+    main = click.Context(cli.main, info_name="zs2kit", **cli.main.context_settings)
+    context = click.Context(command, info_name=path, parent=main)
     usage = " ".join(command.collect_usage_pieces(context))
     lines = [f"## {path}\n", f"```text\n{path} {usage}\n```\n", f"{text(command.callback)}\n"]
     groups: dict[str, list[str]] = {}
@@ -475,7 +476,7 @@ def described_name(thing: Any, module: str, example: str) -> str:
     lines = [f"### {module}.{name}\n"]
     if name == "hookimpl":
         lines.append(
-            "```python\n@hookimpl\n```\n\nMarks a method of a plugin as a hook. The method's name is the "
+            "```py\n@hookimpl\n```\n\nMarks a method of a plugin as a hook. The method's name is the "
             "hook's name, and it may leave out\narguments that it doesn't need.\n"
         )
     else:
@@ -489,7 +490,7 @@ def described_name(thing: Any, module: str, example: str) -> str:
                 f"[options.md](options.md) describes each {'setting' if name == 'Settings' else 'option'}.\n"
             )
         elif listed and name != "Progress":  # whose attributes its docstring lists
-            lines.append(f"```python\n{listed}\n```\n")
+            lines.append(f"```py\n{listed}\n```\n")
         for member in MEMBERS.get(name, []):
             lines.append(described_member(thing, member))
     lines.append(f"```python\n{example.strip()}\n```\n")
@@ -517,7 +518,7 @@ def signature(function: Any, name: str) -> str:
         if shown.return_annotation in (inspect.Signature.empty, "None", None)
         else (f" -> {_type(shown.return_annotation)}")
     )
-    return f"```python\n{name}({inside}){returns}\n```\n"
+    return f"```py\n{name}({inside}){returns}\n```\n"
 
 
 def _arguments(shown: inspect.Signature) -> Iterator[str]:

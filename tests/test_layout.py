@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 import zs2kit
 from zs2kit import cli
+from zs2kit.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 SOURCES = sorted(
     path
     for folder in ("zs2kit", "plugins")
@@ -157,21 +164,106 @@ def test_a_flag_in_a_text_is_seen() -> None:
     assert flags('"""Use --set pose.scale=1."""') and not flags('"a -- b, a-b, `overwrite=True`"')
 
 
-def test_documented_commands_and_options_exist() -> None:
-    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        commands = r"zs2kit ((?:edit|generate|metrics|plan|plugins|verify)[^`\n]*)"
+def blocks(language: str) -> Iterator[tuple[str, str]]:
+    """The pages' blocks of code in a language, each after its page's name."""
+    for path in PAGES:
+        for code in re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE):
+            yield path.name, code
+
+
+def calls(code: str) -> Iterator[list[str]]:
+    """The commands of a block of shell code, each as its words."""
+    for line in code.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="();&|")
+        lexer.whitespace_split, lexer.commenters = True, "#"
+        command: list[str] = []
+        for word in [*lexer, ";"]:
+            if re.fullmatch(r"[();&|]+", word):
+                if command and command != ["$"]:
+                    yield command
+                command = []
+            elif word != "$" and not re.fullmatch(r"\w+=\$?", word):
+                command.append(word)
+
+
+def parse(words: list[str]) -> None:
+    """Raise click's error, or `UsageError`, if zs2kit can't be called so."""
+    context = cli.main.make_context("zs2kit", list(words))
+    while isinstance(context.command, click.Group) and context._protected_args:
+        name, command, rest = context.command.resolve_command(
+            context, [*context._protected_args, *context.args]
+        )
+        context = command.make_context(name, rest, parent=context)
+
+
+def test_documented_commands_parse() -> None:
+    count = 0
+    for page, code in blocks("sh"):
+        for words in calls(code):
+            program, *rest = words
+            try:
+                if Path(program).name == "zs2kit":
+                    count += 1
+                    parse(rest)
+                if program == "python" and rest[0] != "-m":
+                    assert (ROOT / rest[0]).exists()
+            except click.exceptions.Exit:  # --help
+                pass
+            except Exception as error:
+                raise AssertionError(f"{page}: {' '.join(words)}: {error}") from error
+    assert count > 40
+
+
+@pytest.mark.parametrize(
+    "line", ["zs2kit edit --quite clip.mp4", "zs2kit edit", "a && zs2kit edit c.mp4 --steps 0", "zs2kit x"]
+)
+def test_a_command_that_is_wrong_is_seen(line: str) -> None:
+    with pytest.raises((click.UsageError, UsageError)):
+        for program, *rest in calls(line):
+            if program == "zs2kit":
+                parse(rest)
+
+
+def test_options_in_documented_sentences_exist() -> None:
+    for path in PAGES:
+        commands = r"zs2kit ((?:edit|generate|metrics|plan|plugins|verify)(?!\w)[^`\n]*)"
         for call in re.findall(commands, path.read_text()):
-            command = cli.main.commands[call.split()[0]]
+            command = cli.main.commands[re.split(r"\W", call)[0]]
             if call.startswith("plugins new"):
                 command = cli.plugins.commands["new"]
             known = {option for parameter in command.params for option in parameter.opts} | {"--help", "-h"}
             assert {word for word in call.split() if re.match(r"--?[a-z]", word)} <= known, call
 
 
+def anchors(page: Path) -> set[str]:
+    """The names by which GitHub links to a page's headings."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"https?://", target):
+            continue
+        file, _, anchor = target.partition("#")
+        path = page.parent / file if file else page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), target
+
+
+def test_the_index_and_the_readme_link_to_every_page() -> None:
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")}
+    index = (ROOT / "docs" / "index.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    assert {target for target in pages if f"]({target}" in index} == pages - {"index.md"}
+    assert {target for target in pages if f"](docs/{target}" in readme} == pages
+
+
 def test_documented_python_parses() -> None:
-    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for code in re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE):
-            ast.parse(code)
+    for _, code in blocks("python"):
+        ast.parse(code)
 
 
 def test_the_readme_has_the_two_commands_that_ci_runs() -> None:

@@ -8,7 +8,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 import zs2kit
 from zs2kit import plugins
@@ -44,15 +43,3 @@ def test_every_plugin_has_its_picture():
 
 def named(arguments: list[str]) -> list[str]:
     return [name for flag, name in pairwise(arguments) if flag == "--plugin"]
-
-
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
-
-
-@pytest.mark.parametrize("command", re.findall(r"^(?:\.venv/bin/)?zs2kit (\w+)", README, re.M))
-def test_commands_exist(command):
-    from zs2kit.cli import main
-
-    assert command in main.commands
