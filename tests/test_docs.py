@@ -111,3 +111,11 @@ def test_the_page_on_the_house_names_files_and_names_that_exist() -> None:
         assert re.search(rf"^(class )?{kind}\b", (ROOT / where).read_text(), re.M), f"{kind} in {where}"
     modules = {f"zs2kit/{path.name}" for path in (ROOT / "zs2kit").glob("*.py") if path.name[0] != "_"}
     assert modules - paths <= {f"zs2kit/{name}.py" for name in ("beside", "memory", "quiet")}
+
+
+def test_what_was_found_stands_in_the_tables() -> None:
+    found, _, tables = (DOCS / "results.md").read_text().partition("\n## How it was measured\n")
+    numbers = re.findall(r"\d+\.\d+%?|\d+%", found.partition("\n## In short\n")[2])
+    assert len(numbers) > 20
+    for number in numbers:
+        assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d%])", tables), number

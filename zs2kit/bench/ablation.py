@@ -147,31 +147,34 @@ def _square(runs: Runs, cases: Sequence[Case], column: Column) -> str:
 
 
 GRID = """
-What of the paper's claims holds here, and what doesn't:
+Which of the paper's claims hold here, and which don't:
 
-- *A high momentum keeps the figure's looks.* It holds for the colour, where the prompt leaves that open: from
-  a divergence of .05 on, it drifts about half as far at .98 and 1 as at 0. With full prompts momentum changes
-  nothing; the text holds the colour there. Who the figure is, no momentum holds: flips of kind come with the
-  divergence. Nothing tells .9, .98 and 1 apart, so .98 stays the default.
-- *The divergence sets how much moves.* It sets how much frames differ. That is no motion: each step of the
-  chain is independent of the one before, so the figure trembles. Smooth motion is next to none up to .2,
-  and beyond that figures jump about, of which the measure says little. At the published .01 the clip is
-  nearly a still.
-- *One divergence does for clips of any length.* By its equation it does not: correlation with the first
-  frame goes as r^k. At 128 and 512 frames (one prompt) colours flip with it, less so where all attend to the
-  first frame, and not in orbit.
+- *A high momentum keeps the figure's looks.* This holds for the colour, where the prompt leaves it open:
+  from a divergence of .05 on, the colour drifts about half as far at a momentum of .98 or 1 as at 0. With
+  full prompts momentum changes nothing, because the text holds the colour. No momentum keeps the kind of
+  figure: the larger the divergence, the more flips of kind. The values .9, .98 and 1 can't be told apart,
+  so .98 stays the default.
+- *The divergence sets how much moves.* It sets how much the frames differ, which is not the same: each
+  step of the chain is independent of the one before, so the figure trembles. There is next to no smooth
+  motion up to .2. Above that, figures jump about, and the measure says little about that. At the
+  published .01, the clip is nearly a still.
+- *One divergence suits clips of any length.* By its own equation it does not: the correlation with the
+  first frame is r^k. At 128 and 512 frames (one prompt) the colours flip because of that. They flip less
+  where all frames attend to the first one, and not at all in orbit.
 
-"Orbit" (below) is noise that goes round a circle at constant speed, with a part of it that stays. It too
-makes neighbours correlate as the divergence says, but it moves steadily, and comes back to where it was: at
-the same divergence it has several times the chain's smooth motion, and drifts further within these 16
-frames. With open prompts the kind flips more often on the way. `generate` has it as its
-default, at .02, the slowest of these that moves about half as much as rendered clips do.
+"Orbit" (see below) is noise that moves around a circle at constant speed, while a part of it stays
+constant. The divergence sets the correlation of neighbours in the same way, but the motion is steady and
+returns to where it began. At the same divergence, orbit has several times the smooth motion of the chain,
+and drifts farther within these 16 frames. With open prompts the kind flips more often on the way.
+`generate` uses it by default, at a divergence of .02: that is the slowest one here with about half the
+motion of rendered clips.
 """
 
 SEARCH = """
-The paper looks for a frame's noise n, after noise p, by drawing and mixing until mean(e^p (p - n)) comes to
-the divergence (`zs2kit/bench/search.py`, by the listing in its source; docs/method.md has the closed form).
-Where it lands, it lands near the closed form. But a mean of so few numbers is itself uncertain: the search
-picks draws by luck, and the variance grows. Near 0, the paper's own .01 included, the weight of the noise
-before runs above 1, of which the listing makes NaN; here that counts as 1, a still.
+The paper looks for a frame's noise n, given the noise p before it, by drawing and mixing until mean(e^p
+(p - n)) equals the divergence. `zs2kit/bench/search.py` follows the listing in the paper's source; [the
+method](method.md) has our closed form. The search ends near the closed form. But a mean of so few numbers
+is itself uncertain: the search selects lucky draws, and the variance grows. Near 0, including the paper's
+own .01, the weight of the noise before exceeds 1, and the listing turns that into NaN. Here it counts as
+1, which gives a still.
 """

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from zs2kit.bench.baselines import first_frame, frame_by_frame, text_to_video_zero
 from zs2kit.bench.cases import Case
@@ -19,6 +21,7 @@ FEW = 4  # prompts that Text2Video-Zero draws at its published 50 steps too, and
 SHOWN = 1, 3, 12  # cases of the filmstrips
 PICTURES = slice(0, None, 3)  # frames of them
 SIDE = 72
+LABEL = 176  # pixels of a row's name
 
 PUBLISHED: dict[str, Any] = {"noise": "dependency", "momentum": 0.98, "divergence": 0.01}
 # By law, and by test, what diffusers' pipelines draw with an IP-Adapter frame by frame
@@ -123,8 +126,7 @@ def section(runs: Runs, docs: Path) -> str:
         if strips:
             filmstrips(docs / name, runs, [rendered(edited), *methods] if edited else methods, strips)
             asked = ", ".join(f'"{case.prompt}"' for case in strips)
-            rows = ", ".join(method.name for method in ([rendered(edited)] if edited else []) + methods)
-            text += f"\n![filmstrips]({name})\n\nOf {asked}; from above: {rows}.\n"
+            text += f"\n![Frames of three clips, a row for each method]({name})\n\nThe prompts: {asked}.\n"
     return text
 
 
@@ -194,53 +196,85 @@ def _reached(runs: Runs, cases: Sequence[Case], ours: Method, target: Target) ->
     return f"{shown} | {'reached' if reached else 'missed'}"
 
 
+def label(name: str) -> NDArray[np.uint8]:
+    """Return a picture of a method's name, to stand at the left of its row."""
+    picture = np.full((SIDE, LABEL, 3), 255, np.uint8)
+    lines = textwrap.wrap(name, 22)
+    for number, line in enumerate(lines):
+        place = 4, SIDE // 2 + round(16 * (number - (len(lines) - 1) / 2)) + 5
+        cv2.putText(picture, line, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+    return picture
+
+
 def filmstrips(path: Path, runs: Runs, methods: Sequence[Method], cases: Sequence[Case]) -> None:
-    """Write a PNG with a row of frames for each case and method."""
+    """Write a PNG with a row of frames for each case and method, its name at the left."""
     rows = []
     for case in cases:
         for method in methods:
             frames = runs.frames(method, case)[PICTURES]
             small = [cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for frame in frames]
-            rows.append(np.concatenate(small, axis=1))
+            rows.append(np.concatenate([label(method.name), *small], axis=1))
         rows.append(np.full((SIDE // 8, rows[-1].shape[1], 3), 255, np.uint8))
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), np.concatenate(rows[:-1])[..., ::-1])
 
 
 GENERATION = """
-"Text2Video-Zero" is diffusers' TextToVideoZeroPipeline, at its own strength of motion. Its frames part at
-two of the steps, 44 and 47 of 50 from the end. "By step numbers" takes those shares of the steps, at which
-the bundled model's schedule leaves less of the first frame than Stable Diffusion 1.5's does; without that,
-it takes the steps that are as noisy as those. "Frame by frame" is StableDiffusionPipeline; with one noise
-its frames are all the same. "With reference" holds a clip to its own first frame by an IP-Adapter (`--plugin
-reference`), which is a network more than the others have; how much of it that is, shows frame by frame with
-the same. With open prompts figures change less; from a full prompt it distracts. Warp error goes by the
-clip's own flow, where that leads back: what flickers so that no flow can be found is left out, to the
-advantage of clips that flicker.
+The methods:
+
+- "zs2kit, with reference" shows a clip's first frame to all its frames by an IP-Adapter (`--plugin
+  reference`). That is one network more than the other methods have; "frame by frame, with reference"
+  shows how much of the effect that network alone explains. With open prompts, figures change less; with
+  full prompts it distracts from the text.
+- "ZS2 as published" is zs2kit with what the paper has and nothing else: dependency noise at a divergence
+  of .01, and a momentum of .98.
+- "Text2Video-Zero" is diffusers' TextToVideoZeroPipeline with its own strength of motion. Its frames
+  separate at two of the steps, 44 and 47 of 50 counted from the end. We take the steps of our schedule
+  that are as noisy as those. "By step numbers" takes the same shares of the number of steps instead,
+  where our model's schedule leaves less of the first frame than that of Stable Diffusion 1.5 does.
+- "Frame by frame" is StableDiffusionPipeline. With one noise for all frames, its frames are all the same.
+
+The warp error follows the clip's own flow, wherever that leads there and back. Where a clip flickers so
+much that no flow is found, nothing is counted; this favours clips that flicker.
 """
 
 EDITING = """
-A rendered clip is redrawn in its poses; all methods get the same skeletons, found by the bundled detector.
-"First-frame attention" is Text2Video-Zero's recipe for edits with a ControlNet: diffusers'
-CrossFrameAttnProcessor in the U-Net and the ControlNet, and one noise for all frames. "TokenFlow" is
-`zs2kit/bench/tokenflow.py`. "Frame by frame" is diffusers' StableDiffusionControlNetPipeline. "With
-reference" is as above. Warp error goes by the source's flow.
+A rendered clip is drawn again in its own poses. All methods get the same skeletons, found by the detector
+that comes with the model. The warp error follows the source's flow.
+
+- "First-frame attention" is Text2Video-Zero's recipe for edits with a ControlNet: diffusers'
+  CrossFrameAttnProcessor in the U-Net and in the ControlNet, and one noise for all frames.
+- "TokenFlow" is our own version of it, `zs2kit/bench/tokenflow.py`.
+- "Frame by frame" is diffusers' StableDiffusionControlNetPipeline.
+- "With reference" is as above.
 """
 
 TRIED_GENERATION = """
-What was tried beside, by hand and on four prompts, for steadier looks at the same motion: flow momentum along
-the clip's own flow, estimates given the first frame's mean colours (AdaIN), the U-Net's features given the
-first frame's means and deviations, first steps that the first frame takes for all (10, 20 and 30%), noise
-that is shifted round a circle, other shares of the orbit's noise that stays (0, .5, .9), and attention to the
-first frame alone. None of them brought drift to half of Text2Video-Zero's without taking the motion as well.
-A smaller divergence does, down to a still; a larger one of the chain only trembles more.
+We also tried the following, by hand and on four prompts, to get steadier figures with the same motion:
+
+- flow momentum along the clip's own flow
+- giving each step's estimate the mean colours of the first frame (AdaIN)
+- giving the U-Net's features the means and deviations of the first frame
+- taking the first 10, 20 or 30% of the steps once, for all frames
+- noise that is shifted around a circle
+- other shares of constant noise in the orbit (0, .5, .9)
+- attention to the first frame alone
+
+None of them brought the drift down to half of Text2Video-Zero's without losing the motion, too. A smaller
+divergence does, down to a still. A larger divergence of the chain only adds trembling.
 """
 
 TRIED_EDITING = """
-What was tried beside, by hand and on four prompts: to average latents instead of pixels (it blurs, and
-keypoints get lost), to anchor each frame to the first along the whole flow (no better), to average only what
-agrees within the steps too (flips come back: disagreement is what is to be mended there), four averages
-instead of eight (more flips), fifteen (hardly better), one at 95% of the steps (a lower warp error yet, not
-looked at), and one noise for all frames (no different). With a full prompt frame by frame drifts as little as
-anything: there the text holds the colour, and what is left is how the model draws one colour in many poses.
+We also tried the following, by hand and on four prompts:
+
+- averaging latents instead of pixels: it blurs, and keypoints are lost
+- tying each frame to the first one along the whole flow: no better
+- averaging only what agrees, within the steps as well: flips come back, because disagreement is exactly
+  what has to be mended there
+- four averages instead of eight: more flips; fifteen: hardly better
+- one average at 95% of the steps: an even lower warp error, but we didn't look at the frames
+- one noise for all frames: no different
+
+With full prompts, frame by frame drifts as little as any other method. The text holds the colour there;
+what remains is that the model draws one colour a little differently in each pose.
 """

@@ -236,15 +236,16 @@ def _table(
 
 
 SPEED = """
-Seconds of a whole clip, text to pixels, the median of repeats that alternate between the methods; the
-ratios are medians over pairs (wanted: at most 1.10). "Frame by frame" is StableDiffusionPipeline with as
-many pictures at a time, 8. It hands both halves of the guidance to the U-Net at once, zs2kit one after the
-other, so with chunks twice as long ("in larger chunks") the U-Net's batch is the same. Text2Video-Zero draws
-all frames in one batch and skips the first steps of all frames but one. Models of another size have random
-weights.
+Seconds for a whole clip, from text to pixels: the median of repeats in which the methods take turns.
+Ratios are medians over pairs; the aim was at most 1.10. "Frame by frame" is StableDiffusionPipeline with
+as many pictures at a time, 8. It gives the U-Net both halves of the guidance at once, while zs2kit gives
+them one after the other; "in larger chunks" has chunks of twice the length, so that the U-Net's batch is
+the same. Text2Video-Zero draws all frames in one batch and takes the first steps for one frame only. The
+larger models have random weights.
 """
 
 SPEED_OF_EDITS = """
-Edits in the source's poses, over StableDiffusionControlNetPipeline frame by frame. Flow momentum is what
-makes them slower: an average costs a decoding and two encodings by the VAE, and there are eight in a clip.
+Edits in the source's poses, compared with StableDiffusionControlNetPipeline frame by frame. They are
+slower because of flow momentum: each average costs one decoding and two encodings by the VAE, and there
+are eight of them.
 """
