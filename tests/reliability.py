@@ -24,8 +24,12 @@ from zs2kit.verify import verify
 
 PAGE = """# Reliability
 
-Made by `python tests/reliability.py --docs docs`; do not edit. Faults were injected, and what they cost was
-counted. CI does the same, with fewer kills and shorter clips; `CONTRIBUTING.md` has the longer runs.
+Does an edit survive being killed? Damaged and strange clips? Files that were made to do harm? Very long clips? We
+caused these faults on purpose and counted what they cost.
+
+Each section says what was done. CI repeats it with fewer kills and shorter clips;
+[contributing](../CONTRIBUTING.md) says how to run more. This page is made by `python tests/reliability.py --docs
+docs`; do not edit it.
 
 """
 
@@ -49,13 +53,13 @@ def killed(size: float) -> str:
         [each.where, each.done, each.kept, each.frames_differ, each.packets_differ] for each in done
     ]
     return (
-        f"An edit of {kills.FRAMES} frames, in chunks of {kills.CHUNK} and segments of {kills.SEGMENT}, "
-        f"SIGKILLed {len(done)} times: at {len(kills.POINTS)} named points and at random moments, which are "
-        "named by where they hit. Another edit then went on, and its result was compared with that of an "
-        f"undisturbed one: {sum(each.frames_differ for each in done)} frames and "
+        f"An edit of {kills.FRAMES} frames, in chunks of {kills.CHUNK} and segments of {kills.SEGMENT}, was "
+        f"killed (SIGKILL) {len(done)} times: at {len(kills.POINTS)} chosen points, and at random moments, "
+        "which are named after what was running. Then it was resumed, and the result was compared with that "
+        f"of an edit without interruption. {sum(each.frames_differ for each in done)} frames and "
         f"{sum(each.packets_differ for each in done)} packets of sound differ. At most "
-        f"{max(each.done - each.kept for each in done)} finished frames were made again.\n\n"
-    ) + table(["killed at", "frames done", "kept", "frames that differ", "packets that differ"], rows)
+        f"{max(each.done - each.kept for each in done)} finished frames had to be drawn again.\n\n"
+    ) + table(["killed at", "frames done", "saved", "frames that differ", "packets that differ"], rows)
 
 
 def zoo(size: float) -> str:
@@ -75,10 +79,10 @@ def zoo(size: float) -> str:
             wrong += bool(failed)
             rows.append([name, frames, "; ".join(sorted(said)) or "-", ", ".join(failed) or "-"])
     return (
-        f"{len(rows)} clips, each made with another peculiarity or damage, went through `read` and `write`, "
-        "and `zs2kit verify` compared the results with them (frames, times, size, orientation, aspect, "
-        f"colour tags, sound): {wrong} were not as whole as their sources.\n\n"
-    ) + table(["clip", "frames", "what was said of it", "what was not kept"], rows)
+        f"{len(rows)} clips, each unusual or damaged in another way, were read and written, and `zs2kit "
+        "verify` compared the results with them: frames, times, size, orientation, aspect ratio, colour tags "
+        f"and sound. {wrong} of the results were not as whole as their sources.\n\n"
+    ) + table(["clip", "frames", "warnings", "what was lost"], rows)
 
 
 def hostile_input(size: float) -> str:
@@ -94,9 +98,12 @@ def hostile_input(size: float) -> str:
         faults += found.faults
     head = ["kind", "cases", "refused", "survived", "crashes", "hangs", "tracebacks", "without a message"]
     return (
-        "Each case was mutated by a seed and taken in by a process of its own. Refused: with one line that "
-        f"says why. A hang: more than {fuzz.LIMIT:g} s. An escape: a file outside of the output folder, a "
-        "command, a connection, or a pickle that was opened.\n\n"
+        "Valid files were changed at random, and each was given to a process of its own.\n\n"
+        "- *refused*: it ended with one line that says why\n"
+        "- *survived*: it worked all the same\n"
+        f"- *hang*: it took more than {fuzz.LIMIT:g} s\n"
+        "- *escape*: it wrote a file outside of the output folder, ran a command, opened a connection or "
+        "opened a pickle\n\n"
     ) + table([*head, "escapes", "slowest"], rows)
 
 
@@ -106,16 +113,18 @@ def length(size: float) -> str:
     with redirect_stdout(printed):
         memory.measure(None, (round(48 * size), round(480 * size)), (1, 10), 1)
     return (
-        "What `python -m zs2kit.bench memory` prints, of shorter clips than it takes by default:\n\n"
+        "What `python -m zs2kit.bench memory` prints, here for shorter clips than its defaults. Resident memory "
+        "should not grow with the number of frames, and the first frame should not take longer in a longer "
+        "clip.\n\n"
         f"```text\n{printed.getvalue()}```\n"
     )
 
 
 PARTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "kills": ("Killed", killed),
-    "zoo": ("Clips as they come", zoo),
-    "fuzz": ("Hostile input", hostile_input),
-    "memory": ("Any length", length),
+    "zoo": ("Unusual and damaged clips", zoo),
+    "fuzz": ("Hostile files", hostile_input),
+    "memory": ("Long clips", length),
 }
 
 

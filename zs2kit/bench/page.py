@@ -16,10 +16,10 @@ tables. [Metrics](metrics.md) explains the numbers.
 
 ## In short
 
-- **Edits are steady.** Where the prompt doesn't settle who the figure is, where it is or its colour, the figure
-  turns into another kind 4.1 times in 100 transitions from frame to frame. With ZS2 as published it does so
-  14.4 times, with first-frame attention 16.0, with TokenFlow 16.6, and frame by frame 37.2 times. With full
-  prompts it never changes.
+- **Edits are steady.** Where the prompt doesn't settle who the figure is, where it is or its colour, the
+  figure turns into another kind 4.1 times in 100 transitions from frame to frame. With ZS2 as published
+  it does so 14.4 times, with first-frame attention 16.0, with TokenFlow 16.6, and frame by frame 37.2
+  times. With full prompts it never changes.
 - **Edits flicker little.** Over all prompts, the warp error is 0.34 times that of first-frame attention.
   With full prompts it is 2.00, and 22.15 frame by frame.
 - **Edits keep the pose.** 99.6% of the keypoints (open prompts) and 99.8% (full prompts) are where they
@@ -32,8 +32,8 @@ tables. [Metrics](metrics.md) explains the numbers.
 - **`--plugin reference` helps where the prompt is open**: 3.5 changes of kind instead of 13.0. With a
   full prompt it harms: 92% of the frames of clips from text show what was asked for, instead of 100%.
 - **Some targets were missed**: at most 1 change of kind in 100 transitions (6.52 from text, 2.04 in
-  edits), at most half the colour drift of Text2Video-Zero or first-frame attention (0.77 in both cases), and
-  at least half the smooth motion of rendered clips (0.33).
+  edits), at most half the colour drift of Text2Video-Zero or first-frame attention (0.77 in both cases),
+  and at least half the smooth motion of rendered clips (0.33).
 - **Long clips last.** In one clip of 512 frames the colour never changes; as published it changes 14.9
   times in 100 transitions.
 - **Speed:** from text 1.15 times the time of frame by frame, 0.99 in larger chunks. Edits take 1.58

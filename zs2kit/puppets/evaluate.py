@@ -203,59 +203,82 @@ def _interlaced(rows: NDArray[Any]) -> NDArray[Any]:
     return lines.swapaxes(0, 1).reshape(-1, *rows.shape[2:])
 
 
-READ = """512 held-out renders, and what the VAE makes of them. Error of depth: mean absolute. IoU of masks:
-of all pixels together. Below: renders, their reconstructions, and of these the estimator's depth and mask.
+READ = """\
+The VAE and three small networks that read pictures, on 512 renders that training didn't see and on what
+the VAE makes of them. Error of depth: the mean absolute error. IoU of masks: of all pixels together.
+
+The picture shows renders, their reconstructions by the VAE, and the depth and the mask that the estimator
+finds in those.
 
 ![readers](puppets-readers.jpg)
 """
 
-DRAWN = """200 template and 50 hand-written prompts (`zs2kit/puppets/prompts.jsonl`), one picture each, read
-by a classifier that was trained on renders and reconstructions alone. Held-out triples: kind, colour and
-place each known, never seen together in training (the VAE, which knows no captions, saw some early on).
-Framed in red where kind, colour or place was misread.
+DRAWN = """\
+200 prompts from templates and 50 written by hand (`zs2kit/puppets/prompts.jsonl`), one picture each. A
+classifier reads what the picture shows; it was trained on renders and reconstructions only. Held-out
+triples: combinations of kind, colour and place that training never saw together, though it saw each of
+the three. (The VAE, which knows no captions, saw some of them early on.)
+
+The picture shows all 250; a red frame means that kind, colour or place was read wrongly.
 
 ![250 pictures](puppets-text.jpg)
 """
 
-EDITED = """Clips of walking, waving, dancing and jumping figures at least 40% as high as the frame, edited by
-`zs2kit.edit` without flow momentum; {asked}. The detector's keypoints on the edited frames are held against
-the renderer's of the source (PCK@0.1: within a tenth of the figure's extent). Scale 0 shows what chance
-gives. Below: source, edit, edit with scale 0, and again; framed in red where kind, colour or place was
-misread.
+EDITED = """\
+Clips of walking, waving, dancing and jumping figures, at least 40% as high as the frame, were edited by
+`zs2kit.edit` without flow momentum; {asked}.
+
+PCK@0.1: the share of keypoints that the detector finds on the edited frames within a tenth of the
+figure's extent from the source's true ones. Scale 0 shows what chance gives.
+
+The picture shows the source, the edit, the edit with scale 0, and again; a red frame means that kind,
+colour or place was read wrongly.
 
 ![{name} edits](puppets-{name}.jpg)
 """
 
-FOLLOWED = """200 edits of held-out scenes (`zs2kit/puppets/edits.jsonl`), 40 of them in hand-written words,
-by diffusers' own pipeline at 20 steps, guidance 5 by text and 1.5 by image; one in eight of the others asks
-for two changes. Asked for and found: the classifier reads all that was asked for. Nothing else changed: it
-reads the rest as it was, and the pose is kept, which is to say that at least 80% of the detector's keypoints
-lie within a tenth of the figure's extent from the renderer's of the source. Below: a fifth of the edits,
-source above result, framed in red where something was not as asked for.
+FOLLOWED = """\
+200 edits of scenes that training didn't see (`zs2kit/puppets/edits.jsonl`), by diffusers' own pipeline at
+20 steps, with guidance 5 by the text and 1.5 by the image. 40 of the instructions were written by hand;
+of the others, one in eight asks for two changes.
+
+- *asked for and found*: the classifier reads everything that was asked for
+- *nothing else changed*: it reads the rest as before, and the pose is kept
+- *pose kept*: at least 80% of the keypoints that the detector finds lie within a tenth of the figure's
+  extent from the source's true ones
+
+The picture shows a fifth of the edits, the source above the result; a red frame means that something was
+not as asked for.
 
 ![instruct edits](puppets-instruct.jpg)
 """
 
-ALIKE = """100 held-out pictures as references, by diffusers' own pipeline at 20 steps and guidance 5. The
-prompt is "a figure": the drawn one is to be of the reference's kind and colour, and where the reference is.
-Another place named: "a figure on the beach" and the like, which is to be obeyed. Scale 0: what chance gives.
-Below: references, drawn after them, drawn after them elsewhere, and with scale 0.
+ALIKE = """\
+100 pictures that training didn't see were given as references, to diffusers' own pipeline at 20 steps and
+guidance 5. The prompt is "a figure", so kind, colour and place should be those of the reference. Another
+place named: the prompt is "a figure on the beach" and the like, and that place should be drawn. Scale 0
+shows what chance gives.
+
+The picture shows references, what was drawn after them, the same with another place, and with scale 0.
 
 ![pictures drawn after others](puppets-reference.jpg)
 """
 
-STUCK = """64 of the prompts of *text*, with the LoRA as "a sticker of ..." and without it, same seeds.
-White of the margin: the share of white pixels 2 to 6 pixels from the figure that the estimator finds; the
-held-out stickers are renders with a margin drawn around them. Below: without, and with the LoRA.
+STUCK = """\
+64 of the prompts of *Text*, with the LoRA as "a sticker of ..." and without it, with the same seeds.
+White of the margin: the share of white pixels among those that are 2 to 6 pixels from the figure that the
+estimator finds. The held-out stickers are renders with a margin drawn around them.
+
+The picture shows each prompt without and with the LoRA.
 
 ![stickers](puppets-lora.jpg)
 """
 
 ASKED = {
-    "pose": "the prompts are among those of *text*",
-    "depth": """the prompt names the kind that is there, in another colour and another place. Difference of
-depth: mean absolute, between the estimator's maps of source and edit""",
-    "edges": "the prompt names what is there in another colour",
+    "pose": "the prompts are among those of *Text*",
+    "depth": """the prompt names the same kind of figure, in another colour and another place. Difference of
+depth: the mean absolute difference between the estimator's maps of the source and of the edit""",
+    "edges": "the prompt names what is there, in another colour",
 }
 
 PARTS: dict[str, Part] = {
@@ -289,12 +312,21 @@ PARTS["instruct"] = Part(
 PARTS["reference"] = Part(measure_reference, {"reference, scale 0": "near chance", "reference": "90%"}, ALIKE)
 PARTS["lora"] = Part(measure_lora, {}, STUCK)
 
-PAGE = """# The puppets model in numbers
+PAGE = """# Puppets: the demonstration model in numbers
 
-Made by `python -m zs2kit.puppets.evaluate --docs docs`; do not edit. All seeds are ones that training never
-saw, the weights are those of the package (float16, run as float32), steps and guidance the command line's.
+`puppets` is the small model that comes with zs2kit. It is a complete latent diffusion model of a drawn
+world: six kinds of figure (robot, knight, wizard, ...) in eight colours and six places. It draws nothing
+else. Since a program draws its world, one can check whether an edit did what it should; this page says
+how well it does.
 
-Steps trained: {trained}. `python -m zs2kit.puppets.train --help` says how to train on.
+All seeds here are ones that training never saw. The weights are those of the package (float16, run as
+float32). Steps and guidance are the defaults of the command line. The last column is what we wanted to reach.
+
+Training took these numbers of steps: {trained}.
+
+`python -m zs2kit.puppets.train --help` says how to train further.
+
+This page is made by `python -m zs2kit.puppets.evaluate --docs docs`; do not edit it.
 """
 
 SECTION = """
@@ -316,7 +348,8 @@ def page(numbers: dict[str, Numbers], steps: dict[str, int]) -> str:
             for what, value in numbers.get(name, {}).items()
         ]
         if rows:
-            text += SECTION.format(name=name.capitalize(), rows="\n".join(rows), notes=part.notes)
+            title = "LoRA" if name == "lora" else name.capitalize()
+            text += SECTION.format(name=title, rows="\n".join(rows), notes=part.notes)
     return text
 
 
