@@ -85,9 +85,7 @@ zs2kit.write("robot.mp4", edited, overwrite=True)
     "Notice": """
 notices = []
 long = "a red robot on the beach " * 20  # longer than the text encoder reads
-edited = zs2kit.edit(
-    clip, long, plugins=[Pose()], model=model, num_inference_steps=1, notices=notices.append
-)
+edited = zs2kit.edit(clip, long, plugins=[Pose()], model=model, num_inference_steps=1, notices=notices.append)
 list(edited)
 for notice in notices:
     print(notice.kind, "-", notice)

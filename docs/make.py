@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import functools
 import inspect
+import json
 import re
 import runpy
 import textwrap
@@ -464,7 +465,7 @@ def _alias(module: str, name: str) -> str:
     """What a type alias of a module stands for."""
     tree = ast.parse(inspect.getsource(import_module(module)))
     return next(
-        ast.unparse(each.value)
+        ast.unparse(each.value).replace("'", '"')
         for each in tree.body
         if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == name
     )
@@ -542,12 +543,12 @@ def _arguments(shown: inspect.Signature) -> Iterator[str]:
 def _default(value: Any) -> str:
     if isinstance(value, dataclasses.Field):
         value = value.default
-    return repr(value)
+    return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
 def _type(annotation: Any) -> str:
     if isinstance(annotation, str):
-        return annotation
+        return annotation.replace("'", '"')
     return inspect.formatannotation(annotation).replace("'", "")
 
 

@@ -24,12 +24,12 @@ from zs2kit.verify import verify
 
 PAGE = """# Reliability
 
-Does an edit survive being killed? Damaged and strange clips? Files that were made to do harm? Very long clips? We
-caused these faults on purpose and counted what they cost.
+Does an edit survive being killed? Damaged and strange clips? Files that were made to do harm? Very long
+clips? We caused these faults on purpose and counted what they cost.
 
 Each section says what was done. CI repeats it with fewer kills and shorter clips;
-[contributing](../CONTRIBUTING.md) says how to run more. This page is made by `python tests/reliability.py --docs
-docs`; do not edit it.
+[contributing](../CONTRIBUTING.md) says how to run more. This page is made by `python tests/reliability.py
+--docs docs`; do not edit it.
 
 """
 
@@ -113,9 +113,9 @@ def length(size: float) -> str:
     with redirect_stdout(printed):
         memory.measure(None, (round(48 * size), round(480 * size)), (1, 10), 1)
     return (
-        "What `python -m zs2kit.bench memory` prints, here for shorter clips than its defaults. Resident memory "
-        "should not grow with the number of frames, and the first frame should not take longer in a longer "
-        "clip.\n\n"
+        "What `python -m zs2kit.bench memory` prints, here for shorter clips than its defaults. Resident "
+        "memory should not grow with the number of frames, and the first frame should not take longer in a "
+        "longer clip.\n\n"
         f"```text\n{printed.getvalue()}```\n"
     )
 
