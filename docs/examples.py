@@ -23,7 +23,7 @@ zs2kit.write("knight.mp4", edited, overwrite=True)
 """,
     "generate": """
 made = zs2kit.generate(
-    {0: "a red robot", 2: "a blue robot"}, frames=4, rate=12, model=model, num_inference_steps=1
+    {0: "a red robot", 2: "a blue robot"}, frames=3, rate=12, model=model, num_inference_steps=1
 )
 zs2kit.write("robots.mp4", made, overwrite=True)
 """,
@@ -334,14 +334,16 @@ print(found.frames, found.shots, f"{found.seconds:.0f} s", found.obstacles)
     "plan.Plan": """
 from zs2kit.plan import plan
 
-found = plan(zs2kit.edit(clip, "a robot", plugins=[Pose()], model=model), "robot.mp4")
+edited = zs2kit.edit(clip, "a robot", model=model, num_inference_steps=2)
+found = plan(edited, "robot.mp4")
 if found.disk_bytes > found.free_disk_bytes:
     print("free some disk space first")
 """,
     "plan.lines": """
 from zs2kit.plan import lines, plan
 
-print("\\n".join(lines(plan(zs2kit.edit(clip, "a robot", plugins=[Pose()], model=model), "robot.mp4"))))
+edited = zs2kit.edit(clip, "a robot", model=model, num_inference_steps=2)
+print("\\n".join(lines(plan(edited, "robot.mp4"))))
 """,
     # zs2kit.verify
     "verify.verify": """
@@ -362,7 +364,7 @@ for check in verify("clip.mp4", "clip.mp4"):
 from zs2kit.testing import check_plugin
 from zs2kit_plugins.strength import Strength
 
-check_plugin(Strength(strength=0.5), num_inference_steps=4)
+check_plugin(Strength(strength=0.5), num_inference_steps=2)
 """,
     "testing.tiny_models": """
 from zs2kit.testing import tiny_models

@@ -170,13 +170,14 @@ _ZS2KIT_COMPLETE=fish_source zs2kit | source
 
 PYTHON = """# Python
 
-Every public name of zs2kit, with its arguments, its errors and an example. `import zs2kit` is quick: what
-takes long to import is imported when you first use it.
+Every public name of zs2kit, with its arguments, its errors and an example. `import zs2kit` is all you need
+for them, `zs2kit.metrics` and the other modules included. It is quick: what takes long to import is
+imported when you first use it.
 
 (Made from the code by `python docs/make.py`. The examples are in `docs/examples.py`, and the tests run
 them.)
 
-An edit takes four steps: read a clip, say what becomes of it, write it, look at the notices.
+In short, you read a clip, say what it should become, and write it:
 
 ```python
 {first}
@@ -188,8 +189,8 @@ Each example below works after the first four lines of this one, in a folder wit
 `clip.mp4`. They draw with a single denoising step, `num_inference_steps=1`, to be quick: leave that out for
 a good picture.
 
-Choose plugins that follow the source ({plugins}, ...), or what is drawn has nothing to do with it.
-[options.md](options.md) lists the options of each.
+What the result takes from the clip is decided by its plugins ({plugins}, ...). Without any, `Strength` is
+used; `plugins=[]` draws the prompt alone. [options.md](options.md) lists the plugins and their options.
 
 {contents}
 

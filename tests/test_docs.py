@@ -56,7 +56,7 @@ def test_every_public_name_is_documented_with_an_example() -> None:
 def test_the_examples_of_the_page_for_scripts_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    zs2kit.write(tmp_path / "clip.mp4", drawn_clip(4, width=64, height=64))
+    zs2kit.write(tmp_path / "clip.mp4", drawn_clip(3, width=64, height=64))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "example", ModuleType("example"))
     first: dict[str, object] = {"__name__": "example"}
