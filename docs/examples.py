@@ -328,22 +328,22 @@ print(noise_statistics(noise)["variance"])
 from zs2kit.plan import plan
 
 edited = zs2kit.edit(clip, "a robot", plugins=[Pose()], model=model, num_inference_steps=1)
-found = plan(edited, "robot.mp4")
+found = plan(edited, "new.mp4")
 print(found.frames, found.shots, f"{found.seconds:.0f} s", found.obstacles)
 """,
     "plan.Plan": """
 from zs2kit.plan import plan
 
-edited = zs2kit.edit(clip, "a robot", model=model, num_inference_steps=2)
-found = plan(edited, "robot.mp4")
+edited = zs2kit.edit(clip, "a robot", plugins=[Pose()], model=model, num_inference_steps=1)
+found = plan(edited, "new.mp4")
 if found.disk_bytes > found.free_disk_bytes:
     print("free some disk space first")
 """,
     "plan.lines": """
 from zs2kit.plan import lines, plan
 
-edited = zs2kit.edit(clip, "a robot", model=model, num_inference_steps=2)
-print("\\n".join(lines(plan(edited, "robot.mp4"))))
+edited = zs2kit.edit(clip, "a robot", plugins=[Pose()], model=model, num_inference_steps=1)
+print("\\n".join(lines(plan(edited, "new.mp4"))))
 """,
     # zs2kit.verify
     "verify.verify": """
