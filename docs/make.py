@@ -142,9 +142,9 @@ zs2kit edit --plugin pose --prompt "a red robot" clip.mp4
 
 {environment}
 
-Variables of other programs that matter here: `HF_HUB_OFFLINE=1` keeps zs2kit from fetching anything from
-the Hugging Face hub, `HF_HOME` is where fetched models are kept, and `OMP_NUM_THREADS` is how many CPU
-cores are used.
+Some variables of other libraries matter, too: `HF_HUB_OFFLINE=1` keeps zs2kit from downloading anything from
+the Hugging Face hub, `HF_HOME` is the folder for downloaded models, and `OMP_NUM_THREADS` limits the CPU
+cores that are used.
 
 ## Completion in your shell
 
@@ -189,8 +189,9 @@ Each example below works after the first four lines of this one, in a folder wit
 `clip.mp4`. They draw with a single denoising step, `num_inference_steps=1`, to be quick: leave that out for
 a good picture.
 
-What the result takes from the clip is decided by its plugins ({plugins}, ...). Without any, `Strength` is
-used; `plugins=[]` draws the prompt alone. [options.md](options.md) lists the plugins and their options.
+What the result takes from the clip is decided by its plugins ({plugins}, ...).
+Without any, `Strength` is used; `plugins=[]` draws the prompt alone. [Options](options.md) lists the
+plugins and their options.
 
 {contents}
 
@@ -252,7 +253,7 @@ NOTES = {
     "zs2kit.plan": "What an edit will do and take, before it begins. `zs2kit plan` prints it.",
     "zs2kit.verify": "Whether a result is as whole as its source. `zs2kit verify` prints it.",
     "zs2kit.testing": "For tests of plugins: [the guide](plugins.md#test) shows how.",
-    "Plugins": "[Write a plugin](plugins.md) is the guide; [hooks.md](hooks.md) lists the hooks.",
+    "Plugins": "[Write a plugin](plugins.md) is the guide; [Hooks](hooks.md) lists the hooks.",
     "Models": "[Models](models.md) says what loads.",
 }
 # Members of the classes that python.md shows.
@@ -419,10 +420,11 @@ def described_command(path: str, command: click.Command) -> str:
 def python_page() -> str:
     """Return docs/python.md."""
     examples = runpy.run_path(str(Path(__file__).with_name("examples.py")))
-    sections, contents = [], []
+    sections, headings = [], []
     for heading, (module, names) in SECTIONS.items():
         about = f"{NOTES[heading]}\n\n" if heading in NOTES else ""
         here = list(names or public(module))
+        headings += [heading, *(f"{module}.{name}" for name in here)]
         prefix = "" if module == "zs2kit" else f"{module.removeprefix('zs2kit.')}."
         shown = [
             described_name(getattr(import_module(module), name), module, examples["EXAMPLES"][prefix + name])
@@ -430,8 +432,13 @@ def python_page() -> str:
         ]
         extra = f"\n{_errors()}" if "Zs2Error" in here else ""
         sections.append(f"## {heading}\n\n{about}" + "\n".join(shown) + extra)
-        links = [f"[`{name}`](#{_anchor(module, name)})" for name in here]
-        contents.append(f"- **[{heading}](#{_heading_anchor(heading)})**: {', '.join(links)}")
+    contents: list[str] = []
+    for heading, anchor in zip(headings, anchors(headings), strict=True):
+        if heading in SECTIONS:
+            contents.append(f"- **[{heading}](#{anchor})**:")
+        else:
+            comma = "" if contents[-1].endswith(":") else ","
+            contents[-1] += f"{comma} [`{heading.rpartition('.')[2]}`](#{anchor})"
     return PYTHON.format(
         first=examples["FIRST"].strip(),
         plugins=", ".join(f"`{name}`" for name in ("pose", "depth", "edges", "strength")),
@@ -453,13 +460,14 @@ def public(module: str) -> list[str]:
     return [name for _, name in sorted(found)]
 
 
-def _anchor(module: str, name: str) -> str:
-    return _heading_anchor(f"{module}.{name}")
-
-
-def _heading_anchor(heading: str) -> str:
-    """What GitHub makes of a heading."""
-    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+def anchors(headings: Sequence[str]) -> list[str]:
+    """What GitHub makes of a page's headings, in their order: the second of two that are alike ends in -1."""
+    found: list[str] = []
+    for heading in headings:
+        name = re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        alike = sum(re.fullmatch(rf"{re.escape(name)}(-\d+)?", each) is not None for each in found)
+        found.append(f"{name}-{alike}" if alike else name)
+    return found
 
 
 def _alias(module: str, name: str) -> str:
@@ -489,7 +497,7 @@ def described_name(thing: Any, module: str, example: str) -> str:
         lines.append(f"{listed_text(thing)}\n")
         if typed:
             lines.append(
-                f"[options.md](options.md) describes each {'setting' if name == 'Settings' else 'option'}.\n"
+                f"[Options](options.md) describes each {'setting' if name == 'Settings' else 'option'}.\n"
             )
         elif listed and name != "Progress":  # whose attributes its docstring lists
             lines.append(f"```py\n{listed}\n```\n")

@@ -56,7 +56,8 @@ def test_every_public_name_is_documented_with_an_example() -> None:
 def test_the_examples_of_the_page_for_scripts_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    zs2kit.write(tmp_path / "clip.mp4", drawn_clip(3, width=64, height=64))
+    images = [frame.image for frame in drawn_clip(12, width=64, height=64)][:3]
+    zs2kit.write(tmp_path / "clip.mp4", zs2kit.Clip.from_images(images, rate=12))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "example", ModuleType("example"))
     first: dict[str, object] = {"__name__": "example"}

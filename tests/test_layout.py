@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -239,7 +240,7 @@ def anchors(page: Path) -> set[str]:
     """The names by which GitHub links to a page's headings."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     headings = re.findall(r"^#+ (.*)$", text, re.M)
-    return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+    return set(runpy.run_path(str(ROOT / "docs" / "make.py"))["anchors"](headings))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
