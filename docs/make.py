@@ -96,6 +96,10 @@ works in a script:
 result=$(zs2kit edit --plugin pose --prompt "a red robot" --quiet clip.mp4)
 ```
 
+**Progress.** On a terminal, a bar shows the stage, the frames that are done, the denoising step and the time
+left. Elsewhere, as in a log, a line says so every ten seconds. `--progress` chooses: `bar`, `lines`, `json`
+(a JSON object on each line, for other programs), `none`, or `auto`, the default. `--quiet` shows none.
+
 | exit code | meaning |
 |---|---|
 | 0 | done |
@@ -145,6 +149,10 @@ zs2kit edit --plugin pose --prompt "a red robot" clip.mp4
 Some variables of other libraries matter, too: `HF_HUB_OFFLINE=1` keeps zs2kit from downloading anything from
 the Hugging Face hub, `HF_HOME` is the folder for downloaded models, and `OMP_NUM_THREADS` limits the CPU
 cores that are used.
+
+`OMP_WAIT_POLICY` says what the threads do while they wait for one another. If other programs keep the cores
+busy, zs2kit sets it to `PASSIVE`, which is faster then; on an idle machine it would be slower. What you set
+yourself stays. A script of yours has to set it before torch is imported.
 
 ## Completion in your shell
 
@@ -571,13 +579,13 @@ def listed_text(thing: Any) -> str:
         known |= {each for cls in thing.__mro__ for each in getattr(cls, "__annotations__", {})}
         known |= set(getattr(thing, "_fields", ())) | {"message", "remedy"}
     word = "|".join(sorted(map(re.escape, known), key=len, reverse=True)) or "$."
-    begins = re.compile(rf"(?:(?<=\n)|(?<=\A)|(?<=[.;] ))((?:{word})(?:(?:, | and )(?:{word}))*): ")
+    begins = re.compile(rf"(?:(?<=\n)|(?<=\A)|(?<=[.;] ))((?:{word})(?:(?:,\s+|\s+and\s+)(?:{word}))*): ")
     shown = []
     for paragraph in re.sub(r"(?<=[.;])\s+(?=Raises `)", "\n\n", text(thing)).split("\n\n"):
         first, *pieces = begins.split(paragraph)
         first = first.rstrip().rstrip(";")
         bullets = [
-            f"- **{names}**: {' '.join(says.split()).rstrip(';')}"
+            f"- **{' '.join(names.split())}**: {' '.join(says.split()).rstrip(';')}"
             for names, says in zip(pieces[::2], pieces[1::2], strict=True)
         ]
         shown.append("\n\n".join(filter(None, [first, "\n".join(bullets)])))
