@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 import runpy
 import sys
@@ -12,9 +13,13 @@ from types import ModuleType
 
 import click
 import pytest
+import reliability
 
 import zs2kit
 from zs2kit import cli, hookspecs, plugins, settings
+from zs2kit.bench import ablation, page, quality, speed
+from zs2kit.puppets import evaluate
+from zs2kit.puppets.train import WEIGHTS
 from zs2kit.testing import drawn_clip
 
 ROOT = Path(__file__).parents[1]
@@ -27,19 +32,19 @@ MAKE = runpy.run_path(str(DOCS / "make.py"))
 EXAMPLES = runpy.run_path(str(DOCS / "examples.py"))
 
 
-@pytest.mark.parametrize("page", MAKE["PAGES"])
-def test_pages_made_from_the_code_are_up_to_date(page: str) -> None:
-    assert (DOCS / f"{page}.md").read_text() == MAKE["PAGES"][page](), "run: python docs/make.py"
+@pytest.mark.parametrize("name", MAKE["PAGES"])
+def test_pages_made_from_the_code_are_up_to_date(name: str) -> None:
+    assert (DOCS / f"{name}.md").read_text() == MAKE["PAGES"][name](), "run: python docs/make.py"
 
 
 def test_every_command_and_option_is_documented() -> None:
-    page = (DOCS / "cli.md").read_text()
+    text = (DOCS / "cli.md").read_text()
     for command in cli.main.commands.values():
-        section = page.partition(f"\n## zs2kit {command.name}\n")[2].partition("\n## ")[0]
+        section = text.partition(f"\n## zs2kit {command.name}\n")[2].partition("\n## ")[0]
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert f"`{', '.join(parameter.opts)}" in section, f"{command.name}: {parameter.name}"
-    assert set(re.findall(r"ZS2KIT_[A-Z]\w+", page)) >= {
+    assert set(re.findall(r"ZS2KIT_[A-Z]\w+", text)) >= {
         str(each.envvar) for it in cli.main.commands.values() for each in it.params if each.envvar
     }
 
@@ -99,9 +104,9 @@ def test_the_page_for_authors_shows_the_entry_point() -> None:
 
 
 def test_files_that_are_named_exist() -> None:
-    for page in DOCS.glob("*.md"):
-        for file in re.findall(r"`((?:plugins|samples|docs|tests)/\w+\.\w+)`", page.read_text()):
-            assert (ROOT / file).exists() or (TEMPLATE / file).exists(), f"{page.name}: {file}"
+    for path in DOCS.glob("*.md"):
+        for file in re.findall(r"`((?:plugins|samples|docs|tests)/\w+\.\w+)`", path.read_text()):
+            assert (ROOT / file).exists() or (TEMPLATE / file).exists(), f"{path.name}: {file}"
 
 
 def test_the_page_on_the_house_names_files_and_names_that_exist() -> None:
@@ -120,3 +125,15 @@ def test_what_was_found_stands_in_the_tables() -> None:
     assert len(numbers) > 20
     for number in numbers:
         assert re.search(rf"(?<![\d.]){re.escape(number)}(?![\d%])", tables), number
+
+
+def test_pages_have_the_words_of_what_makes_them() -> None:
+    results = (DOCS / "results.md").read_text()
+    texts = [page.PAGE, page.LIMITATIONS, quality.GENERATION, quality.EDITING, ablation.GRID]
+    texts += [quality.TRIED_GENERATION, quality.TRIED_EDITING, ablation.SEARCH]
+    for each in [*texts, speed.SPEED, speed.SPEED_OF_EDITS]:
+        assert each in results, each
+    assert reliability.PAGE in (DOCS / "reliability.md").read_text()
+    numbers = json.loads((DOCS / "puppets.json").read_text())
+    steps = json.loads((WEIGHTS / "training.json").read_text())
+    assert (DOCS / "puppets.md").read_text() == evaluate.page(numbers, steps)

@@ -150,19 +150,25 @@ def targets(runs: Runs, cases: Sequence[Case], edited: bool) -> str:
     single = next(method for method in methods if method.name == "frame by frame")
     found = [
         Target("kind flips per 100 transitions", "kind flips", "at most", 1),
-        Target("the same, over those of frame by frame", "kind flips", "at most", 0.25, single),
-        Target(f"colour drift, over that of {zero.name}", "colour drift to first", "at most", 0.5, zero),
-        Target(f"warp error, over that of {zero.name}", "warp error", "at most", 0.5, zero),
+        Target("kind flips, divided by those of frame by frame", "kind flips", "at most", 0.25, single),
+        Target(
+            f"colour drift, divided by that of {zero.name}", "colour drift to first", "at most", 0.5, zero
+        ),
+        Target(f"warp error, divided by that of {zero.name}", "warp error", "at most", 0.5, zero),
     ]
     if edited:
         found += [Target("PCK@0.1", "PCK@0.1", "at least", 0.9)]
     else:
         real = rendered(False)
         found += [
-            Target("motion, over that of rendered clips", "motion", "at least", 0.5, real),
-            Target("smooth motion, likewise", "smooth motion", "at least", 0.5, real),
+            Target("motion, divided by that of rendered clips", "motion", "at least", 0.5, real),
+            Target(
+                "smooth motion, divided by that of rendered clips", "smooth motion", "at least", 0.5, real
+            ),
         ]
-    found += [Target(f"text right, less that of {zero.name}", "text right", "at least", 0, zero, np.subtract)]
+    found += [
+        Target(f"text right, minus that of {zero.name}", "text right", "at least", 0, zero, np.subtract)
+    ]
     lines = [f"| target | wanted | {ours.name} | | {held.name} | |", "|---|---|---|---|---|---|"]
     for target in found:
         reached = " | ".join(_reached(runs, cases, method, target) for method in (ours, held))

@@ -200,11 +200,11 @@ def section(cells: Cells) -> str:
     if not found:
         return ""
     timed = [cell for cell in found if "side" in cell[0]]
-    columns = ["seconds", "first frame", "over frame by frame", "in larger chunks", "over Text2Video-Zero"]
+    columns = ["seconds", "first frame", "/ frame by frame", "the same, larger chunks", "/ Text2Video-Zero"]
     names = ["zs2kit, seconds", "first frame, seconds", *(f"{a} over {b}" for a, b in GENERATED)]
     text = f"\n## Speed\n{SPEED}\n{_table(timed, columns, names)}\n"
     if edits := [cell for cell in timed if "edit, seconds" in cell[1]]:
-        columns = ["seconds", "over frame by frame", "without flow momentum"]
+        columns = ["seconds", "/ frame by frame", "the same, without flow momentum"]
         names = ["edit, seconds", *(f"{a} over {b}" for a, b in EDITED)]
         text += f"\n{SPEED_OF_EDITS}\n{_table(edits, columns, names)}\n"
     for on in sorted({(it["speed"], it["on"]) for it, _ in found if "side" not in it}):
@@ -236,12 +236,12 @@ def _table(
 
 
 SPEED = """
-Seconds for a whole clip, from text to pixels: the median of repeats in which the methods take turns.
-Ratios are medians over pairs; the aim was at most 1.10. "Frame by frame" is StableDiffusionPipeline with
-as many pictures at a time, 8. It gives the U-Net both halves of the guidance at once, while zs2kit gives
-them one after the other; "in larger chunks" has chunks of twice the length, so that the U-Net's batch is
-the same. Text2Video-Zero draws all frames in one batch and takes the first steps for one frame only. The
-larger models have random weights.
+Seconds for a whole clip, from text to pixels: the median of repeats in which the methods take turns. "/
+frame by frame" is zs2kit's time divided by that of frame by frame, the median over pairs; the aim was at
+most 1.10. "Frame by frame" is StableDiffusionPipeline with as many pictures at a time, 8. It gives the
+U-Net both halves of the guidance at once, while zs2kit gives them one after the other; "larger chunks"
+has chunks of twice the length, so that the U-Net's batch is the same. Text2Video-Zero draws all frames in
+one batch and takes the first steps for one frame only. The larger models have random weights.
 """
 
 SPEED_OF_EDITS = """
