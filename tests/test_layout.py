@@ -36,7 +36,7 @@ LAYERS = [
     {"networks", "shots"},
     {"model"},
     {"companion", "denoiser", "detectors", "guidance", "metrics", "motion", "verify"},
-    {"hookspecs", "sampler"},
+    {"hookspecs", "returns", "sampler"},
     {"plugins"},
     {"control", "puppets", "report", "scan"},
     {"people"},

@@ -96,11 +96,33 @@ def channels(step: Step, branch: Branch, latents: torch.Tensor) -> torch.Tensor 
 
 
 @hookspec
+def estimate(step: Step, estimate: torch.Tensor, chunk: Chunk) -> torch.Tensor | None:
+    """Return a difference to add to what the step takes for the finished latents, or None for nothing.
+
+    Called once per step, after guidance. ``estimate`` (frames, channels, height, width) are the finished
+    latents as far as the step can tell: blurred at first, sharp in the end. Every plugin gets the same ones,
+    and returns a tensor of the same shape. The differences are added up, and then flow momentum, where it is
+    on, averages the sum. The step goes on from there.
+    """
+
+
+@hookspec
 def keep(chunk: Chunk) -> NDArray[np.float32] | None:
     """Return a mask of what stays as in the source, or None; called once per chunk, after `prepare`.
 
     The mask is (frames, height, width), the source's size, in [0, 1]: 1 stays to the bit, 0 is drawn, and
     in between both are blended. Masks of several plugins are combined by their maximum.
+    """
+
+
+@hookspec
+def decoded(chunk: Chunk, pixels: torch.Tensor) -> torch.Tensor | None:
+    """Return a difference to add to the finished frames, or None for nothing; called once per chunk.
+
+    ``pixels`` (frames, 3, height, width) in [0, 1] are the frames at the model's size, before they are scaled
+    to the source's. Every plugin gets the same ones, and returns a tensor of the same shape. The differences
+    are added up, and what then lies outside of [0, 1] is clipped. Flow momentum comes before, so that it
+    doesn't average away what a plugin adds, and what is added to one frame doesn't go on into the next.
     """
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
+import inspect
 import keyword
 import logging
 import re
@@ -19,7 +20,7 @@ from typing import Any, ClassVar
 
 import pluggy
 
-from zs2kit import hookspecs
+from zs2kit import hookspecs, returns
 from zs2kit.errors import PluginError, UsageError, Zs2Error, first_line, is_out_of_memory
 from zs2kit.settings import check as check_options
 from zs2kit.settings import nearest, options, suggestion
@@ -162,33 +163,30 @@ def manager(plugins: Sequence[Plugin]) -> pluggy.PluginManager:
     """Return a pluggy manager over fresh copies of ``plugins``, for one edit.
 
     The copies keep an edit's state out of the caller's objects. Raises `PluginError` for a method that is
-    marked as a hook but isn't one, and for two plugins that give what only one may give.
+    marked as a hook but isn't one, or that asks for arguments which the hook doesn't have, and for two plugins
+    that give what only one may give.
     """
     hooks = pluggy.PluginManager("zs2kit")
     hooks.add_hookspecs(hookspecs)
+    known = {name: caller.spec.argnames for name, caller in vars(hooks.hook).items()}
     for plugin in reversed(plugins):  # pluggy runs the last registered first
         name = name_of(plugin)
         if hooks.has_plugin(name):
             raise PluginError(f"plugin '{name}' is given twice", "give it once")
         copy: Plugin = dataclasses.replace(plugin)  # type: ignore[type-var]
+        marked = _marked(hooks, copy)
+        _check_marked(name, marked, known)
         try:
             hooks.register(copy, name)
         except pluggy.PluginValidationError as error:
             raise PluginError(f"plugin '{name}': {' '.join(str(error).split())}") from error
-        callers = hooks.get_hookcallers(copy) or ()
-        for impl in (impl for caller in callers for impl in caller.get_hookimpls() if impl.plugin is copy):
-            impl.function = _named(impl.function, name)  # type: ignore[misc]  # pluggy only reads it
-        marked = {caller.name for caller in callers}
-        for hook in (each for each in vars(hooks.hook) if hasattr(copy, each) and each not in marked):
+        for caller in (each for each in hooks.get_hookcallers(copy) or () if each.name in known):
+            for impl in (impl for impl in caller.get_hookimpls() if impl.plugin is copy):
+                _watch(impl, name, caller.name, known[caller.name])
+        for hook in (each for each in known if hasattr(copy, each) and each not in marked):
             raise PluginError(f"plugin '{name}': {hook}() is not marked as a hook", "put @hookimpl above it")
         if not marked:
-            raise PluginError(
-                f"plugin '{name}' takes part in no hook", f"hooks are: {', '.join(vars(hooks.hook))}"
-            )
-    try:
-        hooks.check_pending()
-    except pluggy.PluginValidationError as error:
-        raise PluginError(" ".join(str(error).split())) from error
+            raise PluginError(f"plugin '{name}' takes part in no hook", f"the hooks are {', '.join(known)}")
     for hook in ("guidance", "initial_latents", "channels"):
         providers = [impl.plugin_name for impl in getattr(hooks.hook, hook).get_hookimpls()]
         if len(providers) > 1:
@@ -196,33 +194,85 @@ def manager(plugins: Sequence[Plugin]) -> pluggy.PluginManager:
     return hooks
 
 
-def _named(hook: Callable[..., Any], plugin: str) -> Callable[..., Any]:
-    """Return ``hook`` with errors that name the plugin, and with a log of its calls."""
+def _marked(hooks: pluggy.PluginManager, plugin: Plugin) -> dict[str, Callable[..., Any]]:
+    """The plugin's methods that are marked as hooks, by the names of these."""
+    marked = {name: hooks.parse_hookimpl_opts(plugin, name) for name in dir(plugin)}
+    return {
+        how["specname"] or name: getattr(plugin, name)
+        for name, how in marked.items()
+        if how and not how["optionalhook"]
+    }
 
-    @functools.wraps(hook)
+
+def _check_marked(
+    plugin: str, marked: Mapping[str, Callable[..., Any]], known: Mapping[str, Sequence[str]]
+) -> None:
+    """`PluginError` if there is no such hook, or if a method asks for what the hook isn't given."""
+    for hook, method in marked.items():
+        if hook not in known:
+            meant = nearest(hook, known), f"the hooks are {', '.join(known)}"
+            raise PluginError(f"plugin '{plugin}': unknown hook '{hook}'", " ".join(filter(None, meant)))
+        for each in inspect.signature(method).parameters.values():
+            needed = each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+            if needed and each.name not in known[hook]:
+                meant = nearest(each.name, known[hook]), f"it is given {', '.join(known[hook])}"
+                raise PluginError(
+                    f"plugin '{plugin}': {hook}() asks for '{each.name}', which that hook isn't given",
+                    " ".join(filter(None, meant)),
+                )
+
+
+def _watch(impl: pluggy.HookImpl, plugin: str, hook: str, known: Sequence[str]) -> None:
+    """Have calls of ``impl`` go through `_named`, with all of the arguments that its ``hook`` is given."""
+    wanted = impl.argnames, impl.kwargnames
+    checked = not (impl.wrapper or impl.hookwrapper)  # those return generators
+    # pluggy only reads these
+    impl.function = _named(impl.function, plugin, hook, known, *wanted, checked=checked)  # type: ignore[misc]
+    impl.argnames, impl.kwargnames = tuple(known), ()  # type: ignore[misc]
+
+
+def _named(
+    function: Callable[..., Any],
+    plugin: str,
+    hook: str,
+    known: Sequence[str],
+    wanted: Sequence[str],
+    optional: Sequence[str],
+    *,
+    checked: bool,
+) -> Callable[..., Any]:
+    """Return a function that takes all ``known`` arguments of a hook and calls the plugin's ``function``.
+
+    That gets the ``wanted`` and ``optional`` ones among them. If it fails, or returns what the hook can't
+    use, the error says which plugin and which hook it was. Its calls go to the log of hooks.
+    """
+
+    @functools.wraps(function)
     def call(*arguments: Any) -> Any:
+        given = dict(zip(known, arguments, strict=True))
+        asked = [given[each] for each in wanted]
         began = _now()
         try:
-            result = hook(*arguments)
+            result = function(*asked, **{each: given[each] for each in optional if each in given})
         except Exception as error:  # a third party's code may raise anything
             if isinstance(error, Zs2Error) or is_out_of_memory(error):
                 raise
             from zs2kit.clip import Chunk  # not above: listing plugins needs no numpy
 
-            if any(isinstance(each, Chunk) and each.frames is None for each in arguments):
+            if any(isinstance(each, Chunk) and each.frames is None for each in asked):
                 raise UsageError(
                     f"plugin '{plugin}' looks at the source's frames, but a clip made of text alone has none",
                     "use it to edit a clip",
                 ) from error
             raise PluginError(
-                f"plugin '{plugin}' failed in {hook.__name__}(): {_named_error(error)}"
+                f"plugin '{plugin}' failed in {hook}(): {_named_error(error)}"
             ) from error
+        if checked:
+            returns.check(plugin, hook, result, given)
         if trace.isEnabledFor(logging.DEBUG):
             seconds = _now() - began
-            given = ", ".join(filter(None, map(_in_short, arguments)))
-            trace.debug(
-                "%s.%s(%s) -> %s, %.1f ms", plugin, hook.__name__, given, _in_short(result), 1000 * seconds
-            )
+            told = ", ".join(map(_in_short, asked))
+            trace.debug("%s.%s(%s) -> %s, %.1f ms", plugin, hook, told, _in_short(result), 1000 * seconds)
         return result
 
     return call
@@ -237,9 +287,7 @@ def _now() -> float:
 
 
 def _in_short(value: Any) -> str:
-    """A hook's argument or result, as the log of hooks has it; a plugin itself is left out."""
-    if isinstance(value, Plugin):
-        return ""
+    """A hook's argument or result, as the log of hooks has it."""
     if hasattr(value, "dtype") and hasattr(value, "shape"):  # torch's tensors and NumPy's arrays
         device = getattr(value, "device", "cpu")
         shape = "x".join(map(str, value.shape))

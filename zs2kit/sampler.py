@@ -30,23 +30,29 @@ def sample(
     first: int = 0,
     kept: Kept | None = None,
     motion: FlowMomentum | None = None,
+    correct: Callable[[Step, torch.Tensor], torch.Tensor] | None = None,
     after_step: Callable[[Step], object] = lambda step: None,
 ) -> torch.Tensor:
     """Return ``latents`` (frames, channels, height, width), denoised from step ``first`` on.
 
     latents: float32, at the noise level of step ``first``. step_noise: returns a step's noise, of the
-    latents' shape, for schedulers that add some. kept: what stays as in the source. motion: averages each
-    step's estimate of the final latents. after_step: called after every step; may raise.
+    latents' shape, for schedulers that add some. kept: what stays as in the source. correct: takes each step's
+    estimate of the final latents, and returns the one to go on with, which may be the same tensor. motion:
+    averages it along the source's motion. after_step: called after every step; may raise.
     """
     steps = steps_of(scheduler)
     begin(scheduler, steps[first])
     for step in steps[first:]:
         scaled = scheduler.scale_model_input(latents, step.timestep)
         prediction = denoiser.guided(scaled, step, branches)
-        if motion is not None:
+        if correct is not None or motion is not None:
             a, b = estimate(scheduler, step)
-            averaged = motion(step.index, step.count, a * latents + b * prediction)
-            prediction = (averaged - a * latents) / b
+            expected = a * latents + b * prediction
+            aim = expected if correct is None else correct(step, expected)
+            if motion is not None:
+                aim = motion(step.index, step.count, aim)
+            if motion is not None or aim is not expected:
+                prediction = (aim - a * latents) / b
         latents = advance(scheduler, prediction, step, latents, step_noise)
         if kept is not None:
             source = kept.latents

@@ -135,11 +135,10 @@ class Scan:
                 started.first,
                 started.kept,
                 started.motion,
+                self._correct(chunk),
                 after_step,
             )
-            pixels = self.model.decode(latents)
-            if started.motion is not None:
-                pixels = started.motion.finish(pixels)
+            pixels = self._finished(chunk, latents, started.motion)
         if self.carry_on_host:
             torch.get_device_module(self.model.device).synchronize()
         return Drawn(following, pixels, started.keep)
@@ -166,6 +165,25 @@ class Scan:
         latents, first = start[0] if start else (noise * scheduler.init_noise_sigma, 0)
         kept = None if keep is None else self._kept_source(chunk, keep, noise)
         return _Started(branches, scheduler, latents, first, kept, keep, motion)
+
+    def _correct(self, chunk: Chunk) -> Callable[[Step, torch.Tensor], torch.Tensor] | None:
+        """What adds plugins' differences to the finished latents that a step expects; None if none does."""
+        if not self.hook.estimate.get_hookimpls():
+            return None
+        return lambda step, expected: _sum(
+            expected, self.hook.estimate(step=step, estimate=expected, chunk=chunk)
+        )
+
+    def _finished(self, chunk: Chunk, latents: torch.Tensor, motion: FlowMomentum | None) -> torch.Tensor:
+        """Decode the chunk's latents, and do all else that comes after its last step."""
+        pixels = self.model.decode(latents)
+        if motion is not None:
+            pixels = motion.finish(pixels)
+        changed = _sum(pixels, self.hook.decoded(chunk=chunk, pixels=pixels))
+        if changed is pixels:
+            return pixels
+        # Infinity must not pass for black or white.
+        return changed.clamp(0, 1).where(changed.isfinite(), torch.nan)
 
     def _prepare(self, chunk: Chunk) -> Sequence[Branch]:
         """Have the plugins look at the chunk; return the branches of its guidance."""
@@ -222,8 +240,12 @@ class Scan:
         def call() -> None:
             with self.model.lock, self.denoiser.sampling(Carry(), following):
                 noise = self._noise(Carry(), Carry(), chunk, "initial")
+                middle = steps[len(steps) // 2]
                 for branch in self._prepare(chunk):
-                    self.denoiser(noise, steps[len(steps) // 2], branch)
+                    self.denoiser(noise, middle, branch)
+                self.hook.estimate(step=middle, estimate=noise, chunk=chunk)
+                pixels = torch.zeros((chunk.length, 3, chunk.height, chunk.width), device=noise.device)
+                self.hook.decoded(chunk=chunk, pixels=pixels)
 
         return peak_of(call, self.model.device), following.nbytes * len(steps)
 
@@ -246,15 +268,15 @@ class Scan:
             started = self._start(Carry(), following, chunk)
             steps = steps_of(started.scheduler)
             mark()
-            self.denoiser.guided(started.latents, steps[len(steps) // 2], started.branches)
+            middle = steps[len(steps) // 2]
+            self.denoiser.guided(started.latents, middle, started.branches)
+            self.hook.estimate(step=middle, estimate=started.latents, chunk=chunk)
             mark()
             averaged = [each for each in steps if started.motion is not None and acts(each.index, each.count)]
             if started.motion is not None:
                 started.motion(averaged[0].index, averaged[0].count, started.latents)
             mark()
-            pixels = self.model.decode(started.latents)
-            if started.motion is not None:
-                started.motion.finish(pixels)
+            self._finished(chunk, started.latents, started.motion)
             mark()
         start, step, average, end = (after - before for before, after in pairwise(moments))
         averages = sum(each.index >= started.first for each in averaged)
@@ -302,6 +324,13 @@ def finished(chunk: Chunk, drawn: Drawn) -> Iterator[NDArray[np.uint8]]:
 def to_images(pixels: torch.Tensor) -> NDArray[np.uint8]:
     """(frames, 3, height, width) in [0, 1] -> (frames, height, width, 3) uint8."""
     return (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _sum(tensor: torch.Tensor, differences: Sequence[torch.Tensor]) -> torch.Tensor:
+    """``tensor`` with the plugins' ``differences`` added; the same one if there are none."""
+    if not differences:
+        return tensor
+    return tensor + torch.stack([each.to(tensor) for each in differences]).sum(dim=0)
 
 
 def _first_broken(pixels: torch.Tensor) -> int | None:
