@@ -168,7 +168,8 @@ def manager(plugins: Sequence[Plugin]) -> pluggy.PluginManager:
     """
     hooks = pluggy.PluginManager("zs2kit")
     hooks.add_hookspecs(hookspecs)
-    known = {name: caller.spec.argnames for name, caller in vars(hooks.hook).items()}
+    callers = vars(hooks.hook)
+    known = {name: callers[name].spec.argnames for name in vars(hookspecs) if name in callers}  # as there
     for plugin in reversed(plugins):  # pluggy runs the last registered first
         name = name_of(plugin)
         if hooks.has_plugin(name):

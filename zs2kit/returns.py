@@ -91,7 +91,7 @@ def _guidance(result: Any, given: Given) -> Fault:
 
     frames = given["chunk"].length
     wanted = "a list of Branch"
-    if not isinstance(result, list | tuple) or not all(isinstance(each, Branch) for each in result):
+    if not (isinstance(result, list | tuple) and result and all(isinstance(each, Branch) for each in result)):
         return _described(result), wanted
     for branch in result:
         embeds = branch.prompt_embeds
@@ -107,7 +107,7 @@ def _guidance(result: Any, given: Given) -> Fault:
             f"branches with the weights {_described(weights)}",
             f"{wanted}, with a number as each one's weight",
         )
-    if not abs(sum(weights) - 1) <= 1e-4 * max(1, *map(abs, weights), 0):
+    if not abs(sum(weights) - 1) <= 1e-4 * max(1, *map(abs, weights)):
         return f"branches whose weights sum to {sum(weights):g}", f"{wanted} whose weights sum to 1"
     names = [each.name for each in result]
     if len({*names}) < len(names):
