@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 
 # How each is made, with what lies in a folder of materials, and the options with which it does nothing.
 PLUGINS: dict[str, tuple[Callable[[Path], dict], Callable[[Path], dict] | None]] = {
+    "colour": (lambda at: {"patch": 25.0}, lambda at: {"scale": 0.0}),
     "control": (
         lambda at: {"model": "controlnet_edges", "maps": str(at / "maps.mkv")},
         lambda at: {"scale": 0.0},
@@ -49,6 +50,8 @@ TOGETHER = [
     ("instruct", "mask"),
     ("pose", "mask"),
     ("mask", "strength"),
+    ("pose", "colour"),
+    ("mask", "colour"),
 ]
 
 
@@ -80,7 +83,9 @@ def test_the_laws_hold(names: tuple[str, ...], materials: Path, models: dict[str
 
 
 @pytest.mark.parametrize(
-    "names", [("pose", "mask"), ("depth", "invert"), ("edges", "reference")], ids="+".join
+    "names",
+    [("pose", "mask"), ("depth", "invert"), ("pose", "colour"), ("edges", "reference")],
+    ids="+".join,
 )
 def test_the_laws_hold_along_the_motion(names: tuple[str, ...], materials: Path, models: dict[str, Model]):
     """And of a reference without a picture."""

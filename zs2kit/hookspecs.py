@@ -97,12 +97,12 @@ def channels(step: Step, branch: Branch, latents: torch.Tensor) -> torch.Tensor 
 
 @hookspec
 def estimate(step: Step, estimate: torch.Tensor, chunk: Chunk) -> torch.Tensor | None:
-    """Return a difference to add to what the step takes for the finished latents, or None for nothing.
+    """Return a difference to add to the step's estimate of the final latents, or None; called for every step.
 
-    Called once per step, after guidance. ``estimate`` (frames, channels, height, width) are the finished
-    latents as far as the step can tell: blurred at first, sharp in the end. Every plugin gets the same ones,
-    and returns a tensor of the same shape. The differences are added up, and then flow momentum, where it is
-    on, averages the sum. The step goes on from there.
+    ``estimate`` (frames, channels, height, width) is what the chunk would look like if this were the last
+    step: blurred at first, sharp in the end. Every plugin is given the same tensor, and returns one of the
+    same shape. The differences are added up. Flow momentum then averages the sum, and the step goes on from
+    there.
     """
 
 
@@ -117,12 +117,12 @@ def keep(chunk: Chunk) -> NDArray[np.float32] | None:
 
 @hookspec
 def decoded(chunk: Chunk, pixels: torch.Tensor) -> torch.Tensor | None:
-    """Return a difference to add to the finished frames, or None for nothing; called once per chunk.
+    """Return a difference to add to the finished frames, or None; called once per chunk.
 
-    ``pixels`` (frames, 3, height, width) in [0, 1] are the frames at the model's size, before they are scaled
-    to the source's. Every plugin gets the same ones, and returns a tensor of the same shape. The differences
-    are added up, and what then lies outside of [0, 1] is clipped. Flow momentum comes before, so that it
-    doesn't average away what a plugin adds, and what is added to one frame doesn't go on into the next.
+    ``pixels`` (frames, 3, height, width) in [0, 1] are the frames at the model's size. Every plugin is given
+    the same tensor, and returns one of the same shape. The differences are added up, and what is outside of
+    [0, 1] afterwards is clipped. This comes after flow momentum, which would average away what a plugin adds
+    and carry it into the next frame.
     """
 
 

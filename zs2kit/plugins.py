@@ -163,8 +163,8 @@ def manager(plugins: Sequence[Plugin]) -> pluggy.PluginManager:
     """Return a pluggy manager over fresh copies of ``plugins``, for one edit.
 
     The copies keep an edit's state out of the caller's objects. Raises `PluginError` for a method that is
-    marked as a hook but isn't one, or that asks for arguments which the hook doesn't have, and for two plugins
-    that give what only one may give.
+    marked as a hook but isn't one, or asks for arguments that the hook doesn't have, and for two plugins that
+    give what only one may give.
     """
     hooks = pluggy.PluginManager("zs2kit")
     hooks.add_hookspecs(hookspecs)

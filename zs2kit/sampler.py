@@ -36,9 +36,9 @@ def sample(
     """Return ``latents`` (frames, channels, height, width), denoised from step ``first`` on.
 
     latents: float32, at the noise level of step ``first``. step_noise: returns a step's noise, of the
-    latents' shape, for schedulers that add some. kept: what stays as in the source. correct: takes each step's
-    estimate of the final latents, and returns the one to go on with, which may be the same tensor. motion:
-    averages it along the source's motion. after_step: called after every step; may raise.
+    latents' shape, for schedulers that add some. kept: what stays as in the source. correct: takes each
+    step's estimate of the final latents, and returns the one to go on with, which may be the same tensor.
+    motion: averages it along the source's motion. after_step: called after every step; may raise.
     """
     steps = steps_of(scheduler)
     begin(scheduler, steps[first])
