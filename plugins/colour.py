@@ -1,4 +1,4 @@
-"""Colour: what is drawn has the source's colours and light."""
+"""Colour: the result has the source's colours and light."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Colour(Plugin):
-    """Keeps the source's colours and light where the prompt asks for no others (after ILVR).
+    """Keeps the source's colours and light, except where the prompt asks for other ones (after ILVR).
 
-    The picture is divided into patches, and until half of the steps are done, each patch that is drawn has
-    the mean colour of the source's. So a desert stays a desert, though the prompt doesn't name it, and the
-    steps after that still give figures the colours that the prompt asks for. Where nothing is to change
-    its colour, set the end to 1: the finished frames then have the source's colours too. Smaller patches hold
-    more of the source, down to its shapes. It goes well with `pose`, `depth` and `edges`, which say what is
-    where.
+    It divides the picture into patches. For the first half of the steps, each patch has the mean colour that
+    it has in the source, so a desert stays a desert even if the prompt doesn't mention it. The other half is
+    free to give a figure the colours that the prompt asks for. If nothing should change its colour, set the
+    end to 1: the finished frames are then corrected too. Smaller patches keep more of the source, even its
+    shapes. Use it together with `pose`, `depth` or `edges`, which decide what is where.
     """
 
     follows_source = None  # patches are too large to hold what moves
 
     patch: float = option(
         12.5,
-        "How large the patches are, in percent of the frame's shorter side. 100 is only the light of the "
-        "frame as a whole; the smaller, the more of the source remains.",
+        "How large a patch is, in percent of the frame's shorter side; at 100, only the light of the whole "
+        "frame is kept.",
         minimum=1,
         maximum=100,
     )
     scale: float = option(
-        1.0, "How much of the source's colours is taken; 0 is nothing.", minimum=0, maximum=1
+        1.0, "How much of the source's colours is kept; 0 keeps nothing.", minimum=0, maximum=1
     )
-    start: float = option(0.0, "Share of the steps after which it begins.", minimum=0, maximum=1)
+    start: float = option(
+        0.0, "Share of the steps after which the plugin starts to act.", minimum=0, maximum=1
+    )
     end: float = option(
         0.5,
-        "Share of the steps after which it ends. The steps after that may give things colours of their own; "
-        "at 1 none may, and the finished frames are corrected as well.",
+        "Share of the steps after which it stops acting; at 1 the finished frames are corrected too.",
         minimum=0,
         maximum=1,
     )
@@ -54,12 +54,12 @@ class Colour(Plugin):
     def setup(self) -> None:
         if self.start >= self.end:
             raise UsageError(
-                f"colour: start must be less than end, but they are {self.start:g} and {self.end:g}",
-                "set both, such as colour.start=0 and colour.end=0.5",
+                f"`colour.start` must lie before `colour.end`, but they are {self.start:g} and {self.end:g}"
             )
 
     @hookimpl
     def prepare(self, chunk: Chunk, model: Model) -> None:
+        self._first: int | None = None  # step that is taken: `strength` leaves out the ones before it
         if self.scale == 0:
             return
         side = self.patch / 100 * min(chunk.height, chunk.width)
@@ -68,8 +68,11 @@ class Colour(Plugin):
 
     @hookimpl
     def estimate(self, step: Step, estimate: torch.Tensor) -> torch.Tensor | None:
-        # The same bounds as those of ControlNets.
-        acts = self.start <= step.index / step.count and (step.index + 1) / step.count <= self.end
+        if self._first is None:
+            self._first = step.index
+        index, count = step.index - self._first, step.count - self._first
+        # The same bounds as those of ControlNets, among the steps that are taken.
+        acts = self.start <= index / count and (index + 1) / count <= self.end
         if self.scale == 0 or not acts:
             return None
         # As iterative latent variable refinement does to the noisy sample (Choi et al. 2021).

@@ -265,9 +265,7 @@ def _named(
                     f"plugin '{plugin}' looks at the source's frames, but a clip made of text alone has none",
                     "use it to edit a clip",
                 ) from error
-            raise PluginError(
-                f"plugin '{plugin}' failed in {hook}(): {_named_error(error)}"
-            ) from error
+            raise PluginError(f"plugin '{plugin}' failed in {hook}(): {_named_error(error)}") from error
         if checked:
             returns.check(plugin, hook, result, given)
         if trace.isEnabledFor(logging.DEBUG):

@@ -21,7 +21,8 @@ def check(plugin: str, hook: str, result: Any, given: Given) -> None:
         return
     if hook == "keep" and given["chunk"].frames is None:
         raise UsageError(
-            f"plugin '{plugin}' keeps a part of the source, and text alone has none", "edit a clip with it"
+            f"plugin '{plugin}' keeps a part of the source, but a clip made of text alone has none",
+            "use it to edit a clip",
         )
     if fault := WANTED[hook](result, given):
         returned, wanted = fault
