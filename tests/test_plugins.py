@@ -203,7 +203,7 @@ def test_a_plugin_that_fails_is_named_and_whole_chunks_are_kept(hook, times, ins
     assert (done.exit_code, done.stdout) == (1, "")
     kept = {"prepare": 2, "finish": 4}.get(hook)  # frames of chunks that were made before
     note = f"; {kept} of 4 frames are saved; to resume, run the same with --resume" if kept else ""
-    failed = f"plugin 'failing' failed in {hook}(): ValueError: on purpose"
+    failed = f"plugin 'failing' failed in {hook}(): ValueError: on"  # the first line of what it says
     assert done.stderr == f"zs2kit: error: {failed}{note}\n"
     journal = [".clip-failing.mp4.zs2kit"] if kept else []
     assert sorted(each.name for each in clip.parent.iterdir()) == [*journal, "clip.mp4"]

@@ -265,7 +265,7 @@ def test_what_cannot_be_written_is_said_before_the_first_frame(tmp_path: Path) -
             raise AssertionError("pulled a frame")
             yield
 
-        return clip_of([drawn(0)], frames=frames(), **fields)
+        return clip_of([drawn(0)], frames=frames(), **{"frame_count": None, **fields})
 
     for path, clip, how, says in (
         (source, io.read(source), {"overwrite": True}, "is the input"),
