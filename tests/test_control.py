@@ -206,7 +206,7 @@ def test_maps_of_another_length_or_size(model, folder, video):
 def test_maps_that_go_on_are_said_at_the_end(model, folder, video):
     images = [frame.image for frame in drawn_clip(2)]
     plugin = AnyControl(model=str(folder / "controlnet_pose"), maps=str(video))
-    clip = zs2kit.Clip.from_images(images, 12)  # of a length that is not known before
+    clip = zs2kit.Clip.from_images(iter(images), 12)  # of a length that is not known before
     with pytest.warns(UserWarning, match="more frames than the clip, which has 2"):
         list(zs2kit.edit(clip, model=model, plugins=[plugin], num_inference_steps=1))
 
