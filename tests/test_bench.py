@@ -91,7 +91,7 @@ def test_quality_writes_tables_targets_and_filmstrips_and_goes_on(
         table = page.partition(title)[2]
         assert re.search(r"^\| frame by frame \| \d+% \|", table, re.M)  # of one prompt there is no interval
         assert re.search(r"^\| rendered clips \|  \| 0\.0 \|", table, re.M)
-        assert re.search(r"^\| text right, less that of .* \| (reached|missed) \|$", table, re.M)
+        assert re.search(r"^\| text right, minus that of .* \| (reached|missed) \|$", table, re.M)
     assert re.search(r"^\| PCK@0.1 \| at least 0.9 \|", page, re.M)
     assert {path.name for path in (tmp_path / "docs").glob("*.png")} == {
         "results-generated.png",
