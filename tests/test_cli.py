@@ -517,7 +517,7 @@ def test_on_a_terminal_an_error_is_the_only_line(tmp_path: Path) -> None:
     pty = pytest.importorskip("pty", reason="no terminals of this kind")
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "zs2kit", "edit", str(tmp_path / "missing.mp4")]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200"}
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200", "ZS2KIT_PROGRESS": "auto"}
     done = subprocess.run(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
     os.close(theirs)
     drawn, _, error = os.read(ours, 100_000).decode().rpartition("\x1b[2K")

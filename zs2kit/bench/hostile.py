@@ -294,7 +294,8 @@ def _spoken(words: Sequence[str]) -> None:
             code = int(end.code or 0)
     lines = err.getvalue().splitlines()
     assert code in (0, 1, 2), (words, code)
-    assert all(line.startswith("zs2kit:") for line in lines), (words, lines)
+    # --progress json prints objects
+    assert all(line.startswith(("zs2kit:", '{"stage": ')) for line in lines), (words, lines)
     if code:
         assert sum(line.startswith("zs2kit: error: ") for line in lines) == 1, (words, lines)
         raise Zs2Error(lines[-1])

@@ -241,8 +241,8 @@ def measure_colour(folder: Path, docs: Path | None) -> Numbers:
         figures = np.stack([picture.mask for picture in pictures]) | (estimate(estimator, drawn)[1] >= 0.5)
         apart = [_apart(*pair) for pair in zip(sources, drawn, figures, strict=True)]
         pixels, means = np.mean(apart, axis=0)
-        numbers[f"{about}: colours of the place are off by, Lab"] = float(pixels)
-        numbers[f"{about}: their mean is off by, Lab"] = float(means)
+        numbers[f"{about}: difference of the place, Lab"] = float(pixels)
+        numbers[f"{about}: difference of its mean, Lab"] = float(means)
         right = classify(classifier, drawn) == wanted
         numbers |= shares(right, about)
         numbers[f"{about}: PCK@0.1"] = float(correct(detect(detector, drawn), points, 0.1).mean())
@@ -342,12 +342,19 @@ The picture shows each prompt without and with the LoRA.
 ![stickers](puppets-lora.jpg)
 """
 
-COLOURED = """12 clips of 4 frames, two of each place, edited by `zs2kit.edit` without flow momentum. The
-prompt asks for another kind in another colour, such as "a blue knight", and doesn't name the place. Colours
-of the place: those of all pixels around the figures of both source and result. How far they are off is their
-distance from the source's in CIELAB, of which about 2 can just be seen. Place: the classifier reads the
-source's. Below: source, pose alone, pose and colour, and again; framed in red where kind or colour was
-misread.
+COLOURED = """\
+12 clips of 4 frames, two of each place, edited by `zs2kit.edit` with and without the plugin `colour`, without
+flow momentum. The prompts ask for another kind of figure in another colour, such as "a blue knight", and
+don't name the place.
+
+- *difference of the place*: the distance from the source in CIELAB, outside of both figures, the source's
+  and the new one; the mean over all pixels. A distance of 2 can just be seen.
+- *difference of its mean*: the distance between the mean colours of the same pixels
+- *kind*, *colour*: the classifier reads what the prompt asks for
+- *place*: the classifier reads the source's
+
+The picture shows the source, `pose` alone, `pose` with `colour`, and again; a red frame means that kind or
+colour was read wrongly.
 
 ![edits with the source's colours](puppets-colour.jpg)
 """
