@@ -96,15 +96,17 @@ def tokenizer(run: Run) -> Any:
     """The tokenizer, learned from captions when first asked for."""
     folder = run.work / "tokenizer"
     if run.rank == 0 and not folder.exists():
-        rng = np.random.default_rng(run.seed)
-        kinds, colours, places = (
-            [str(name) for name in rng.choice(names, 20_000)] for names in GROUPS.values()
-        )
-        texts = [caption(*named, rng) for named in zip(kinds, colours, places, strict=True)]
-        networks.tokenizer(texts).save_pretrained(folder)
+        networks.tokenizer(some_captions(run.seed)).save_pretrained(folder)
     if run.processes > 1:
         torch.distributed.barrier()
     return networks.load_tokenizer(folder)
+
+
+def some_captions(seed: int) -> list[str]:
+    """Captions for a tokenizer to learn from."""
+    rng = np.random.default_rng(seed)
+    kinds, colours, places = ([str(name) for name in rng.choice(names, 20_000)] for names in GROUPS.values())
+    return [caption(*named, rng) for named in zip(kinds, colours, places, strict=True)]
 
 
 def text_to_image(run: Run) -> nn.ModuleDict:

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel, UNet2DModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    ControlNetModel,
+    DDIMScheduler,
+    FluxTransformer2DModel,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
+from diffusers.models.normalization import AdaLayerNormContinuous, AdaLayerNormZero, AdaLayerNormZeroSingle
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
+from torch import nn
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
     ResNetConfig,
     ResNetForImageClassification,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
 )
 
 from .figures import COLOURS, KINDS
@@ -63,6 +77,16 @@ def vae() -> Any:
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         mid_block_add_attention=False,
+    )
+
+
+def tiny_vae() -> Any:
+    """The VAE's twin: its latents, scaled, for a fraction of its work."""
+    return AutoencoderTiny(
+        encoder_block_out_channels=(32,) * 4,
+        decoder_block_out_channels=(24,) * 4,
+        num_encoder_blocks=(0, 0, 2, 2),
+        num_decoder_blocks=(4, 3, 1, 0),
     )
 
 
@@ -131,6 +155,53 @@ def tokenizer(captions: Iterable[str]) -> Any:
     return CLIPTokenizer(
         vocab=vocabulary, merges=[tuple(pair) for pair in learned["merges"]], model_max_length=TOKENS
     )
+
+
+def flow_transformer(heads: int = 6, double: int = 3, single: int = 6) -> Any:
+    """The flow model's denoiser: FLUX.1's, small, of so many blocks of its two kinds."""
+    network = FluxTransformer2DModel(
+        in_channels=4 * 4,  # of 2x2 latents
+        num_layers=double,
+        num_single_layers=single,
+        attention_head_dim=32,
+        num_attention_heads=heads,
+        axes_dims_rope=(8, 12, 12),
+        joint_attention_dim=128,
+        pooled_projection_dim=128,
+    )
+    # Each block begins as the identity and the whole as zero, from where such networks learn best.
+    for module in network.modules():
+        if isinstance(module, AdaLayerNormZero | AdaLayerNormZeroSingle | AdaLayerNormContinuous):
+            nn.init.zeros_(module.linear.weight)
+    nn.init.zeros_(network.proj_out.weight)
+    return network
+
+
+def t5_encoder(words: Any) -> Any:
+    """The flow model's second text encoder, for a tokenizer of these ``words``."""
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=len(words),
+            d_model=128,
+            d_kv=32,
+            d_ff=256,
+            num_layers=2,
+            num_heads=4,
+            dropout_rate=0.0,
+            feed_forward_proj="gated-gelu",
+            pad_token_id=words.pad_token_id,
+            eos_token_id=words.eos_token_id,
+        )
+    )
+
+
+def t5_tokenizer(captions: Iterable[str]) -> Any:
+    """T5's tokenizer with the words of the captions and of plain English; others fall into letters."""
+    words = sorted(set(re.findall("[a-z]+", " ".join([*captions, ENGLISH]).lower())))
+    likely = [(f"▁{form}", -1.0) for word in words for form in (word, word.title())]
+    letters = [("▁", -2.0), *((chr(code), -10.0) for code in range(33, 127))]
+    special = [(piece, 0.0) for piece in ("<pad>", "</s>", "<unk>")]
+    return T5Tokenizer([*special, *letters, *likely], extra_ids=0, model_max_length=TOKENS)
 
 
 def detector() -> Any:

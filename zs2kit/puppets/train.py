@@ -17,6 +17,8 @@
     python -m zs2kit.puppets.train image_encoder --minutes 5
     python -m zs2kit.puppets.train reference --minutes 20
     python -m zs2kit.puppets.train lora --minutes 8
+    python -m zs2kit.puppets.train estimates
+    python -m zs2kit.puppets.train tiny_vae --minutes 40
     python -m zs2kit.puppets.train export
 
 Once there are latents the VAE's encoder is frozen for good, and `decoder` goes on improving its other half:
@@ -26,7 +28,8 @@ start. The learning rate is constant, so a stage may be taken up again at any ti
 zero over this run and keeps the result beside, as NAME.cooled.pt, which export takes until NAME.pt has seen
 more steps. To train on from a cooled network, rename it to NAME.pt. A ControlNet needs some minutes to follow
 a U-Net that went on; those of depth and edges begin as copies of the one of poses. Ctrl-C and SIGTERM save
-what there is.
+what there is. `restore` takes VAE, U-Net and tokenizer from the package's weights, for whoever has no
+checkpoints of them: stages that learn from these need no more than that and `latents`.
 """
 
 from __future__ import annotations
@@ -44,21 +47,25 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
+from transformers import CLIPTextModel
 
 from . import networks
 from .detector import HEATMAP, SPREAD, resize
 from .diffusion import Diffusion, load_vae, save_part, text_to_image, to_tensor, tokenizer, train_faster
 from .estimator import estimate_logits
+from .flow import export_flow, train_flow
 from .instruct import export_instruct, make_pairs, train_instruct
 from .lora import export_lora, train_lora
 from .networks import GROUPS, SIZE
 from .pictures import SHARD, draw, empty_maps, empty_places, maps, reconstructions, save_array, shard
 from .reference import export_reference, train_image_encoder, train_reference
 from .skeleton import draw_skeleton
-from .training import Run, fit, load_weights
+from .tiny_vae import export_tiny_vae, make_estimates, train_tiny_vae
+from .training import Run, fit, load_weights, save
 
 WEIGHTS = Path(__file__).with_name("weights")
 PICTURE_SHARDS = 10  # for the VAE, the detector and the classifier
@@ -340,6 +347,17 @@ def make_reconstructions(run: Run) -> None:
         print(f"reconstructions {index + 1} shards", flush=True)
 
 
+def restore(run: Run) -> None:
+    """Take VAE, text encoder, U-Net and tokenizer from the package's weights, as results of a cooldown."""
+    shutil.copytree(WEIGHTS / "tokenizer", run.work / "tokenizer", dirs_exist_ok=True)
+    steps = json.loads((WEIGHTS / "training.json").read_text())
+    vae = AutoencoderKL.from_pretrained(WEIGHTS / "vae")
+    encoder = CLIPTextModel.from_pretrained(WEIGHTS / "text_encoder")
+    unet = UNet2DConditionModel.from_pretrained(WEIGHTS / "unet")
+    for name, network in (("vae", vae), ("unet", nn.ModuleDict({"text_encoder": encoder, "unet": unet}))):
+        save({"ema": network.state_dict(), "step": steps.get(name, 0)}, run.path(f"{name}.cooled"))
+
+
 def export(run: Run, folder: Path) -> None:
     """Write what is trained so far as one diffusers folder of float16 safetensors.
 
@@ -404,12 +422,18 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "image_encoder": train_image_encoder,
     "reference": train_reference,
     "lora": train_lora,
+    "flow": train_flow,
+    "estimates": make_estimates,
+    "tiny_vae": train_tiny_vae,
+    "restore": restore,
 }
 EXPORTED: list[Callable[[Run, Path], dict[str, int]]] = [
     export_base,
     export_instruct,
     export_reference,
     export_lora,
+    export_tiny_vae,
+    export_flow,
 ]
 """Each writes its parts of the weights into a folder and returns the steps that they were trained for; none
 of what isn't trained yet."""
