@@ -221,7 +221,7 @@ def test_what_overflows_in_half_precision_is_made_again_in_float32(tiny_folders,
     model = overflowing(tiny_folders["epsilon"], part)
     before, weights = dtypes(model), {k: v.clone() for k, v in model.unet.state_dict().items()}
     with pytest.warns(
-        UserWarning, match="overflows in torch.float16 at frame 0; frames in which it does are drawn again"
+        UserWarning, match="overflows in torch.float16 at frame 0; such frames are drawn again in float32"
     ) as said:
         made = images(edited(model, *plugins, chunk_size=4))
     assert len(said) == 1
