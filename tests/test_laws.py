@@ -569,5 +569,5 @@ def test_a_step_is_a_line(tiny: Model, name: str) -> None:
 @pytest.mark.parametrize("name", ["dpm++", "unipc", "lcm"])
 def test_steps_with_a_memory_or_noise_are_no_lines(tiny: Model, name: str) -> None:
     scheduler = tiny.network.begin(name, 8)
-    with pytest.raises(UsageError, match=r"can't be taken back; use `scheduler='ddim'`"):
+    with pytest.raises(UsageError, match=r"can't be inverted; use `scheduler='ddim'`"):
         line(scheduler, steps_of(scheduler)[0])

@@ -19,9 +19,14 @@ EVERY = 10.0  # seconds between two lines
 
 
 def make_display(kind: str, quiet: bool) -> Display:
-    """Return the display of this ``kind``: auto is a bar on a terminal and lines elsewhere, quiet none."""
+    """Return the display of this ``kind``: auto is a bar on a terminal, lines elsewhere, and none if quiet.
+
+    A bar that is no terminal's is lines, too.
+    """
     if kind == "auto":
-        kind = "none" if quiet else "bar" if sys.stderr.isatty() else "lines"
+        kind = "none" if quiet else "bar"
+    if kind == "bar" and not sys.stderr.isatty():
+        kind = "lines"
     return {"bar": Bar, "lines": Lines, "json": Json}.get(kind, Display)()
 
 
