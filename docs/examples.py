@@ -183,6 +183,11 @@ from zs2kit.metrics import measure
 numbers = measure(clip, zs2kit.read("clip.mp4"))  # here a clip against itself
 print(numbers["temporal flickering"], numbers["warp error"])
 """,
+    "metrics.verdict": """
+from zs2kit.metrics import measure, verdict
+
+print(verdict(measure(clip, zs2kit.read("clip.mp4"))))
+""",
     "metrics.Features": """
 from zs2kit.metrics import measure
 

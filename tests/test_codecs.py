@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -14,7 +16,7 @@ from zoo import BT601, BT709, FULL, LIMITED, VFR, contents, drawn, make
 
 from zs2kit import io, journal
 from zs2kit.clip import Clip, Color, Frame
-from zs2kit.errors import UsageError
+from zs2kit.errors import ClipError, UsageError
 
 PAIRS = [("ffv1", ".mkv"), ("prores", ".mov"), ("prores", ".mkv")]
 
@@ -210,3 +212,16 @@ def test_sound_is_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
     assert output.copied(io.read(source)) == []
     with av.open(str(io.write(output, io.read(source)))) as container:
         assert len(container.streams.audio) == 0
+
+
+def test_a_disk_that_is_too_small_is_said_before_the_first_frame(tmp_path: Path, monkeypatch) -> None:
+    clip = clip_of([drawn(0)] * 3)
+    needed = 2 * (io.Output(tmp_path / "out.mp4").bytes(clip, 3) + 3 * 64 * 48 * 3)
+    for free, enough in ((needed - 1, False), (needed, True)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
+        if enough:
+            io.write(tmp_path / "out.mp4", Clip.from_images([drawn(0)] * 3, 25))
+            continue
+        with pytest.raises(ClipError, match=r"the disk of .*out\.mp4 needs about .* MB free; free some"):
+            io.write(tmp_path / "out.mp4", Clip.from_images([drawn(0)] * 3, 25))
+        assert list(tmp_path.iterdir()) == []

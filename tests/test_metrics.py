@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,11 +21,11 @@ from torchmetrics.functional.image import structural_similarity_index_measure as
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 import zs2kit
-from zs2kit import Clip, metrics
+from zs2kit import Clip, io, metrics
 from zs2kit.cli import main
 from zs2kit.errors import ClipError, ModelError, UsageError
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
-from zs2kit.testing import tiny_models
+from zs2kit.testing import drawn_clip, tiny_models
 
 SIZE = 64
 
@@ -414,3 +415,26 @@ def test_every_number_is_documented(files, clip_model, documented_metrics):
         source_prompt="b",
     )
     assert {name.removeprefix("clip ") for name in numbers.keys() - {"frames"}} <= documented_metrics
+
+
+# ---- in words
+
+
+def test_each_metric_has_its_unit_and_direction(tmp_path: Path) -> None:
+    source = io.write(tmp_path / "clip.mp4", drawn_clip(8), quality=5)
+    done = run(source, "--source", source, "--end", 0.3, "--json")
+    assert (done.exit_code, "one clip has" in done.stderr) == (1, True)  # the source alone is cut
+    done = run(source, "--source", source, "--chunk-size", 4)
+    *lines, short = done.stdout.splitlines()
+    assert done.exit_code == 0, done.output
+    assert short == "In short: it changes about as much as its source from frame to frame: steady."
+    named = {line[:24].strip(): line for line in lines}
+    assert {*named} - {"frames"} <= {*metrics.UNITS} and "higher is steadier" in named["neighbour psnr"]
+    assert "In short: it " in run(source).stdout
+
+
+@pytest.mark.parametrize(
+    ("amplification", "says"), [(0.25, "0.5 times"), (1.0, "steady"), (4.0, "2 times as much as its source")]
+)
+def test_the_verdict_goes_by_the_source(amplification: float, says: str) -> None:
+    assert says in metrics.verdict({"temporal amplification": amplification})

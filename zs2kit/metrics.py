@@ -6,7 +6,8 @@ pixels, x before y: what is at a(p) is found at b(p + flow(p)).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol
@@ -93,6 +94,44 @@ class TransformersFeatures:
         tokens = tokens.to(self.model.device)
         with torch.no_grad():
             return self.model.get_text_features(**tokens).pooler_output[0].float().cpu().numpy()  # type: ignore[no-any-return]
+
+
+# Name of a metric -> its unit, and which way is better; docs/metrics.md says what each is
+UNITS: dict[str, tuple[str, str]] = {
+    "temporal flickering": ("0 to 1", "higher is steadier"),
+    "neighbour psnr": ("dB", "higher is steadier"),
+    "neighbour ssim": ("0 to 1", "higher is steadier"),
+    "neighbour ms-ssim": ("0 to 1", "higher is steadier"),
+    "luma drift": ("0 to 1", "lower is better"),
+    "colour drift": ("Delta E", "lower is better; 2 can just be seen"),
+    "motion": ("pixels", "best as in the source"),
+    "dynamic": ("0 or 1", "1 moves"),
+    "seam score": ("times", "best near 1"),
+    "warp error": ("squared", "lower is steadier"),
+    "warp ssim": ("0 to 1", "higher is steadier"),
+    "motion alignment": ("pixels", "best near 0"),
+    "temporal amplification": ("times", "best near 1"),
+    "background psnr": ("dB", "higher is better"),
+    "background ssim": ("0 to 1", "higher is better"),
+    "background mse": ("squared", "lower is better"),
+}
+
+
+def verdict(numbers: Mapping[str, float]) -> str:
+    """Return in a sentence what the metrics say of how steady a result is, and whether it moves."""
+    changes = numbers.get("temporal amplification")
+    if changes is not None:
+        times = math.sqrt(changes)  # it is of squares
+        if times < 0.8:
+            return (
+                f"it changes {times:.2g} times as much as its source from frame to frame: stiller than that"
+            )
+        if times <= 1.25:
+            return "it changes about as much as its source from frame to frame: steady"
+        return f"it changes {times:.2g} times as much as its source from frame to frame: it flickers"
+    if numbers.get("dynamic") == 0:
+        return "it hardly moves, so the numbers on steadiness say little"
+    return "it moves; whether it flickers can be told beside its source: `source`"
 
 
 def measure(

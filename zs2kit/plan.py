@@ -109,14 +109,12 @@ def plan(
     beforehand = len(read.shots) if scan.wants_first else 0  # frames that are drawn twice
 
     pixels = edited.width * edited.height
-    usual = output.store.quality
-    halvings = 0.0 if usual is None or output.quality is None else (output.quality - usual) / 6
-    result_bytes = round(read.frames * pixels * output.store.bits / 8 / 2**halvings)
+    result_bytes = output.bytes(edited, read.frames)
     # Segments and the file that they are joined into; pictures and carries, until the next ones are saved
     disk_bytes = 2 * (result_bytes + min(read.frames, SEGMENT) * pixels * 3 + carry_bytes)
     folder = out.parent
     free_disk = shutil.disk_usage(folder).free if folder.is_dir() else 0
-    if folder.is_dir() and disk_bytes > free_disk:
+    if folder.is_dir() and disk_bytes > free_disk and not any("the disk of" in each for each in obstacles):
         obstacles.append(
             f"the disk of {out} needs about {disk_bytes / 1e6:,.0f} MB and has {free_disk / 1e6:,.0f} MB free"
         )

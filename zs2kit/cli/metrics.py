@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import click
 
-from zs2kit.cli.options import PATH
-from zs2kit.cli.terminal import manners
+from zs2kit.cli.options import PATH, RATE, TIME
+from zs2kit.cli.terminal import manners, worded_here
 from zs2kit.errors import UsageError
 
 
 @click.command()
 @click.argument("result", type=PATH)
 @click.option("--source", metavar="CLIP", type=PATH, help="The clip that was edited, to compare with.")
+@click.option("--start", type=TIME, metavar="TIME", help="The edit's --start, for the source.")
+@click.option("--end", type=TIME, metavar="TIME", help="The edit's --end, for the source.")
+@click.option("--fps", type=RATE, metavar="X", help="The edit's --fps, for the source.")
 @click.option(
     "--region",
     metavar="CLIP",
@@ -37,6 +41,9 @@ from zs2kit.errors import UsageError
 def metrics(
     result: Path,
     source: Path | None,
+    start: Fraction | None,
+    end: Fraction | None,
+    fps: Fraction | None,
     region: Path | None,
     chunk_size: int | None,
     features: Sequence[str],
@@ -53,9 +60,12 @@ def metrics(
         raise UsageError("--source-prompt is compared with --prompt", "give both")
     with manners():
         from zs2kit import io
-        from zs2kit.metrics import TransformersFeatures, measure
+        from zs2kit.metrics import UNITS, TransformersFeatures, measure, verdict
 
-        clips = [None if each is None else io.read(each) for each in (source, region)]
+        clips = [
+            None if each is None else io.read(each, start=start, end=end, rate=fps)
+            for each in (source, region)
+        ]
         numbers = measure(
             io.read(result),
             *clips[:1],
@@ -65,5 +75,9 @@ def metrics(
             prompt=prompt,
             source_prompt=source_prompt,
         )
-    lines = [f"{name:24}{value:12.5g}" for name, value in numbers.items()]
+    lines = []
+    for name, value in numbers.items():
+        unit, better = UNITS.get(name, ("", ""))
+        lines.append(f"{name:24}{value:12.5g}  {unit:8}  {better}".rstrip())
+    lines.append(f"In short: {worded_here(verdict(numbers))}.")
     click.echo(json.dumps(numbers, indent=2) if as_json else "\n".join(lines))

@@ -6,6 +6,7 @@ Slow imports are made only where they are needed, since the command line reads i
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -184,6 +185,7 @@ class Output:
         if not os.path.isdir(path.parent):
             raise ClipError(f"there is no folder {path.parent}", "create it first")
         journal.check(path, self.resume)
+        self._check_space(clip)
         if pattern:
             check_pictures(path, pattern, clip, self.number(clip), self.overwrite)
             _touch(path, pattern.path(self.number(clip)).name)
@@ -206,6 +208,28 @@ class Output:
                         f"{path.suffix} can't hold the sound of {clip.source} ({codec_of(stream)})",
                         f"have it encoded as AAC (`sound='aac'`){other}",
                     )
+
+    def bytes(self, clip: Clip, frames: int) -> int:
+        """Return roughly how many bytes the pictures of so many frames will take."""
+        usual = self.store.quality
+        halvings = 0.0 if usual is None or self.quality is None else (self.quality - usual) / 6
+        return round(frames * clip.width * clip.height * self.store.bits / 8 / 2**halvings)
+
+    def _check_space(self, clip: Clip) -> None:
+        """`ClipError` if the disk is too small for the result and what it takes meanwhile."""
+        from zs2kit.journal import SEGMENT
+
+        if clip.frame_count is None:
+            return
+        pictures = min(clip.frame_count, SEGMENT) * clip.width * clip.height * 3
+        needed = 2 * (self.bytes(clip, clip.frame_count) + pictures)  # until the next ones are on the disk
+        free = shutil.disk_usage(self.path.parent).free
+        if needed > free:
+            raise ClipError(
+                f"the disk of {self.path} needs about {needed / 1e6:,.0f} MB and has "
+                f"{free / 1e6:,.0f} MB free",
+                "free some, or write to another disk",
+            )
 
     def copied(self, clip: Clip) -> list[str]:
         """Return the streams of the clip's source that are copied, such as "sound (aac)"."""
