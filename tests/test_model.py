@@ -330,3 +330,10 @@ def test_a_guidance_scale_of_0_means_no_guidance(tiny):
         for prompt, scale in (("a cat", 0), ("a cat", 1), ("a dog on a tree", 0))
     )
     assert np.array_equal(zero, one) and not np.array_equal(zero, other)
+
+
+def test_a_model_is_not_pickled_and_says_what_to_do(tiny):
+    import pickle
+
+    with pytest.raises(ModelError, match=r"can't be pickled.*Model\.load"):
+        pickle.dumps(tiny)

@@ -82,6 +82,12 @@ class Model:
             )
             return cls(pipeline, str(name), folder, prompt)
 
+    def __reduce__(self) -> Any:
+        raise ModelError(
+            f"the model {self.name} can't be pickled, and so not handed to another process",
+            "load it there, with zs2kit.Model.load, in a process that was spawned rather than forked",
+        )
+
     @property
     def unet(self) -> Any:
         """The U-Net; raises `ModelError` for a checkpoint that has another kind of network."""

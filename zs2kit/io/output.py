@@ -247,9 +247,9 @@ class Output:
 
         path, source, pictures = self.path, clip.source, self.pattern is not None
         with copied(clip, self.sound) as (_, streams):
-            names = {"audio": "sound", "subtitle": "subtitles"}
+            names = {"audio": "sound track", "subtitle": "subtitle track"}
             unheld = [
-                f"{names[stream.type]} ({codec_of(stream)})"
+                f"{names[stream.type]} {stream.index} ({codec_of(stream)})"
                 for stream in streams
                 if pictures or not holds(path, stream)
             ]
