@@ -399,3 +399,15 @@ def test_an_edit_that_was_ended_goes_on_in_every_codec(
     made: list[int] = []
     assert written("ended", resume=True, progress=made.append) == whole
     assert made[0] >= 4, "it began anew"
+
+
+@pytest.mark.parametrize(("first", "named"), [("shot.0001.png", r"shot\.%04d\.png"), ("7.png", r"%d\.png")])
+def test_a_folder_of_pictures_suggests_their_name(tmp_path: Path, first: str, named: str) -> None:
+    (tmp_path / first).touch()
+    with pytest.raises(ClipError, match=rf"is a folder; for its pictures, give .*{named}"):
+        io.read(tmp_path)
+
+
+def test_a_sequence_that_is_not_of_png_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ClipError, match=r"shot\.%04d\.jpg is no sequence .* only PNG pictures are"):
+        io.read(tmp_path / "shot.%04d.jpg")

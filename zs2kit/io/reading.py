@@ -121,10 +121,29 @@ def opened(clip: Clip | str | Path) -> Clip:
     return clip
 
 
+def _named_in(folder: Path) -> str:
+    """What to do about a folder given as a clip: name a file in it, or the pictures that it holds."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:  # it is closed to us
+        names = []
+    for name in names:
+        if match := re.fullmatch(r"(.*?)(\d+)(\.png)", name, re.IGNORECASE):
+            digits = len(match[2])
+            pattern = f"%0{digits}d" if digits > 1 else "%d"
+            return f"for its pictures, give {folder / (match[1] + pattern + match[3])}"
+    return "name one video file in it"
+
+
 def _require_file(source: Path) -> None:
     # Unlike Path's methods, these don't raise for a name that is too long, or in a folder we may not read.
     if os.path.isdir(source):
-        raise ClipError(f"{source} is a folder", "name one video file in it")
+        raise ClipError(f"{source} is a folder", _named_in(source))
+    if "%" in source.name and not os.path.exists(source):
+        raise ClipError(
+            f"{source} is no sequence that zs2kit reads",
+            "only PNG pictures are, named like shot.%04d.png; convert others first",
+        )
     if os.path.exists(source) and not os.path.isfile(source):
         raise ClipError(f"{source} is not a regular file", "copy its contents into one")
     try:
