@@ -211,8 +211,19 @@ def test_the_checkpoints_own_adapter_is_the_default(tiny_folders, adapter, pictu
 # Without a picture: the first frame of the shot.
 
 
+@dataclass(eq=False)
+class Alone(Plugin):
+    """Says that what is drawn moves by itself, so that no plugin is added that looks at the clip."""
+
+    follows_source = False
+
+    @hookimpl
+    def prepare(self):
+        pass
+
+
 def images(model, clip, plugin, **settings):
-    made = zs2kit.edit(clip, model=model, plugins=[plugin], num_inference_steps=3, **settings)
+    made = zs2kit.edit(clip, model=model, plugins=[plugin, Alone()], num_inference_steps=3, **settings)
     return np.stack([frame.image for frame in made])
 
 
@@ -310,7 +321,7 @@ def assert_untouched(unet, before):
 def test_no_trace_between_chunks_and_after(tiny, plugin):
     before, parts = state(tiny.unet), dict(tiny.pipeline.components)
     frames = iter(
-        zs2kit.edit(drawn_clip(4), model=tiny, plugins=[plugin], num_inference_steps=2, chunk_size=2)
+        zs2kit.edit(drawn_clip(4), model=tiny, plugins=[plugin, Alone()], num_inference_steps=2, chunk_size=2)
     )
     assert_untouched(tiny.unet, before)
     next(frames)

@@ -95,7 +95,7 @@ POINTS: dict[str, Point | None] = {
     "last step": Point(sampler, "advance", CHUNKS * STEPS, after=True),
     "decode": Point(Model, "decode", 8),
     "frame encode": Point(writing, "_picture", SEGMENT + 3),
-    "pictures write": Point(journal.Journal, "_keep", SEGMENT + 5, after=True),
+    "pictures write": Point(journal.Journal, "_add", SEGMENT + 5, after=True),
     "segment close": Point(journal, "sync", meant=_of(".segment")),
     "carry write": Point(Carry, "save", 4, after=True),
     "carry rename, before": Point(Path, "replace", 4, meant=_of(".safetensors")),
