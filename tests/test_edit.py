@@ -279,6 +279,8 @@ def test_without_a_plugin_the_source_is_not_ignored(
     assert notice.kind == "default-plugin" and "`plugins=()`" in notice.remedy
     instruct = Model.load(tiny_folders["instruct"], device="cpu")
     assert used(zs2kit.edit(drawn_clip(2), "x", model=instruct, **how)) == ["instruct"]
+    with pytest.raises(UsageError, match="several prompts"):
+        zs2kit.edit(drawn_clip(2), {0: "x", 1: "y"}, model=instruct, **how)
     assert used(zs2kit.edit(drawn_clip(2), "x", model=model, plugins=[saying("x")], **how)) == ["says"]
     told.clear()
     assert used(zs2kit.edit(drawn_clip(2), "x", model=model, plugins=(), **how)) == []

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from pluggy import PluginManager
 
 from zs2kit import plugins as plugins_
 from zs2kit.carry import Carry, HostCarry
@@ -152,16 +153,14 @@ def _edit(
     for plugin in plugins or ():
         plugins_.check(plugin)
     hooks = plugins_.manager(plugins or ())
-    if len(settings.prompts) > 1 and hooks.hook.guidance.get_hookimpls():
-        raise UsageError(
-            "several prompts can't be used with a plugin that has its own guidance", "give one prompt"
-        )
+    _check_prompts(settings, hooks)  # before a model is loaded
     model = _loaded(model, plugins or ())
     steps = settings.num_inference_steps or model.network.num_inference_steps
     by_default = _added(plugins, model, clip, steps)
     plugins = [*(plugins or ()), *by_default]
     if by_default:
         hooks = plugins_.manager(plugins)
+        _check_prompts(settings, hooks)
     settings = settled(settings, model, plugins, blank=clip.blank)
     smallest = model.multiple
     if settings.size and min(settings.size) < smallest and not clip.blank:
@@ -177,6 +176,13 @@ def _edit(
             "`plugins=()` draws from the text alone",
         )
     return edit
+
+
+def _check_prompts(settings: Settings, hooks: PluginManager) -> None:
+    if len(settings.prompts) > 1 and hooks.hook.guidance.get_hookimpls():
+        raise UsageError(
+            "several prompts can't be used with a plugin that has its own guidance", "give one prompt"
+        )
 
 
 def _added(plugins: Sequence[Plugin] | None, model: Model, clip: Clip, steps: int) -> list[Plugin]:
