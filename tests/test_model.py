@@ -19,6 +19,7 @@ from zs2kit.control import Control
 from zs2kit.errors import ModelError, UsageError
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan, tiny_model
+from zs2kit_plugins.instruct import Instruct
 
 
 def test_a_folder_loads_with_its_geometry(tiny_folders):
@@ -337,3 +338,18 @@ def test_a_model_is_not_pickled_and_says_what_to_do(tiny):
 
     with pytest.raises(ModelError, match=r"can't be pickled.*Model\.load"):
         pickle.dumps(tiny)
+
+
+@pytest.mark.parametrize("kind, plugins", [("epsilon", []), ("instruct", [Instruct()])])
+def test_a_prompt_is_embedded_once_in_an_edit(tiny_folders, kind, plugins):
+    model = Model.load(tiny_folders[kind])
+    seen: list[int] = []
+    model.pipeline.text_encoder.register_forward_hook(lambda *call: seen.append(1))
+    edited = zs2kit.edit(
+        drawn_clip(3), "a cat", plugins=plugins, model=model, num_inference_steps=1, chunk_size=1
+    )
+    assert len(list(edited)) == 3
+    assert len(seen) == 2  # the prompt and the negative one
+    before = model.embed("a cat", "", 32, 32)[0].prompt_embeds
+    model.pipeline.text_encoder.get_input_embeddings().weight.data *= 2
+    assert not torch.equal(model.embed("a cat", "", 32, 32)[0].prompt_embeds, before)  # nothing is left

@@ -16,6 +16,9 @@ from zs2kit.networks.base import Embeds, Network
 from zs2kit.networks.loading import BUNDLED, check_layers, load_pipeline, loading
 from zs2kit.networks.unet import UNet
 
+# A prompt, a negative prompt, a picture's height and width, the network's data type -> both prompts, embedded
+Embedded = dict[tuple[str, str, int, int, torch.dtype], tuple[Embeds, Embeds]]
+
 
 class Model:
     """A checkpoint with a `UNet2DConditionModel`, loaded once and used for any number of clips.
@@ -48,6 +51,7 @@ class Model:
             self.vae.to(torch.float32)
         self.lock = Lock()
         self._cut: set[str] = set()  # the prompts for which a notice was sent that they are too long
+        self._embedded: Embedded | None = None  # what is known of an edit's prompts, while it samples
 
     @classmethod
     def load(
@@ -157,7 +161,24 @@ class Model:
                     f"{self.name} reads {read} tokens of a prompt, and what comes after them has no effect: "
                     f"'{cut}'",
                 )
-        return self.network.embed(prompt, negative_prompt, height, width)
+        if self._embedded is None:
+            return self.network.embed(prompt, negative_prompt, height, width)
+        key = prompt, negative_prompt, height, width, self.dtype
+        if key not in self._embedded:
+            self._embedded[key] = self.network.embed(prompt, negative_prompt, height, width)
+        return self._embedded[key]
+
+    @contextmanager
+    def embedding_once(self, embedded: Embedded) -> Iterator[None]:
+        """Within this context, which needs the lock, what is in ``embedded`` isn't embedded again.
+
+        What is new is added to it.
+        """
+        self._embedded = embedded
+        try:
+            yield
+        finally:
+            self._embedded = None
 
     def _mean_and_std(self) -> Sequence[torch.Tensor]:
         """The mean and the deviation of the VAE's latents, (channels, 1, 1); 0 and 1 for most checkpoints."""

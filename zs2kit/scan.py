@@ -21,7 +21,7 @@ from zs2kit.denoiser import Denoiser
 from zs2kit.errors import notify
 from zs2kit.guidance import classifier_free
 from zs2kit.memory import peak_of
-from zs2kit.model import Model
+from zs2kit.model import Embedded, Model
 from zs2kit.motion import FlowMomentum, acts
 from zs2kit.networks.base import Branch
 from zs2kit.noise import make_noise
@@ -69,6 +69,7 @@ class Scan:
         self.denoiser = Denoiser(model, hooks.hook, settings.momentum)
         self.carry_on_host = False
         self.wants_first = any(each.wants_first for each in hooks.get_plugins())
+        self._embedded: Embedded = {}  # the prompts, each embedded once
         self._told = False  # whether a notice said that numbers overflow
         self.hook.setup(model=model, denoiser=self.denoiser, scheduler=self._scheduler(), clip=clip)
 
@@ -122,6 +123,7 @@ class Scan:
             chunk = replace(chunk, first=first)
         with (
             self.model.lock,
+            self.model.embedding_once(self._embedded),
             self.denoiser.sampling(carry, following),  # first, since plugins may add to the model there
             self.model.in_float32(networks) if in_float32 else nullcontext(),
         ):
