@@ -107,6 +107,19 @@ left. Elsewhere, as in a log, a line says so every ten seconds. `--progress` cho
 | 2 | wrong usage: an unknown option, a value that is not allowed |
 | 130 | interrupted: Ctrl-C, or the signals SIGTERM and SIGHUP |
 
+## Several clips
+
+```sh
+zs2kit edit --plugin pose --prompt "a red robot" *.mp4
+zs2kit edit --plugin pose --prompt "a red robot" -o results --report results *.mp4
+```
+
+The model is loaded once, and each clip gets a result of its own, beside it or in the folder that `-o` names.
+If a clip fails, its error is printed and the next one is edited; the last line names those that failed, and
+the exit code is 1. An interrupted batch is resumed with `--resume`: clips whose result is complete are then
+among the failed ones, since their results exist. Two clips whose results would have the same name are refused
+before any work.
+
 ## Interrupting and resuming
 
 Press Ctrl-C once, and zs2kit finishes the chunk that it is drawing, saves it and stops. Press Ctrl-C a

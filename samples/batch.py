@@ -1,6 +1,6 @@
 """A post-production script: one model, several clips, each in its own style.
 
-    python samples/batch.py OUTPUT_FOLDER
+python samples/batch.py OUTPUT_FOLDER
 """
 
 from __future__ import annotations

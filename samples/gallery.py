@@ -1,6 +1,6 @@
 """Makes the README's pictures: runs its commands that end in `--sheet docs/NAME.png`, or those named.
 
-    python samples/gallery.py [NAME ...]
+python samples/gallery.py [NAME ...]
 """
 
 from __future__ import annotations

@@ -341,7 +341,7 @@ def test_no_clip() -> None:
     result = run("edit")
     assert (result.exit_code, result.stderr) == (
         2,
-        "zs2kit: error: Missing argument 'CLIP'. See 'zs2kit edit --help'.\n",
+        "zs2kit: error: Missing argument 'CLIP...'. See 'zs2kit edit --help'.\n",
     )
 
 

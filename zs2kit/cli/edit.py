@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from zs2kit.cli.options import FILES, PATH, RATE, TIME, WHAT, Shared, flag, shared
-from zs2kit.cli.terminal import Command
-from zs2kit.errors import UsageError
+from zs2kit.cli.terminal import Command, say_failure
+from zs2kit.errors import ClipError, UsageError, Zs2Error, is_out_of_memory
+
+if TYPE_CHECKING:
+    from zs2kit.clip import Clip
+    from zs2kit.io import Output
 
 
 def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the argument CLIP, and the options for reading it and writing the result."""
+    """Give a command the options for reading its clip or clips, and for writing the result."""
     for option in (
         flag(
             "--fps",
@@ -42,24 +47,33 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--out",
             type=PATH,
             group=FILES,
-            help="The result.  [default: beside CLIP, named after the plugins: CLIP-pose.mp4]",
+            help="The result; for several clips, a folder.  [default: beside CLIP, named after the plugins: "
+            "CLIP-pose.mp4]",
         ),
         flag(
             "--prompt",
             group=WHAT,
             help="What the result shows.  [default: the model's own; only the bundled models have one]",
         ),
-        click.argument("clip", type=PATH),
     ):
         command = option(command)
     return command
 
 
+class Job(NamedTuple):
+    """One of the clips, and where its result goes."""
+
+    clip: Path
+    out: Path
+    shared: Shared  # with the paths of this clip's sheet and report
+
+
 @click.command(cls=Command)
+@click.argument("clips", metavar="CLIP...", type=PATH, nargs=-1, required=True)
 @source_options
 @shared()
 def edit(
-    clip: Path,
+    clips: Sequence[Path],
     prompt: str | None,
     out: Path | None,
     start: Fraction | None,
@@ -69,31 +83,103 @@ def edit(
 ) -> None:
     """Make a new video from CLIP, with its motion and its sound.
 
-    CLIP is a video, or a sequence of PNG pictures, shot.%04d.png.
+    CLIP is a video, or a sequence of PNG pictures, shot.%04d.png. If there are several, each gets a result of
+    its own. If one of them fails, the others are edited nevertheless, and the exit code is 1.
 
-    Once the result is complete, its name is printed; nothing else goes to standard output.
+    Once a result is complete, its name is printed; nothing else goes to standard output.
     """
     if start is not None and end is not None and start >= end:
         raise UsageError("`start` must lie before `end`")
+    failed: list[Path] = []
     with shared.manners(), shared.display() as display:
-        display.stage("looking at the clip")
+        display.stage("looking at the clip" if len(clips) == 1 else "looking at the clips")
         chosen = shared.build()
         from zs2kit import io
 
-        read_source = functools.partial(io.read, clip, start=start, end=end, rate=fps)
-        source = read_source()
-        out = out or io.name_beside(clip, shared.word, shared.output.get("codec"))
-        output = shared.opened_output(out, display)
-        output.check(source)
-        shared.check_beside([clip, out])
+        def look(job: Job) -> tuple[Callable[[], Clip], Clip, Output]:
+            """Check all that can be checked before a model is loaded."""
+            read_source = functools.partial(io.read, job.clip, start=start, end=end, rate=fps)
+            source = read_source()
+            output = job.shared.opened_output(job.out, display)
+            output.check(source)
+            job.shared.check_beside([job.clip, job.out])
+            return read_source, source, output
+
+        def attempt(job: Job, work: Callable[[], Any]) -> Any:
+            """Do ``work``; with several clips, print an error and return None, so that the next is tried."""
+            try:
+                return work()
+            except Exception as error:
+                if len(clips) == 1 or not (isinstance(error, Zs2Error) or is_out_of_memory(error)):
+                    raise
+                failed.append(job.clip)
+                say_failure(error, about=os.fspath(job.clip))
+
+        jobs = _jobs(clips, out, shared)
+        ready = [(job, looked) for job in jobs if (looked := attempt(job, functools.partial(look, job)))]
+        if not ready:
+            raise _failures(failed, clips)
         display.stage("loading the model")
         model = shared.load(chosen)
         from zs2kit.editing import edit
 
         shared.say_prompt(prompt, model)
-        edited = edit(source, prompt, plugins=chosen, model=model, progress=display.update, **shared.settings)
-        display.stage("editing")
-        shared.write(output, edited)
-    # Before the rest, which may still fail. In bytes, since a name may not be text, or not fit the encoding.
-    click.echo(os.fsencode(out))
-    shared.write_beside(out, edited, read_source)
+
+        def make(job: Job, looked: tuple[Callable[[], Clip], Clip, Output]) -> None:
+            read_source, source, output = looked
+            edited = edit(
+                source, prompt, plugins=chosen, model=model, progress=display.update, **shared.settings
+            )
+            of = f" {job.clip} ({clips.index(job.clip) + 1} of {len(clips)})" if len(clips) > 1 else ""
+            display.stage(f"editing{of}")
+            shared.write(output, edited)
+            display.stop()
+            # Before the rest, which may still fail. In bytes, since a name may not be text, or not fit the
+            # encoding.
+            click.echo(os.fsencode(job.out))
+            job.shared.write_beside(job.out, edited, read_source)
+            display.start()
+
+        for job, looked in ready:
+            attempt(job, functools.partial(make, job, looked))
+    if failed:
+        raise _failures(failed, clips)
+
+
+def _failures(failed: Sequence[Path], clips: Sequence[Path]) -> ClipError:
+    return ClipError(f"{len(failed)} of {len(clips)} clips failed: {', '.join(map(str, failed))}")
+
+
+def _jobs(clips: Sequence[Path], out: Path | None, shared: Shared) -> list[Job]:
+    """Return what is to be done; raise `UsageError` if two results would have one name.
+
+    With several clips, all paths of results are folders, and the results are named after the clips.
+    """
+    from zs2kit import io
+
+    named = [io.name_beside(clip, shared.word, shared.output.get("codec")) for clip in clips]
+    if len(clips) == 1:
+        return [Job(clips[0], out or named[0], shared)]
+    for option, folder in {"out": out, "sheet": shared.sheet, "report": shared.report}.items():
+        if folder is not None and not os.path.isdir(folder):
+            raise UsageError(f"`{option}`: {folder} is no folder", "for several clips, name one that exists")
+    jobs, taken = [], dict[str, Path]()
+    for clip, name in zip(clips, named, strict=True):
+        path = name if out is None else out / name.name
+        stem = path.stem.partition("%")[0].rstrip("._-")
+        sheet = shared.sheet and shared.sheet / f"{stem}.png"
+        report = shared.report and shared.report / f"{stem}.json"
+        jobs.append(Job(clip, path, replace(shared, sheet=sheet, report=report)))
+        for place in filter(None, (path, sheet, report)):
+            if os.path.realpath(place) in map(os.path.realpath, clips):
+                raise UsageError(
+                    f"the result of {clip} would replace {place}, which is one of the clips",
+                    "name a folder for the results with `out`",
+                )
+            other = taken.setdefault(os.path.abspath(place), clip)
+            if other is not clip:
+                raise UsageError(
+                    f"{other} and {clip} would both become {place}",
+                    "edit one of them by itself, with `out`",
+                )
+    return jobs

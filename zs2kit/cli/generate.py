@@ -91,5 +91,6 @@ def generate(
         )
         display.stage("generating")
         shared.write(output, generated)
-    click.echo(os.fsencode(out))
-    shared.write_beside(out, generated, frames=frames, rate=str(fps))
+        display.stop()
+        click.echo(os.fsencode(out))
+        shared.write_beside(out, generated, frames=frames, rate=str(fps))

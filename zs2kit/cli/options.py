@@ -238,14 +238,15 @@ _SHARED = (
         type=PATH,
         metavar="PNG",
         group=FILES,
-        help="Also write a contact sheet, with the source above the result.",
+        help="Also write a contact sheet, with the source above the result; for several clips, a folder.",
     ),
     flag(
         "--report",
         type=PATH,
         metavar="JSON",
         group=FILES,
-        help="Also write a report: how good the result is, and all that is needed to draw it again.",
+        help="Also write a report: how good the result is, and all that is needed to draw it again; for "
+        "several clips, a folder.",
     ),
     flag(
         "--device",
@@ -415,38 +416,37 @@ class Shared:
         """
         from zs2kit import io
 
-        with self.manners():
-            if self.sheet:
-                from zs2kit.sheet import write_sheet
+        if self.sheet:
+            from zs2kit.sheet import write_sheet
 
-                source = {"source": read_source()} if read_source else {}
-                write_sheet(self.sheet, {**source, "result": io.read(out)})
-            if self.report:
-                from zs2kit.metrics import measure
-                from zs2kit.report import described, write_report
+            source = {"source": read_source()} if read_source else {}
+            write_sheet(self.sheet, {**source, "result": io.read(out)})
+        if self.report:
+            from zs2kit.metrics import measure
+            from zs2kit.report import described, write_report
 
-                model, known = edited.scan.model, edited.describe() or {}
-                contents = {
-                    "result": os.fspath(out),
-                    **({"source": known["source"]} if read_source else {}),
-                    "settings": {**edited.settings.described(), **about},
-                    "model": {
-                        "name": model.name,
-                        "weights": known["weights"],
-                        "config": self.config,
-                        "loras": dict(self.loras),
-                        "embeddings": self.embeddings,
-                        "device": str(model.device),
-                        "dtype": str(model.dtype).removeprefix("torch."),
-                    },
-                    "plugins": described(edited.plugins),
-                    "metrics": measure(
-                        io.read(out),
-                        read_source() if read_source else None,
-                        chunk_size=self.settings.get("chunk_size"),
-                    ),
-                }
-                write_report(self.report, ["zs2kit", *click.get_current_context().obj], contents)
+            model, known = edited.scan.model, edited.describe() or {}
+            contents = {
+                "result": os.fspath(out),
+                **({"source": known["source"]} if read_source else {}),
+                "settings": {**edited.settings.described(), **about},
+                "model": {
+                    "name": model.name,
+                    "weights": known["weights"],
+                    "config": self.config,
+                    "loras": dict(self.loras),
+                    "embeddings": self.embeddings,
+                    "device": str(model.device),
+                    "dtype": str(model.dtype).removeprefix("torch."),
+                },
+                "plugins": described(edited.plugins),
+                "metrics": measure(
+                    io.read(out),
+                    read_source() if read_source else None,
+                    chunk_size=self.settings.get("chunk_size"),
+                ),
+            }
+            write_report(self.report, ["zs2kit", *click.get_current_context().obj], contents)
 
 
 def shared(*, without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -16,6 +16,7 @@ from zs2kit.errors import ClipError, Notice
 
 
 @click.command(cls=Command)
+@click.argument("clip", type=PATH)
 @source_options
 @flag(
     "--preview",

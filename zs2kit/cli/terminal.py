@@ -20,6 +20,8 @@ from zs2kit.errors import Notice, PluginError, UsageError, Zs2Error, is_out_of_m
 
 log = logging.getLogger("zs2kit")
 
+OUT_OF_MEMORY = "out of memory; use a smaller --size"
+
 # Libraries whose warnings are about their own code, so that a user of zs2kit can do nothing about them
 NOISY = ("controlnet_aux", "diffusers", "huggingface_hub", "timm", "torch", "torchvision", "transformers")
 
@@ -46,15 +48,26 @@ class Commands(click.Group):
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            code = self._fail("out of memory; use a smaller --size", 1, error)
+            code = self._fail(OUT_OF_MEMORY, 1, error)
         sys.exit(code)
 
     def _fail(self, message: str, code: int, error: BaseException | None = None) -> int:
         """Print what went wrong, with the notes of the error and of its cause; return ``code``."""
-        causes = (error, getattr(error, "__cause__", None))
-        notes = (note for each in causes for note in getattr(each, "__notes__", ()))
-        say(worded("; ".join([f"error: {message}", *notes]), self))
+        say(worded("; ".join([f"error: {message}", *_notes(error)]), self))
         return code
+
+
+def _notes(error: BaseException | None) -> list[str]:
+    """Return the notes of an error and of its cause."""
+    causes = (error, getattr(error, "__cause__", None))
+    return [note for each in causes for note in getattr(each, "__notes__", ())]
+
+
+def say_failure(error: Exception, *, about: str) -> None:
+    """Print what went wrong with one clip of several; ``about`` is the clip."""
+    message = str(error) if isinstance(error, Zs2Error) else OUT_OF_MEMORY
+    named = message if about in message else f"{about}: {message}"
+    say(worded_here("; ".join([f"error: {named}", *_notes(error)])))
 
 
 def worded(text: str, commands: click.Group) -> str:
