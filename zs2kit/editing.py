@@ -224,6 +224,22 @@ def settled(settings: Settings, model: Model, plugins: Sequence[Plugin], *, blan
     return replace(settings, **{name: it for name, it in usual.items() if getattr(settings, name) is None})
 
 
+def _tell_beyond(model: Model, settings: Settings, frame: Frame | None) -> None:
+    """Send a notice if a model that knows little knows nothing like the clip, of which ``frame`` is one."""
+    if model.domain is None:
+        return
+    why = [] if frame is None or model.knows(frame.image) else ["the clip shows something else"]
+    if unknown := model.domain.unknown(settings.prompts.values()):
+        shown = ", ".join(f"'{each}'" for each in unknown[:5]) + (" and others" if len(unknown) > 5 else "")
+        why.append(f"it doesn't know the word{'s' * (len(unknown) > 1)} {shown}")
+    if why:
+        notify(
+            "beyond-model",
+            f"{model.name} is {model.domain.about}: {', and '.join(why)}",
+            "for anything else use another `model`; see docs/models.md",
+        )
+
+
 def default_flow_momentum(plugins: Sequence[Plugin]) -> float:
     """Return the default flow momentum of an edit with these plugins.
 
@@ -280,6 +296,7 @@ class Edit(Clip):
         self._progress = progress
         self._notices = notices
         self._stopping = Event()
+        self._compared = False  # the clip and the prompts, with what the model knows
         self._place = Place(0, Carry())
 
     @property
@@ -325,6 +342,9 @@ class Edit(Clip):
                 place.carry = Carry()
             frames: Iterator[Frame] = (frame for _, frame in shot)
             while group := list(islice(frames, self.chunk_size or MOST)):
+                if not self._compared:
+                    self._compared = True
+                    _tell_beyond(self.scan.model, self.settings, None if self.clip.blank else group[0])
                 chunk, drawn = self.attempt(group, place, draw)
                 place.index, place.carry = place.index + chunk.length, drawn.carry
                 for frame, image in zip(group, finished(chunk, drawn), strict=False):

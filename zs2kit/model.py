@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from zs2kit.clip import Fit
+from zs2kit.domain import Domain
 from zs2kit.errors import ModelError, notify
 from zs2kit.networks.base import Embeds, Network
-from zs2kit.networks.loading import BUNDLED, check_layers, load_pipeline, loading
+from zs2kit.networks.loading import BUNDLED, check_layers, folder_of, load_pipeline, loading
 from zs2kit.networks.unet import UNet
 
 # A prompt, a negative prompt, a picture's height and width, the network's data type -> both prompts, embedded
@@ -24,14 +29,19 @@ class Model:
     """A checkpoint with a `UNet2DConditionModel`, loaded once and used for any number of clips.
 
     pipeline: its diffusers pipeline, which embeds prompts and loads LoRAs. name: its name in messages.
-    folder: where side networks of its own may lie.
+    folder: where side networks of its own may lie. domain: what it knows, if that is little and it says so.
 
     Edits leave it as it was. ``lock`` is held while a chunk is sampled, so that two edits in one process
     don't use its attention layers at the same time.
     """
 
     def __init__(
-        self, pipeline: Any, name: str, folder: Path | None = None, default_prompt: str = ""
+        self,
+        pipeline: Any,
+        name: str,
+        folder: Path | None = None,
+        default_prompt: str = "",
+        domain: Domain | None = None,
     ) -> None:
         if hasattr(pipeline, "unet") and not hasattr(pipeline, "encode_prompt"):  # Instruct-Pix2Pix's own
             pipeline = diffusers.StableDiffusionPipeline(**pipeline.components, requires_safety_checker=False)
@@ -45,6 +55,7 @@ class Model:
         self.name = name
         self.folder = folder
         self.default_prompt = default_prompt
+        self.domain = domain
         self.vae: Any = pipeline.vae
         # The activations of such a VAE overflow in float16, which gives black frames.
         if self.vae.config.get("force_upcast") and self.dtype == torch.float16:
@@ -84,7 +95,10 @@ class Model:
             pipeline, folder, prompt = load_pipeline(
                 name, config=config, loras=loras, embeddings=embeddings, device=device, dtype=dtype
             )
-            return cls(pipeline, str(name), folder, prompt)
+            domain = Domain.of(folder_of(name))
+            if domain and (loras or embeddings):  # which teach it words
+                domain = replace(domain, words=None)
+            return cls(pipeline, str(name), folder, prompt, domain)
 
     def __reduce__(self) -> Any:
         raise ModelError(
@@ -210,6 +224,19 @@ class Model:
         pixels = pixels.float() / 2 + 0.5
         # Infinity must not become black or white.
         return pixels.clamp(0, 1).where(pixels.isfinite(), torch.nan)
+
+    def knows(self, image: NDArray[np.uint8]) -> bool:
+        """Whether an RGB ``image`` (height, width, 3) is of the kind that the model draws.
+
+        It is if the VAE rebuilds it as well as the model's domain says; and always if there is no domain.
+        """
+        if self.domain is None:
+            return True
+        fit = Fit.into((image.shape[0], image.shape[1]), self.native_size, self.multiple)
+        pixels = torch.from_numpy(fit.apply(image)).permute(2, 0, 1)[None] / 255
+        with self.lock:
+            error = self.decode(self.encode(pixels * 2 - 1)).cpu() - pixels
+        return error.square().mean().item() < 10 ** (-self.domain.psnr / 10)
 
     def halves(self, networks: Iterable[Any] = ()) -> list[torch.Tensor]:
         """Return the model's weights, and those of side ``networks``, that are in half precision."""

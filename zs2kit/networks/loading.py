@@ -35,6 +35,11 @@ _EMBEDDING = "learned_embeds.safetensors"
 _LAYERS = 100  # the most in one entry of a config: nobody has trained more, and building many more never ends
 
 
+def folder_of(name: str | Path) -> Path:
+    """Return where the checkpoint called ``name`` lies, if it does so here."""
+    return _BUNDLED.get(str(name), (Path(name), ""))[0]
+
+
 def load_pipeline(
     name: str | Path,
     *,

@@ -66,6 +66,7 @@ from .reference import export_reference, train_image_encoder, train_reference
 from .skeleton import draw_skeleton
 from .tiny_vae import export_tiny_vae, make_estimates, train_tiny_vae
 from .training import Run, fit, load_weights, save
+from .vocabulary import export_domains
 
 WEIGHTS = Path(__file__).with_name("weights")
 PICTURE_SHARDS = 10  # for the VAE, the detector and the classifier
@@ -434,6 +435,7 @@ EXPORTED: list[Callable[[Run, Path], dict[str, int]]] = [
     export_lora,
     export_tiny_vae,
     export_flow,
+    export_domains,
 ]
 """Each writes its parts of the weights into a folder and returns the steps that they were trained for; none
 of what isn't trained yet."""
