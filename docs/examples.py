@@ -73,6 +73,13 @@ zs2kit.write(output, clip)
 model = zs2kit.Model.load("puppets", device="cpu", dtype="float32")
 print(model.name, model.device, model.native_size)  # native_size is (height, width)
 """,
+    "ProgressBar": """
+edited = zs2kit.edit(
+    clip, "a robot", plugins=[Pose()], model=model, num_inference_steps=1, progress=zs2kit.ProgressBar()
+)
+shown = zs2kit.read(zs2kit.write("robot.mp4", edited, overwrite=True))
+shown  # as the last line of a notebook's cell: the video, with its sound
+""",
     "Progress": """
 def report(progress):
     left = "" if progress.seconds_left is None else f", about {progress.seconds_left:.0f} s left"

@@ -235,6 +235,9 @@ plugins and their options.
   then whoever iterates gets `Stopped`. If nobody iterates, the next iteration ends so.
 - **`progress=` of `edit` and `generate`** is called with a `Progress` after every denoising step;
   **`progress=` of `write`** after every frame that is written. An exception that it raises ends the work.
+- **In a notebook**, a clip that is the last line of a cell shows itself as a small video with sound, made of
+  its first ten seconds. An edit is drawn for that, its first 48 frames; to keep the result, write it, and
+  show `zs2kit.read("knight.mp4")`. Give `progress=zs2kit.ProgressBar()` for a bar.
 - **`notices=`** is called with a `Notice` for everything that you should know though the work goes on.
   Without it, notices are Python warnings.
 - **Resuming.** `write` saves what is done in a hidden folder next to the result. After an error or

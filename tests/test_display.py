@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from zs2kit import cli, io
+from zs2kit import cli, io, progress
 from zs2kit.cli import cores, display
 from zs2kit.progress import Pace, Progress
 from zs2kit.testing import drawn_clip
@@ -20,10 +20,10 @@ from zs2kit.testing import drawn_clip
 
 def test_progress_in_words() -> None:
     half = Progress(8, "drawing", 48, step=3, steps=20, under_way=1.2, seconds_left=92.4)
-    assert display.in_words(half) == "8 of 48 frames, step 3 of 20, about 1:32 left"
+    assert progress.in_words(half) == "8 of 48 frames, step 3 of 20, about 1:32 left"
     assert half.fraction == pytest.approx(9.2 / 48)
-    assert display.in_words(Progress(8, "writing")) == "8 frames"
-    assert [display.clock(seconds) for seconds in (0, 59.6, 3725)] == ["0:00", "1:00", "1:02:05"]
+    assert progress.in_words(Progress(8, "writing")) == "8 frames"
+    assert [progress.clock(seconds) for seconds in (0, 59.6, 3725)] == ["0:00", "1:00", "1:02:05"]
 
 
 def test_the_time_left_is_measured_over_the_whole_run(monkeypatch: pytest.MonkeyPatch) -> None:

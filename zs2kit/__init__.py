@@ -6,7 +6,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zs2kit.clip import Clip as Clip
     from zs2kit.clip import Frame as Frame
     from zs2kit.editing import Edit as Edit
     from zs2kit.editing import edit as edit
@@ -19,9 +18,11 @@ if TYPE_CHECKING:
     from zs2kit.io import Output as Output
     from zs2kit.io import read as read
     from zs2kit.io import write as write
+    from zs2kit.io.showing import Clip as Clip
     from zs2kit.model import Model as Model
     from zs2kit.plugins import Plugin as Plugin
     from zs2kit.progress import Progress as Progress
+    from zs2kit.progress import ProgressBar as ProgressBar
     from zs2kit.settings import Settings as Settings
     from zs2kit.settings import option as option
 
@@ -29,7 +30,7 @@ __version__ = "0.2.0"
 
 # Public name -> module that defines it. Looked up on first use, so that `import zs2kit` costs nothing.
 _PUBLIC = {
-    "Clip": "zs2kit.clip",
+    "Clip": "zs2kit.io.showing",  # where it learns to show itself in notebooks
     "Edit": "zs2kit.editing",
     "Frame": "zs2kit.clip",
     "Model": "zs2kit.model",
@@ -37,6 +38,7 @@ _PUBLIC = {
     "Output": "zs2kit.io",
     "Plugin": "zs2kit.plugins",
     "Progress": "zs2kit.progress",
+    "ProgressBar": "zs2kit.progress",
     "Settings": "zs2kit.settings",
     "Stopped": "zs2kit.errors",
     "Zs2Error": "zs2kit.errors",

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import torch
 
 
+# Makes HTML of a clip; zs2kit.io.showing, which can encode, puts its function here.
+html: Callable[[Clip], str] | None = None
+
+
 class Frame(NamedTuple):
     """One picture of a clip and the moment at which it is shown."""
 
@@ -103,6 +107,20 @@ class Clip:
         """Return a clip like this one, but with other frames."""
         facts = {each.name: getattr(self, each.name) for each in fields(Clip) if each.init}
         return Clip(**{**facts, "frames": frames})
+
+    def __repr__(self) -> str:
+        """Say what it is, without reading a frame."""
+        name = f" {self.source}" if self.source else ""
+        count = "frames" if self.frame_count is None else f"{self.frame_count} frames"
+        lasts = "" if self.frame_count is None else f", {float(self.frame_count / self.rate):.2f} s"
+        rate = f"{float(self.rate):.5g}"
+        return (
+            f"<{type(self).__name__}{name}: {self.width}x{self.height}, {count} at {rate} per second{lasts}>"
+        )
+
+    def _repr_html_(self) -> str | None:
+        """Return a small video with sound, which notebooks show; None if that would use the frames up."""
+        return None if html is None or isinstance(self.frames, Iterator) else html(self)
 
     def __iter__(self) -> Iterator[Frame]:
         frames = iter(self.frames)

@@ -44,6 +44,46 @@ class Progress(int):
 Report = Callable[[Progress], object]
 
 
+class ProgressBar:
+    """A progress bar for scripts and notebooks: give one as ``progress`` to `zs2kit.edit` or `zs2kit.write`.
+
+    In a notebook it is a widget if ipywidgets is installed, else text.
+    """
+
+    def __init__(self) -> None:
+        from tqdm.auto import tqdm
+
+        self._bar = tqdm(unit="frame", bar_format="{desc}{percentage:3.0f}%|{bar}| {postfix}")
+
+    def __call__(self, progress: Progress) -> None:
+        """Show how far it is."""
+        self._bar.total = progress.total
+        self._bar.set_description(progress.stage, refresh=False)
+        self._bar.set_postfix_str(in_words(progress), refresh=False)
+        self._bar.n = max(int(progress), progress.fraction * (progress.total or 0))
+        self._bar.refresh()
+        if progress.total is not None and progress >= progress.total:
+            self._bar.close()
+
+
+def in_words(progress: Progress) -> str:
+    """Return progress as text: 12 of 48 frames, step 3 of 20, about 0:32 left."""
+    of = "" if progress.total is None else f" of {progress.total}"
+    words = [f"{int(progress)}{of} frames"]
+    if progress.steps:
+        words.append(f"step {progress.step} of {progress.steps}")
+    if progress.seconds_left is not None:
+        words.append(f"about {clock(progress.seconds_left)} left")
+    return ", ".join(words)
+
+
+def clock(seconds: float) -> str:
+    """Return a time as H:MM:SS or M:SS."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 class Pace:
     """Estimates how long the rest of a piece of work takes, by how long it took so far.
 

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from zs2kit.cli.terminal import say
+from zs2kit.progress import in_words
 
 if TYPE_CHECKING:
     from zs2kit.progress import Progress
@@ -53,24 +54,6 @@ class Display:
 
     def update(self, progress: Progress) -> None:
         """Say how far it is."""
-
-
-def in_words(progress: Progress) -> str:
-    """Return progress as text: 12 of 48 frames, step 3 of 20, about 0:32 left."""
-    of = "" if progress.total is None else f" of {progress.total}"
-    words = [f"{int(progress)}{of} frames"]
-    if progress.steps:
-        words.append(f"step {progress.step} of {progress.steps}")
-    if progress.seconds_left is not None:
-        words.append(f"about {clock(progress.seconds_left)} left")
-    return ", ".join(words)
-
-
-def clock(seconds: float) -> str:
-    """Return a time as H:MM:SS or M:SS."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class Bar(Display):

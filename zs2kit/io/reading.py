@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from zs2kit.clip import Anew, Clip, Color, Frame
 from zs2kit.errors import ClipError, UsageError, notify
+from zs2kit.io import showing as showing  # so that clips show themselves in notebooks
 from zs2kit.io.sequence import Pattern, read_sequence
 
 # If a file has more bytes or packets than this, its frames are not counted beforehand.
