@@ -153,7 +153,7 @@ repeated (`--plugin`, `--set`, `--lora`, `--embedding`, `--at`) and switches (`-
 none, and neither do `metrics`, `verify` and `plugins`.
 
 ```sh
-export ZS2KIT_MODEL=/models/sd15 ZS2KIT_STEPS=30
+export ZS2KIT_MODEL=~/models/sd15 ZS2KIT_STEPS=30
 zs2kit edit --plugin pose --prompt "a red robot" clip.mp4
 ```
 

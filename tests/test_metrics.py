@@ -212,8 +212,11 @@ def test_three_consistencies_of_known_features():
 
 @pytest.fixture(scope="module")
 def clip_model(tmp_path_factory):
+    return tiny_clip(tmp_path_factory.mktemp("clip"))
+
+
+def tiny_clip(folder):
     """A CLIP of random weights, saved as those of the hub are."""
-    folder = tmp_path_factory.mktemp("clip")
     torch.manual_seed(0)
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = transformers.CLIPConfig(
