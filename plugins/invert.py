@@ -1,4 +1,4 @@
-"""Invert: start from the noise from which the sampler would draw the source itself (DDIM inversion)."""
+"""Invert: start from the noise from which the sampler would draw the source itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Invert(Plugin):
-    """Starts from the noise from which the ddim scheduler would draw the source itself (DDIM inversion).
+    """Starts from the noise from which the sampler would draw the source itself (DDIM inversion).
+
+    The scheduler is ddim or euler, since the steps of the others can't be inverted.
 
     If the edit's prompt says what the source shows, and the guidance scale is 1 (no guidance), the result is
     the source again. With another prompt, layout, posture and movement mostly stay; less so the more is
@@ -28,24 +30,21 @@ class Invert(Plugin):
     """
 
     prompt: str = option("", "What the source shows.")
-    iterations: int = option(
-        1, "How often each inverted step is corrected; 0 is plain DDIM inversion.", minimum=0
-    )
+    iterations: int = option(1, "How often each inverted step is corrected; 0 is plain inversion.", minimum=0)
 
     @hookimpl
     def setup(self, scheduler: Any) -> None:
-        from zs2kit.schedule import inverse
+        from zs2kit.schedule import line, steps_of
 
-        inverse(scheduler)  # raises an error for schedulers whose steps can't be inverted
+        line(scheduler, steps_of(scheduler)[0])  # raises an error for schedulers that can't be inverted
 
     @hookimpl
     def initial_latents(
         self, chunk: Chunk, scheduler: Any, steps: Sequence[Step], model: Model, denoiser: Denoiser
     ) -> tuple[torch.Tensor, int]:
         from zs2kit.networks.base import Branch
-        from zs2kit.schedule import inverse, line
+        from zs2kit.schedule import line, scaled
 
-        back = inverse(scheduler)
         embeds, _ = model.embed(self.prompt, "", chunk.height, chunk.width)
         # A branch for each call in a step, since each call has running averages of its own. None of them is
         # conditional: they draw the source, and must not see a reference picture.
@@ -54,15 +53,12 @@ class Invert(Plugin):
         ]
         latents = model.encode(chunk.pixels)
         for step in reversed(steps):
-            nearer = latents
-            # First, assume that the model predicts the same before the step as after it ...
-            prediction = denoiser(nearer, step, branches[0])
-            latents = back.step(prediction, step.timestep, nearer)[0]
-            # ... then correct that by what it really predicts there: solve nearer = step(prediction, latents)
-            # for the latents. A fixed point is exact, running averages included (fixed-point inversion,
+            # Solve nearer = keep * latents + take * prediction(latents) for the latents. First, assume that
+            # the model predicts the same before the step as after it, then correct that by what it really
+            # predicts there. A fixed point is exact, running averages included (fixed-point inversion,
             # arXiv 2309.04907 and 2312.12540).
-            scale = line(scheduler, step).keep
-            for branch in branches[1:]:
-                prediction = denoiser(latents, step, branch)
-                latents = latents + (nearer - scheduler.step(prediction, step.timestep, latents)[0]) / scale
+            nearer, (keep, take) = latents, line(scheduler, step)
+            for branch in branches:
+                prediction = denoiser(scaled(scheduler, latents, step), step, branch)
+                latents = (nearer - take * prediction) / keep
         return latents, 0

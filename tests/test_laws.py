@@ -554,12 +554,12 @@ def test_momentum_on_a_network_that_is_not_known_is_refused(tiny: Model) -> None
 
 @pytest.mark.parametrize("name", ["ddim", "euler"])
 def test_a_step_is_a_line(tiny: Model, name: str) -> None:
-    scheduler = tiny.network.begin(name, 8)
+    scheduler = tiny.network.begin(name, 8, 8, 8)
     generator = torch.Generator().manual_seed(0)
     latents, prediction = torch.randn(2, 3, 4, 8, 8, generator=generator)
     for step in steps_of(scheduler):
         keep, take = line(scheduler, step)
-        fresh = tiny.network.begin(name, 8)
+        fresh = tiny.network.begin(name, 8, 8, 8)
         begin(fresh, step)
         stepped = fresh.step(prediction, step.timestep, latents)[0]
         assert torch.allclose(keep * latents + take * prediction, stepped, atol=1e-5)
@@ -568,6 +568,6 @@ def test_a_step_is_a_line(tiny: Model, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["dpm++", "unipc", "lcm"])
 def test_steps_with_a_memory_or_noise_are_no_lines(tiny: Model, name: str) -> None:
-    scheduler = tiny.network.begin(name, 8)
+    scheduler = tiny.network.begin(name, 8, 8, 8)
     with pytest.raises(UsageError, match=r"can't be inverted; use `scheduler='ddim'`"):
         line(scheduler, steps_of(scheduler)[0])

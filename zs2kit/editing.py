@@ -215,6 +215,7 @@ def settled(settings: Settings, model: Model, plugins: Sequence[Plugin], *, blan
     """
     usual: dict[str, Any] = {
         "prompt": model.default_prompt,
+        "scheduler": model.network.scheduler,
         "num_inference_steps": model.network.num_inference_steps,
         "guidance_scale": model.network.guidance_scale,
         "noise": "orbit" if blank else "dependency",

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from zs2kit.clip import Chunk
+from zs2kit.errors import UsageError
 from zs2kit.model import Model
 from zs2kit.networks.base import Branch, Embeds
 from zs2kit.settings import Settings
@@ -17,15 +18,30 @@ def classifier_free(model: Model, settings: Settings, chunk: Chunk) -> list[Bran
     """Return the branches of classifier-free guidance: weight s with the prompt, 1 - s without it.
 
     There is only one branch, with the prompt, at a scale of 1, or of 0, by which the makers of distilled
-    models mean no guidance; and for a model that takes the scale as an input.
+    models mean no guidance; and for a model that takes the scale as an input, or none at all.
     """
-    scale = settings.guidance_scale
+    scale, guided = settings.guidance_scale, model.network.guided
     embeds, negative = _embeds(model, settings, chunk)
-    if model.network.guided == "embedded":
-        return [Branch("text", 1.0, *embeds, timestep_cond=model.network.embedded_guidance(scale))]
-    if scale in (0, 1):
+    if guided == "embedded":
+        return [Branch("text", 1.0, *embeds, guidance_scale=scale)]
+    if guided == "none" or scale in (0, 1):
         return [Branch("text", 1.0, *embeds)]
     return [Branch("negative", 1 - scale, *negative, conditional=False), Branch("text", scale, *embeds)]
+
+
+def check(model: Model, settings: Settings) -> None:
+    """Raise `UsageError` for settings of classifier-free guidance that the model has no use for."""
+    guided = model.network.guided
+    if guided == "none" and settings.guidance_scale not in (0, 1):
+        raise UsageError(
+            f"{model.name} was distilled to need no guidance, so `guidance_scale` can't be "
+            f"{settings.guidance_scale:g}",
+            "leave it out",
+        )
+    if guided != "cfg" and settings.negative_prompt:
+        raise UsageError(
+            f"{model.name} was distilled, and has no use for `negative_prompt`", "say it in the prompt"
+        )
 
 
 def _embeds(model: Model, settings: Settings, chunk: Chunk) -> tuple[Embeds, Embeds]:

@@ -10,7 +10,7 @@ import torch
 from zs2kit.denoiser import Denoiser
 from zs2kit.motion import FlowMomentum
 from zs2kit.networks.base import Branch
-from zs2kit.schedule import Step, add_noise, advance, begin, estimate, steps_of
+from zs2kit.schedule import Step, add_noise, advance, begin, estimate, scaled, steps_of
 
 
 class Kept(NamedTuple):
@@ -43,8 +43,7 @@ def sample(
     steps = steps_of(scheduler)
     begin(scheduler, steps[first])
     for step in steps[first:]:
-        scaled = scheduler.scale_model_input(latents, step.timestep)
-        prediction = denoiser.guided(scaled, step, branches)
+        prediction = denoiser.guided(scaled(scheduler, latents, step), step, branches)
         if correct is not None or motion is not None:
             a, b = estimate(scheduler, step)
             expected = a * latents + b * prediction

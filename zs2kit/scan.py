@@ -15,18 +15,18 @@ import torch
 from numpy.typing import NDArray
 from pluggy import PluginManager
 
+from zs2kit import guidance
 from zs2kit.carry import Carry, HostCarry
 from zs2kit.clip import Chunk, Clip, Fit, Frame
 from zs2kit.denoiser import Denoiser
 from zs2kit.errors import notify
-from zs2kit.guidance import classifier_free
 from zs2kit.memory import peak_of
 from zs2kit.model import Embedded, Model
 from zs2kit.motion import FlowMomentum, acts
 from zs2kit.networks.base import Branch
 from zs2kit.noise import make_noise
 from zs2kit.sampler import Kept, sample
-from zs2kit.schedule import Step, steps_of
+from zs2kit.schedule import Step, from_noise, steps_of
 from zs2kit.settings import Settings
 
 
@@ -71,7 +71,10 @@ class Scan:
         self.wants_first = any(each.wants_first for each in hooks.get_plugins())
         self._embedded: Embedded = {}  # the prompts, each embedded once
         self._told = False  # whether a notice said that numbers overflow
-        self.hook.setup(model=model, denoiser=self.denoiser, scheduler=self._scheduler(), clip=clip)
+        if not self.hook.guidance.get_hookimpls():
+            guidance.check(model, settings)
+        scheduler = self._scheduler(*(settings.size or model.native_size))
+        self.hook.setup(model=model, denoiser=self.denoiser, scheduler=scheduler, clip=clip)
 
     def __call__(
         self, carry: Carry, chunk: Chunk, after_step: Callable[[Step], object] = lambda step: None
@@ -149,7 +152,7 @@ class Scan:
         """Call the hooks that are called once per chunk, and do all else that comes before its first step."""
         settings, model = self.settings, self.model
         branches = self._prepare(chunk)
-        scheduler = self._scheduler()
+        scheduler = self._scheduler(chunk.height, chunk.width)
         noise = self._noise(carry, following, chunk, "initial")
         masks = self.hook.keep(chunk=chunk)
         keep = np.maximum.reduce(masks) if masks else None
@@ -164,7 +167,7 @@ class Scan:
             model=model,
             denoiser=self.denoiser,
         )
-        latents, first = start[0] if start else (noise * scheduler.init_noise_sigma, 0)
+        latents, first = start[0] if start else (from_noise(scheduler, noise), 0)
         kept = None if keep is None else self._kept_source(chunk, keep, noise)
         return _Started(branches, scheduler, latents, first, kept, keep, motion)
 
@@ -198,7 +201,7 @@ class Scan:
             model=self.model,
             chunk=chunk,
         )
-        return given[0] if given else classifier_free(self.model, settings, chunk)
+        return given[0] if given else guidance.classifier_free(self.model, settings, chunk)
 
     def _kept_source(self, chunk: Chunk, keep: NDArray[np.float32], noise: torch.Tensor) -> Kept:
         """Return what the sampler puts back of the source; the masks ``keep`` have the source's size."""
@@ -208,8 +211,13 @@ class Scan:
         mask = -torch.nn.functional.max_pool2d(-mask, self.model.vae_scale)
         return Kept(self.model.encode(chunk.pixels), noise, mask.clamp(0, 1).to(noise))
 
-    def _scheduler(self) -> Any:
-        return self.model.network.begin(self.settings.scheduler, self.settings.num_inference_steps)
+    def _scheduler(self, height: int, width: int) -> Any:
+        """Return a fresh scheduler for pictures of ``height`` x ``width`` pixels."""
+        return self.model.network.begin(
+            self.settings.scheduler,
+            self.settings.num_inference_steps,
+            *self.model.latent_shape(height, width)[1:],
+        )
 
     def _noise(
         self, carry: Carry, following: Carry, chunk: Chunk, purpose: str, step: int = 0
@@ -237,7 +245,7 @@ class Scan:
         """
         chunk = self._with_some_first(chunk)
         following = Carry()
-        steps = steps_of(self._scheduler())
+        steps = steps_of(self._scheduler(chunk.height, chunk.width))
 
         def call() -> None:
             with self.model.lock, self.denoiser.sampling(Carry(), following):

@@ -22,6 +22,14 @@ SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
     "unipc": (diffusers.UniPCMultistepScheduler, {}),
     "lcm": (diffusers.LCMScheduler, {}),
 }
+_FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+# The same for flow matching; ddim has no counterpart there: its steps are those of euler
+FLOW_SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
+    "euler": (diffusers.FlowMatchEulerDiscreteScheduler, {}),
+    "dpm++": (diffusers.DPMSolverMultistepScheduler, {**_FLOW, "algorithm_type": "dpmsolver++"}),
+    "unipc": (diffusers.UniPCMultistepScheduler, _FLOW),
+    "lcm": (diffusers.FlowMatchLCMScheduler, {}),
+}
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,12 @@ def make_scheduler(name: str, config: Any, num_inference_steps: int, device: tor
 
     It is made from the checkpoint's scheduler config, so it has the right prediction type and noise schedule.
     Every chunk needs its own, since multistep schedulers keep a history. Raises `UsageError` for more steps
-    than the scheduler offers.
+    than the scheduler offers, and for ddim with flow matching.
     """
+    if is_flow(config):
+        euler = flow_euler(name, config)
+        euler.set_timesteps(num_inference_steps, device=device)
+        return with_levels_of(euler, name)
     cls, settings = SCHEDULERS[name]
     # Latents are not pixels: they must not be clipped, which DDIM does unless it is told not to.
     given = {"clip_sample": False, **config}
@@ -62,15 +74,60 @@ def make_scheduler(name: str, config: Any, num_inference_steps: int, device: tor
     return scheduler
 
 
+def is_flow(config: Any) -> bool:
+    """Whether a scheduler with this config is for flow matching: the network predicts noise minus picture."""
+    # FlowMatchEuler and FlowMatchLCM predict nothing else, so their configs don't say so.
+    return bool(config.get("prediction_type", "flow_prediction") == "flow_prediction")
+
+
+def flow_euler(name: str, config: Any) -> Any:
+    """Return a FlowMatchEuler scheduler by the checkpoint's config, whose timesteps are not set yet.
+
+    name: of the scheduler that is to have its noise levels. Raises `UsageError` if there is none for flow
+    matching.
+    """
+    if name not in FLOW_SCHEDULERS:
+        raise UsageError(
+            f"scheduler '{name}' can't be used with this model, which was trained by flow matching",
+            f"choose from {', '.join(FLOW_SCHEDULERS)}",
+        )
+    with quiet():
+        return diffusers.FlowMatchEulerDiscreteScheduler.from_config(config)
+
+
+def with_levels_of(euler: Any, name: str) -> Any:
+    """Return the scheduler ``name`` with the timesteps and the noise levels of ``euler`` (a FlowMatchEuler).
+
+    Each family of models spaces its noise levels in its own way, and whichever scheduler is used, these are
+    what it was trained for. Each scheduler's own `set_timesteps` would space them differently.
+    """
+    cls, settings = FLOW_SCHEDULERS[name]
+    if cls is type(euler):
+        return euler
+    with quiet():
+        # The levels are shifted already, and shifting by the size of the picture would need that size.
+        scheduler = cls.from_config(  # type: ignore[attr-defined]
+            {**euler.config, "use_dynamic_shifting": False, "shift_terminal": None}, **settings
+        )
+    scheduler.set_timesteps(len(euler.timesteps), device=euler.timesteps.device)
+    scheduler.timesteps = euler.timesteps
+    scheduler.sigmas = euler.sigmas.cpu()
+    if hasattr(scheduler, "model_outputs"):
+        # At noise alone the multistep solvers would take the logarithm of 0.
+        scheduler.sigmas = scheduler.sigmas.clamp(max=1 - 1e-6)
+    return scheduler
+
+
 def steps_of(scheduler: Any) -> list[Step]:
     """Return the denoising steps of a scheduler whose timesteps are set."""
     return [Step(index, t, len(scheduler.timesteps)) for index, t in enumerate(scheduler.timesteps)]
 
 
 def begin(scheduler: Any, step: Step) -> None:
-    """Have the scheduler start with ``step``, which it can't find by itself where timesteps repeat."""
+    """Have the scheduler go on with ``step``, which it can't find by itself where timesteps repeat."""
     if hasattr(scheduler, "set_begin_index"):  # DDIM doesn't count its steps
         scheduler.set_begin_index(step.index)
+        scheduler._step_index = None  # or it would go on counting from the step that it was at
 
 
 def add_noise(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, step: Step) -> torch.Tensor:
@@ -78,13 +135,36 @@ def add_noise(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, step: 
 
     noise: of unit variance and the latents' shape. step: the first one, before any is taken, or the next one.
     """
+    if is_flow(scheduler.config):
+        signal, level = levels(scheduler, step)
+        return signal * latents + level * noise
     if getattr(scheduler, "step_index", None) is None:
         begin(scheduler, step)
     return scheduler.add_noise(latents, noise, step.timestep[None])  # type: ignore[no-any-return]
 
 
+def from_noise(scheduler: Any, noise: torch.Tensor) -> torch.Tensor:
+    """Return the latents to start from: ``noise`` of unit variance, as large as the first step expects."""
+    return noise * getattr(scheduler, "init_noise_sigma", 1.0)  # flow matching starts from the noise as it is
+
+
+def scaled(scheduler: Any, latents: torch.Tensor, step: Step) -> torch.Tensor:
+    """Return ``latents`` as the network takes them in ``step``."""
+    if not hasattr(scheduler, "scale_model_input"):  # flow matching gives them as they are
+        return latents
+    if getattr(scheduler, "step_index", None) != step.index:
+        begin(scheduler, step)
+    return scheduler.scale_model_input(latents, step.timestep)  # type: ignore[no-any-return]
+
+
 def levels(scheduler: Any, step: Step) -> tuple[float, float]:
-    """Return the amplitudes of signal and noise, in latents of unit variance, before ``step``."""
+    """Return the amplitudes of signal and noise before ``step``.
+
+    They are those of latents of unit variance; with flow matching, 1 - sigma and sigma.
+    """
+    if is_flow(scheduler.config):
+        sigma = float(scheduler.sigmas[step.index])
+        return 1 - sigma, sigma
     if hasattr(scheduler, "sigmas"):
         sigma = float(scheduler.sigmas[step.index])
         return 1 / math.sqrt(1 + sigma**2), sigma / math.sqrt(1 + sigma**2)
@@ -97,6 +177,8 @@ def estimate(scheduler: Any, step: Step) -> tuple[float, float]:
     signal, noise = levels(scheduler, step)
     # Euler's latents grow with the noise; those of the other schedulers have unit variance.
     scale = signal if isinstance(scheduler, diffusers.EulerDiscreteScheduler) else 1.0
+    if is_flow(scheduler.config):
+        return 1.0, -noise  # latents = (1 - sigma) * picture + sigma * noise, prediction = noise - picture
     kind = scheduler.config.prediction_type
     if kind == "v_prediction":
         return signal * scale, -noise
@@ -111,8 +193,12 @@ def advance(
     step_noise: Callable[[Step], torch.Tensor],
 ) -> torch.Tensor:
     """Take one step of the scheduler; if it adds noise, it is ours, so that frames stay correlated."""
-    if not isinstance(scheduler, diffusers.LCMScheduler):
+    if not _adds_noise(scheduler):
         return scheduler.step(prediction, step.timestep, latents, return_dict=False)[0]  # type: ignore[no-any-return]
+    if is_flow(scheduler.config):
+        a, b = estimate(scheduler, step)
+        sigma = float(scheduler.sigmas[step.index + 1])  # 0 after the last step
+        return (1 - sigma) * (a * latents + b * prediction) + sigma * step_noise(step)
     # LCM would add independent noise: take its denoised estimate and add the same amount of our noise.
     unused = torch.Generator(latents.device).manual_seed(0)
     _, denoised = scheduler.step(prediction, step.timestep, latents, generator=unused, return_dict=False)
@@ -122,30 +208,26 @@ def advance(
     return alpha.sqrt() * denoised + (1 - alpha).sqrt() * step_noise(step)  # type: ignore[no-any-return]
 
 
+def _adds_noise(scheduler: Any) -> bool:
+    """Whether the scheduler's steps draw noise."""
+    consistency = isinstance(scheduler, diffusers.LCMScheduler | diffusers.FlowMatchLCMScheduler)
+    return consistency or bool(scheduler.config.get("stochastic_sampling"))
+
+
 def line(scheduler: Any, step: Step) -> Line:
     """Return ``step`` of the scheduler as a `Line`, found by taking it with 0 and 1 on a copy.
 
     Raises `UsageError` for schedulers whose steps depend on the steps before them, or add noise.
     """
-    if hasattr(scheduler, "model_outputs") or isinstance(scheduler, diffusers.LCMScheduler):
-        raise UsageError("the steps of this scheduler can't be inverted", "use `scheduler='ddim'`")
+    if hasattr(scheduler, "model_outputs") or _adds_noise(scheduler):
+        usable = "'euler'" if is_flow(scheduler.config) else "'ddim'"
+        raise UsageError("the steps of this scheduler can't be inverted", f"use `scheduler={usable}`")
     zero, one = torch.zeros(()), torch.ones(())
 
     def taken(prediction: torch.Tensor, latents: torch.Tensor) -> float:
         fresh = copy.deepcopy(scheduler)
         begin(fresh, step)
+        scaled(fresh, latents, step)  # or Euler would warn
         return float(fresh.step(prediction, step.timestep, latents, return_dict=False)[0])
 
     return Line(taken(zero, one), taken(one, zero))
-
-
-def inverse(scheduler: Any) -> Any:
-    """Return a scheduler that inverts the steps of ``scheduler`` (DDIM inversion).
-
-    Raises `UsageError` for any scheduler but ddim.
-    """
-    if not isinstance(scheduler, diffusers.DDIMScheduler):
-        raise UsageError("only the steps of ddim can be inverted", "use `scheduler='ddim'`")
-    back = diffusers.DDIMInverseScheduler.from_config(scheduler.config)
-    back.num_inference_steps = len(scheduler.timesteps)  # so that it can take any of these timesteps
-    return back

@@ -275,7 +275,9 @@ class Settings:
         shown="the model's own, if it has one",
     )
     negative_prompt: str = option("", "What the result should not show.")
-    scheduler: Scheduler = option("ddim", "The sampler.")
+    scheduler: Scheduler = option(
+        None, "The sampler.", shown="ddim, or euler for a model trained by flow matching"
+    )
     num_inference_steps: int = option(
         None, "Denoising steps.", minimum=1, flag="steps", shown="what suits the model, 20 for most"
     )

@@ -54,12 +54,12 @@ def measure(name: str | None, repeats: int) -> None:
     embeds = [each.expand(FRAMES, -1, -1) for each in (empty, text)]
 
     def sampler_loop() -> None:
-        scheduler = model.network.begin("ddim", STEPS)
+        scheduler = model.network.begin("ddim", STEPS, *noise.shape[2:])
         with scan.denoiser.sampling(drawn.carry, Carry()):
             sample(scan.denoiser, scheduler, noise, branches, lambda step: noise)
 
     def bare_calls() -> None:
-        for timestep in model.network.begin("ddim", STEPS).timesteps:
+        for timestep in model.network.begin("ddim", STEPS, *noise.shape[2:]).timesteps:
             for each in embeds:
                 down, mid = controlnet(latents, timestep, each, maps, return_dict=False)
                 model.unet(

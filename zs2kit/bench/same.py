@@ -112,7 +112,9 @@ CASES: dict[str, partial[NDArray[np.uint8]]] = {
     "sdxl, masks, dpm++": case("sdxl", dance, mask(clip=MAPS), strength(strength=0.6), scheduler="dpm++"),
     "sdxl, prompts": case("sdxl", "text", prompt=ALONG, noise="orbit", chunk_size=3, scheduler="euler"),
     "prompts": case("epsilon", "text", prompt=ALONG, noise="mixed", guidance_scale=1, scheduler="unipc"),
-    "scale as input": case("distilled", "disc", edges(), cuts=(0.1,), noise="mixed", scheduler="lcm", **FLOW),
+    "scale as input": case(
+        "distilled", "disc", edges(), cuts=(0.1,), noise="mixed", scheduler="lcm", negative_prompt="", **FLOW
+    ),
     "lcm, orbit": case("v_prediction", "text", scheduler="lcm", noise="orbit", chunk_size=None),
     "momentum 0, progressive": case("epsilon", "disc", momentum=0, noise="progressive"),
     "momentum 1, shared": case("epsilon", "text", momentum=1, noise="shared", scheduler="dpm++"),

@@ -24,8 +24,8 @@ class Branch:
     """One call of the network per step; the guided prediction is the branches' sum of weight x prediction.
 
     prompt_embeds: (1 or frames, tokens, channels). conditions: further entries of a U-Net's
-    ``added_cond_kwargs``, each (1 or frames, ...). timestep_cond: (1 or frames, channels), for models that
-    take the guidance scale as an input. conditional: whether the branch draws what the user asks for; if it
+    ``added_cond_kwargs``, each (1 or frames, ...). guidance_scale: for models that take it as an input; None
+    is none. conditional: whether the branch draws what the user asks for; if it
     draws what guidance leads away from, or the source itself, it doesn't, and gets no reference picture.
     """
 
@@ -33,7 +33,7 @@ class Branch:
     weight: float
     prompt_embeds: torch.Tensor
     conditions: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    timestep_cond: torch.Tensor | None = None
+    guidance_scale: float | None = None
     conditional: bool = True
 
 
@@ -56,11 +56,24 @@ class Network(Protocol):
     module: Any  # the torch module, whose self-attention gets momentum
     name: str  # the module's name in the checkpoint's pipeline, such as unet
     num_inference_steps: int  # the default
-    guidance_scale: float  # the default
 
     @property
-    def guided(self) -> Literal["cfg", "embedded"]:
-        """How it is guided: "cfg" by two branches, with and without prompt, "embedded" by an input."""
+    def scheduler(self) -> str:
+        """The default scheduler, by zs2kit's name for it."""
+        ...
+
+    @property
+    def guidance_scale(self) -> float:
+        """The default guidance scale."""
+        ...
+
+    @property
+    def guided(self) -> Literal["cfg", "embedded", "none"]:
+        """How it is guided.
+
+        "cfg": by two branches, with and without prompt; "embedded": by an input; "none": not at all, since it
+        was distilled to need no guidance.
+        """
         ...
 
     @property
@@ -86,12 +99,12 @@ class Network(Protocol):
         """Return how many tokens of a prompt are read, and the text that comes after and has no effect."""
         ...
 
-    def begin(self, scheduler: str, num_inference_steps: int) -> Any:
-        """Return a fresh scheduler with its timesteps set; called once per chunk."""
-        ...
+    def begin(self, scheduler: str, num_inference_steps: int, height: int, width: int) -> Any:
+        """Return a fresh scheduler with its timesteps set for latents of ``height`` x ``width``.
 
-    def embedded_guidance(self, scale: float) -> torch.Tensor:
-        """Return a guidance scale as the network's input; only if ``guided`` is "embedded"."""
+        It is called once per chunk. Raises `UsageError` if the network can't be used with this scheduler, or
+        not with as many steps.
+        """
         ...
 
     def predict(

@@ -12,7 +12,7 @@ from zs2kit.attention import self_attention
 from zs2kit.errors import ModelError
 from zs2kit.networks.base import Branch, DenoiserInputs, Embeds, per_frame
 from zs2kit.quiet import quiet
-from zs2kit.schedule import Step, make_scheduler
+from zs2kit.schedule import Step, is_flow, make_scheduler
 
 
 class UNet:
@@ -37,7 +37,12 @@ class UNet:
         self.pipeline = pipeline
 
     @property
-    def guided(self) -> Literal["cfg", "embedded"]:
+    def scheduler(self) -> str:
+        """See `Network`; it depends on how the checkpoint was trained."""
+        return "euler" if is_flow(self.pipeline.scheduler.config) else "ddim"
+
+    @property
+    def guided(self) -> Literal["cfg", "embedded", "none"]:
         """A distilled U-Net takes the guidance scale as an input."""
         return "cfg" if self.module.config.time_cond_proj_dim is None else "embedded"
 
@@ -87,19 +92,11 @@ class UNet:
         rest = tokens[tokenizer.model_max_length - 1 : -1]  # the last token that is read marks the end
         return tokenizer.model_max_length - 2, tokenizer.decode(rest)
 
-    def begin(self, scheduler: str, num_inference_steps: int) -> Any:
-        """See `Network`."""
+    def begin(self, scheduler: str, num_inference_steps: int, height: int, width: int) -> Any:
+        """See `Network`. The size doesn't matter."""
         return make_scheduler(
             scheduler, self.pipeline.scheduler.config, num_inference_steps, self.module.device
         )
-
-    def embedded_guidance(self, scale: float) -> torch.Tensor:
-        """See `Network`."""
-        width = self.module.config.time_cond_proj_dim
-        embedding: torch.Tensor = self.pipeline.get_guidance_scale_embedding(
-            torch.tensor([scale - 1]), embedding_dim=width
-        )
-        return embedding.to(self.module.device, self.module.dtype)
 
     def predict(
         self,
@@ -111,20 +108,28 @@ class UNet:
     ) -> torch.Tensor:
         """See `Network`."""
         frames = len(latents)
-        scale = branch.timestep_cond
         down = [each.down for each in given if each.down]
         mid = [each.mid for each in given if each.mid is not None]
         prediction: torch.Tensor = self.module(
             latents,
             step.timestep,
             encoder_hidden_states=per_frame(branch.prompt_embeds, frames),
-            timestep_cond=None if scale is None else per_frame(scale, frames),
+            timestep_cond=self._embedded(branch.guidance_scale, frames),
             added_cond_kwargs={name: per_frame(value, frames) for name, value in conditions.items()} or None,
             down_block_additional_residuals=[_total(each) for each in zip(*down, strict=True)] or None,
             mid_block_additional_residual=_total(mid) if mid else None,
             return_dict=False,
         )[0]
         return prediction
+
+    def _embedded(self, scale: float | None, frames: int) -> torch.Tensor | None:
+        """Return a guidance scale as a distilled U-Net takes it, (frames, channels)."""
+        if scale is None:
+            return None
+        width = self.module.config.time_cond_proj_dim
+        # It counts from 0, which is no guidance.
+        embedding = self.pipeline.get_guidance_scale_embedding(torch.tensor([scale - 1]), embedding_dim=width)
+        return embedding.to(self.module.device, self.module.dtype).expand(frames, -1)  # type: ignore[no-any-return]
 
     def rescale(self, total: torch.Tensor, conditional: torch.Tensor) -> torch.Tensor:
         """See `Network`; for U-Nets the sum stays as it is."""
