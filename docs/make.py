@@ -107,6 +107,30 @@ left. Elsewhere, as in a log, a line says so every ten seconds. `--progress` cho
 | 2 | wrong usage: an unknown option, a value that is not allowed |
 | 130 | interrupted: Ctrl-C, or the signals SIGTERM and SIGHUP |
 
+## Files of settings
+
+`--settings FILE.toml` takes options from a file: the names of options without the dashes, and a table for
+each plugin, which also chooses that plugin. `--save-settings FILE.toml` writes such a file, with the options
+that you give.
+
+```toml
+prompt = "a red robot on the beach"
+steps = 30
+size = "512x288"
+
+[pose]
+scale = 0.8
+```
+
+```sh
+zs2kit edit --settings look.toml clip.mp4
+zs2kit edit --settings look.toml --seed 7 --save-settings look-7.toml --report clip.json clip.mp4
+zs2kit edit --settings clip.json -o again.mp4 clip.mp4
+```
+
+A report (`--report`) is accepted, too: the same clip then gives the same frames. Options on the command line
+and environment variables come before those of the file.
+
 ## Several clips
 
 ```sh
@@ -263,7 +287,7 @@ SECTIONS: dict[str, tuple[str, Sequence[str] | None]] = {
     "Models": ("zs2kit", ["Model"]),
     "Progress, notices and errors": (
         "zs2kit",
-        ["Progress", "Notice", "notify", "Zs2Error", "Stopped"],
+        ["Progress", "ProgressBar", "Notice", "notify", "Zs2Error", "Stopped"],
     ),
     "Plugins": ("zs2kit", ["Plugin", "option", "hookimpl"]),
     "zs2kit.metrics": ("zs2kit.metrics", None),

@@ -197,7 +197,14 @@ def parse(words: list[str]) -> None:
         context = command.make_context(name, rest, parent=context)
 
 
-def test_documented_commands_parse() -> None:
+REPORT = """{"settings": {"prompt": "", "size": null, "cuts": "auto"}, "plugins": [],
+"model": {"name": "puppets", "config": null, "loras": {}, "embeddings": [], "device": null, "dtype": null}}"""
+
+
+def test_documented_commands_parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in {"look.toml": "", "clip.json": REPORT}.items():  # which are read while parsing
+        (tmp_path / name).write_text(text)
     count = 0
     for page, code in blocks("sh"):
         for words in calls(code):

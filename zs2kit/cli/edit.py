@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from zs2kit.cli.options import FILES, PATH, RATE, TIME, WHAT, Shared, flag, shared
-from zs2kit.cli.terminal import Command, say_failure
+from zs2kit.cli.terminal import Command, given, say_failure
 from zs2kit.errors import ClipError, UsageError, Zs2Error, is_out_of_memory
 
 if TYPE_CHECKING:
@@ -137,9 +137,17 @@ def edit(
             # Before the rest, which may still fail. In bytes, since a name may not be text, or not fit the
             # encoding.
             click.echo(os.fsencode(job.out))
-            job.shared.write_beside(job.out, edited, read_source)
+            job.shared.write_beside(job.out, edited, read_source, **of_source)
             display.start()
 
+        shared.save()
+        of_source = given(
+            {
+                "start": None if start is None else float(start),
+                "end": None if end is None else float(end),
+                "rate": None if fps is None else str(fps),
+            }
+        )
         for job, looked in ready:
             attempt(job, functools.partial(make, job, looked))
     if failed:

@@ -89,6 +89,7 @@ def generate(
             progress=display.update,
             **shared.settings,
         )
+        shared.save()
         display.stage("generating")
         shared.write(output, generated)
         display.stop()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from zs2kit.cli import settings_file
 from zs2kit.cli.cores import choose_waiting
 from zs2kit.cli.display import KINDS, Display, make_display
 from zs2kit.cli.terminal import Grouped, given, hush, log, manners, say, stoppable
@@ -177,6 +178,24 @@ PATH = click.Path(path_type=Path)
 
 _SHARED = (
     flag(
+        "--settings",
+        "settings_file",
+        type=PATH,
+        metavar="FILE",
+        group=WHAT,
+        is_eager=True,
+        callback=settings_file.load,
+        help="Take options from a file: TOML, such as --save-settings writes, or a report, to draw with the "
+        "same settings. Options on the command line come first.",
+    ),
+    flag(
+        "--save-settings",
+        type=PATH,
+        metavar="TOML",
+        group=WHAT,
+        help="Also write the options that are given, for --settings.",
+    ),
+    flag(
         "--plugin",
         "plugins",
         type=PluginName(),
@@ -294,6 +313,7 @@ class Shared:
     config: str | None
     loras: Sequence[tuple[str, float]]
     embeddings: Sequence[str]
+    save_settings: Path | None
     sheet: Path | None
     report: Path | None
     device: str | None
@@ -385,6 +405,16 @@ class Shared:
             check_beside(self.sheet, ".png", "sheet", clips, overwrite)
         if self.report:
             check_beside(self.report, ".json", "report", clips, overwrite)
+        if self.save_settings:
+            check_beside(self.save_settings, ".toml", "file of settings", clips, overwrite)
+
+    def save(self) -> None:
+        """Write the options that are given, if that is asked for."""
+        if self.save_settings:
+            from zs2kit.beside import write_beside
+
+            text = settings_file.saved(click.get_current_context(), list(self.plugin_settings))
+            write_beside(self.save_settings, text.encode())
 
     def write(self, output: Output, edited: Edit) -> None:
         """Draw the frames of ``edited`` and write them."""
@@ -455,7 +485,10 @@ def shared(*, without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Ca
     def give(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
         def call(**values: Any) -> None:
-            values["plugin_settings"] = values.pop("settings")
+            del values["settings_file"]  # its options are among the others
+            values["plugin_settings"] = settings_file.with_sets(
+                click.get_current_context(), values["plugins"], values.pop("settings")
+            )
             values["settings"] = given(
                 {name: values.pop(name, None) for name in SETTINGS if name != "prompt"}
             )

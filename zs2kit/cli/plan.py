@@ -69,6 +69,7 @@ def plan(
 
         shared.say_prompt(prompt, model)
         edited = edit(source, prompt, plugins=chosen, model=model, **shared.settings)
+        shared.save()
         display.stage("planning")
         sheet = Sheet(edited)
         found = plan(
