@@ -12,6 +12,7 @@ from zs2kit.companion import Companion
 from zs2kit.control import Control
 from zs2kit.detectors import NAMES, load_detector
 from zs2kit.errors import UsageError
+from zs2kit.plugins import name_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +26,8 @@ class AnyControl(Control):
     """Steers with any ControlNet that you name, and with maps from a controlnet-aux detector or of your own.
 
     Your own maps come as a clip, such as a renderer's depth maps or hand-drawn lines. They may move in any
-    way; if they move as the source does, `flow_momentum=0.95` makes the result steadier.
+    way; if they move as the source does, `flow_momentum=0.95` makes the result steadier. An edit may use
+    this plugin several times, with a ControlNet each.
     """
 
     detector: str | None = option(
@@ -48,16 +50,17 @@ class AnyControl(Control):
         return self.maps is None
 
     def controlnet(self, model: Model) -> str:
-        raise UsageError("`control.model` is not set", "give the ControlNet's folder or hub name")
+        raise UsageError(
+            f"`{name_of(self)}.model` is not set", "give the ControlNet's folder, file or hub name"
+        )
 
     def load_detector(self, model: Model, clip: Clip) -> None:
+        name = name_of(self)
         if (self.detector is None) == (self.maps is None):
-            raise UsageError(
-                "control needs either `control.detector` or `control.maps`", "set one of the two"
-            )
+            raise UsageError(f"{name} needs either `{name}.detector` or `{name}.maps`", "set one of the two")
         self._companion = Companion(self.maps, clip) if self.maps else None
         if self.detector:
-            self._detector = load_detector(self.detector, model.device, self.annotators, plugin="control")
+            self._detector = load_detector(self.detector, model.device, self.annotators, plugin=name)
 
     def detect(self, images: NDArray[np.uint8], chunk: Chunk) -> NDArray[np.uint8]:
         if self._companion is None:

@@ -31,7 +31,7 @@ class Mask(Plugin):
     The region is what is white in a clip of masks of your own, or what a segmentation model finds: of those
     that come along, one finds puppets and one people, and any of transformers' finds what its labels name.
     It grows a little, since a new figure seldom has the old one's outline, and its edge is blended on the
-    inside.
+    inside. A checkpoint for inpainting sees what surrounds the region, so what it draws fits in better.
     """
 
     follows_source = None  # what moves within the region is up to others

@@ -295,7 +295,14 @@ def test_rates(text: str, rate: Fraction) -> None:
     ("args", "says"),
     [
         (["--plugin", "poze"], "did you mean pose?"),
-        (["--plugin", "pose", "--plugin", "pose"], "given twice"),
+        (
+            ["--plugin", "pose", "--plugin", "pose"],
+            "given twice; give it once, or two names: pose:a and pose:b",
+        ),
+        (["--plugin", "pose:a", "--plugin", "depth:a"], "depth:a is given twice"),
+        (["--plugin", "pose:a", "--set", "pose.scale=1"], "add --plugin pose"),
+        (["--plugin", "pose:a", "--set", "a.scale=much"], "a.scale must be a number from 0"),
+        (["--plugin", "pose:1.5"], "'1.5' is no name"),
         (["--set", "pose.scale=1"], "add --plugin pose"),
         (["--plugin", "pose", "--set", "pose.nosuch=1"], "pose' has no option 'nosuch'; choose from model, "),
         (["--plugin", "pose", "--set", "pose.scale=-1"], "a number from 0"),

@@ -129,6 +129,9 @@ class OtherGuidance(Plugin):
         pass
 
 
+TWICE = OtherChannels()  # one object
+
+
 @pytest.mark.parametrize(
     "chosen, says",
     [
@@ -136,7 +139,8 @@ class OtherGuidance(Plugin):
         (["instruct", OtherGuidance()], "only one plugin may give guidance, not instruct and otherguidance"),
         (["instruct", OtherChannels()], "only one plugin may give channels, not instruct and otherchannels"),
         (["instruct", OtherModel()], "othermodel wants elsewhere/other and instruct wants puppets-instruct"),
-        (["pose", "pose"], "plugin 'pose' is given twice"),
+        (["instruct", "instruct"], "only one plugin may give channels, not instruct and instruct2"),
+        ([TWICE, TWICE], "plugin 'otherchannels' is given twice"),
     ],
 )
 def test_conflicts_are_said_before_any_work(chosen: list, says: str, monkeypatch: pytest.MonkeyPatch):

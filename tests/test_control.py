@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from fractions import Fraction
 
@@ -11,12 +12,16 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
+from test_specialised import UNET, renamed, unet_name
 
 import zs2kit
+from zs2kit.cli import main
 from zs2kit.errors import ClipError, ModelError, UsageError
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
 from zs2kit.schedule import make_scheduler
-from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan
+from zs2kit.testing import check_plugin, chunks, drawn_clip, edited_pixels, make_scan
 from zs2kit_plugins.control import AnyControl
 from zs2kit_plugins.depth import Depth
 from zs2kit_plugins.edges import Edges
@@ -138,6 +143,144 @@ def test_half_precision_runs(tiny_folders, kind):
     assert steered.isfinite().all() and difference(steered, pixels(half, [])) > 1e-2
 
 
+# Two of one plugin.
+
+
+def test_two_of_one_plugin_add_up(model, folder, picture, video):
+    first = AnyControl(model="controlnet_edges", detector="canny", scale=0.7)
+    second = AnyControl(model="controlnet_pose", maps=str(picture))
+    ours = pixels(model, [first, second])
+    networks = [folder / "controlnet_edges", folder / "controlnet_pose"]
+    maps = [maps_of(model, first), maps_of(model, second)]
+    theirs = reference(model, networks, maps, controlnet_conditioning_scale=[0.7, 1.0])
+    assert difference(ours, theirs) <= 1e-3
+    assert difference(pixels(model, [first]), theirs) > 1e-2
+
+
+def test_two_of_one_plugin_keep_the_laws(picture):
+    """Also averages that are carried over, of which each network has its own."""
+    check_plugin(
+        AnyControl(model="controlnet_edges", detector="canny"),
+        AnyControl(model="controlnet_pose", maps=str(picture)),
+    )
+
+
+def test_two_of_one_plugin_on_the_command_line(model, folder, picture, tmp_path):
+    clip, out = zs2kit.write(tmp_path / "clip.mkv", drawn_clip(2), codec="ffv1"), tmp_path / "out.mkv"
+    arguments = [
+        "edit",
+        str(clip),
+        "--model",
+        str(folder),
+        "--prompt",
+        "x",
+        "--steps",
+        "2",
+        "--codec",
+        "ffv1",
+    ]
+    chosen = ["--plugin", "control:a", "--set", "a.model=controlnet_edges", "--set", "a.detector=canny"]
+    chosen += [
+        "--plugin",
+        "control",
+        "--set",
+        "control.model=controlnet_pose",
+        "--set",
+        f"control.maps={picture}",
+    ]
+    done = CliRunner().invoke(
+        main, [*arguments, *chosen, "-o", str(out), "--report", str(tmp_path / "r.json")]
+    )
+    assert done.exit_code == 0, done.output
+    plugins = json.loads((tmp_path / "r.json").read_text())["plugins"]
+    assert [each["name"] for each in plugins] == ["control:a", "control"]
+    assert plugins[0]["options"]["detector"] == "canny" and plugins[0]["distribution"] == "zs2kit"
+    two = [AnyControl(model="controlnet_edges", detector="canny")]
+    two += [AnyControl(model="controlnet_pose", maps=str(picture))]
+    edited = zs2kit.edit(zs2kit.read(clip), "x", model=folder, plugins=two, num_inference_steps=2)
+    assert [*edited.plugins] == ["control", "control:control2"]
+    for ours, theirs in zip(zs2kit.read(out), edited, strict=True):
+        assert np.array_equal(ours.image, theirs.image)
+    done = CliRunner().invoke(main, [*arguments, "--plugin", "control:a", "-o", str(tmp_path / "other.mkv")])
+    assert done.exit_code == 2 and "error: a.model is not set" in done.output
+    # The result is named after the plugin, once
+    done = CliRunner().invoke(main, [*arguments, *chosen])
+    assert done.stdout.strip() == str(tmp_path / "clip-control.mkv"), done.output
+
+
+# A ControlNet in one file.
+
+
+def in_original_names(network: diffusers.ControlNetModel) -> dict[str, torch.Tensor]:
+    """A tiny ControlNet's weights as the original code names them."""
+    hint = {
+        r"^controlnet_cond_embedding.conv_in": "input_hint_block.0",
+        r"^controlnet_cond_embedding.conv_out": "input_hint_block.14",
+        r"^controlnet_down_blocks\.(\d+)": r"zero_convs.\1.0",
+        r"^controlnet_mid_block": "middle_block_out.0",
+    }
+    weights = {}
+    for name, value in network.state_dict().items():
+        name = re.sub(
+            r"^controlnet_cond_embedding.blocks\.(\d)",
+            lambda it: f"input_hint_block.{2 * int(it[1]) + 2}",
+            name,
+        )
+        weights[renamed(unet_name(renamed(name, hint)), UNET)] = value.clone()
+    return weights
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "sdxl"])
+def test_a_file_is_what_its_folder_is(tiny_folders, tmp_path, picture, kind):
+    model, folder = zs2kit.Model.load(tiny_folders[kind]), tiny_folders[kind] / "controlnet_edges"
+    network = diffusers.ControlNetModel.from_pretrained(folder)
+    save_file(network.state_dict(), tmp_path / "diffusers.safetensors")
+    whole = pixels(model, [AnyControl(model=str(folder), maps=str(picture))])
+    files = ["diffusers.safetensors"]
+    if kind == "epsilon":  # nobody has files of SDXL's in the original names
+        original = in_original_names(network)
+        save_file(original, tmp_path / "original.safetensors")
+        save_file(
+            {f"control_model.{each}": it for each, it in original.items()}, tmp_path / "whole.safetensors"
+        )
+        files += ["original.safetensors", "whole.safetensors"]
+    for file in files:
+        assert torch.equal(pixels(model, [AnyControl(model=str(tmp_path / file), maps=str(picture))]), whole)
+
+
+def test_a_file_for_shuffle_sums_up(model, folder, picture, tmp_path):
+    shutil.copytree(folder / "controlnet_pose", tmp_path / "pooled")
+    config = json.loads((tmp_path / "pooled" / "config.json").read_text())
+    (tmp_path / "pooled" / "config.json").write_text(json.dumps(config | {"global_pool_conditions": True}))
+    file = tmp_path / "control_v11e_sd15_shuffle.safetensors"
+    shutil.copy(folder / "controlnet_pose" / "diffusion_pytorch_model.safetensors", file)
+    ours, theirs = (
+        pixels(model, [AnyControl(model=str(each), maps=str(picture))])
+        for each in (file, tmp_path / "pooled")
+    )
+    assert torch.equal(ours, theirs)
+
+
+def test_a_file_for_a_model_of_more_channels(tiny_folders, tmp_path):
+    """A ControlNet takes the latents alone."""
+    model = zs2kit.Model.load(tiny_folders["instruct"])
+    network = diffusers.ControlNetModel.from_pretrained(tiny_folders["instruct"] / "controlnet_edges")
+    save_file(network.state_dict(), tmp_path / "edges.safetensors")
+    loaded = model.load_controlnet(tmp_path / "edges.safetensors")
+    assert loaded.config.in_channels == 4 and torch.equal(loaded.conv_in.weight, network.conv_in.weight)
+
+
+def test_a_folder_of_one_variant(model, folder, picture, tmp_path):
+    half = shutil.copytree(folder / "controlnet_edges", tmp_path / "half")
+    weights = half / "diffusion_pytorch_model.safetensors"
+    weights.rename(half / "diffusion_pytorch_model.fp16.safetensors")
+    ours, theirs = (
+        pixels(model, [AnyControl(model=str(each), maps=str(picture))])
+        for each in (half, folder / "controlnet_edges")
+    )
+    assert torch.equal(ours, theirs)
+
+
 # What the maps are made of.
 
 
@@ -246,6 +389,23 @@ def test_a_model_without_an_estimator_of_its_own_says_what_to_use(folder, tmp_pa
     bare = zs2kit.Model.load(tmp_path / "bare")
     assert "use midas" in refusal(bare, Depth(detector="puppets"))
     assert "Depth-Anything-V2" in refusal(bare, Depth())  # which can't be had offline
+
+
+def test_files_that_are_no_controlnets_for_the_model(model, folder, tiny_folders, tmp_path):
+    def of(name: str, weights: object) -> Edges:
+        save_file(weights, tmp_path / f"{name}.safetensors")
+        return Edges(model=str(tmp_path / f"{name}.safetensors"))
+
+    assert "this file is no ControlNet" in refusal(model, of("unet", model.unet.state_dict()))
+    other = diffusers.ControlNetModel.from_pretrained(tiny_folders["sdxl"] / "controlnet_edges")
+    assert "made for another family of models than" in refusal(model, of("sdxl", other.state_dict()))
+    assert "made for another family" in refusal(
+        zs2kit.Model.load(tiny_folders["sdxl"]),
+        of("sd", diffusers.ControlNetModel.from_pretrained(folder / "controlnet_edges").state_dict()),
+    )
+    (tmp_path / "half.safetensors").write_bytes((tmp_path / "sd.safetensors").read_bytes()[:5000])
+    assert "is no safetensors file" in refusal(model, Edges(model=str(tmp_path / "half.safetensors")))
+    assert "no such file" in refusal(model, Edges(model=str(tmp_path / "none.safetensors")))
 
 
 def test_weights_for_what_needs_none(model):

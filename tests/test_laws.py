@@ -484,7 +484,7 @@ class Unmarked(Plugin):
 @pytest.mark.parametrize(
     "plugins, message",
     [
-        ([TwoPrompts(), TwoPrompts()], "given twice"),
+        ([TwoPrompts(), TwoPrompts()], "only one plugin may give guidance, not twoprompts and twoprompts2"),
         ([HalfWay(), type("Other", (HalfWay,), {})()], "only one plugin may give initial_latents"),
         ([Unmarked()], "not marked"),
     ],

@@ -84,6 +84,30 @@ def test_a_file_a_saved_one_and_a_report_give_the_same_frames(
     ]
 
 
+def test_a_plugin_that_is_used_twice(clip: Path, tiny_folders: dict[str, Path], tmp_path: Path) -> None:
+    saved, report = tmp_path / "saved.toml", tmp_path / "report.json"
+    outs = [tmp_path / f"{name}.mkv" for name in ("typed", "saved", "reported")]
+    typed = ["--plugin", "control:a", "--set", "a.model=controlnet_edges", "--set", "a.detector=canny"]
+    typed += [
+        "--plugin",
+        "control",
+        "--set",
+        "control.model=controlnet_pose",
+        "--set",
+        "control.detector=canny",
+    ]
+    typed += ["--prompt", "x", "--steps", 2, "--model", tiny_folders["epsilon"]]
+    runs = [
+        run("edit", clip, *typed, "--save-settings", saved, "--report", report, "-o", outs[0]),
+        run("edit", clip, "--settings", saved, "-o", outs[1]),
+        run("edit", clip, "--settings", report, "-o", outs[2]),
+    ]
+    assert [(each.exit_code, each.stderr) for each in runs] == [(0, "")] * 3
+    for out in outs[1:]:
+        np.testing.assert_array_equal(frames(out), frames(outs[0]))
+    assert "[a]" in saved.read_text().splitlines()
+
+
 def sets(context: click.Context) -> list[str]:
     return with_sets(context, context.params["plugins"], context.params["settings"])
 

@@ -35,8 +35,8 @@ class Control(Plugin):
 
     model: str | None = option(
         None,
-        "The ControlNet: a folder, a hub name, or the name of one inside the checkpoint, such as "
-        "controlnet_pose. With none, it is the plugin's own choice, if it has one.",
+        "The ControlNet: a folder, a .safetensors file, a hub name, or the name of one inside the "
+        "checkpoint, such as controlnet_pose. With none, it is the plugin's own choice, if it has one.",
     )
     scale: float = option(1.0, "How strongly the maps steer; 0 is not at all.", minimum=0)
     start: float = option(
@@ -68,10 +68,14 @@ class Control(Plugin):
             return
         where = self.model or self.controlnet(model)
         where = model.bundled(str(where)) or where
-        # Before gigabytes of weights are fetched
-        _check_family(where, model.load_config(ControlNetModel, where), model)
-        self.load_detector(model, clip)
-        self._network: Any = model.load_network(ControlNetModel, where)
+        if Path(where).suffix == ".safetensors":
+            self._network: Any = model.load_controlnet(where)
+            self.load_detector(model, clip)
+        else:
+            # Before gigabytes of weights are fetched
+            _check_family(where, model.load_config(ControlNetModel, where), model)
+            self.load_detector(model, clip)
+            self._network = model.load_network(ControlNetModel, where)
         embedding = self._network.controlnet_cond_embedding
         embedding.forward = _once(embedding.forward)
         denoiser.attach(name_of(self), self._network)

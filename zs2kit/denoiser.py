@@ -30,6 +30,8 @@ class Denoiser:
         self._contexts: list[Callable[[], AbstractContextManager[Any]]] = []
         self.attach(model.network.name, model.network.module)
         self._average = TemporalMomentum(momentum, Carry(), Carry())
+        # Of a chunk, for a model that inpaints: where it is to draw, and the rest (frames, 1 + channels, ...)
+        self.surroundings: torch.Tensor | None = None
 
     def attach(self, name: str, network: Any) -> None:
         """Give a side network's self-attention the same momentum, under its own ``name``.
@@ -80,11 +82,16 @@ class Denoiser:
                 )
             conditions.update(each.conditions)
         extra: list[torch.Tensor] = self.hook.channels(step=step, branch=branch, latents=latents)
+        if self.surroundings is not None:
+            extra = [*extra, self.surroundings]
         inputs = torch.cat([latents, *(each.to(latents) for each in extra)], dim=1)
         if inputs.shape[1] != network.channels:
+            by_instructions = network.channels == 2 * self.model.latent_channels
             raise PluginError(
                 f"{self.model.name} takes {network.channels} channels, not {inputs.shape[1]}",
-                "use it with the plugin that it was made for, or use another model",
+                "use it with instruct, the plugin that it was made for"
+                if by_instructions
+                else "use another model",
             )
         return network.predict(inputs, step, branch, conditions, given).float()
 

@@ -167,7 +167,10 @@ def _edit(
         raise UsageError(f"`size` must be at least {smallest}x{smallest} for {model.name}")
     size = settings.size or model.native_size
     fit = Fit.into((clip.height, clip.width), size, model.multiple, clip.sample_aspect_ratio)
-    used = {plugins_.name_of(each): _described(each) for each in plugins}
+    used = {}
+    for name, plugin in plugins_.named(plugins):
+        kind = plugins_.kind_of(plugin)
+        used[kind if name == kind else f"{kind}:{name}"] = _described(plugin)
     edit = Edit(clip, Scan(model, hooks, clip, settings), fit, used, progress, notices)
     for plugin in by_default:
         notify(

@@ -18,7 +18,16 @@ from zs2kit.clip import Fit
 from zs2kit.domain import Domain
 from zs2kit.errors import ModelError, notify
 from zs2kit.networks.base import Embeds, Network
-from zs2kit.networks.loading import BUNDLED, check_layers, folder_of, load_pipeline, loading
+from zs2kit.networks.controlnet import controlnet_from_file
+from zs2kit.networks.loading import (
+    BUNDLED,
+    check_layers,
+    folder_of,
+    load_pipeline,
+    loading,
+    only_variant,
+    weights_file,
+)
 from zs2kit.networks.unet import UNet
 
 # A prompt, a negative prompt, a picture's height and width, the network's data type -> both prompts, embedded
@@ -133,6 +142,11 @@ class Model:
     def latent_channels(self) -> int:
         """The number of channels of the VAE's latents."""
         return int(self.vae.config.latent_channels)
+
+    @property
+    def inpaints(self) -> bool:
+        """Whether it is for inpainting: its network also sees what stays of the source, and where."""
+        return self.network.channels == 2 * self.latent_channels + 1
 
     @property
     def vae_scale(self) -> int:
@@ -265,6 +279,16 @@ class Model:
                 return dict(cls.load_config(name))
             return dict(cls.config_class.get_config_dict(name)[0])  # transformers'
 
+    def load_controlnet(self, name: str | Path) -> Any:
+        """Load the ControlNet in a .safetensors file, here or on the hub, to this model's device and dtype.
+
+        Raises `ModelError` if it can't be loaded or doesn't fit this model.
+        """
+        with loading(name):
+            file = weights_file(name, "diffusion_pytorch_model.safetensors")
+            found = controlnet_from_file(name, file, self.name, self.unet, self.latent_channels)
+            return found.to(self.device, self.dtype).eval()
+
     def load_network(self, cls: Any, name: str | Path) -> Any:
         """Load a side network of class ``cls``, from safetensors, to this model's device and dtype.
 
@@ -272,7 +296,8 @@ class Model:
         """
         check_layers(str(name), self.load_config(cls, name))
         with loading(name, cls.__name__):
-            network = cls.from_pretrained(name, use_safetensors=True, dtype=self.dtype)
+            variant = only_variant(Path(name))
+            network = cls.from_pretrained(name, use_safetensors=True, variant=variant, dtype=self.dtype)
             return network.to(self.device).eval()
 
 

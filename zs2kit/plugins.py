@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from time import perf_counter
 from typing import Any, ClassVar
@@ -45,6 +46,8 @@ class Plugin:
     wants_first: ClassVar[bool] = False
     # The checkpoint to use if the user names none, as `zs2kit.Model.load` takes it
     default_model: ClassVar[str | None] = None
+    # What this one is called, where an edit has several of the kind; None is the plugin's name
+    _called: str | None = None
 
 
 def installed() -> dict[str, EntryPoint]:
@@ -113,8 +116,8 @@ def _named_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
-def name_of(plugin: Plugin) -> str:
-    """Return a plugin's name for messages: its entry point's, else its class's in lower case."""
+def kind_of(plugin: Plugin) -> str:
+    """Return the name of a plugin's entry point, or else that of its class in lower case."""
     cls = type(plugin)
     value = f"{cls.__module__}:{cls.__qualname__}"
     return next(
@@ -122,8 +125,21 @@ def name_of(plugin: Plugin) -> str:
     )
 
 
-def build(name: str, settings: Mapping[str, str]) -> Plugin:
+def parted(text: str) -> tuple[str, str]:
+    """Return kind and name of a plugin that is written as KIND or as KIND:NAME."""
+    kind, _, name = text.partition(":")
+    return kind, name or kind
+
+
+def name_of(plugin: Plugin) -> str:
+    """Return a plugin's name for messages: its own, or else its kind's."""
+    return plugin._called or kind_of(plugin)
+
+
+def build(name: str, settings: Mapping[str, str], called: str | None = None) -> Plugin:
     """Return the plugin called ``name`` with its options set from strings.
+
+    called: its own name, if an edit uses several of the kind.
 
     Raises `UsageError` for an unknown plugin or option, and for a value that is not allowed.
     """
@@ -132,12 +148,13 @@ def build(name: str, settings: Mapping[str, str]) -> Plugin:
     values = {}
     for key, text in settings.items():
         if key not in known:
-            raise UsageError(f"plugin '{name}' has no option '{key}'", suggestion(key, known))
+            raise UsageError(f"plugin '{called or name}' has no option '{key}'", suggestion(key, known))
         try:
             values[key] = known[key].parse(text)
         except ValueError as error:
-            raise UsageError(f"`{name}.{key}` {error}, not '{text}'") from None
+            raise UsageError(f"`{called or name}.{key}` {error}, not '{text}'") from None
     plugin = cls(**values)
+    plugin._called = called
     check(plugin)
     return plugin
 
@@ -159,22 +176,36 @@ def check(plugin: object) -> None:
     check_options(plugin, f"{name}.")
 
 
+def named(plugins: Sequence[Plugin]) -> list[tuple[str, Plugin]]:
+    """Return the plugins of an edit with their names, which are numbered where they would be the same.
+
+    Of two of the class that is called control, the second is control2. Raises `PluginError` if one object is
+    there twice.
+    """
+    names: dict[str, Plugin] = {}
+    for plugin in plugins:
+        name = name_of(plugin)
+        if any(plugin is each for each in names.values()):
+            raise PluginError(f"plugin '{name}' is given twice", "give it once")
+        numbered = (f"{name}{number}" for number in count(2))
+        names[name if name not in names else next(each for each in numbered if each not in names)] = plugin
+    return list(names.items())
+
+
 def manager(plugins: Sequence[Plugin]) -> pluggy.PluginManager:
     """Return a pluggy manager over fresh copies of ``plugins``, for one edit.
 
-    The copies keep an edit's state out of the caller's objects. Raises `PluginError` for a method that is
-    marked as a hook but isn't one, or asks for arguments that the hook doesn't have, and for two plugins that
-    give what only one may give.
+    The copies keep an edit's state out of the caller's objects; they are called as `named` says. Raises
+    `PluginError` for a method that is marked as a hook but isn't one, or asks for arguments that the hook
+    doesn't have, and for two plugins that give what only one may give.
     """
     hooks = pluggy.PluginManager("zs2kit")
     hooks.add_hookspecs(hookspecs)
     callers = vars(hooks.hook)
     known = {name: callers[name].spec.argnames for name in vars(hookspecs) if name in callers}  # as there
-    for plugin in reversed(plugins):  # pluggy runs the last registered first
-        name = name_of(plugin)
-        if hooks.has_plugin(name):
-            raise PluginError(f"plugin '{name}' is given twice", "give it once")
+    for name, plugin in reversed(named(plugins)):  # pluggy runs the last registered first
         copy: Plugin = dataclasses.replace(plugin)  # type: ignore[type-var]
+        copy._called = name
         marked = _marked(hooks, copy)
         _check_marked(name, marked, known)
         try:

@@ -151,11 +151,9 @@ class Scan:
     def _start(self, carry: Carry, following: Carry, chunk: Chunk) -> _Started:
         """Call the hooks that are called once per chunk, and do all else that comes before its first step."""
         settings, model = self.settings, self.model
-        branches = self._prepare(chunk)
+        branches, keep = self._prepare(chunk)
         scheduler = self._scheduler(chunk.height, chunk.width)
         noise = self._noise(carry, following, chunk, "initial")
-        masks = self.hook.keep(chunk=chunk)
-        keep = np.maximum.reduce(masks) if masks else None
         motion = None
         if settings.flow_momentum and chunk.fitted is not None:
             motion = FlowMomentum(settings.flow_momentum, model, chunk.images, carry, following)
@@ -168,7 +166,7 @@ class Scan:
             denoiser=self.denoiser,
         )
         latents, first = start[0] if start else (from_noise(scheduler, noise), 0)
-        kept = None if keep is None else self._kept_source(chunk, keep, noise)
+        kept = None if keep is None or model.inpaints else self._kept_source(chunk, keep, noise)
         return _Started(branches, scheduler, latents, first, kept, keep, motion)
 
     def _correct(self, chunk: Chunk) -> Callable[[Step, torch.Tensor], torch.Tensor] | None:
@@ -190,8 +188,11 @@ class Scan:
         # Infinity must not pass for black or white.
         return changed.clamp(0, 1).where(changed.isfinite(), torch.nan)
 
-    def _prepare(self, chunk: Chunk) -> Sequence[Branch]:
-        """Have the plugins look at the chunk; return the branches of its guidance."""
+    def _prepare(self, chunk: Chunk) -> tuple[Sequence[Branch], NDArray[np.float32] | None]:
+        """Have the plugins look at the chunk; return the branches of its guidance and the mask of what stays.
+
+        The mask is (frames, source height, source width), or None if all is drawn.
+        """
         settings = self.settings
         self.hook.prepare(chunk=chunk, model=self.model)
         given: list[Sequence[Branch]] = self.hook.guidance(
@@ -201,7 +202,26 @@ class Scan:
             model=self.model,
             chunk=chunk,
         )
-        return given[0] if given else guidance.classifier_free(self.model, settings, chunk)
+        masks = self.hook.keep(chunk=chunk)
+        keep = np.maximum.reduce(masks) if masks else None
+        if self.model.inpaints:
+            self.denoiser.surroundings = self._surroundings(chunk, keep)
+        return given[0] if given else guidance.classifier_free(self.model, settings, chunk), keep
+
+    def _surroundings(self, chunk: Chunk, keep: NDArray[np.float32] | None) -> torch.Tensor:
+        """Return what a model that inpaints sees beside the latents, as its diffusers pipeline makes it.
+
+        That is 1 for each latent of which a part is drawn, and the source's latents, grey where it is drawn.
+        """
+        assert chunk.fit is not None
+        if keep is None:
+            stays = torch.zeros(chunk.length, 1, chunk.height, chunk.width)
+        else:
+            mask = np.stack([chunk.fit.apply(each) for each in keep])[:, None]
+            stays = (torch.from_numpy(mask) > 0.999).float()  # of what fades out, something is drawn
+        source = torch.zeros(chunk.length, 3, *stays.shape[2:]) if chunk.fitted is None else chunk.pixels
+        drawn = torch.nn.functional.max_pool2d(1 - stays, self.model.vae_scale)
+        return torch.cat([drawn.to(self.model.device), self.model.encode(source * stays)], dim=1)
 
     def _kept_source(self, chunk: Chunk, keep: NDArray[np.float32], noise: torch.Tensor) -> Kept:
         """Return what the sampler puts back of the source; the masks ``keep`` have the source's size."""
@@ -251,7 +271,7 @@ class Scan:
             with self.model.lock, self.denoiser.sampling(Carry(), following):
                 noise = self._noise(Carry(), Carry(), chunk, "initial")
                 middle = steps[len(steps) // 2]
-                for branch in self._prepare(chunk):
+                for branch in self._prepare(chunk)[0]:
                     self.denoiser(noise, middle, branch)
                 self.hook.estimate(step=middle, estimate=noise, chunk=chunk)
                 pixels = torch.zeros((chunk.length, 3, chunk.height, chunk.width), device=noise.device)

@@ -135,8 +135,9 @@ class PluginOption(click.ParamType[str]):
         from zs2kit import plugins
 
         found = []
-        for name in ctx.params.get("plugins") or plugins.installed():
-            for each in options(plugins.load(name)):
+        for plugin in ctx.params.get("plugins") or plugins.installed():
+            kind, name = plugins.parted(plugin)
+            for each in options(plugins.load(kind)):
                 values = [*each.choices, *(["true", "false"] if each.type is bool else [])]
                 key = f"{name}.{each.name}="
                 found += [key + value for value in values] if incomplete.startswith(key) else [key]
@@ -202,8 +203,8 @@ _SHARED = (
         metavar="NAME",
         multiple=True,
         group=WHAT,
-        help="Use a plugin; may be repeated. none draws from the text alone.  [default: strength, or "
-        "instruct for a model that edits by instructions]",
+        help="Use a plugin; may be repeated. To use one twice, give it names: control:a, control:b. none "
+        "draws from the text alone.  [default: strength, or instruct for a model that edits by instructions]",
     ),
     flag(
         "--set",
@@ -212,7 +213,8 @@ _SHARED = (
         metavar="PLUGIN.OPTION=VALUE",
         multiple=True,
         group=WHAT,
-        help="Set an option of a plugin, such as pose.scale=0.8; may be repeated. See 'zs2kit plugins NAME'.",
+        help="Set an option of a plugin, such as pose.scale=0.8 (a.scale=0.8 for control:a); may be "
+        "repeated. See 'zs2kit plugins NAME'.",
     ),
     flag(
         "--model",
@@ -330,7 +332,9 @@ class Shared:
     @property
     def word(self) -> str:
         """What the result is named after by default."""
-        return "-".join(each for each in self.plugins if each != "none") or "edit"
+        from zs2kit.plugins import parted
+
+        return "-".join(dict.fromkeys(parted(each)[0] for each in self.plugins if each != "none")) or "edit"
 
     def build(self) -> list[Plugin] | None:
         """Return the plugins, with their options; None if none is named.
@@ -348,7 +352,8 @@ class Shared:
         chosen = _by_plugin(names, self.plugin_settings)
         from zs2kit import plugins
 
-        return [plugins.build(name, chosen[name]) for name in names] if self.plugins else None
+        built = [plugins.build(kind, values, name) for name, (kind, values) in chosen.items()]
+        return built if self.plugins else None
 
     def load(self, plugins: Sequence[Plugin] | None) -> Model:
         """Load the model: the one that is named, or the plugins' default, or the bundled one."""
@@ -504,13 +509,20 @@ def shared(*, without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Ca
     return give
 
 
-def _by_plugin(names: Sequence[str], settings: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return the chosen plugins' settings, by plugin and option; raise `UsageError` if they don't fit."""
-    chosen: dict[str, dict[str, str]] = {}
-    for name in names:
+def _by_plugin(plugins: Sequence[str], settings: Sequence[str]) -> dict[str, tuple[str, dict[str, str]]]:
+    """Return the plugins' kinds and settings by their names; raise `UsageError` if they don't fit."""
+    from zs2kit.plugins import parted
+
+    chosen: dict[str, tuple[str, dict[str, str]]] = {}
+    for plugin in plugins:
+        kind, name = parted(plugin)
+        if name != kind and not re.fullmatch(r"[A-Za-z]\w*", name):
+            raise UsageError(f"--plugin {plugin}: '{name}' is no name", "use letters, digits and _")
         if name in chosen:
-            raise UsageError(f"--plugin {name} is given twice", "give it once")
-        chosen[name] = {}
+            raise UsageError(
+                f"--plugin {plugin} is given twice", f"give it once, or two names: {kind}:a and {kind}:b"
+            )
+        chosen[name] = kind, {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         name, dot, option = key.partition(".")
@@ -520,7 +532,8 @@ def _by_plugin(names: Sequence[str], settings: Sequence[str]) -> dict[str, dict[
             )
         if name not in chosen:
             raise UsageError(f"--set {setting} is for a plugin that is not used", f"add --plugin {name}")
-        if option in chosen[name]:
+        values = chosen[name][1]
+        if option in values:
             raise UsageError(f"--set {key} is given twice", "give it once")
-        chosen[name][option] = value
+        values[option] = value
     return chosen

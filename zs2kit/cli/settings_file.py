@@ -46,12 +46,13 @@ def with_sets(context: click.Context, plugins: Sequence[str], given: Sequence[st
 
     Those of the file count for the chosen ``plugins`` only, and unless they are given otherwise.
     """
+    from zs2kit.plugins import parted
+
     keys = {each.partition("=")[0] for each in given}
+    names = {parted(each)[1] for each in plugins}
     sets: Mapping[str, str] = context.meta.get(_SETS, {})
     of_file = [
-        f"{key}={value}"
-        for key, value in sets.items()
-        if key not in keys and key.partition(".")[0] in plugins
+        f"{key}={value}" for key, value in sets.items() if key not in keys and key.partition(".")[0] in names
     ]
     return [*of_file, *given]
 
@@ -116,10 +117,12 @@ def _of_toml(
     chosen = []
     for key, value in content.items():
         if isinstance(value, dict):
-            if key not in plugins.installed():
+            kinds = {name: kind for kind, name in map(plugins.parted, values.get("plugins", []))}
+            kind = kinds.get(key, key)
+            if kind not in plugins.installed():
                 raise UsageError(f"{path}: there is no plugin '{key}'", suggestion(key, plugins.installed()))
-            chosen.append(key)
-            names = [each.name for each in options(plugins.load(key))]
+            chosen += [] if key in kinds else [key]
+            names = [each.name for each in options(plugins.load(kind))]
             for option, given in value.items():
                 if option not in names:
                     raise UsageError(f"{path}: {key} has no option '{option}'", suggestion(option, names))
@@ -140,7 +143,7 @@ def _of_toml(
             values[name] = _text(path, key, value)
     named = values.get("plugins", [])
     if chosen:
-        values["plugins"] = [*named, *(each for each in chosen if each not in named)]
+        values["plugins"] = [*named, *chosen]
     return values, sets
 
 
@@ -173,10 +176,11 @@ def _of_report(
 
         sets = {}
         for each in content["plugins"]:
-            names = {option.name for option in options(plugins.load(each["name"]))}
+            kind, called = plugins.parted(each["name"])
+            names = {option.name for option in options(plugins.load(kind))}
             for name, value in each["options"].items():
                 if name in names:  # beside them are fingerprints of files
-                    sets[f"{each['name']}.{name}"] = "none" if value is None else _text(path, name, value)
+                    sets[f"{called}.{name}"] = "none" if value is None else _text(path, name, value)
     except (AttributeError, LookupError, TypeError) as error:
         raise UsageError(f"{path} is no report", "give one that an edit has written") from error
     names = {each.name for each in command.params}

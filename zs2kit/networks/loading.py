@@ -65,15 +65,15 @@ def load_pipeline(
         with suppress(OSError, ValueError):  # diffusers' own message is better
             check_layers(f"{name}/{each.parent.name}", json.loads(each.read_text(encoding="utf-8")))
     own = {path.stem: path for path in (_WEIGHTS / "loras").glob("*.safetensors")} if bundled else {}
-    lora_files = {each: own.get(str(each)) or _weights_file(each, _LORA, own) for each in loras or {}}
-    embedding_files = {each: _weights_file(each, _EMBEDDING) for each in embeddings}
+    lora_files = {each: own.get(str(each)) or weights_file(each, _LORA, own) for each in loras or {}}
+    embedding_files = {each: weights_file(each, _EMBEDDING) for each in embeddings}
     if path.is_file():
         pipeline = _single_file(path, config, weights)
     else:
         pipeline = diffusers.DiffusionPipeline.from_pretrained(
             path if path.is_dir() else str(name),
             use_safetensors=True,
-            variant=_only_variant(path),
+            variant=only_variant(path, "*/*.safetensors"),
             safety_checker=None,  # it checks pictures, which never pass through the pipeline
             **weights,
         )
@@ -103,9 +103,9 @@ def _check_name(name: str | Path, path: Path, bundled: bool, config: str | Path 
         )
 
 
-def _only_variant(folder: Path) -> str | None:
-    """The variant, such as fp16, of a folder whose weights are all of one; None if there are plain ones."""
-    names = [each.name for each in folder.glob("*/*.safetensors")]
+def only_variant(folder: Path, files: str = "*.safetensors") -> str | None:
+    """Return the variant, such as fp16, that all weights of a folder are of; None if some are of none."""
+    names = [each.name for each in folder.glob(files)]
     found = {match[1] for name in names if (match := re.search(r"\.(\w+)\.safetensors$", name))}
     plain = [name for name in names if not re.search(r"\.(\w+)\.safetensors$", name)]
     return found.pop() if len(found) == 1 and not plain else None
@@ -116,7 +116,7 @@ def add_lora(pipeline: Any, model: str, name: str | Path, file: Path, weight: fl
     foreign = ModelError(
         f"{name} was made for another family of models than {model}", "choose a LoRA for this one"
     )
-    if any("dora_scale" in key for key in _keys(file)):  # diffusers skips these tensors
+    if any("dora_scale" in key for key in keys_in(file)):  # diffusers skips these tensors
         raise ModelError(f"{name}: this is a DoRA, and only a part of it would load", "use a plain LoRA")
     with quiet():
         try:
@@ -142,7 +142,7 @@ def add_lora(pipeline: Any, model: str, name: str | Path, file: Path, weight: fl
 
 def add_embedding(pipeline: Any, model: str, name: str | Path, file: Path) -> None:
     """Teach the token of a textual inversion to the text encoders."""
-    keys = _keys(file)
+    keys = keys_in(file)
     encoders = {"clip_l": (pipeline.tokenizer, pipeline.text_encoder)}
     if hasattr(pipeline, "text_encoder_2"):
         encoders["clip_g"] = (pipeline.tokenizer_2, pipeline.text_encoder_2)
@@ -166,7 +166,7 @@ def add_embedding(pipeline: Any, model: str, name: str | Path, file: Path) -> No
 
 
 def _single_file(path: Path, config: str | Path | None, weights: dict[str, Any]) -> Any:
-    is_xl = any(key.startswith("conditioner.") for key in _keys(path))
+    is_xl = any(key.startswith("conditioner.") for key in keys_in(path))
     cls = diffusers.StableDiffusionXLPipeline if is_xl else diffusers.StableDiffusionPipeline
     try:
         return cls.from_single_file(str(path), config=None if config is None else str(config), **weights)
@@ -184,7 +184,7 @@ def _single_file(path: Path, config: str | Path | None, weights: dict[str, Any])
         ) from error
 
 
-def _weights_file(name: str | Path, usual: str, bundled: Iterable[str] = ()) -> Path:
+def weights_file(name: str | Path, usual: str, bundled: Iterable[str] = ()) -> Path:
     """Return the .safetensors file called ``name``; in a folder or a repository, the one called ``usual``."""
     path = Path(name)
     if path.is_dir():
@@ -210,7 +210,7 @@ def _weights_file(name: str | Path, usual: str, bundled: Iterable[str] = ()) -> 
         ) from error
 
 
-def _keys(path: Path) -> list[str]:
+def keys_in(path: Path) -> list[str]:
     """Return the names of the tensors in a file."""
     try:
         with safe_open(path, framework="pt") as tensors:

@@ -1,0 +1,54 @@
+"""ControlNets in one file, as most programs have them. What the file doesn't say, the U-Net does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import ControlNetModel
+from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
+from safetensors.torch import load_file
+
+from zs2kit.errors import ModelError
+from zs2kit.networks.loading import keys_in
+
+# A tensor that each ControlNet has, under the names of diffusers and of the original code
+_MARKS = ("controlnet_cond_embedding.conv_in.weight", "input_hint_block.0.weight")
+
+
+def controlnet_from_file(name: str | Path, file: Path, model: str, unet: Any, channels: int) -> Any:
+    """Return the ControlNet in a .safetensors ``file`` for a U-Net whose latents have so many ``channels``.
+
+    name, model: of the file and of the U-Net's model, for messages. Raises `ModelError` if the file has no
+    ControlNet, or one for another family of models.
+    """
+    if not any(key.endswith(_MARKS) for key in keys_in(file)):
+        raise ModelError(f"{name}: this file is no ControlNet", "give a ControlNet's file or folder")
+    try:
+        weights = convert_controlnet_checkpoint(load_file(file), unet.config)
+        network = _empty(unet, channels, weights, pooled="shuffle" in file.stem)
+        network.load_state_dict(weights, assign=True)
+    except (AttributeError, KeyError, RuntimeError) as error:  # other layers, or layers of other shapes
+        raise ModelError(
+            f"{name} was made for another family of models than {model}", "choose a ControlNet for this one"
+        ) from error
+    return network
+
+
+def _empty(unet: Any, channels: int, weights: dict[str, torch.Tensor], *, pooled: bool) -> Any:
+    """A ControlNet for ``unet`` with layers like those in ``weights``, but no weights of its own.
+
+    pooled: whether it sums its maps up, which no file tells; of those in use only the one for shuffle does.
+    """
+    embedding = "controlnet_cond_embedding"
+    blocks = sum(key.startswith(f"{embedding}.blocks") and key.endswith("weight") for key in weights)
+    widths = [f"{embedding}.conv_in", *(f"{embedding}.blocks.{index}" for index in range(1, blocks, 2))]
+    with init_empty_weights():
+        alike = ControlNetModel.from_unet(
+            unet,
+            load_weights_from_unet=False,
+            conditioning_embedding_out_channels=tuple(len(weights[f"{each}.weight"]) for each in widths),
+        )
+        return ControlNetModel.from_config(alike.config, in_channels=channels, global_pool_conditions=pooled)
