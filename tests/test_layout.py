@@ -29,7 +29,7 @@ SOURCES = sorted(
 )
 LAYERS = [
     {"zs2kit", "errors"},
-    {"beside", "clip", "domain", "flow", "memory", "noise", "progress", "quiet", "settings"},
+    {"beside", "clip", "domain", "flow", "memory", "noise", "progress", "quiet", "settings", "vae"},
     {"carry"},
     {"journal", "schedule"},
     {"attention", "io", "networks.base", "sheet"},

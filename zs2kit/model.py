@@ -24,11 +24,15 @@ from zs2kit.networks.loading import (
     check_layers,
     folder_of,
     load_pipeline,
+    load_tiny_vae,
     loading,
     only_variant,
+    own_tiny_vae,
+    tiny_vae_on_the_hub,
     weights_file,
 )
 from zs2kit.networks.unet import UNet
+from zs2kit.vae import VAE
 
 # A prompt, a negative prompt, a picture's height and width, the network's data type -> both prompts, embedded
 Embedded = dict[tuple[str, str, int, int, torch.dtype], tuple[Embeds, Embeds]]
@@ -39,6 +43,7 @@ class Model:
 
     pipeline: its diffusers pipeline, which embeds prompts and loads LoRAs. name: its name in messages.
     folder: where side networks of its own may lie. domain: what it knows, if that is little and it says so.
+    tiny_vae: an ``AutoencoderTiny`` for flow momentum's ``estimates``; None is the checkpoint's own VAE.
 
     Edits leave it as it was. ``lock`` is held while a chunk is sampled, so that two edits in one process
     don't use its attention layers at the same time.
@@ -51,6 +56,7 @@ class Model:
         folder: Path | None = None,
         default_prompt: str = "",
         domain: Domain | None = None,
+        tiny_vae: Any = None,
     ) -> None:
         if hasattr(pipeline, "unet") and not hasattr(pipeline, "encode_prompt"):  # Instruct-Pix2Pix's own
             pipeline = diffusers.StableDiffusionPipeline(**pipeline.components, requires_safety_checker=False)
@@ -69,6 +75,10 @@ class Model:
         # The activations of such a VAE overflow in float16, which gives black frames.
         if self.vae.config.get("force_upcast") and self.dtype == torch.float16:
             self.vae.to(torch.float32)
+        self._vae = VAE(self.vae)
+        self.tiny_vae = tiny_vae
+        self.estimates = VAE(tiny_vae) if tiny_vae is not None else self._vae
+        self.faster: str | None = None  # a tiny VAE on the hub that could be used, but isn't on this machine
         self.lock = Lock()
         self._cut: set[str] = set()  # the prompts for which a notice was sent that they are too long
         self._embedded: Embedded | None = None  # what is known of an edit's prompts, while it samples
@@ -83,6 +93,7 @@ class Model:
         embeddings: Sequence[str | Path] = (),
         device: str | None = None,
         dtype: str | None = None,
+        tiny_vae: str | Path = "auto",
     ) -> Model:
         """Load a checkpoint: a diffusers folder, a .safetensors file, a name on the hub, or a bundled one.
 
@@ -94,7 +105,10 @@ class Model:
         or, for a bundled model, the name of a bundled LoRA. embeddings: textual inversions, named likewise.
         A prompt calls one by the token that its file gives, or else by the file's name without suffix.
         device: as torch calls it; by default the accelerator if there is one. dtype: float32, float16 or
-        bfloat16; by default float16 on CUDA and float32 elsewhere.
+        bfloat16; by default float16 on CUDA and float32 elsewhere. tiny_vae: a fast stand-in for the VAE
+        where flow momentum looks at what a step estimates; finished frames come from the VAE itself. It is
+        the folder or hub name of an ``AutoencoderTiny``, ``none``, or ``auto``: the checkpoint's own (the
+        folder ``tiny_vae`` in its own), else taesd or taesdxl if the hub's cache has it, else none.
 
         Weights load from safetensors only. Raises `ModelError` if something can't be loaded or doesn't fit,
         `UsageError` for an unknown device or dtype, a weight that is not finite, or a config that isn't
@@ -107,7 +121,15 @@ class Model:
             domain = Domain.of(folder_of(name))
             if domain and (loras or embeddings):  # which teach it words
                 domain = replace(domain, words=None)
-            return cls(pipeline, str(name), folder, prompt, domain)
+            auto, tiny = str(tiny_vae) == "auto", None
+            if auto:
+                tiny = own_tiny_vae(pipeline, folder)
+            elif str(tiny_vae) != "none":
+                tiny = load_tiny_vae(tiny_vae, pipeline, str(name))
+            model = cls(pipeline, str(name), folder, prompt, domain, tiny)
+            if auto and tiny is None:
+                model.faster = tiny_vae_on_the_hub(pipeline.vae)
+            return model
 
     def __reduce__(self) -> Any:
         raise ModelError(
@@ -135,8 +157,9 @@ class Model:
 
     @property
     def modules(self) -> list[torch.nn.Module]:
-        """All parts of the pipeline that have weights."""
-        return [each for each in self.pipeline.components.values() if isinstance(each, torch.nn.Module)]
+        """All parts that have weights: those of the pipeline, and the tiny VAE."""
+        parts = (*self.pipeline.components.values(), self.tiny_vae)
+        return [each for each in parts if isinstance(each, torch.nn.Module)]
 
     @property
     def latent_channels(self) -> int:
@@ -208,36 +231,19 @@ class Model:
         finally:
             self._embedded = None
 
-    def _mean_and_std(self) -> Sequence[torch.Tensor]:
-        """The mean and the deviation of the VAE's latents, (channels, 1, 1); 0 and 1 for most checkpoints."""
-        mean = self.vae.config.get("latents_mean") or [0.0] * self.latent_channels
-        std = self.vae.config.get("latents_std") or [1.0] * self.latent_channels
-        return [torch.tensor(each, device=self.vae.device).view(-1, 1, 1) for each in (mean, std)]
-
-    @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels (frames, 3, height, width) in [-1, 1] -> latents (frames, channels, ...), float32.
 
         They are the mode of the posterior, so that the same pixels give the same latents.
         """
-        pixels = pixels.to(self.vae.device, self.vae.dtype)
-        latents = torch.cat([self.vae.encode(each[None]).latent_dist.mode() for each in pixels])
-        mean, std = self._mean_and_std()
-        return (latents.float() - mean) / std * float(self.vae.config.scaling_factor)
+        return self._vae.encode(pixels)
 
-    @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (frames, channels, ...) -> pixels (frames, 3, height, width) in [0, 1], float32.
 
         They are NaN where the VAE overflows.
         """
-        mean, std = self._mean_and_std()
-        latents = (latents / self.vae.config.scaling_factor * std + mean).to(self.vae.dtype)
-        # One frame at a time: at SDXL's size, the activations of a whole chunk would fill a graphics card.
-        pixels = torch.cat([self.vae.decode(each[None], return_dict=False)[0] for each in latents])
-        pixels = pixels.float() / 2 + 0.5
-        # Infinity must not become black or white.
-        return pixels.clamp(0, 1).where(pixels.isfinite(), torch.nan)
+        return self._vae.decode(latents)
 
     def knows(self, image: NDArray[np.uint8]) -> bool:
         """Whether an RGB ``image`` (height, width, 3) is of the kind that the model draws.

@@ -70,10 +70,12 @@ class FlowMomentum:
         """
         if not acts(index, count):
             return denoised
-        pixels = self.model.decode(denoised)
+        # A tiny VAE leaves some flicker, which the next average takes away; after the last there is no other.
+        vae = self.model if index == max(_acting(count)) else self.model.estimates
+        pixels = vae.decode(denoised)
         averaged = self.average(f"flow/{index}", pixels)
         # Only the difference is added, so that what the VAE loses is not lost each time.
-        return denoised + self.model.encode(averaged * 2 - 1) - self.model.encode(pixels * 2 - 1)
+        return denoised + vae.encode(averaged * 2 - 1) - vae.encode(pixels * 2 - 1)
 
     def finish(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the finished frames (frames, 3, height, width) in [0, 1] averaged once more.
@@ -107,7 +109,11 @@ class FlowMomentum:
 
 def acts(index: int, count: int) -> bool:
     """Whether flow momentum acts in step ``index`` of ``count``."""
-    return index in {round(share * count) for share in SHARES}
+    return index in _acting(count)
+
+
+def _acting(count: int) -> set[int]:
+    return {min(round(share * count), count - 1) for share in SHARES}
 
 
 def _moved(picture: Picture, motion: Picture) -> Picture:

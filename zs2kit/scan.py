@@ -71,6 +71,13 @@ class Scan:
         self.wants_first = any(each.wants_first for each in hooks.get_plugins())
         self._embedded: Embedded = {}  # the prompts, each embedded once
         self._told = False  # whether a notice said that numbers overflow
+        if settings.flow_momentum and model.faster:
+            notify(
+                "default-tiny-vae",
+                f"flow momentum uses the whole VAE, since {model.faster}, which is several times as fast, is "
+                "not on this machine",
+                f"`tiny_vae='{model.faster}'` fetches it",
+            )
         if not self.hook.guidance.get_hookimpls():
             guidance.check(model, settings)
         scheduler = self._scheduler(*(settings.size or model.native_size))

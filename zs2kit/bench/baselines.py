@@ -42,12 +42,22 @@ Draw = Callable[[Model, Case, int], Images]
 
 
 def zs2(
-    model: Model, case: Case, steps: int, *, edited: bool, reference: bool = False, **settings: Any
+    model: Model,
+    case: Case,
+    steps: int,
+    *,
+    edited: bool,
+    reference: bool = False,
+    tiny_vae: bool = True,
+    **settings: Any,
 ) -> Images:
     """zs2kit itself; ``settings`` are those of `zs2kit.generate` and `zs2kit.edit`.
 
-    reference: the plugin of that name holds the clip to its first frame.
+    reference: the plugin of that name holds the clip to its first frame. tiny_vae: flow momentum uses the
+    model's, if it has one.
     """
+    if not tiny_vae:
+        model = Model(model.pipeline, model.name, model.folder, domain=model.domain)
     given: dict[str, Any] = {
         "model": model,
         "seed": case.seed,

@@ -82,6 +82,11 @@ def parts() -> list[Method]:
     ]
 
 
+def whole_vae() -> Method:
+    """zs2kit's edits without a tiny VAE."""
+    return zs2_method("zs2kit, whole VAE", edited=True, tiny_vae=False)
+
+
 def rendered(edited: bool) -> Method:
     """The rendered clips themselves."""
     return Method("rendered clips", real, {"edited": edited})
@@ -92,6 +97,7 @@ def run(runs: Runs, prompts: int = PROMPTS) -> None:
     methods = [*generators(), *editors(), rendered(False), rendered(True)]
     cases = [Case(number, FRAMES) for number in range(prompts)]
     runs.fill(methods, cases)
+    runs.fill([editors()[0], whole_vae()], cases)
     runs.fill([published_zero(), *parts()], cases[:FEW])
 
 
@@ -121,6 +127,8 @@ def section(runs: Runs, docs: Path) -> str:
                 f"\nOf the first prompts ({len(few)}):\n\n{runs.table([beside, *further], few, columns)}\n"
             )
         text += f"\n{targets(runs, done, edited)}\n{TRIED_EDITING if edited else TRIED_GENERATION}"
+        if edited:
+            text += twins(runs, cases)
         name = "results-edited.png" if edited else "results-generated.png"
         strips = [case for case in done if case.number in SHOWN]
         if strips:
@@ -202,6 +210,22 @@ def _reached(runs: Runs, cases: Sequence[Case], ours: Method, target: Target) ->
     return f"{shown} | {'reached' if reached else 'missed'}"
 
 
+def twins(runs: Runs, cases: Sequence[Case]) -> str:
+    """Markdown: edits with the model's tiny VAE beside edits with its VAE alone."""
+    ours, whole = editors()[0], whole_vae()
+    done = runs.done([ours, whole], cases)
+    if not done:
+        return ""
+    table = runs.table([ours, whole], done, EDITED)
+    apart = []
+    for column in EDITED:
+        pairs = [[runs.numbers(method, case).get(column.name) for method in (ours, whole)] for case in done]
+        apart.append(column.shown([a - b for a, b in pairs if a is not None and b is not None]))
+    return (
+        f"\n### The tiny VAE\n\n{len(done)} prompts.{TWINS}\n{table}\n| difference | {' | '.join(apart)} |\n"
+    )
+
+
 def label(name: str) -> NDArray[np.uint8]:
     """Return a picture of a method's name, to stand at the left of its row."""
     picture = np.full((SIDE, LABEL, 3), 255, np.uint8)
@@ -253,6 +277,11 @@ that comes with the model. The warp error follows the source's flow.
 - "TokenFlow" is our own version of it, `zs2kit/bench/tokenflow.py`.
 - "Frame by frame" is diffusers' StableDiffusionControlNetPipeline.
 - "With reference" is as above.
+"""
+
+TWINS = """ Flow momentum decodes what a step estimates, averages it and encodes it again. Here it does so by
+the model's tiny VAE, and by the VAE itself, which draws the finished frames in both cases. The intervals of
+the last line are those of pairs: the same prompt and seed by one and by the other.
 """
 
 TRIED_GENERATION = """

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import click
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 import zs2kit
-from zs2kit import attention, denoiser, flow, motion, noise, plugins, sampler
+from zs2kit import attention, denoiser, flow, motion, noise, plugins, sampler, vae
 from zs2kit.bench.baselines import GUIDANCE, zs2
 from zs2kit.bench.cases import Case, Measure, source_images
 from zs2kit.bench.cells import Cells
@@ -24,7 +25,7 @@ from zs2kit.model import Model
 from zs2kit.puppets.yardsticks import Images, Numbers
 
 # Clips of zs2kit's are drawn anew when the method changes.
-_METHOD = (attention, denoiser, flow, motion, noise, sampler)
+_METHOD = (attention, denoiser, flow, motion, noise, sampler, vae)
 CODE = sha256(b"".join(Path(str(each.__file__)).read_bytes() for each in _METHOD)).hexdigest()[:12]
 
 
@@ -43,7 +44,7 @@ def zs2_method(name: str, *, edited: bool, **settings: Any) -> Method:
     known = inspect.signature(zs2kit.edit if edited else zs2kit.generate).parameters
     defaults = {name: known[name].default for name in ("noise", "momentum", "divergence")}
     if edited:
-        defaults["flow_momentum"] = motion.MOMENTUM
+        defaults |= {"flow_momentum": motion.MOMENTUM, "tiny_vae": True}
     return Method(name, zs2, {"edited": edited, **defaults, **settings})
 
 
@@ -54,8 +55,8 @@ class Runs:
         self.cells = cells
         self.model = model
         self.steps = steps
-        some = model.unet.conv_in.weight.detach().float().cpu().numpy()
-        self._weights = sha256(some.tobytes()).hexdigest()[:12]
+        self._weights = _known(model.unet.conv_in.weight)
+        self._twin = "" if model.tiny_vae is None else _known(next(model.tiny_vae.parameters()))
 
     @cached_property
     def _reference(self) -> str:
@@ -75,6 +76,7 @@ class Runs:
             "method": method.draw.__name__,
             **({"code": CODE} if method.draw in (zs2, searched) else {}),
             **({"plugin": self._reference} if method.settings.get("reference") else {}),
+            **({"twin": self._twin} if method.settings.get("tiny_vae") else {}),
             **method.settings,
             "prompt": case.prompt,
             "case": case.number,
@@ -162,6 +164,10 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     """The mean, and the ends of its 95% interval by resampling the values."""
     low, high = np.percentile(resampled(values), (2.5, 97.5))
     return float(np.mean(values)), float(low), float(high)
+
+
+def _known(weights: torch.Tensor) -> str:
+    return sha256(weights.detach().float().cpu().numpy().tobytes()).hexdigest()[:12]
 
 
 def real(model: Model, case: Case, steps: int, *, edited: bool) -> Images:

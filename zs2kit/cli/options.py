@@ -248,6 +248,15 @@ _SHARED = (
         help="Teach the model the token of a textual inversion: a .safetensors file, a folder or a hub "
         "name; may be repeated.",
     ),
+    flag(
+        "--tiny-vae",
+        metavar="NAME",
+        default="auto",
+        group=MACHINE,
+        help="A fast stand-in for the model's VAE in flow momentum's averages: the folder or hub name of an "
+        "AutoencoderTiny, or none.  [default: the model's own, else taesd or taesdxl if the hub's cache has "
+        "it]",
+    ),
     *(
         derived(each, MACHINE if name == "chunk_size" else WHAT if "prompt" in name else HOW)
         for name, each in SETTINGS.items()
@@ -315,6 +324,7 @@ class Shared:
     config: str | None
     loras: Sequence[tuple[str, float]]
     embeddings: Sequence[str]
+    tiny_vae: str
     save_settings: Path | None
     sheet: Path | None
     report: Path | None
@@ -370,6 +380,7 @@ class Shared:
             embeddings=self.embeddings,
             device=self.device,
             dtype=self.dtype,
+            tiny_vae=self.tiny_vae,
         )
         log.info("model %s on %s in %s", loaded.name, loaded.device, loaded.dtype)
         return loaded
@@ -471,6 +482,7 @@ class Shared:
                     "config": self.config,
                     "loras": dict(self.loras),
                     "embeddings": self.embeddings,
+                    "tiny_vae": self.tiny_vae,
                     "device": str(model.device),
                     "dtype": str(model.dtype).removeprefix("torch."),
                 },

@@ -13,13 +13,14 @@ from typing import Any
 import diffusers
 import torch
 from diffusers.loaders.single_file_utils import SingleFileComponentError
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from zs2kit.errors import ModelError, UsageError, Zs2Error, first_line
 from zs2kit.networks.unet import UNet
 from zs2kit.quiet import quiet
+from zs2kit.vae import VAE
 
 BUNDLED = "puppets"
 _WEIGHTS = Path(__file__).parents[1] / "puppets" / "weights"
@@ -32,6 +33,7 @@ _ON_THE_HUB = r"[\w-][\w.-]*/[\w.-]+"
 # The file names that diffusers gives to LoRAs and embeddings in folders and repositories
 _LORA = "pytorch_lora_weights.safetensors"
 _EMBEDDING = "learned_embeds.safetensors"
+_TINY_VAES = {0.18215: "madebyollin/taesd", 0.13025: "madebyollin/taesdxl"}  # by the VAE's scaling factor
 _LAYERS = 100  # the most in one entry of a config: nobody has trained more, and building many more never ends
 
 
@@ -163,6 +165,70 @@ def add_embedding(pipeline: Any, model: str, name: str | Path, file: Path) -> No
             raise ModelError(f"{name}: the model knows '{token}' already", "rename the file")
         with quiet():
             pipeline.load_textual_inversion({token: vectors[key]}, None, tokenizer, encoder)
+
+
+def load_tiny_vae(name: str | Path, pipeline: Any, model: str) -> Any:
+    """Load an ``AutoencoderTiny`` that gives what the pipeline's VAE gives, for the ``model`` of that name.
+
+    Raises `ModelError` if it can't be loaded, or if it was made for another VAE.
+    """
+    with loading(name, "AutoencoderTiny"):
+        config = diffusers.AutoencoderTiny.load_config(name)
+        if (kind := config.get("_class_name")) != "AutoencoderTiny":
+            raise ModelError(f"{name} is a {kind}", "give a tiny VAE (an AutoencoderTiny of diffusers)")
+        check_layers(str(name), config)
+        vae, unet = pipeline.vae, pipeline.unet
+        tiny = diffusers.AutoencoderTiny.from_pretrained(name, use_safetensors=True, dtype=unet.dtype)
+        tiny = tiny.to(unet.device).eval()
+        if not _is_twin(tiny, vae):
+            raise ModelError(
+                f"{name} was made for another family of models than {model}: it encodes pictures differently",
+                "choose a tiny VAE for this one: `tiny_vae='auto'`, or `tiny_vae='none'`",
+            )
+        return tiny
+
+
+def own_tiny_vae(pipeline: Any, folder: Path | None) -> Any:
+    """Load the tiny VAE in the checkpoint's ``folder``, or else that for its VAE in the hub's cache.
+
+    Returns None if there is neither. Raises what `load_tiny_vae` raises about the one in the folder.
+    """
+    if folder is not None and (folder / "tiny_vae/config.json").is_file():
+        return load_tiny_vae(folder / "tiny_vae", pipeline, str(folder))
+    name = tiny_vae_on_the_hub(pipeline.vae)
+    config = try_to_load_from_cache(name, "config.json") if name else None
+    if not isinstance(config, str):
+        return None
+    try:
+        return load_tiny_vae(Path(config).parent, pipeline, "")
+    except ModelError:  # not all of it is there, or the checkpoint has a VAE of its own kind
+        return None
+
+
+def tiny_vae_on_the_hub(vae: Any) -> str | None:
+    """Return the name of the tiny VAE that was made for VAEs like this one; None if there is none."""
+    plain = vae.config.latent_channels == 4 and len(vae.config.block_out_channels) == 4
+    if not plain or vae.config.get("latents_mean"):
+        return None
+    return _TINY_VAES.get(vae.config.scaling_factor)
+
+
+def _is_twin(tiny: Any, vae: Any) -> bool:
+    """Whether the tiny VAE encodes a picture, smooth clouds of many sizes, as ``vae`` does.
+
+    A twin errs by a third of what there is to encode, one for other latents by more than all of it.
+    """
+    ours, theirs = len(tiny.config.encoder_block_out_channels), len(vae.config.block_out_channels)
+    if (ours, tiny.config.latent_channels) != (theirs, vae.config.latent_channels):
+        return False
+    generator = torch.Generator().manual_seed(0)
+    coarse = [torch.rand(1, 3, side, side, generator=generator) - 0.5 for side in (2, 4, 8, 16, 32)]
+    clouds = sum(
+        torch.nn.functional.interpolate(each, (128, 128), mode="bicubic") / each.shape[-1] ** 0.5
+        for each in coarse
+    )
+    found, wanted = (VAE(each).encode(clouds / clouds.abs().max()) for each in (tiny, vae))
+    return bool((found - wanted).square().mean() < 0.7**2 * wanted.square().mean())
 
 
 def _single_file(path: Path, config: str | Path | None, weights: dict[str, Any]) -> Any:
