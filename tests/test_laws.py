@@ -17,7 +17,7 @@ import torch
 from diffusers import ControlNetModel, UNet2DModel
 
 import zs2kit
-from zs2kit import Plugin, option
+from zs2kit import Plugin, attention, option
 from zs2kit.attention import TemporalMomentum, attached, self_attention
 from zs2kit.carry import Carry
 from zs2kit.control import Control
@@ -29,6 +29,7 @@ from zs2kit.networks.base import Branch
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
 from zs2kit.schedule import SCHEDULERS, advance, begin, line, make_scheduler, steps_of
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan, tiny_model
+from zs2kit_plugins.instruct import Instruct
 
 SAME = 1e-4  # of decoded frames in [0, 1], float32
 FRAMES = 5
@@ -355,6 +356,64 @@ def test_what_overflows_is_said_and_not_written_as_black(tiny_folders):
     model.unet.conv_out.bias.data[:] = float("nan")
     with pytest.raises(ModelError, match="overflows at frame 0, even in float32"):
         list(zs2kit.edit(drawn_clip(2), plugins=(), model=model, num_inference_steps=2))
+
+
+# Branches in one call of the network
+
+
+@dataclass(eq=False)
+class Leaning(Picture):
+    """Steers one branch only, so branches differ in what they are called with."""
+
+    @hookimpl
+    def denoiser_inputs(self, step, branch, latents):
+        return super().denoiser_inputs(step, branch, latents) if branch.conditional else None
+
+
+@pytest.mark.parametrize(
+    ("kind", "plugins", "calls"),
+    [
+        ("epsilon", [], 1),
+        ("v_prediction", [Picture()], 1),
+        ("sdxl", [Picture(end=0.5)], 1),
+        ("instruct", [Instruct()], 1),  # of three
+        ("epsilon", [Leaning()], 2),
+    ],
+)
+def test_branches_in_one_call_are_those_of_a_call_each(tiny_folders, kind, plugins, calls, monkeypatch):
+    model = Model.load(tiny_folders[kind])
+    seen: list[int] = []
+
+    def drawn(together: bool) -> tuple[torch.Tensor, Carry]:
+        scan = make_scan(model, plugins)
+        scan.denoiser.together = together
+        carry, made = Carry(), []
+        counting = model.unet.register_forward_hook(lambda *_: seen.append(1))
+        for chunk in cut(model, (3, 2)):
+            carry, pixels, _ = scan(carry, chunk)
+            made.append(pixels)
+        counting.remove()
+        return torch.cat(made), carry
+
+    (joined, carry), count = drawn(True), len(seen)
+    apart, other = drawn(False)
+    branches = 3 if kind == "instruct" else 2
+    assert (len(seen) - count) * calls == count * branches
+    assert difference(joined, apart) <= 1e-5
+    assert carry.keys() == other.keys()
+    assert all(torch.allclose(carry[name], other[name], atol=1e-4) for name in carry)
+    if calls == 1:  # control: averages that go from one branch to the next
+        own = attention.running_average
+        monkeypatch.setattr(
+            attention,
+            "running_average",
+            lambda frames, momentum, previous=None: (
+                own(frames.transpose(0, 1).flatten(0, 1), momentum)
+                .unflatten(0, frames.shape[1::-1])
+                .transpose(0, 1)
+            ),
+        )
+        assert difference(drawn(True)[0], apart) > 10 * SAME
 
 
 # What plugins give: guidance, latents, channels; and two that give the same.

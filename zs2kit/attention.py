@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -21,8 +21,8 @@ def running_average(
 ) -> torch.Tensor:
     """Return y with y_0 = x_0 and y_k = m y_(k-1) + (1 - m) x_k over ``frames``, in float32.
 
-    frames: (frames, tokens, channels). previous: (tokens, channels), y of the frame before the first of
-    these; None at the start of a shot. It is exact at momentum 0 (the frames themselves) and 1 (the first).
+    frames: (frames, ..., channels). previous: (..., channels), y of the frame before the first of these; None
+    at the start of a shot. It is exact at momentum 0 (the frames themselves) and 1 (the first).
     """
     averages = []
     for frame in frames.float():
@@ -34,28 +34,33 @@ def running_average(
 class TemporalMomentum:
     """The running averages of all self-attention layers while one chunk is sampled.
 
-    ``scope`` names the current call of the network (branch and step); each layer has one running average
-    per scope. They are read from ``carry`` and written to ``following`` for the next chunk.
+    ``scopes`` names the branches and the step of the current call of the network, which gets the frames of
+    all these branches; each layer has one running average per scope. They are read from ``carry`` and
+    written to ``following`` for the next chunk.
     """
 
     def __init__(self, momentum: float, carry: Carry, following: Carry) -> None:
         self.momentum = momentum
         self.carry = carry
         self.following = following
-        self.scope = ""
+        self.scopes: Sequence[str] = ()
 
     def __call__(self, layer: str, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Return ``hidden_states`` (frames, tokens, channels) averaged over time, same dtype."""
-        key = f"attention/{self.scope}/{layer}"
-        if key in self.following:
-            raise PluginError(
-                f"layer {layer} is called twice in '{self.scope}'",
-                "give branches names of their own, and plugins networks of their own",
-            )
-        previous = self.carry.fetch(key, hidden_states.device)
-        mixed = running_average(hidden_states, self.momentum, previous)
-        self.following.keep(key, mixed[-1])
-        return mixed.to(hidden_states.dtype)
+        """Return ``hidden_states`` (scopes x frames, tokens, channels) averaged over time, same dtype."""
+        keys = [f"attention/{scope}/{layer}" for scope in self.scopes]
+        for key in keys:
+            if key in self.following:
+                raise PluginError(
+                    f"layer {layer} is called twice in '{key.removesuffix(f'/{layer}')[10:]}'",
+                    "give branches names of their own, and plugins networks of their own",
+                )
+        found = [self.carry.fetch(key, hidden_states.device) for key in keys]
+        previous = torch.stack([each for each in found if each is not None]) if found[0] is not None else None
+        frames = hidden_states.reshape(len(keys), -1, *hidden_states.shape[1:]).transpose(0, 1)
+        mixed = running_average(frames, self.momentum, previous)  # (frames, scopes, tokens, channels)
+        for key, last in zip(keys, mixed[-1], strict=True):
+            self.following.keep(key, last)
+        return mixed.transpose(0, 1).flatten(0, 1).to(hidden_states.dtype)
 
 
 class _Layer:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,7 +13,7 @@ from zs2kit.attention import TemporalMomentum, attached, self_attention
 from zs2kit.carry import Carry
 from zs2kit.errors import PluginError
 from zs2kit.model import Model
-from zs2kit.networks.base import Branch, DenoiserInputs
+from zs2kit.networks.base import Branch, DenoiserInputs, per_frame
 from zs2kit.schedule import Step
 
 
@@ -26,6 +27,9 @@ class Denoiser:
         self.model = model
         self.hook = hook
         self.momentum = momentum
+        self.together = (
+            True  # whether a step's branches share one call of the network, which takes more memory
+        )
         self.networks: dict[str, Any] = {}
         self._contexts: list[Callable[[], AbstractContextManager[Any]]] = []
         self.attach(model.network.name, model.network.module)
@@ -70,8 +74,36 @@ class Denoiser:
 
         latents: (frames, channels, height, width), scaled for ``step`` by the scheduler.
         """
+        return self._predicted(self._call(latents, step, branch), step, [branch])
+
+    def guided(self, latents: torch.Tensor, step: Step, branches: Sequence[Branch]) -> torch.Tensor:
+        """Return the guided prediction: the weighted sum of the predictions for each of ``branches``.
+
+        They are made by one call of the network, if ``together`` and if all branches have inputs of the same
+        shapes; else by a call for each.
+        """
+        if self.together:
+            calls = [self._call(latents, step, branch) for branch in branches]
+            if all(_shapes(each) == _shapes(calls[0]) for each in calls):
+                joined = _Call(*_joined(calls))
+                predictions = self._predicted(joined, step, branches).chunk(len(branches))
+            else:
+                pairs = zip(calls, branches, strict=True)
+                predictions = tuple(self._predicted(call, step, [branch]) for call, branch in pairs)
+        else:
+            predictions = tuple(self(latents, step, branch) for branch in branches)
+        total = torch.zeros_like(latents)
+        conditional = total
+        for branch, prediction in zip(branches, predictions, strict=True):
+            total = total + branch.weight * prediction
+            if branch.conditional:
+                conditional = prediction
+        return self.model.network.rescale(total, conditional)
+
+    def _call(self, latents: torch.Tensor, step: Step, branch: Branch) -> _Call:
+        """Return what the network is called with, asking the plugins for what they add."""
         network = self.model.network
-        self._average.scope = f"{branch.name}/{step.index}"
+        self._average.scopes = [_scope(branch, step)]  # for plugins that call networks of their own
         latents = latents.to(self.model.dtype)
         given: list[DenoiserInputs] = self.hook.denoiser_inputs(step=step, branch=branch, latents=latents)
         conditions = dict(branch.conditions)
@@ -93,15 +125,55 @@ class Denoiser:
                 if by_instructions
                 else "use another model",
             )
-        return network.predict(inputs, step, branch, conditions, given).float()
+        frames = len(latents)
+        return _Call(
+            inputs,
+            per_frame(branch.prompt_embeds, frames),
+            branch.guidance_scale,
+            {name: per_frame(value, frames) for name, value in conditions.items()},
+            [(each.down, each.mid) for each in given],
+        )
 
-    def guided(self, latents: torch.Tensor, step: Step, branches: Sequence[Branch]) -> torch.Tensor:
-        """Return the guided prediction: the weighted sum of one call for each of ``branches``."""
-        total = torch.zeros_like(latents)
-        conditional = total
-        for branch in branches:
-            prediction = self(latents, step, branch)
-            total = total + branch.weight * prediction
-            if branch.conditional:
-                conditional = prediction
-        return self.model.network.rescale(total, conditional)
+    def _predicted(self, call: _Call, step: Step, branches: Sequence[Branch]) -> torch.Tensor:
+        """Return the prediction (branches x frames, channels, height, width) in float32."""
+        self._average.scopes = [_scope(branch, step) for branch in branches]
+        branch = replace(branches[0], prompt_embeds=call.prompt_embeds)
+        given = [DenoiserInputs(down, mid) for down, mid in call.given]
+        return self.model.network.predict(call.latents, step, branch, call.conditions, given).float()
+
+
+class _Call(NamedTuple):
+    """What the network is called with, for the frames of one branch or of several."""
+
+    latents: torch.Tensor
+    prompt_embeds: torch.Tensor
+    guidance_scale: float | None
+    conditions: Mapping[str, Any]
+    given: Sequence[tuple[Sequence[torch.Tensor], torch.Tensor | None]]  # the plugins' residuals
+
+
+def _scope(branch: Branch, step: Step) -> str:
+    return f"{branch.name}/{step.index}"
+
+
+def _shapes(value: Any) -> object:
+    """Return what is equal for two values if they can be joined."""
+    if isinstance(value, torch.Tensor):
+        return value.shape
+    if isinstance(value, Mapping):
+        return {name: _shapes(each) for name, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_shapes(each) for each in value]
+    return value if value is None or isinstance(value, float | int | str) else object()
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    """Join tensors along their first dimension, and all tensors in values of other kinds."""
+    first = values[0]
+    if isinstance(first, torch.Tensor):
+        return torch.cat(list(values))
+    if isinstance(first, Mapping):
+        return {name: _joined([each[name] for each in values]) for name in first}
+    if isinstance(first, Sequence) and not isinstance(first, str):
+        return [_joined(each) for each in zip(*values, strict=True)]
+    return first

@@ -442,7 +442,9 @@ class Edit(Clip):
         else:
             room -= 2 * carry  # this chunk's, and the one that grows for the next chunk
         size = MOST
-        if one * MOST > room:  # measure again, since the first time takes more memory
+        if one * MOST > room:
+            scan.denoiser.together = False
+            # measure again, since that takes less memory, and the first time takes more
             (one, _), (two, _) = rehearse(1), rehearse(2)
             assert one is not None and two is not None
             further = two - one if len(frames) > 1 else one
@@ -456,8 +458,15 @@ class Edit(Clip):
         return size
 
     def _make_room(self, frames: int, place: Place) -> bool:
-        """Move the carry to host memory, or else halve chunks of ``frames``; False if neither is possible."""
-        device = self.scan.model.device
+        """Call the network for each branch, move the carry to host memory, or halve chunks of ``frames``.
+
+        Returns False if nothing of that is possible any more.
+        """
+        device, denoiser = self.scan.model.device, self.scan.denoiser
+        if denoiser.together:
+            denoiser.together = False
+            log.info("out of memory at frame %d: from here on a call for each branch", place.index)
+            return True
         if device.type == "cuda" and not self.scan.carry_on_host:
             place.carry = HostCarry.of(place.carry, device)
             self.scan.carry_on_host = True

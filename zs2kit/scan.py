@@ -278,8 +278,7 @@ class Scan:
             with self.model.lock, self.denoiser.sampling(Carry(), following):
                 noise = self._noise(Carry(), Carry(), chunk, "initial")
                 middle = steps[len(steps) // 2]
-                for branch in self._prepare(chunk)[0]:
-                    self.denoiser(noise, middle, branch)
+                self.denoiser.guided(noise, middle, self._prepare(chunk)[0])
                 self.hook.estimate(step=middle, estimate=noise, chunk=chunk)
                 pixels = torch.zeros((chunk.length, 3, chunk.height, chunk.width), device=noise.device)
                 self.hook.decoded(chunk=chunk, pixels=pixels)

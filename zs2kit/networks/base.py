@@ -117,7 +117,9 @@ class Network(Protocol):
     ) -> torch.Tensor:
         """Return the prediction for ``latents`` (frames, channels, height, width), in the network's dtype.
 
-        given: what plugins add. conditions: the branch's and the plugins', together.
+        The frames may be those of several branches, one after the other; then the prompt embeds, conditions
+        and residuals are, too, and ``branch`` is the first with those embeds. given: what plugins add.
+        conditions: the branch's and the plugins', together.
         """
         ...
 
