@@ -135,14 +135,15 @@ and environment variables come before those of the file.
 
 ```sh
 zs2kit edit --plugin pose --prompt "a red robot" *.mp4
-zs2kit edit --plugin pose --prompt "a red robot" -o results --report results *.mp4
+mkdir -p results && zs2kit edit --plugin pose --prompt "a red robot" -o results --report results *.mp4
 ```
 
 The model is loaded once, and each clip gets a result of its own, beside it or in the folder that `-o` names.
 If a clip fails, its error is printed and the next one is edited; the last line names those that failed, and
-the exit code is 1. An interrupted batch is resumed with `--resume`: clips whose result is complete are then
-among the failed ones, since their results exist. Two clips whose results would have the same name are refused
-before any work.
+the exit code is 1. Two clips whose results would have the same name are refused before any work.
+
+After an interruption, give the same command again with `--resume`: it leaves out the clips whose results are
+there, and continues with the others.
 
 ## Interrupting and resuming
 

@@ -17,7 +17,8 @@ from zs2kit.puppets.skeleton import draw_skeleton
 from zs2kit.puppets.world import Scene, motion_scenes, render
 
 FOLDER = Path(__file__).parent
-SIZE = 256
+SIZE = 256  # pixels
+MODEL_SIZE = 128  # of the demonstration model
 HERTZ = 44100  # samples of sound a second
 NOTES = 220 * 2 ** (np.array([0, 2, 4, 7, 9, 12]) / 12)  # pentatonic from A: any order sounds well
 
@@ -56,10 +57,17 @@ def main() -> None:
 
 
 def skeleton() -> zs2kit.Clip:
-    """Poses as a ControlNet takes them, of somebody who jumps for as long as the robot dances."""
+    """Poses as a ControlNet takes them, of somebody who jumps for as long as the robot dances.
+
+    They are drawn at the model's size, where their lines are as thick as those that the ControlNet has
+    learned from, and then enlarged.
+    """
     scene, _, count, rate, *_ = SAMPLES["robot-dance"]
-    poses = [render(each, SIZE).keypoints for each in motion_scenes(scene, "jump", count, fps=float(rate))]
-    return zs2kit.Clip.from_images([draw_skeleton(each, SIZE, SIZE) for each in poses], rate)
+    side = MODEL_SIZE
+    poses = [render(each, side).keypoints for each in motion_scenes(scene, "jump", count, fps=float(rate))]
+    maps = [draw_skeleton(each, side, side) for each in poses]
+    enlarged = [cv2.resize(each, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC) for each in maps]
+    return zs2kit.Clip.from_images(enlarged, rate)
 
 
 def picture() -> NDArray[np.uint8]:

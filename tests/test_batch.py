@@ -85,6 +85,19 @@ def test_results_sheets_and_reports_go_into_folders(
     assert said["result"] == str(folder / "clip 1-edit.mp4")
 
 
+def test_a_batch_is_resumed(clips: list[Path], tiny_folders: dict[str, Path]) -> None:
+    words = [*clips[:3], "--model", tiny_folders["epsilon"], *TINY]
+    first = clips[0].with_name("clip 0-edit.mp4")
+    assert run("edit", clips[0], *words[3:]).exit_code == 0
+    drawn = first.read_bytes()
+    result = run("edit", *words, "--resume")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [str(each.with_name(f"{each.stem}-edit.mp4")) for each in clips[1:3]]
+    assert f"{first} is there already, so {clips[0]} is left out" in result.stderr
+    assert first.read_bytes() == drawn
+    assert run("edit", *words, "--resume").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

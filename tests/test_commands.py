@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from pathlib import Path
@@ -35,7 +36,7 @@ def test_the_commands_of_a_page_work(page: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("HOME", variables["HOME"])
     monkeypatch.chdir(tmp_path)
     for command in of_zs2kit(page):
-        words = commands.words(command.line)[1:]
+        words = [each for word in commands.words(command.line)[1:] for each in (glob.glob(word) or [word])]
         exported = {
             name: os.path.expanduser(value) for name, value in re.findall(r"(\w+)=(\S+)", command.before)
         }

@@ -14,7 +14,7 @@ import click
 
 from zs2kit.cli.options import FILES, PATH, RATE, TIME, WHAT, Shared, flag, shared
 from zs2kit.cli.terminal import Command, given, say_failure
-from zs2kit.errors import ClipError, UsageError, Zs2Error, is_out_of_memory
+from zs2kit.errors import ClipError, UsageError, Zs2Error, is_out_of_memory, notify
 
 if TYPE_CHECKING:
     from zs2kit.clip import Clip
@@ -116,6 +116,10 @@ def edit(
                 say_failure(error, about=os.fspath(job.clip))
 
         jobs = _jobs(clips, out, shared)
+        if len(clips) > 1 and shared.output.get("resume"):
+            jobs = _unfinished(jobs)
+            if not jobs:
+                return
         ready = [(job, looked) for job in jobs if (looked := attempt(job, functools.partial(look, job)))]
         if not ready:
             raise _failures(failed, clips)
@@ -152,6 +156,19 @@ def edit(
             attempt(job, functools.partial(make, job, looked))
     if failed:
         raise _failures(failed, clips)
+
+
+def _unfinished(jobs: Sequence[Job]) -> list[Job]:
+    """Return the jobs of an interrupted command that are still to be done."""
+    from zs2kit import journal
+
+    unfinished = []
+    for job in jobs:
+        if os.path.exists(job.out) and not journal.saved(job.out):
+            notify("finished", f"{job.out} is there already, so {job.clip} is left out")
+        else:
+            unfinished.append(job)
+    return unfinished
 
 
 def _failures(failed: Sequence[Path], clips: Sequence[Path]) -> ClipError:
