@@ -9,9 +9,9 @@ from zs2kit import Plugin, hookimpl, option
 
 @dataclass(eq=False)
 class Example(Plugin):
-    """Keeps a border of the source as it is, so that only what is inside is drawn."""
+    """Keeps a border of the source as it is, so that only the picture inside it is redrawn."""
 
-    width: float = option(0.1, "Its width, as a share of the shorter side.", minimum=0, maximum=0.5)
+    width: float = option(0.1, "Width of the border, as a share of the shorter side.", minimum=0, maximum=0.5)
 
     @hookimpl
     def keep(self, chunk):
