@@ -103,7 +103,7 @@ def section(runs: Runs) -> str:
     done = runs.done(grid(), cases)
     if not done:
         return ""
-    text = f"\n## Ablation\n\nGenerated clips of {FRAMES} frames, {runs.steps} steps.\n{GRID}"
+    text = f"\n## Ablation\n\nClips from text, {FRAMES} frames, {runs.steps} steps.\n{GRID}"
     for column in GRIDS:
         title = f"{column.title.capitalize()}{', x 1000' if column.factor == 1000 else ''}"
         for kind, chosen in _apart(done):
@@ -149,32 +149,32 @@ def _square(runs: Runs, cases: Sequence[Case], column: Column) -> str:
 GRID = """
 Which of the paper's claims hold here, and which don't:
 
-- *A high momentum keeps the figure's looks.* This holds for the colour, where the prompt leaves it open:
+- *A high momentum preserves the figure's looks.* This is true of the colour, if the prompt leaves it open:
   from a divergence of .05 on, the colour drifts about half as far at a momentum of .98 or 1 as at 0. With
-  full prompts momentum changes nothing, because the text holds the colour. No momentum keeps the kind of
-  figure: the larger the divergence, the more flips of kind. The values .9, .98 and 1 can't be told apart,
-  so .98 stays the default.
-- *The divergence sets how much moves.* It sets how much the frames differ, which is not the same: each
-  step of the chain is independent of the one before, so the figure trembles. There is next to no smooth
-  motion up to .2. Above that, figures jump about, and the measure says little about that. At the
+  full prompts momentum changes nothing, because the text fixes the colour. No momentum preserves the kind
+  of figure: the larger the divergence, the more flips of kind. The values .9, .98 and 1 can't be told
+  apart, so .98 stays the default.
+- *The divergence sets how much things move.* It sets how much the frames differ, which is not the same:
+  each step of the chain is independent of the one before, so the figure trembles. Up to .2 there is next
+  to no smooth motion. Above that, figures jump about, and *smooth motion* says little about jumps. At the
   published .01, the clip is nearly a still.
 - *One divergence suits clips of any length.* By its own equation it does not: the correlation with the
   first frame is r^k. At 128 and 512 frames (one prompt) the colours flip because of that. They flip less
-  where all frames attend to the first one, and not at all in orbit.
+  if all frames attend to the first one (momentum 1), and not at all with orbit noise.
 
 "Orbit" (see below) is noise that moves around a circle at constant speed, while a part of it stays
 constant. The divergence sets the correlation of neighbours in the same way, but the motion is steady and
 returns to where it began. At the same divergence, orbit has several times the smooth motion of the chain,
-and drifts farther within these 16 frames. With open prompts the kind flips more often on the way.
-`generate` uses it by default, at a divergence of .02: that is the slowest one here with about half the
+but it drifts farther within these 16 frames. With open prompts the kind flips more often along the way.
+`generate` uses orbit by default, at a divergence of .02: that is the smallest one here with about half the
 motion of rendered clips.
 """
 
 SEARCH = """
-The paper looks for a frame's noise n, given the noise p before it, by drawing and mixing until mean(e^p
-(p - n)) equals the divergence. `zs2kit/bench/search.py` follows the listing in the paper's source; [the
-method](method.md) has our closed form. The search ends near the closed form. But a mean of so few numbers
-is itself uncertain: the search selects lucky draws, and the variance grows. Near 0, including the paper's
-own .01, the weight of the noise before exceeds 1, and the listing turns that into NaN. Here it counts as
-1, which gives a still.
+The paper looks for a frame's noise n, given the noise p of the frame before, by drawing and mixing until
+mean(e^p (p - n)) equals the divergence. `zs2kit/bench/search.py` follows the listing in the paper's source;
+[the method](method.md) has our closed form. The search ends near the closed form. But a mean of so few
+numbers is itself uncertain: the search selects lucky draws, and the variance grows. At divergences near 0,
+including the paper's own .01, the weight of the previous frame's noise exceeds 1, and the listing turns
+that into NaN. Here it counts as 1, which gives a still.
 """

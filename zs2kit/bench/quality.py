@@ -124,7 +124,7 @@ def section(runs: Runs, docs: Path) -> str:
         further, beside = (parts(), methods[0]) if edited else ([published_zero()], methods[4])
         if few := runs.done(further, done):
             text += (
-                f"\nOf the first prompts ({len(few)}):\n\n{runs.table([beside, *further], few, columns)}\n"
+                f"\nThe first {len(few)} prompts only:\n\n{runs.table([beside, *further], few, columns)}\n"
             )
         text += f"\n{targets(runs, done, edited)}\n{TRIED_EDITING if edited else TRIED_GENERATION}"
         if edited:
@@ -254,23 +254,23 @@ The methods:
 
 - "zs2kit, with reference" shows a clip's first frame to all its frames by an IP-Adapter (`--plugin
   reference`). That is one network more than the other methods have; "frame by frame, with reference"
-  shows how much of the effect that network alone explains. With open prompts, figures change less; with
+  shows how much of the effect comes from that network alone. With open prompts, figures change less; with
   full prompts it distracts from the text.
 - "ZS2 as published" is zs2kit with what the paper has and nothing else: dependency noise at a divergence
   of .01, and a momentum of .98.
 - "Text2Video-Zero" is diffusers' TextToVideoZeroPipeline with its own strength of motion. Its frames
-  separate at two of the steps, 44 and 47 of 50 counted from the end. We take the steps of our schedule
-  that are as noisy as those. "By step numbers" takes the same shares of the number of steps instead,
-  where our model's schedule leaves less of the first frame than that of Stable Diffusion 1.5 does.
+  begin to differ at two of the steps, 44 and 47 of 50 counted from the end. We use the steps of our
+  schedule that have the same noise level. "By step numbers" uses the same fractions of the number of steps
+  instead; there, our model's schedule leaves less of the first frame than that of Stable Diffusion 1.5.
 - "Frame by frame" is StableDiffusionPipeline. With one noise for all frames, its frames are all the same.
 
-The warp error follows the clip's own flow, wherever that leads there and back. Where a clip flickers so
-much that no flow is found, nothing is counted; this favours clips that flicker.
+The warp error follows the clip's own flow, wherever the forward flow and the backward flow agree. Where a
+clip flickers so much that no flow is found, nothing is counted; this favours clips that flicker.
 """
 
 EDITING = """
-A rendered clip is drawn again in its own poses. All methods get the same skeletons, found by the detector
-that comes with the model. The warp error follows the source's flow.
+A rendered clip is redrawn in its own poses. All methods get the same skeletons, found by the detector that
+comes with the model. The warp error follows the source's flow.
 
 - "First-frame attention" is Text2Video-Zero's recipe for edits with a ControlNet: diffusers'
   CrossFrameAttnProcessor in the U-Net and in the ControlNet, and one noise for all frames.
@@ -279,9 +279,9 @@ that comes with the model. The warp error follows the source's flow.
 - "With reference" is as above.
 """
 
-TWINS = """ Flow momentum decodes what a step estimates, averages it and encodes it again. Here it does so by
-the model's tiny VAE, and by the VAE itself, which draws the finished frames in both cases. The intervals of
-the last line are those of pairs: the same prompt and seed by one and by the other.
+TWINS = """ Flow momentum decodes each step's estimate, averages it and encodes it again. Here it does so with
+the model's tiny VAE, and with the VAE itself, which decodes the finished frames in both cases. The last row
+has the differences between the two for the same prompt and seed.
 """
 
 TRIED_GENERATION = """
@@ -295,8 +295,9 @@ We also tried the following, by hand and on four prompts, to get steadier figure
 - other shares of constant noise in the orbit (0, .5, .9)
 - attention to the first frame alone
 
-None of them brought the drift down to half of Text2Video-Zero's without losing the motion, too. A smaller
-divergence does, down to a still. A larger divergence of the chain only adds trembling.
+None of them brought the drift down to half of Text2Video-Zero's without losing the motion as well. A
+smaller divergence does bring it down, but the motion disappears with it, until the clip is a still. A
+larger divergence of the chain only adds trembling.
 """
 
 TRIED_EDITING = """
@@ -304,12 +305,12 @@ We also tried the following, by hand and on four prompts:
 
 - averaging latents instead of pixels: it blurs, and keypoints are lost
 - tying each frame to the first one along the whole flow: no better
-- averaging only what agrees, within the steps as well: flips come back, because disagreement is exactly
-  what has to be mended there
+- averaging only where the frames agree, within the steps as well: flips come back, because it is exactly
+  where they disagree that averaging is needed
 - four averages instead of eight: more flips; fifteen: hardly better
 - one average at 95% of the steps: an even lower warp error, but we didn't look at the frames
 - one noise for all frames: no different
 
-With full prompts, frame by frame drifts as little as any other method. The text holds the colour there;
-what remains is that the model draws one colour a little differently in each pose.
+With full prompts, frame by frame drifts as little as any other method. There, the text fixes the colour;
+what remains is that the model draws the same colour a little differently in each pose.
 """

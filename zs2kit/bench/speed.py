@@ -236,16 +236,17 @@ def _table(
 
 
 SPEED = """
-Seconds for a whole clip, from text to pixels: the median of repeats in which the methods take turns. "/
-frame by frame" is zs2kit's time divided by that of frame by frame, the median over pairs; the aim was at
-most 1.10. "Frame by frame" is StableDiffusionPipeline with as many pictures at a time, 8. It gives the
-U-Net both halves of the guidance at once, while zs2kit gives them one after the other; "larger chunks"
-has chunks of twice the length, so that the U-Net's batch is the same. Text2Video-Zero draws all frames in
-one batch and takes the first steps for one frame only. The larger models have random weights.
+Seconds for a whole clip, from text to pixels: the median of repeats in which the methods take turns. The
+column "/ frame by frame" is zs2kit's time divided by that of frame by frame, the median over pairs; the aim
+was at most 1.10. "Frame by frame" is StableDiffusionPipeline with the same number of pictures at a time, 8.
+It gives the U-Net both halves of the guidance at once. zs2kit gave them one after the other when this was
+measured; with "larger chunks", which are twice as long, the U-Net's batch is the same. Text2Video-Zero
+draws all frames in one batch and takes the first steps for one frame only. The larger models have random
+weights.
 """
 
 SPEED_OF_EDITS = """
 Edits in the source's poses, compared with StableDiffusionControlNetPipeline frame by frame. They are
-slower because of flow momentum: each average costs one decoding and two encodings by the VAE, and there
-are eight of them.
+slower because of flow momentum: there are eight averages, and each costs one decoding and two encodings by
+the VAE.
 """
