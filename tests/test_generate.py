@@ -11,9 +11,12 @@ import pytest
 import torch
 
 import zs2kit
-from zs2kit.guidance import interpolation
+from zs2kit import guidance
+from zs2kit.guidance import positions
 from zs2kit.noise import MAX_DIVERGENCE, make_noise
-from zs2kit.testing import drawn_clip
+from zs2kit.schedule import Step
+from zs2kit.settings import Settings
+from zs2kit.testing import chunks, drawn_clip
 from zs2kit_plugins.mask import Mask
 from zs2kit_plugins.strength import Strength
 
@@ -76,14 +79,14 @@ def test_frames_are_those_of_the_diffusers_pipeline(tiny, noise: str) -> None:
 
 
 def test_prompts_along_the_clip(tiny) -> None:
-    """Each holds at its frame as if it were alone; in between, embeddings are mixed."""
+    """Each holds at its frame as if it were alone; in between there is some of both."""
     settings = {"model": tiny, "frames": 5, "momentum": 0.0, "noise": "shared", "guidance_scale": 9.0}
     first, last = (pictures(prompt, **settings).astype(int) for prompt in ("a red robot", "in space"))
     both = pictures({0: "a red robot", 3: "in space"}, **settings)
     assert np.abs(first - last).max() > 10
     for index, alone in ((0, first), (3, last), (4, last)):
         assert np.abs(both[index] - alone[index]).max() <= 1
-    assert np.abs(both[1] - first[1]).max() > 1 and np.abs(both[2] - last[2]).max() > 1
+    assert np.abs(both[1] - last[1]).max() > 1 and np.abs(both[2] - first[2]).max() > 1
     cut = pictures({0: "a red robot", 3: "in space"}, **settings, chunk_size=2)
     assert np.abs(cut.astype(int) - both).max() <= 1
 
@@ -102,10 +105,27 @@ def test_prompts_along_a_clip_that_is_edited(tiny) -> None:
     assert same == [True, False, False]
 
 
-def test_interpolation_is_linear_between_prompts_and_constant_outside() -> None:
-    weights = interpolation([0, 4, 6], range(2, 9))
-    expected = [[0.5, 0.5, 0], [0.25, 0.75, 0], [0, 1, 0], [0, 0.5, 0.5], [0, 0, 1], [0, 0, 1], [0, 0, 1]]
-    assert torch.allclose(weights, torch.tensor(expected, dtype=torch.float64))
+def test_positions_among_prompts() -> None:
+    assert positions([0, 4, 6], range(2, 9)).tolist() == [0.5, 0.75, 1, 1.5, 2, 2, 2]
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "sdxl"])
+def test_each_call_between_two_prompts_gets_one_of_them(kind: str, tiny_folders: dict[str, Path]) -> None:
+    """The nearer a frame is to the next prompt, the more of the last steps have it; at a prompt, all."""
+    model = zs2kit.Model.load(tiny_folders[kind])
+    prompts = {0: "a cat", 4: "a dog", 6: "a hen"}
+    settings = Settings(prompt=prompts, num_inference_steps=4, guidance_scale=3.0)
+    (chunk,) = chunks(drawn_clip(8), [8], model)
+    *_, branch = guidance.classifier_free(model, settings, chunk)
+    embedded = [model.embed(prompt, "", 32, 32)[0] for prompt in prompts.values()]
+    expected = ["00001122", "00011122", "00111222", "01111222"]
+    for index, row in enumerate(expected):
+        step = branch.at(Step(index, torch.tensor(0), len(expected)))
+        for frame, prompt in enumerate(map(int, row)):
+            assert torch.equal(step.prompt_embeds[frame], embedded[prompt].prompt_embeds[0])
+            for name, value in embedded[prompt].conditions.items():
+                assert torch.equal(step.conditions[name][frame], value[0])
+    assert (branch.name, branch.weight) == (step.name, step.weight) == ("text", 3.0)
 
 
 def test_a_longer_clip_begins_like_a_shorter_one(tiny) -> None:

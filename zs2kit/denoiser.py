@@ -82,6 +82,7 @@ class Denoiser:
         They are made by one call of the network, if ``together`` and if all branches have inputs of the same
         shapes; else by a call for each.
         """
+        branches = [branch.at(step) for branch in branches]
         if self.together:
             calls = [self._call(latents, step, branch) for branch in branches]
             if all(_shapes(each) == _shapes(calls[0]) for each in calls):

@@ -73,7 +73,8 @@ def edit(
 
     clip: a `Clip`, or the path of one, which is then read whole.
     prompt: what to draw; None is the model's default prompt. Or several prompts, by the position of the
-    frame at which each starts, 0 among them; in between, their embeddings are interpolated.
+    frame at which each starts, 0 among them; a frame in between gets the one before it in its
+    first steps, and the next one in the others.
     plugins: instances, such as ``Pose(scale=0.8)``; they are copied, not changed. If none of them looks at
     the clip, ``Strength()`` is added, or ``Instruct()`` for a model that edits by instructions, and a notice
     says so. An empty list draws from the text alone, in the clip's size and length.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from zs2kit.clip import Chunk
 from zs2kit.errors import UsageError
 from zs2kit.model import Model
 from zs2kit.networks.base import Branch, Embeds
+from zs2kit.schedule import Step
 from zs2kit.settings import Settings
 
 
@@ -20,13 +23,18 @@ def classifier_free(model: Model, settings: Settings, chunk: Chunk) -> list[Bran
     There is only one branch, with the prompt, at a scale of 1, or of 0, by which the makers of distilled
     models mean no guidance; and for a model that takes the scale as an input, or none at all.
     """
-    scale, guided = settings.guidance_scale, model.network.guided
-    embeds, negative = _embeds(model, settings, chunk)
-    if guided == "embedded":
-        return [Branch("text", 1.0, *embeds, guidance_scale=scale)]
-    if guided == "none" or scale in (0, 1):
-        return [Branch("text", 1.0, *embeds)]
-    return [Branch("negative", 1 - scale, *negative, conditional=False), Branch("text", scale, *embeds)]
+    scale, guided, prompts = settings.guidance_scale, model.network.guided, settings.prompts
+    embedded = [
+        model.embed(prompt, settings.negative_prompt, chunk.height, chunk.width)
+        for prompt in prompts.values()
+    ]
+    text, negative = embedded[0]
+    free = guided == "cfg" and scale not in (0, 1)
+    branch = Branch("text", scale if free else 1.0, *text, scale if guided == "embedded" else None)
+    if len(prompts) > 1:
+        along = [each for each, _ in embedded]
+        branch = Turning(**vars(branch), prompts=along, positions=positions(list(prompts), chunk.indices))
+    return [Branch("negative", 1 - scale, *negative, conditional=False), branch] if free else [branch]
 
 
 def check(model: Model, settings: Settings) -> None:
@@ -44,35 +52,43 @@ def check(model: Model, settings: Settings) -> None:
         )
 
 
-def _embeds(model: Model, settings: Settings, chunk: Chunk) -> tuple[Embeds, Embeds]:
-    """Embed the prompts for this chunk's frames; between two prompts, their embeddings are mixed."""
-    prompts = settings.prompts
-    embedded = [
-        model.embed(prompt, settings.negative_prompt, chunk.height, chunk.width)
-        for prompt in prompts.values()
-    ]
-    text, negative = embedded[0]
-    if len(embedded) == 1:
-        return text, negative
-    weights = interpolation(list(prompts), chunk.indices).to(model.device)
-    embeds = torch.cat([each.prompt_embeds for each, _ in embedded])
-    conditions = {
-        name: _mixed(weights, torch.cat([each.conditions[name] for each, _ in embedded]))
-        for name in text.conditions
-    }
-    return Embeds(_mixed(weights, embeds), conditions), negative
+@dataclass(eq=False)
+class Turning(Branch):
+    """A branch of several prompts, each of which turns into the next.
 
+    A frame in between gets the prompt before it in the first steps, and the next one in the rest of them: the
+    nearer it is to the next, the more. So each call of the network has a prompt that somebody wrote. A mix of
+    two embeddings may mean something else, such as a third colour.
 
-def interpolation(keys: Sequence[int], frames: range) -> torch.Tensor:
-    """Return the weights (frames, keys) of linear interpolation between the frames ``keys``, which rise.
-
-    Frames before the first key have only the first one's value, frames after the last only the last one's.
+    prompts: all of them, embedded. positions: (frames,) of the chunk among the prompts; 1.25 is a quarter of
+    the way from prompt 1 to prompt 2.
     """
-    positions = np.arange(frames.start, frames.stop)
-    return torch.from_numpy(np.stack([np.interp(positions, keys, row) for row in np.eye(len(keys))], axis=1))
+
+    prompts: Sequence[Embeds] = ()
+    positions: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
+
+    def __post_init__(self) -> None:
+        self._known: dict[tuple[int, ...], Branch] = {}
+
+    def at(self, step: Step) -> Branch:
+        """Return the branch of a step."""
+        done = (step.index + 0.5) / step.count
+        chosen = tuple(np.floor(self.positions + done).astype(int).tolist())
+        if chosen not in self._known:
+            embeds = torch.cat([self.prompts[each].prompt_embeds for each in chosen])
+            conditions = {
+                name: torch.cat([self.prompts[each].conditions[name] for each in chosen])
+                for name in self.conditions
+            }
+            self._known[chosen] = Branch(
+                self.name, self.weight, embeds, conditions, self.guidance_scale, self.conditional
+            )
+        return self._known[chosen]
 
 
-def _mixed(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """(frames, keys), (keys, ...) -> (frames, ...)."""
-    mixed: torch.Tensor = torch.tensordot(weights.to(values), values, dims=1)
-    return mixed
+def positions(keys: Sequence[int], frames: range) -> NDArray[np.float64]:
+    """Return where ``frames`` lie among the frames ``keys``, which rise: 1.25 is a quarter after the second.
+
+    Frames before the first key are at 0, frames after the last at the last one's position.
+    """
+    return np.interp(np.arange(frames.start, frames.stop), keys, np.arange(len(keys)))

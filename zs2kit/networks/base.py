@@ -36,6 +36,10 @@ class Branch:
     guidance_scale: float | None = None
     conditional: bool = True
 
+    def at(self, step: Step) -> Branch:
+        """Return the branch as it is in a step."""
+        return self
+
 
 @dataclass(eq=False)
 class DenoiserInputs:
