@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from zs2kit.model import Model
 
 ANNOTATORS = ("midas", "zoe", "leres")
+CONTROLNETS = {
+    "sd1": "lllyasviel/control_v11f1p_sd15_depth",
+    "sd2": "thibaud/controlnet-sd21/control_v11p_sd21_depth.safetensors",
+    "sdxl": "diffusers/controlnet-depth-sdxl-1.0",
+}
 
 
 @dataclass(eq=False)
@@ -27,7 +32,8 @@ class Depth(Control):
     """Estimates how far away everything in the source is, and has the model draw a scene with that layout.
 
     If the checkpoint has a depth ControlNet and an estimator of its own, as the bundled one does, these are
-    used. Otherwise Depth Anything V2 estimates the depth for lllyasviel/control_v11f1p_sd15_depth.
+    used. Otherwise Depth Anything V2 estimates the depth, and the ControlNet is lllyasviel's for Stable
+    Diffusion 1, thibaud's for 2 and diffusers' for XL.
     """
 
     detector: str | None = option(
@@ -42,7 +48,7 @@ class Depth(Control):
     )
 
     def controlnet(self, model: Model) -> str | Path:
-        return model.bundled("controlnet_depth") or "lllyasviel/control_v11f1p_sd15_depth"
+        return model.bundled("controlnet_depth") or self.usual(model, CONTROLNETS)
 
     def load_detector(self, model: Model, clip: Clip) -> None:
         own = model.bundled("estimator")

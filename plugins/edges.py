@@ -17,14 +17,34 @@ if TYPE_CHECKING:
     from zs2kit.clip import Chunk, Clip
     from zs2kit.model import Model
 
+_SD21, _MISTO = (
+    "thibaud/controlnet-sd21/control_v11p_sd21_",
+    "TheMistoAI/MistoLine/mistoLine_fp16.safetensors",
+)
+# By the kind of lines, and by the family of models; MistoLine takes all kinds of thin lines
 CONTROLNETS = {
-    "canny": "lllyasviel/control_v11p_sd15_canny",
-    "hed": "lllyasviel/control_v11p_sd15_softedge",
-    "pidinet": "lllyasviel/control_v11p_sd15_softedge",
-    "teed": "lllyasviel/control_v11p_sd15_softedge",
-    "lineart": "lllyasviel/control_v11p_sd15_lineart",
-    "scribble": "lllyasviel/control_v11p_sd15_scribble",
+    "canny": {
+        "sd1": "lllyasviel/control_v11p_sd15_canny",
+        "sd2": f"{_SD21}canny.safetensors",
+        "sdxl": "diffusers/controlnet-canny-sdxl-1.0",
+    },
+    "softedge": {
+        "sd1": "lllyasviel/control_v11p_sd15_softedge",
+        "sd2": f"{_SD21}hed.safetensors",
+        "sdxl": _MISTO,
+    },
+    "lineart": {
+        "sd1": "lllyasviel/control_v11p_sd15_lineart",
+        "sd2": f"{_SD21}lineart.safetensors",
+        "sdxl": _MISTO,
+    },
+    "scribble": {
+        "sd1": "lllyasviel/control_v11p_sd15_scribble",
+        "sd2": f"{_SD21}scribble.safetensors",
+        "sdxl": "xinsir/controlnet-scribble-sdxl-1.0",
+    },
 }
+LINES = {"hed": "softedge", "pidinet": "softedge", "teed": "softedge"}  # of the other detectors: their own
 
 
 @dataclass(eq=False)
@@ -32,8 +52,9 @@ class Edges(Control):
     """Finds the outlines in the source and has the model fill them with something new.
 
     If the checkpoint has an edge ControlNet of its own, as the bundled one does, it is used. Otherwise it is
-    lllyasviel's ControlNet 1.1 that was trained for the detector's kind of lines: canny, softedge (for hed,
-    pidinet and teed), lineart or scribble.
+    one that was trained for the detector's kind of lines, which are canny, soft edges (hed, pidinet and
+    teed), lineart or scribble: lllyasviel's for Stable Diffusion 1, thibaud's for 2, and for XL those of
+    diffusers, MistoLine and xinsir.
     """
 
     detector: Literal["canny", "hed", "pidinet", "teed", "lineart", "scribble"] = option(
@@ -48,7 +69,8 @@ class Edges(Control):
     )
 
     def controlnet(self, model: Model) -> str | Path:
-        return model.bundled("controlnet_edges") or CONTROLNETS[self.detector]
+        lines = LINES.get(self.detector, self.detector)
+        return model.bundled("controlnet_edges") or self.usual(model, CONTROLNETS[lines])
 
     def load_detector(self, model: Model, clip: Clip) -> None:
         settings = {"low": self.low, "high": self.high} if self.detector == "canny" else {}

@@ -21,8 +21,9 @@ class Instruct(Plugin):
     """Changes the source as the prompt says, such as "make it night"; what it doesn't mention stays.
 
     This needs an Instruct-Pix2Pix model. It is puppets-instruct unless you name another, such as
-    timbrooks/instruct-pix2pix. The edit's guidance scale is how strongly the instruction acts: raise it if
-    nothing changes. If too much changes, raise the image guidance scale.
+    timbrooks/instruct-pix2pix (Stable Diffusion 1) or diffusers/sdxl-instructpix2pix-768 (XL). The edit's
+    guidance scale is how strongly the instruction acts: raise it if nothing changes. If too much changes,
+    raise the image guidance scale.
     """
 
     default_model = "puppets-instruct"
@@ -38,7 +39,7 @@ class Instruct(Plugin):
             raise ModelError(
                 f"instruct needs an Instruct-Pix2Pix model, whose U-Net takes {2 * model.latent_channels} "
                 f"channels, but the U-Net of {model.name} takes {channels}",
-                f"use {self.default_model} or timbrooks/instruct-pix2pix",
+                f"use {self.default_model}, timbrooks/instruct-pix2pix or diffusers/sdxl-instructpix2pix-768",
             )
 
     @hookimpl

@@ -11,7 +11,7 @@ import numpy as np
 
 from zs2kit import Plugin, hookimpl, notify, option
 from zs2kit.companion import Companion
-from zs2kit.errors import ModelError, UsageError, first_line
+from zs2kit.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -179,19 +179,22 @@ def _segmented(name: str, label: str | None, model: Model) -> Regions:
     import transformers
     from PIL import Image
 
+    from zs2kit.networks.hub import folder_with
     from zs2kit.quiet import quiet
 
+    folder = folder_with(name, ["*.json", "model.safetensors"], "mask.model")
     try:
         with quiet():
             segment: Any = transformers.pipeline(
                 "image-segmentation",
-                model=name,
+                model=str(folder),
                 device=model.device,
                 model_kwargs={"use_safetensors": True},
             )
-    except Exception as error:  # loaders raise anything for a damaged or missing model
+    except Exception as error:  # loaders raise anything for a model of another kind
         raise ModelError(
-            f"`mask.model`: {name} can't be loaded for segmentation: {first_line(error)}"
+            f"`mask.model`: {name} is no segmentation model for transformers",
+            "name one, such as nvidia/segformer-b0-finetuned-ade-512-512",
         ) from error
     labels = list(segment.model.config.id2label.values())
     if label not in labels:

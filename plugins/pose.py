@@ -19,13 +19,19 @@ if TYPE_CHECKING:
     from zs2kit.clip import Chunk, Clip
     from zs2kit.model import Model
 
+CONTROLNETS = {
+    "sd1": "lllyasviel/control_v11p_sd15_openpose",
+    "sd2": "thibaud/controlnet-sd21/control_v11p_sd21_openpose.safetensors",
+    "sdxl": "xinsir/controlnet-openpose-sdxl-1.0",
+}
+
 
 @dataclass(eq=False)
 class Pose(Control):
     """Finds the figures' skeletons in the source and has the model draw its own figures in those poses.
 
-    A checkpoint that brings its own pose ControlNet, as the bundled one does, uses it; with any other,
-    lllyasviel/control_v11p_sd15_openpose draws the poses.
+    If the checkpoint has a pose ControlNet of its own, as the bundled one does, it is used. Otherwise it is
+    lllyasviel's for Stable Diffusion 1, thibaud's for 2 and xinsir's for XL.
     """
 
     detector: Literal["auto", "puppets", "person", "openpose", "dwpose"] = option(
@@ -41,7 +47,7 @@ class Pose(Control):
     face: bool = option(False, "Let openpose find faces too.")
 
     def controlnet(self, model: Model) -> str | Path:
-        return model.bundled("controlnet_pose") or "lllyasviel/control_v11p_sd15_openpose"
+        return model.bundled("controlnet_pose") or self.usual(model, CONTROLNETS)
 
     def load_detector(self, model: Model, clip: Clip) -> None:
         self._without: set[int] = set()  # frames in which no figure was found

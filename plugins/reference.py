@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from zs2kit.model import Model
     from zs2kit.networks.base import Branch
 
-SD15 = "h94/IP-Adapter/models/ip-adapter_sd15.safetensors"
-SDXL = "h94/IP-Adapter/sdxl_models/ip-adapter_sdxl.safetensors"
+ADAPTERS = {
+    "sd1": "h94/IP-Adapter/models/ip-adapter_sd15.safetensors",
+    "sdxl": "h94/IP-Adapter/sdxl_models/ip-adapter_sdxl.safetensors",
+}
 
 
 @dataclass(eq=False)
@@ -46,8 +48,8 @@ class Reference(Plugin):
     adapter: str | None = option(
         None,
         "Path of the IP-Adapter's .safetensors file, here or on the hub, with its image_encoder folder "
-        f"beside it. With none, it is the checkpoint's own if it has one, else {SD15} (or its counterpart "
-        "for SDXL).",
+        f"beside it. With none, it is the checkpoint's own if it has one, else {ADAPTERS['sd1']}, or its "
+        "counterpart for SDXL; for Stable Diffusion 2 there is none.",
     )
 
     @property
@@ -181,7 +183,12 @@ def _file(adapter: str | None, model: Model) -> Path:
         own = model.bundled("reference/image_encoder")
         if own is not None:
             return own.parent / "ip-adapter.safetensors"
-        adapter = SDXL if model.unet.config.addition_embed_type == "text_time" else SD15
+        if model.family not in ADAPTERS:
+            raise ModelError(
+                f"reference knows no IP-Adapter for the family of models that {model.name} is of",
+                "name one: `reference.adapter`; or use a model of Stable Diffusion 1 or XL",
+            )
+        adapter = ADAPTERS[model.family]
     if not adapter.endswith(".safetensors"):
         raise ModelError(
             f"`reference.adapter`: {adapter} is no .safetensors file",
@@ -189,20 +196,14 @@ def _file(adapter: str | None, model: Model) -> Path:
         )
     if Path(adapter).is_file():
         return Path(adapter)
-    owner, _, rest = adapter.partition("/")
-    name, _, file = rest.partition("/")
-    folder = file.rpartition("/")[0]
-    encoder = f"{folder}/image_encoder".lstrip("/")
-    try:
-        from huggingface_hub import snapshot_download
+    repository, file = "/".join(adapter.split("/")[:2]), "/".join(adapter.split("/")[2:])
+    if not file or Path(adapter).is_absolute():
+        raise ModelError(f"`reference.adapter`: there is no file {adapter}", "check its name")
+    encoder = Path(file).parent / "image_encoder"
+    wanted = [file, str(encoder / "config.json"), str(encoder / "model.safetensors")]
+    from zs2kit.networks.hub import folder_with
 
-        wanted = [file, f"{encoder}/*.json", f"{encoder}/*.safetensors"]
-        return Path(snapshot_download(f"{owner}/{name}", allow_patterns=wanted)) / file
-    except Exception as error:  # out of reach, or no such repository
-        raise ModelError(
-            f"`reference.adapter`: there is no file {adapter}, and it can't be fetched from the hub",
-            "give the path of an IP-Adapter's .safetensors file",
-        ) from error
+    return folder_with(repository, wanted, "reference.adapter", inside=file) / file
 
 
 def _layers_in(file: Path) -> dict[str, tuple[int, ...]]:
@@ -217,7 +218,9 @@ def _layers_in(file: Path) -> dict[str, tuple[int, ...]]:
                 if key.endswith(".to_k_ip.weight")
             }
     except Exception as error:  # missing or damaged
-        raise ModelError(f"`reference.adapter`: {file} can't be read as a safetensors file") from error
+        raise ModelError(
+            f"`reference.adapter`: {file} is no safetensors file, or only a part of one", "download it again"
+        ) from error
     if not layers:
         raise ModelError(f"`reference.adapter`: {file} is no IP-Adapter")
     return layers

@@ -110,6 +110,7 @@ def checkpoints(folder: Path, hub: Path, page: Path) -> None:
     model = zs2kit.Model.load(base)
     for copy in ("my-checkpoint", "models/sd15"):
         shutil.copytree(base, folder / copy)
+    shutil.copytree(base / "controlnet_pose", folder / "openpose")
     saved(single_file(model), folder / "dreamy.safetensors")
     saved(lora(model), folder / "clay.safetensors")
     saved({"<cat-toy>": torch.randn(768)}, folder / "cat-toy.safetensors")

@@ -91,7 +91,7 @@ def refusal(load, *arguments, **settings) -> str:
 
 def test_missing_weights_are_named_with_where_to_put_them(tmp_path):
     text = refusal(load, "lineart", str(tmp_path))
-    assert "sk_model.pth and sk_model2.pth" in text and "`control.annotators=FOLDER`" in text
+    assert "no sk_model.pth and no sk_model2.pth" in text and "`control.annotators`: " in text
 
 
 def test_weights_that_are_code_are_not_run(tmp_path):
@@ -172,4 +172,4 @@ def test_depth_estimators_load_from_safetensors_alone(depth_model, tmp_path):
     torch.save({}, tmp_path / "pytorch_model.bin")
     text = refusal(load_depth_estimator, str(tmp_path), CPU, plugin="depth")
     assert text.startswith("`depth.detector`: ") and "safetensors" in text
-    assert "can't be loaded" in refusal(load_depth_estimator, "no/such", CPU, plugin="depth")
+    assert "is not on this machine" in refusal(load_depth_estimator, "no/such", CPU, plugin="depth")

@@ -184,7 +184,7 @@ def test_a_label_that_the_model_lacks_is_answered_with_those_that_it_has(tiny, t
         (
             {"model": "/nowhere/at/all", "label": "person"},
             ModelError,
-            "can't be loaded for segmentation",
+            "there is no such folder",
         ),
         ({"clip": "/nowhere/at/all.mp4"}, ClipError, "nowhere"),
     ],

@@ -64,7 +64,7 @@ def message(model, plugin) -> str:
 
 def test_missing_annotators_are_named_with_where_to_put_them(other, tmp_path):
     text = message(other, Pose(annotators=str(tmp_path)))
-    assert "body_pose_model.pth" in text and "pose.annotators=" in text
+    assert "body_pose_model.pth" in text and "`pose.annotators`: " in text
 
 
 def test_a_model_without_a_detector_of_its_own_says_what_to_use(other):

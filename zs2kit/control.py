@@ -48,6 +48,15 @@ class Control(Plugin):
         """Return the folder or hub name of the ControlNet for ``model``, if the user names none."""
         raise TypeError(f"{type(self).__name__} doesn't say which ControlNet it uses")
 
+    def usual(self, model: Model, by_family: Mapping[str, str]) -> str:
+        """Return what of ``by_family`` is for the model's family; `ModelError` if none is."""
+        if model.family in by_family:
+            return by_family[model.family or ""]
+        raise ModelError(
+            f"{name_of(self)} knows no ControlNet for the family of models that {model.name} is of",
+            f"name one: `{name_of(self)}.model`",
+        )
+
     def load_detector(self, model: Model, clip: Clip) -> None:
         """Load what `detect` needs; called once per edit, with the clip that is edited."""
 
@@ -68,14 +77,15 @@ class Control(Plugin):
             return
         where = self.model or self.controlnet(model)
         where = model.bundled(str(where)) or where
+        option = f"{name_of(self)}.model"
         if Path(where).suffix == ".safetensors":
-            self._network: Any = model.load_controlnet(where)
+            self._network: Any = model.load_controlnet(where, option=option)
             self.load_detector(model, clip)
         else:
             # Before gigabytes of weights are fetched
-            _check_family(where, model.load_config(ControlNetModel, where), model)
+            _check_family(where, model.load_config(ControlNetModel, where, option=option), model)
             self.load_detector(model, clip)
-            self._network = model.load_network(ControlNetModel, where)
+            self._network = model.load_network(ControlNetModel, where, option=option)
         embedding = self._network.controlnet_cond_embedding
         embedding.forward = _once(embedding.forward)
         denoiser.attach(name_of(self), self._network)

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from inspect import signature
 from io import StringIO
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zs2kit.errors import ModelError, UsageError, first_line
+from zs2kit.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,7 @@ class Annotator:
     cls: str
     files: tuple[str, ...] = ()  # the files of its weights; empty if it has none
     home: str = "lllyasviel/Annotators"  # their repository on the hub
+    within: str = ""  # their folder in it
     loading: Mapping[str, Any] = field(default_factory=dict)
     calling: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()  # packages that controlnet-aux doesn't install
@@ -44,12 +46,9 @@ ANNOTATORS = {
     "hed": Annotator("HEDdetector", ("ControlNetHED.pth",)),
     "scribble": Annotator("HEDdetector", ("ControlNetHED.pth",), calling={"scribble": True}),
     "pidinet": Annotator("PidiNetDetector", ("table5_pidinet.pth",)),
-    "teed": Annotator("TEEDdetector", ("5_model.pth",), "fal-ai/teed", {"filename": "5_model.pth"}),
+    "teed": Annotator("TEEDdetector", ("5_model.pth",), "fal-ai/teed", loading={"filename": "5_model.pth"}),
     "anyline": Annotator(
-        "AnylineDetector",
-        ("MTEED.pth",),
-        "TheMistoAI/MistoLine",
-        {"filename": "MTEED.pth", "subfolder": "Anyline"},
+        "AnylineDetector", ("MTEED.pth",), "TheMistoAI/MistoLine", "Anyline", {"filename": "MTEED.pth"}
     ),
     "lineart": Annotator("LineartDetector", ("sk_model.pth", "sk_model2.pth")),
     "lineart_coarse": Annotator(
@@ -65,9 +64,7 @@ ANNOTATORS = {
     "openpose": Annotator("OpenposeDetector", ("body_pose_model.pth", "hand_pose_model.pth", "facenet.pth")),
     "dwpose": Annotator("DWposeDetector", needs=("mmcv", "mmdet", "mmpose")),
     "mediapipe_face": Annotator("MediapipeFaceDetector", needs=("mediapipe",)),
-    "sam": Annotator(
-        "SamDetector", ("sam_vit_h_4b8939.pth",), "ybelkada/segment-anything", {"subfolder": "checkpoints"}
-    ),
+    "sam": Annotator("SamDetector", ("sam_vit_h_4b8939.pth",), "ybelkada/segment-anything", "checkpoints"),
     "shuffle": Annotator("ContentShuffleDetector"),
 }
 NAMES = ("canny", *ANNOTATORS)
@@ -113,24 +110,32 @@ def load_detector(
             f"`{plugin}.detector`: {name} needs {' and '.join(missing)}",
             "install them as controlnet-aux says, or choose another detector",
         )
-    home = weights or annotator.home
+    folder = _annotators(annotator, weights, f"{plugin}.annotators") if annotator.files else None
     try:
         with _loading():
             import controlnet_aux
 
             cls = getattr(controlnet_aux, annotator.cls)
-            found = cls.from_pretrained(home, **annotator.loading) if annotator.files else cls()
+            found = cls.from_pretrained(str(folder), **annotator.loading) if folder else cls()
             if hasattr(found, "to"):
                 found.to(device)
-    except Exception as error:  # files that are missing, damaged or out of reach raise all sorts of errors
-        remedy = (
-            f"put {' and '.join(annotator.files)} (from {annotator.home}) into a folder and name it: "
-            f"`{plugin}.annotators=FOLDER`"
-            if annotator.files
-            else "choose another detector"
-        )
-        raise ModelError(f"`{plugin}.detector`: {name} can't be loaded from {home}", remedy) from error
+    except Exception as error:  # damaged files raise all sorts of errors
+        where = f"from {folder}" if folder else "with these packages"
+        raise ModelError(
+            f"`{plugin}.detector`: {name} can't be loaded {where}",
+            "download its weights again" if folder else "choose another detector",
+        ) from error
     return _frame_by_frame(found, {**annotator.calling, **settings})
+
+
+def _annotators(annotator: Annotator, weights: str | None, option: str) -> Path:
+    """Return the folder of an annotator's files: the user's ``weights``, or from where they are published."""
+    from zs2kit.networks.hub import folder_with
+
+    if weights and Path(weights).is_dir():
+        return folder_with(weights, annotator.files, option)
+    files = [str(Path(annotator.within, file)) for file in annotator.files]
+    return folder_with(weights or annotator.home, files, option, inside=annotator.within) / annotator.within
 
 
 def load_depth_estimator(name: str, device: torch.device, *, plugin: str) -> Detector:
@@ -143,13 +148,15 @@ def load_depth_estimator(name: str, device: torch.device, *, plugin: str) -> Det
     import transformers
     from PIL import Image
 
+    from zs2kit.networks.hub import folder_with
     from zs2kit.quiet import quiet
 
+    folder = folder_with(name, ["*.json", "model.safetensors"], f"{plugin}.detector")
     try:
         with quiet():
             estimator = transformers.pipeline(
                 "depth-estimation",
-                model=name,
+                model=str(folder),
                 device=device,
                 dtype=torch.float32,
                 trust_remote_code=False,
@@ -157,8 +164,8 @@ def load_depth_estimator(name: str, device: torch.device, *, plugin: str) -> Det
             )
     except Exception as error:  # as above
         raise ModelError(
-            f"`{plugin}.detector`: {name} can't be loaded, from safetensors, as a depth-estimation model for "
-            f"transformers: {first_line(error)}"
+            f"`{plugin}.detector`: {name} is no depth-estimation model for transformers",
+            "name one, such as depth-anything/Depth-Anything-V2-Small-hf",
         ) from error
     config = estimator.model.config
     metric = config.model_type in _METRIC or getattr(config, "depth_estimation_type", "") == "metric"

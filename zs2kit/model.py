@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import diffusers
 import numpy as np
@@ -19,6 +19,7 @@ from zs2kit.domain import Domain
 from zs2kit.errors import ModelError, notify
 from zs2kit.networks.base import Embeds, Network
 from zs2kit.networks.controlnet import controlnet_from_file
+from zs2kit.networks.hub import folder_with
 from zs2kit.networks.loading import (
     BUNDLED,
     check_layers,
@@ -36,6 +37,9 @@ from zs2kit.vae import VAE
 
 # A prompt, a negative prompt, a picture's height and width, the network's data type -> both prompts, embedded
 Embedded = dict[tuple[str, str, int, int, torch.dtype], tuple[Embeds, Embeds]]
+
+
+_CONFIG = "config.json"
 
 
 class Model:
@@ -167,6 +171,15 @@ class Model:
         return int(self.vae.config.latent_channels)
 
     @property
+    def family(self) -> Literal["sd1", "sd2", "sdxl"] | None:
+        """Which of Stable Diffusion's families the model is of, by its U-Net's config; None if of another."""
+        if self.network.name != "unet":
+            return None
+        width, xl = self.unet.config.cross_attention_dim, self.unet.config.addition_embed_type == "text_time"
+        families: dict[Any, Literal["sd1", "sd2"]] = {768: "sd1", 1024: "sd2"}
+        return ("sdxl" if width == 2048 else None) if xl else families.get(width)
+
+    @property
     def inpaints(self) -> bool:
         """Whether it is for inpainting: its network also sees what stays of the source, and where."""
         return self.network.channels == 2 * self.latent_channels + 1
@@ -275,36 +288,48 @@ class Model:
             for each, dtype in before:
                 each.data = each.data.to(dtype)  # which gives exactly what they were
 
-    def load_config(self, cls: Any, name: str | Path) -> dict[str, Any]:
+    def load_config(self, cls: Any, name: str | Path, *, option: str | None = None) -> dict[str, Any]:
         """Return the config of a side network of class ``cls``, without fetching its weights.
 
-        Raises `ModelError` if it can't be loaded.
+        option: see `load_network`. Raises `ModelError` if it can't be loaded.
         """
+        folder = folder_with(name, [_CONFIG], option, further=[_weights_of(cls)])
         with loading(name, cls.__name__):
-            if hasattr(cls, "load_config"):  # diffusers'
-                return dict(cls.load_config(name))
-            return dict(cls.config_class.get_config_dict(name)[0])  # transformers'
+            if _is_diffusers(cls):
+                return dict(cls.load_config(folder))
+            return dict(cls.config_class.get_config_dict(folder)[0])  # transformers'
 
-    def load_controlnet(self, name: str | Path) -> Any:
+    def load_controlnet(self, name: str | Path, *, option: str | None = None) -> Any:
         """Load the ControlNet in a .safetensors file, here or on the hub, to this model's device and dtype.
 
-        Raises `ModelError` if it can't be loaded or doesn't fit this model.
+        option: see `load_network`. Raises `ModelError` if it can't be loaded or doesn't fit this model.
         """
         with loading(name):
-            file = weights_file(name, "diffusion_pytorch_model.safetensors")
+            file = weights_file(name, "diffusion_pytorch_model.safetensors", option=option)
             found = controlnet_from_file(name, file, self.name, self.unet, self.latent_channels)
             return found.to(self.device, self.dtype).eval()
 
-    def load_network(self, cls: Any, name: str | Path) -> Any:
+    def load_network(self, cls: Any, name: str | Path, *, option: str | None = None) -> Any:
         """Load a side network of class ``cls``, from safetensors, to this model's device and dtype.
 
-        Raises `ModelError` if it can't be loaded.
+        name: a folder, or a repository on the hub. option: the plugin's option by which the user names it,
+        such as pose.model, for messages. Raises `ModelError` if it can't be loaded.
         """
-        check_layers(str(name), self.load_config(cls, name))
+        check_layers(str(name), self.load_config(cls, name, option=option))
+        folder = folder_with(name, [_CONFIG, _weights_of(cls)], option)
         with loading(name, cls.__name__):
-            variant = only_variant(Path(name))
-            network = cls.from_pretrained(name, use_safetensors=True, variant=variant, dtype=self.dtype)
+            variant = only_variant(folder)
+            network = cls.from_pretrained(folder, use_safetensors=True, variant=variant, dtype=self.dtype)
             return network.to(self.device).eval()
+
+
+def _is_diffusers(cls: Any) -> bool:
+    return hasattr(cls, "load_config")  # a class of transformers has none
+
+
+def _weights_of(cls: Any) -> str:
+    """The file in which a class keeps its weights."""
+    return f"{'diffusion_pytorch_model' if _is_diffusers(cls) else 'model'}.safetensors"
 
 
 def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:

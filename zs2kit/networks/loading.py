@@ -13,11 +13,12 @@ from typing import Any
 import diffusers
 import torch
 from diffusers.loaders.single_file_utils import SingleFileComponentError
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from safetensors import SafetensorError, safe_open
+from huggingface_hub import try_to_load_from_cache
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from zs2kit.errors import ModelError, UsageError, Zs2Error, first_line
+from zs2kit.networks.hub import ON_THE_HUB, check_whole, checkpoint_folder, folder_with
 from zs2kit.networks.unet import UNet
 from zs2kit.quiet import quiet
 from zs2kit.vae import VAE
@@ -29,7 +30,6 @@ _BUNDLED = {
     "puppets": (_WEIGHTS, "a red robot on the beach"),
     "puppets-instruct": (_WEIGHTS / "instruct", "turn it into a blue knight"),
 }
-_ON_THE_HUB = r"[\w-][\w.-]*/[\w.-]+"
 # The file names that diffusers gives to LoRAs and embeddings in folders and repositories
 _LORA = "pytorch_lora_weights.safetensors"
 _EMBEDDING = "learned_embeds.safetensors"
@@ -67,15 +67,18 @@ def load_pipeline(
         with suppress(OSError, ValueError):  # diffusers' own message is better
             check_layers(f"{name}/{each.parent.name}", json.loads(each.read_text(encoding="utf-8")))
     own = {path.stem: path for path in (_WEIGHTS / "loras").glob("*.safetensors")} if bundled else {}
-    lora_files = {each: own.get(str(each)) or weights_file(each, _LORA, own) for each in loras or {}}
-    embedding_files = {each: weights_file(each, _EMBEDDING) for each in embeddings}
+    lora_files = {
+        each: own.get(str(each)) or weights_file(each, _LORA, own, option="loras") for each in loras or {}
+    }
+    embedding_files = {each: weights_file(each, _EMBEDDING, option="embeddings") for each in embeddings}
     if path.is_file():
         pipeline = _single_file(path, config, weights)
     else:
+        folder = checkpoint_folder(path)
         pipeline = diffusers.DiffusionPipeline.from_pretrained(
-            path if path.is_dir() else str(name),
+            folder,
             use_safetensors=True,
-            variant=only_variant(path, "*/*.safetensors"),
+            variant=only_variant(folder, "*/*.safetensors"),
             safety_checker=None,  # it checks pictures, which never pass through the pipeline
             **weights,
         )
@@ -98,7 +101,7 @@ def _check_name(name: str | Path, path: Path, bundled: bool, config: str | Path 
         raise ModelError("the bundled model's weights are missing", "install zs2kit again")
     if config is not None and not path.is_file():
         raise UsageError(f"{name} brings its own configs", "`config` is for a single .safetensors file")
-    if not path.exists() and not re.fullmatch(_ON_THE_HUB, str(name)):
+    if not path.exists() and not re.fullmatch(ON_THE_HUB, str(name)):
         raise ModelError(
             f"{name}: there is no such model",
             f"give {' or '.join(_BUNDLED)}, a diffusers folder, a .safetensors file or a name on the hub",
@@ -245,13 +248,18 @@ def _single_file(path: Path, config: str | Path | None, weights: dict[str, Any])
                 "give the configs of a checkpoint of its family",
             ) from error
         raise ModelError(
-            f"{path}: can't be loaded: its configs can't be fetched from the hub ({first_line(error)})",
+            f"{path}: can't be loaded: the configs of its parts can't be fetched from the hub",
             "name the folder of a checkpoint of its family, which has them: `config=FOLDER`",
         ) from error
 
 
-def weights_file(name: str | Path, usual: str, bundled: Iterable[str] = ()) -> Path:
-    """Return the .safetensors file called ``name``; in a folder or a repository, the one called ``usual``."""
+def weights_file(
+    name: str | Path, usual: str, bundled: Iterable[str] = (), *, option: str | None = None
+) -> Path:
+    """Return the .safetensors file called ``name``; in a folder or a repository, the one called ``usual``.
+
+    option: what names it, such as pose.model, for messages.
+    """
     path = Path(name)
     if path.is_dir():
         found = [path / usual] if (path / usual).is_file() else list(path.glob("*.safetensors"))
@@ -264,25 +272,19 @@ def weights_file(name: str | Path, usual: str, bundled: Iterable[str] = ()) -> P
         raise ModelError(f"{name}: weights load from .safetensors files only", "convert it first")
     if path.is_file():
         return path
-    on_the_hub = re.fullmatch(rf"({_ON_THE_HUB})(?:/(.+\.safetensors))?", str(name))
+    on_the_hub = re.fullmatch(rf"({ON_THE_HUB})(?:/(.+\.safetensors))?", str(name))
     if not on_the_hub:
         known = f"bundled are: {', '.join(sorted(bundled))}" if bundled else ""
         raise ModelError(f"{name}: no such file, folder or name on the hub", known)
-    try:
-        return Path(hf_hub_download(on_the_hub[1], on_the_hub[2] or usual))
-    except Exception as error:
-        raise ModelError(
-            f"{name}: there is no such file here, and it can't be fetched from the hub: {first_line(error)}"
-        ) from error
+    file = on_the_hub[2] or usual
+    return folder_with(on_the_hub[1], [file], option, inside=file) / file
 
 
 def keys_in(path: Path) -> list[str]:
     """Return the names of the tensors in a file."""
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            return list(tensors.keys())
-    except SafetensorError as error:
-        raise ModelError(f"{path} is no safetensors file ({first_line(error)})") from error
+    check_whole(path)
+    with safe_open(path, framework="pt") as tensors:
+        return list(tensors.keys())
 
 
 @contextmanager
