@@ -24,8 +24,8 @@ from zs2kit.verify import verify
 
 PAGE = """# Reliability
 
-Does an edit survive being killed? Damaged and strange clips? Files that were made to do harm? Very long
-clips? We caused these faults on purpose and counted what they cost.
+Does an edit survive being killed? Can it cope with damaged and strange clips, with files that were made to
+do harm, with very long clips? We caused all of this on purpose and counted what it cost.
 
 Each section says what was done. CI repeats it with fewer kills and shorter clips;
 [contributing](../CONTRIBUTING.md) says how to run more. This page is made by `python tests/reliability.py
@@ -41,7 +41,7 @@ def table(head: list[str], rows: list[list[object]]) -> str:
 
 
 def killed(size: float) -> str:
-    """Edits that were killed, and went on: the frames and packets of the result against undisturbed ones."""
+    """Edits that were killed and resumed: their frames and packets against those of undisturbed edits."""
     with TemporaryDirectory() as folder:
         place = kills.Range(Path(folder))
         done = [place.at(name) for name in kills.POINTS]
@@ -55,15 +55,15 @@ def killed(size: float) -> str:
     return (
         f"An edit of {kills.FRAMES} frames, in chunks of {kills.CHUNK} and segments of {kills.SEGMENT}, was "
         f"killed (SIGKILL) {len(done)} times: at {len(kills.POINTS)} chosen points, and at random moments, "
-        "which are named after what was running. Then it was resumed, and the result was compared with that "
-        f"of an edit without interruption. {sum(each.frames_differ for each in done)} frames and "
+        "which are named after what was running. Each time it was resumed, and the result was compared with "
+        f"that of an uninterrupted edit. {sum(each.frames_differ for each in done)} frames and "
         f"{sum(each.packets_differ for each in done)} packets of sound differ. At most "
         f"{max(each.done - each.kept for each in done)} finished frames had to be drawn again.\n\n"
     ) + table(["killed at", "frames done", "saved", "frames that differ", "packets that differ"], rows)
 
 
 def zoo(size: float) -> str:
-    """Clips as they come, read and written, and the result verified against the source."""
+    """Unusual and damaged clips, read and written, and the results verified against their sources."""
     rows: list[list[object]] = []
     wrong = 0
     with TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as heard:
@@ -79,14 +79,14 @@ def zoo(size: float) -> str:
             wrong += bool(failed)
             rows.append([name, frames, "; ".join(sorted(said)) or "-", ", ".join(failed) or "-"])
     return (
-        f"{len(rows)} clips, each unusual or damaged in another way, were read and written, and `zs2kit "
+        f"{len(rows)} clips, each unusual or damaged in its own way, were read and written, and `zs2kit "
         "verify` compared the results with them: frames, times, size, orientation, aspect ratio, colour tags "
-        f"and sound. {wrong} of the results were not as whole as their sources.\n\n"
+        f"and sound. In {wrong} of the results, something was lost.\n\n"
     ) + table(["clip", "frames", "warnings", "what was lost"], rows)
 
 
 def hostile_input(size: float) -> str:
-    """Mutated input of each kind, taken in by a process that may die of it."""
+    """Mutated input of each kind, given to a process that may die of it."""
     rows: list[list[object]] = []
     faults = []
     for kind, make in hostile.KINDS.items():
@@ -100,9 +100,9 @@ def hostile_input(size: float) -> str:
     return (
         "Valid files were changed at random, and each was given to a process of its own.\n\n"
         "- *refused*: it ended with one line that says why\n"
-        "- *survived*: it worked all the same\n"
+        "- *survived*: it worked anyway\n"
         f"- *hang*: it took more than {fuzz.LIMIT:g} s\n"
-        "- *escape*: it wrote a file outside of the output folder, ran a command, opened a connection or "
+        "- *escape*: it wrote a file outside the output folder, ran a command, opened a connection or "
         "opened a pickle\n\n"
     ) + table([*head, "escapes", "slowest"], rows)
 
@@ -113,9 +113,9 @@ def length(size: float) -> str:
     with redirect_stdout(printed):
         memory.measure(None, (round(48 * size), round(480 * size)), (1, 10), 1)
     return (
-        "What `python -m zs2kit.bench memory` prints, here for shorter clips than its defaults. Resident "
-        "memory should not grow with the number of frames, and the first frame should not take longer in a "
-        "longer clip.\n\n"
+        "This is what `python -m zs2kit.bench memory` prints, here for shorter clips than its defaults. "
+        "Resident memory should not grow with the number of frames, and the first frame should not take "
+        "longer in a longer clip.\n\n"
         f"```text\n{printed.getvalue()}```\n"
     )
 
@@ -130,8 +130,13 @@ PARTS: dict[str, tuple[str, Callable[[float], str]]] = {
 
 @click.command()
 @click.option("--docs", type=click.Path(path_type=Path), default=Path("docs"), show_default=True)
-@click.option("--only", type=click.Choice(list(PARTS)), multiple=True, help="Of which part.  [default: all]")
-@click.option("--size", default=1.0, show_default=True, help="How many times as much as usual.")
+@click.option(
+    "--only",
+    type=click.Choice(list(PARTS)),
+    multiple=True,
+    help="Which part to make; may be repeated.  [default: all]",
+)
+@click.option("--size", default=1.0, show_default=True, help="How much to do, as a multiple of the usual.")
 def main(docs: Path, only: tuple[str, ...], size: float) -> None:
     """Inject faults, count what was lost, and write reliability.md."""
     path = docs / "reliability.md"

@@ -285,5 +285,5 @@ def test_a_longer_clip_takes_no_more_memory_and_no_longer_to_its_first_frame(tin
 
     measure(str(tiny_folders["epsilon"]), (40, 200), (1, 10), 1)
     said = dict(line.rsplit(": ", 1) for line in capsys.readouterr().out.splitlines() if ": " in line)
-    assert float(said["resident memory, 200 frames over 40"]) < 1.02
-    assert float(said["that of 10 min after that of 1 min"].removesuffix(" s")) < 0.5
+    assert float(said["resident memory, 200 frames divided by 40"]) < 1.02
+    assert float(said["first frame, 10 min minus 1 min"].removesuffix(" s")) < 0.5

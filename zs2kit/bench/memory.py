@@ -37,13 +37,13 @@ def measure(name: str | None, frames: tuple[int, int], minutes: tuple[int, int],
                 print(f"{count} frames: {peak / 1e6:.1f} MB of {kind} memory")
         for kind in peaks[0]:
             ratio = peaks[1][kind] / peaks[0][kind]
-            print(f"{kind} memory, {frames[1]} frames over {frames[0]}: {ratio:.4f}")
+            print(f"{kind} memory, {frames[1]} frames divided by {frames[0]}: {ratio:.4f}")
         minute = io.write(Path(folder) / "minute.mp4", drawn_clip(60 * 24, **CLIP))
         clips = [_repeated(minute, length, Path(folder) / f"{length}-minutes.mp4") for length in minutes]
         times = _alone(_first_frames, name, clips, steps)
         for length, clip, time in zip(minutes, clips, times, strict=True):
             print(f"{length} min, {clip.stat().st_size / 1e6:.1f} MB: the first frame after {time:.2f} s")
-        print(f"that of {minutes[1]} min after that of {minutes[0]} min: {times[1] - times[0]:.2f} s")
+        print(f"first frame, {minutes[1]} min minus {minutes[0]} min: {times[1] - times[0]:.2f} s")
 
 
 def _alone(work: Callable[..., T], *arguments: object) -> T:

@@ -274,11 +274,12 @@ def _interlaced(rows: NDArray[Any]) -> NDArray[Any]:
 
 
 READ = """\
-The VAE and three small networks that read pictures, on 512 renders that training didn't see and on what
-the VAE makes of them. Error of depth: the mean absolute error. IoU of masks: of all pixels together.
+The VAE, and three small networks that read pictures. They were measured on 512 renders that training didn't
+see, and on their reconstructions by the VAE. Error of depth: the mean absolute error. IoU of masks: of all
+pixels together.
 
-The picture shows renders, their reconstructions by the VAE, and the depth and the mask that the estimator
-finds in those.
+The picture shows renders, their reconstructions, and the depth and the mask that the estimator finds in the
+reconstructions.
 
 ![readers](puppets-readers.jpg)
 """
@@ -287,7 +288,7 @@ DRAWN = """\
 200 prompts from templates and 50 written by hand (`zs2kit/puppets/prompts.jsonl`), one picture each. A
 classifier reads what the picture shows; it was trained on renders and reconstructions only. Held-out
 triples: combinations of kind, colour and place that training never saw together, though it saw each of
-the three. (The VAE, which knows no captions, saw some of them early on.)
+the three on its own. (The VAE, which doesn't use captions, saw some of them early on.)
 
 The picture shows all 250; a red frame means that kind, colour or place was read wrongly.
 
@@ -298,11 +299,11 @@ EDITED = """\
 Clips of walking, waving, dancing and jumping figures, at least 40% as high as the frame, were edited by
 `zs2kit.edit` without flow momentum; {asked}.
 
-PCK@0.1: the share of keypoints that the detector finds on the edited frames within a tenth of the
-figure's extent from the source's true ones. Scale 0 shows what chance gives.
+PCK@0.1: the share of keypoints that the detector finds in the edited frames at most a tenth of the figure's
+extent away from the source's true ones. Scale 0 shows what chance gives.
 
-The picture shows the source, the edit, the edit with scale 0, and again; a red frame means that kind,
-colour or place was read wrongly.
+The rows of the picture are, over and over: the source, the edit, the edit with scale 0. A red frame means
+that kind, colour or place was read wrongly.
 
 ![{name} edits](puppets-{name}.jpg)
 """
@@ -314,30 +315,30 @@ of the others, one in eight asks for two changes.
 
 - *asked for and found*: the classifier reads everything that was asked for
 - *nothing else changed*: it reads the rest as before, and the pose is kept
-- *pose kept*: at least 80% of the keypoints that the detector finds lie within a tenth of the figure's
-  extent from the source's true ones
+- *pose kept*: at least 80% of the keypoints that the detector finds are at most a tenth of the figure's
+  extent away from the source's true ones
 
-The picture shows a fifth of the edits, the source above the result; a red frame means that something was
-not as asked for.
+The picture shows a fifth of the edits, with the source above the result. A red frame means that something
+was not as asked for.
 
 ![instruct edits](puppets-instruct.jpg)
 """
 
 ALIKE = """\
-100 pictures that training didn't see were given as references, to diffusers' own pipeline at 20 steps and
-guidance 5. The prompt is "a figure", so kind, colour and place should be those of the reference. Another
-place named: the prompt is "a figure on the beach" and the like, and that place should be drawn. Scale 0
-shows what chance gives.
+100 pictures that training didn't see were given as references to diffusers' own pipeline, at 20 steps and
+guidance 5. The prompt is "a figure", so kind, colour and place should be those of the reference. "Another
+place named" means that the prompt is "a figure on the beach" or the like, and that place should be drawn.
+Scale 0 shows what chance gives.
 
-The picture shows references, what was drawn after them, the same with another place, and with scale 0.
+The picture shows references, what was drawn from them, the same with another place, and with scale 0.
 
-![pictures drawn after others](puppets-reference.jpg)
+![pictures drawn from references](puppets-reference.jpg)
 """
 
 STUCK = """\
-64 of the prompts of *Text*, with the LoRA as "a sticker of ..." and without it, with the same seeds.
-White of the margin: the share of white pixels among those that are 2 to 6 pixels from the figure that the
-estimator finds. The held-out stickers are renders with a margin drawn around them.
+64 of the prompts of *Text* were drawn with the LoRA (as "a sticker of ...") and without it, with the same
+seeds. White of the margin: the share of white pixels among those that are 2 to 6 pixels from the figure that
+the estimator finds. The held-out stickers are renders with a margin drawn around the figure.
 
 The picture shows each prompt without and with the LoRA.
 
@@ -345,31 +346,33 @@ The picture shows each prompt without and with the LoRA.
 """
 
 COLOURED = """\
-12 clips of 4 frames, two of each place, edited by `zs2kit.edit` with and without the plugin `colour`, without
-flow momentum. The prompts ask for another kind of figure in another colour, such as "a blue knight", and
-don't name the place.
+12 clips of 4 frames, two for each place, were edited by `zs2kit.edit` with and without the plugin `colour`,
+both times without flow momentum. The prompts ask for another kind of figure in another colour, such as "a
+blue knight", and don't name the place.
 
-- *difference of the place*: the distance from the source in CIELAB, outside of both figures, the source's
-  and the new one; the mean over all pixels. A distance of 2 can just be seen.
+- *difference of the place*: the distance from the source in CIELAB, as the mean over all pixels outside both
+  figures, the source's and the new one. A distance of 2 is just visible.
 - *difference of its mean*: the distance between the mean colours of the same pixels
 - *kind*, *colour*: the classifier reads what the prompt asks for
-- *place*: the classifier reads the source's
+- *place*: the classifier reads the source's place
 
-The picture shows the source, `pose` alone, `pose` with `colour`, and again; a red frame means that kind or
-colour was read wrongly.
+The rows of the picture are, over and over: the source, `pose` alone, `pose` with `colour`. A red frame means
+that kind or colour was read wrongly.
 
 ![edits with the source's colours](puppets-colour.jpg)
 """
 
 TWIN = """\
-128 held-out renders, and what the U-Net takes for the finished latents on the way to pictures of 24 of the
-prompts of *Text*, at the eight steps of twenty at which flow momentum acts.
+The tiny VAE stands in for the VAE in flow momentum. It was measured on 128 held-out renders, and on the
+U-Net's estimates of the finished latents while it drew 24 of the prompts of *Text*, at the eight of twenty
+steps at which flow momentum acts.
 
 - *PSNR of decoding*: of what the tiny VAE decodes, against what the VAE itself decodes
-- *error of latents*: root mean square, as a share of what the VAE gives
-- *averages*: such estimates averaged with others of the same picture, moved a little
-- *error of what is added*: of the difference that averaging makes to the latents, each by its own VAE
-- *times as fast*: at one decoding and two encodings of a frame of 128x128 on a CPU, in `channels_last`
+- *error of latents*: the root mean square error, as a share of the root mean square of the VAE's latents
+- *averages*: such estimates, averaged with others of the same picture that were moved a little
+- *error of what is added*: the error of the change that averaging makes to the latents, with each VAE
+  decoding and encoding for itself
+- *times as fast*: for one decoding and two encodings of a frame of 128x128 on a CPU, in `channels_last`
 
 The picture shows estimates decoded by the VAE, and by the tiny VAE.
 
@@ -384,9 +387,10 @@ guidance 5.
 
 ASKED = {
     "pose": "the prompts are among those of *Text*",
-    "depth": """the prompt names the same kind of figure, in another colour and another place. Difference of
-depth: the mean absolute difference between the estimator's maps of the source and of the edit""",
-    "edges": "the prompt names what is there, in another colour",
+    "depth": """the prompt names the same kind of figure, in another colour and another place.
+Difference of depth: the mean absolute difference between the estimator's maps of the source and of the
+edit""",
+    "edges": "the prompt names the same figure and place, in another colour",
 }
 
 PARTS: dict[str, Part] = {
@@ -429,11 +433,11 @@ PAGE = """# Puppets: the demonstration model in numbers
 
 `puppets` is the small model that comes with zs2kit. It is a complete latent diffusion model of a drawn
 world: six kinds of figure (robot, knight, wizard, ...) in eight colours and six places. It draws nothing
-else. Since a program draws its world, one can check whether an edit did what it should; this page says
-how well it does.
+else. Since a program draws this world, it can be checked whether an edit did what it should. This page says
+how often it does.
 
-All seeds here are ones that training never saw. The weights are those of the package (float16, run as
-float32). Steps and guidance are the defaults of the command line. The last column is what we wanted to reach.
+Training saw none of the seeds used here. The weights are those of the package (float16, run as float32).
+Steps and guidance are the defaults of the command line. The last column is what we wanted to reach.
 
 Training took these numbers of steps: {trained}.
 
