@@ -20,10 +20,10 @@ FOLDER = Path(__file__).parent
 SIZE = 256  # pixels
 MODEL_SIZE = 128  # of the demonstration model
 HERTZ = 44100  # samples of sound a second
-NOTES = 220 * 2 ** (np.array([0, 2, 4, 7, 9, 12]) / 12)  # pentatonic from A: any order sounds well
+NOTES = 220 * 2 ** (np.array([0, 2, 4, 7, 9, 12]) / 12)  # pentatonic from A: any order sounds good
 
-# name: scene, motion, frames, frames a second, frame widths that the place moves a second, steps of the
-# motion a second, and the melody, as positions in NOTES
+# name: scene, motion, frames, frames per second, frame widths that the background moves per second, steps of
+# the motion per second, and the melody as positions in NOTES
 SAMPLES = {
     "robot-dance": (
         Scene("robot", "red", "city", background=4, height=0.72),
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def skeleton() -> zs2kit.Clip:
-    """Poses as a ControlNet takes them, of somebody who jumps for as long as the robot dances.
+    """Poses, drawn as a ControlNet takes them, of a figure that jumps for as long as the robot dances.
 
     They are drawn at the model's size, where their lines are as thick as those that the ControlNet has
     learned from, and then enlarged.
@@ -71,7 +71,7 @@ def skeleton() -> zs2kit.Clip:
 
 
 def picture() -> NDArray[np.uint8]:
-    """Somebody whom a result may be made to look like: (height, width, 3) RGB."""
+    """A figure for `reference.image`: (height, width, 3) RGB."""
     return render(Scene("wizard", "pink", "snow", background=3, height=0.8), SIZE).image
 
 

@@ -1,4 +1,4 @@
-"""Makes the README's moving picture, docs/moving.webp: three clips, and below each of them its edit.
+"""Makes the README's moving picture, docs/moving.webp: three clips, each with its edit below.
 
 Run it as: python samples/moving.py
 """
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def shown(path: Path) -> Iterator[NDArray[np.uint8]]:
-    """Yield a clip's pictures at RATE for SECONDS; where it ends, it begins again."""
+    """Yield a clip's pictures at RATE for SECONDS; after its end, it starts again."""
     clip = zs2kit.read(path)
     images = [frame.image for frame in clip]
     for index in range(round(RATE * SECONDS)):
