@@ -310,7 +310,6 @@ MEMBERS = {
     "Edit": ["stop", "describe", "frames_from", "index", "carry"],
     "Settings": ["prompts", "described", "restored"],
     "Clip": ["from_images", "with_frames", "chunks"],
-    "Frame": ["depth"],
     "Output": ["check", "copied", "tell_losses", "left"],
     "Model": ["load", "device", "dtype", "native_size", "multiple"],
 }

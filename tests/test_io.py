@@ -103,8 +103,8 @@ def test_a_start_in_a_container_without_an_index_loses_no_frame(
 def test_reading_is_lazy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "SMALL", 0)
     converted = []
-    rgb = reading._rgb
-    monkeypatch.setattr(reading, "_rgb", lambda *args: converted.append(1) or rgb(*args))
+    rgb = reading.rgb
+    monkeypatch.setattr(reading, "rgb", lambda *args: converted.append(1) or rgb(*args))
     clip = io.read(make(tmp_path / "clip.mp4", frames=60))
     assert len(converted) == 0
     frames = iter(clip)
@@ -189,7 +189,7 @@ def test_segments_are_closed_and_joined_on_one_clock(tmp_path: Path, suffix: str
         pictures = [picture for packet in [*alone, None] for picture in decoder.decode(packet)]
     assert len(pictures) == journal.SEGMENT
     for picture in pictures:
-        image = reading._rgb(picture, source.color, (64, 48))
+        image = reading.rgb(picture, source.encoding, source.color, (64, 48))
         np.testing.assert_array_equal(image, whole[picture.pts])
 
 
@@ -327,8 +327,8 @@ def test_untagged_colours_are_guessed_as_players_do(
 
 
 def test_colour_tags_are_kept(tmp_path: Path) -> None:
-    path = make(tmp_path / "clip.mp4", color=Color(BT709, 9, 16, FULL))
-    assert io.read(io.write(tmp_path / "out.mp4", io.read(path))).color == Color(BT709, 9, 16, FULL)
+    path = make(tmp_path / "clip.mp4", color=Color(BT709, 9, 14, FULL))
+    assert io.read(io.write(tmp_path / "out.mp4", io.read(path))).color == Color(BT709, 9, 14, FULL)
 
 
 # ---- streaming

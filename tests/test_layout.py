@@ -29,6 +29,7 @@ SOURCES = sorted(
 )
 LAYERS = [
     {"zs2kit", "errors"},
+    {"encoding"},
     {"beside", "clip", "domain", "flow", "memory", "noise", "progress", "quiet", "settings", "vae"},
     {"carry"},
     {"journal", "schedule"},

@@ -243,6 +243,7 @@ class Animal(NamedTuple):
     loss: float = 0.0  # mean difference, in levels, that writing it without compression makes
     spoilt: Container[int] = ()  # frames that need not be as they were drawn
     opencv: int | None = 3  # levels by which OpenCV's pictures may differ; None: it sees another clip
+    lost: str = ""  # a part of the warning of an H.264 file
 
 
 def made(
@@ -254,13 +255,14 @@ def made(
     spoilt: Container[int] = (),
     opencv: int | None = 3,
     survivors: int | None = None,
+    lost: str = "",
     **settings: Any,
 ) -> Animal:
     """An animal that ``maker`` makes, with these settings."""
     frames = len(settings["pts"]) if "pts" in settings else settings.get("frames", 12)
     frames = frames if survivors is None else survivors
     turn = settings.get("turn", 0)
-    return Animal(partial(maker, **settings), frames, says, out, turn, loss, spoilt, opencv)
+    return Animal(partial(maker, **settings), frames, says, out, turn, loss, spoilt, opencv, lost)
 
 
 MS = Fraction(1, 1000)
@@ -269,10 +271,16 @@ FRAME = Fraction(1, 25)
 VFR = np.cumsum(np.random.default_rng(0).integers(200, 2500, 30)).tolist()
 NTSC: dict[str, Any] = {"rate": Fraction(30000, 1001), "time_base": Fraction(1, 30000)}
 HEVC: dict[str, Any] = {"codec": "libx265", "options": {"crf": "8", "x265-params": "log-level=none:keyint=5"}}
-PRORES: dict[str, Any] = {"codec": "prores_ks", "pix_fmt": "yuv422p10le", "loss": 1.0}
+PRORES: dict[str, Any] = {
+    "codec": "prores_ks",
+    "pix_fmt": "yuv422p10le",
+    "loss": 1.0,
+    "lost": "and .* has 1[02]",
+}
 MPEG2: dict[str, Any] = {"codec": "mpeg2video", "options": {"b": "4000000", "g": "5"}, "time_base": FRAME}
 MPEG4: dict[str, Any] = {"codec": "mpeg4", "options": {"b": "4000000"}, "time_base": FRAME}
 DEEP: dict[str, Any] = {"pix_fmt": "yuv420p10le", "loss": 0.6, "opencv": None}
+HDR: dict[str, Any] = DEEP | {"matrix": 9, "loss": 1.0, "says": "HDR", "lost": "SDR", "spoilt": range(12)}
 B_FRAMES: dict[str, Any] = {"frames": 20, "options": {"crf": "8", "bf": "2", "b-adapt": "0", "g": "10"}}
 SPOILT: dict[str, Any] = {"maker": spoilt, "frames": 20, "opencv": None}
 GOPS = {"crf": "8", "bf": "0", "g": "5"}
@@ -311,13 +319,13 @@ ZOO: dict[str, Animal] = {
     "bt709 full.mp4": made(color=Color(BT709, 1, 1, FULL), loss=0.7),
     "untagged hd.mp4": made(frames=3, height=720, matrix=BT709, opencv=30),
     "422.mov": made(pix_fmt="yuv422p", loss=1.0),
-    "10 bits.mp4": made(**DEEP),
-    "pq.mp4": made(**DEEP, color=Color(9, 9, 16, LIMITED), matrix=9),
-    "hlg.mp4": made(**DEEP, color=Color(9, 9, 18, LIMITED), matrix=9),
+    "10 bits.mp4": made(**DEEP, lost="8 bits per colour, and .* has 10"),
+    "pq.mp4": made(**HDR, color=Color(9, 9, 16, LIMITED)),
+    "hlg.mp4": made(**HDR, color=Color(9, 9, 18, LIMITED)),
     "prores.mov": made(**PRORES),
     "grey.mkv": made(codec="ffv1", pix_fmt="gray", time_base=MS, loss=0.2, spoilt=range(12)),
     "rgb.mov": made(codec="png", pix_fmt="rgb24", loss=1.5),
-    "alpha.mov": made(codec="png", pix_fmt="rgba", loss=1.5, says="transparent"),
+    "alpha.mov": made(codec="png", pix_fmt="rgba", loss=1.5, lost="transparent"),
     "alpha.webm": made(codec="libvpx-vp9", pix_fmt="yuva420p", time_base=MS, says="transparent"),
     "interlaced.mp4": made(options={"crf": "8", "flags": "+ildct+ilme"}, says="interlaced", opencv=None),
     # codecs and containers
@@ -333,7 +341,7 @@ ZOO: dict[str, Animal] = {
     "photo, turned.jpg": Animal(partial(picture, suffix=".jpg", exif=6), 1, turn=-90, loss=0.7, opencv=None),
     "picture.png": Animal(partial(picture, suffix=".png"), frames=1, loss=1.5),
     "picture called.mp4": Animal(partial(picture, suffix=".png"), frames=1, loss=1.5),
-    "cut-out.png": Animal(partial(picture, suffix=".png", channels=4), 1, "transparent", loss=1.5),
+    "cut-out.png": Animal(partial(picture, suffix=".png", channels=4), 1, loss=1.5, lost="transparent"),
     # sound
     "two sounds.mkv": made(sound="aac libmp3lame", time_base=MS),
     "long sound.mp4": made(sound="aac", sound_seconds=2),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from zs2kit.encoding import Encoding
 from zs2kit.errors import ClipError
 
 if TYPE_CHECKING:
@@ -26,15 +27,10 @@ html: Callable[[Clip], str] | None = None
 class Frame(NamedTuple):
     """One picture of a clip and the moment at which it is shown."""
 
-    image: NDArray[np.uint8]  # (height, width, 3) RGB
+    image: NDArray[np.uint8]  # (height, width, 3) RGB, as a display shows it; what models and plugins see
     pts: int  # presentation time, in ticks of the clip's time_base
     duration: int = 0  # in ticks; 0: until the next frame. `write` uses the last frame's
-    transfer: int = 2  # how the numbers stand for light, by FFmpeg's number; 2: as the clip's colour says
-
-    @property
-    def depth(self) -> int:
-        """Bits of each of the image's numbers, by its dtype; always 8 until other depths are supported."""
-        return self.image.dtype.itemsize * 8
+    stored: NDArray[Any] | None = None  # as the source has it, if that is more: see the clip's encoding
 
 
 @dataclass(frozen=True)
@@ -78,6 +74,8 @@ class Clip:
     color: Color = field(default_factory=Color)
     silent: bool = False  # the source is known to have no sound
     pix_fmt: str = "rgb24"  # how the source stores its pictures, by FFmpeg's name
+    encoding: Encoding = field(default_factory=Encoding)  # of the frames' ``stored``, if that is not plain
+    deinterlaced: bool = False
     blank: bool = False  # its frames show nothing: the result is made of text alone
     _used: bool = field(default=False, init=False, repr=False, compare=False)
 
@@ -201,7 +199,7 @@ class Chunk:
     height: int  # of the pictures that the model draws
     width: int
     times: tuple[Fraction, ...] = ()  # when each frame is shown, in seconds
-    frames: list[NDArray[np.uint8]] | None = None  # each (source height, source width, 3) RGB
+    frames: list[NDArray[np.uint8]] | None = None  # each (source height, source width, 3) RGB, as shown
     fitted: NDArray[np.uint8] | None = None  # the same at the model's size: (frames, height, width, 3)
     fit: Fit | None = None
     first: NDArray[np.uint8] | None = None  # the shot's first frame as it was drawn: (height, width, 3)

@@ -352,8 +352,7 @@ class Edit(Clip):
                     _tell_beyond(self.scan.model, self.settings, None if self.clip.blank else group[0])
                 chunk, drawn = self.attempt(group, place, draw)
                 place.index, place.carry = place.index + chunk.length, drawn.carry
-                for frame, image in zip(group, finished(chunk, drawn), strict=False):
-                    yield frame._replace(image=image)
+                yield from finished(chunk, drawn, group[: chunk.length], self.encoding)
                 frames = chain(group[chunk.length :], frames)
         self.scan.hook.finish(frames=place.index)
 
@@ -389,8 +388,8 @@ class Edit(Clip):
         alone = copy(self)
         alone.chunk_size = 1
         chunk, drawn = alone.attempt([frame], Place(index, Carry()), lambda it: self.scan(Carry(), it))
-        (image,) = finished(chunk, drawn)
-        return frame._replace(image=image)
+        (edited,) = finished(chunk, drawn, [frame], self.encoding)
+        return edited
 
     def attempt(
         self, frames: Sequence[Frame], place: Place, work: Callable[[Chunk], T | Broken]
@@ -497,5 +496,6 @@ class Edit(Clip):
             "source": fingerprint([file for file in files if file]),
             "start": clip.start,
             "end": clip.end,
+            "deinterlaced": clip.deinterlaced,
             "frames": clip.frame_count,
         }

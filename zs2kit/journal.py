@@ -228,7 +228,8 @@ class Journal:
 
     @property
     def _picture_size(self) -> int:
-        return self.clip.height * self.clip.width * 3
+        encoding = self.clip.encoding
+        return self.clip.height * self.clip.width * encoding.channels * encoding.dtype.itemsize
 
     @property
     def _picture_file(self) -> Path:
@@ -252,9 +253,14 @@ class Journal:
         times = self.times[self.finished :]
         if times:
             with self._picture_file.open("rb") as file:
+                clip, encoding = self.clip, self.clip.encoding
                 for pts in times:
-                    image = np.frombuffer(file.read(self._picture_size), np.uint8)
-                    yield Frame(image.reshape(self.clip.height, self.clip.width, 3), pts, self.duration)
+                    stored = np.frombuffer(file.read(self._picture_size), encoding.dtype)
+                    stored = stored.reshape(clip.height, clip.width, encoding.channels)
+                    if encoding.is_plain:
+                        yield Frame(stored, pts, self.duration)
+                    else:
+                        yield Frame(encoding.image(stored), pts, self.duration, stored)
 
     def _add(self, frame: Frame) -> None:
         """Append a frame to the current segment."""
@@ -266,7 +272,8 @@ class Journal:
                     self.close()
                     self._pictures, self._checksums[path.name] = path.open("wb"), 0
                 if self._pictures is not None:
-                    data = np.ascontiguousarray(frame.image).data
+                    stored = frame.image if frame.stored is None else frame.stored
+                    data = np.ascontiguousarray(stored).view(np.uint8).data
                     self._pictures.write(data)
                     self._checksums[path.name] = zlib.crc32(data, self._checksums[path.name])
             except OSError as error:

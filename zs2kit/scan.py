@@ -19,6 +19,7 @@ from zs2kit import guidance
 from zs2kit.carry import Carry, HostCarry
 from zs2kit.clip import Chunk, Clip, Fit, Frame
 from zs2kit.denoiser import Denoiser
+from zs2kit.encoding import Encoding
 from zs2kit.errors import notify
 from zs2kit.memory import peak_of
 from zs2kit.model import Embedded, Model
@@ -345,16 +346,38 @@ def chunk_of(clip: Clip, frames: Sequence[Frame], index: int, fit: Fit) -> Chunk
     return chunk
 
 
-def finished(chunk: Chunk, drawn: Drawn) -> Iterator[NDArray[np.uint8]]:
-    """Yield the drawn frames at the source's size, with the source's pixels where the mask says so."""
+def finished(chunk: Chunk, drawn: Drawn, frames: Sequence[Frame], encoding: Encoding) -> Iterator[Frame]:
+    """Yield ``frames`` with the drawn pictures, at the source's size; where the mask says so, the source's.
+
+    Pictures of 16 bits, float or HDR are drawn and mixed as they are shown, and stored in the source's
+    ``encoding``; what stays has the source's numbers to the bit, and so has alpha.
+    """
     assert chunk.fit is not None
-    for index, image in enumerate(to_images(drawn.pixels)):
+    if not encoding.is_plain and all(frame.stored is not None for frame in frames):
+        yield from _stored(chunk, drawn, frames, encoding)
+        return
+    for index, (frame, image) in enumerate(zip(frames, to_images(drawn.pixels), strict=False)):
         image = chunk.fit.undo(image)
         if drawn.keep is not None:
-            assert chunk.frames is not None
-            mask, source = drawn.keep[index, :, :, None], chunk.frames[index]
-            image = (mask * source + (1 - mask) * image).round().astype(np.uint8)
-        yield image
+            mask = drawn.keep[index, :, :, None]
+            image = (mask * frame.image + (1 - mask) * image).round().astype(np.uint8)
+        yield frame._replace(image=image)
+
+
+def _stored(chunk: Chunk, drawn: Drawn, frames: Sequence[Frame], encoding: Encoding) -> Iterator[Frame]:
+    assert chunk.fit is not None
+    pictures = drawn.pixels.permute(0, 2, 3, 1).float().cpu().numpy()
+    for index, (frame, shown) in enumerate(zip(frames, pictures, strict=False)):
+        source = frame.stored
+        assert source is not None
+        shown = np.clip(chunk.fit.undo(shown), 0, 1)
+        mask = None if drawn.keep is None else drawn.keep[index, :, :, None]
+        if mask is not None:
+            shown = mask * encoding.shown(source) + (1 - mask) * shown
+        stored = encoding.stored(shown, source[..., 3] if encoding.alpha else None)
+        if mask is not None:
+            stored = np.where(mask == 1, source, stored)
+        yield frame._replace(image=encoding.image(stored), stored=stored)
 
 
 def to_images(pixels: torch.Tensor) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-from zs2kit.clip import Clip
+from zs2kit.clip import Clip, Color
 from zs2kit.io.facts import Facts, Sound, examine
 
 _TAGS = {
@@ -103,14 +103,17 @@ def _aspect(clip: Clip) -> str:
 
 def _colour(before: Facts, after: Facts) -> Check:
     """Check the colour tags; matrix and range only where there is a choice: not with RGB or ProRes."""
-    free = before.is_rgb or after.is_rgb or after.codec == "prores"
+    free = before.is_rgb or after.is_rgb or after.codec in ("prores", "jpg", "jpeg")
     tags = list(_TAGS)[: 2 if free else None]
+    color = before.clip.color
+    if before.clip.encoding.is_hdr and not after.clip.encoding.is_hdr:  # shown as SDR: BT.709
+        color = Color(1, 1, 1, color.range)
 
-    def names(facts: Facts) -> str:
-        values = [(tag, getattr(facts.clip.color, tag)) for tag in tags]
+    def names(color: Color) -> str:
+        values = [(tag, getattr(color, tag)) for tag in tags]
         return ", ".join(_TAGS[tag].get(value, f"{tag} {value}") for tag, value in values)
 
-    return _same("colour", names(before), names(after))
+    return _same("colour", names(color), names(after.clip.color))
 
 
 def _sounds(before: Facts, after: Facts) -> Iterator[Check]:

@@ -33,6 +33,12 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "[default: 25]",
         ),
         flag(
+            "--deinterlace",
+            is_flag=True,
+            group=FILES,
+            help="Make whole pictures of CLIP's interlaced ones.",
+        ),
+        flag(
             "--end", type=TIME, metavar="TIME", group=FILES, help="Where in CLIP to stop.  [default: its end]"
         ),
         flag(
@@ -79,12 +85,14 @@ def edit(
     start: Fraction | None,
     end: Fraction | None,
     fps: Fraction | None,
+    deinterlace: bool,
     shared: Shared,
 ) -> None:
     """Make a new video from CLIP, with its motion and its sound.
 
-    CLIP is a video, or a sequence of PNG pictures, shot.%04d.png. If there are several, each gets a result of
-    its own. If one of them fails, the others are edited nevertheless, and the exit code is 1.
+    CLIP is a video, or a sequence of pictures, shot.%04d.png or shot.####.exr. If there are several, each
+    gets a result of its own. If one of them fails, the others are edited nevertheless, and the exit code
+    is 1.
 
     Once a result is complete, its name is printed; nothing else goes to standard output.
     """
@@ -98,7 +106,9 @@ def edit(
 
         def look(job: Job) -> tuple[Callable[[], Clip], Clip, Output]:
             """Check all that can be checked before a model is loaded."""
-            read_source = functools.partial(io.read, job.clip, start=start, end=end, rate=fps)
+            read_source = functools.partial(
+                io.read, job.clip, start=start, end=end, rate=fps, deinterlace=deinterlace
+            )
             source = read_source()
             output = job.shared.opened_output(job.out, display)
             output.check(source)
@@ -150,6 +160,7 @@ def edit(
                 "start": None if start is None else float(start),
                 "end": None if end is None else float(end),
                 "rate": None if fps is None else str(fps),
+                "deinterlace": deinterlace or None,
             }
         )
         for job, looked in ready:

@@ -34,6 +34,7 @@ def plan(
     start: Fraction | None,
     end: Fraction | None,
     fps: Fraction | None,
+    deinterlace: bool,
     preview: Path | None,
     as_json: bool,
     shared: Shared,
@@ -49,7 +50,7 @@ def plan(
         chosen = shared.build()
         from zs2kit import io
 
-        source = io.read(clip, start=start, end=end, rate=fps)
+        source = io.read(clip, start=start, end=end, rate=fps, deinterlace=deinterlace)
         out = out or io.name_beside(clip, shared.word, shared.output.get("codec"))
         output = io.Output(out, **shared.output)
         obstacles: tuple[str, ...] = ()

@@ -58,7 +58,7 @@ def examine(
     clip = read(path, start=start, end=end, rate=rate if is_sequence else None)
     if is_sequence:
         moments = [(frame.pts, frame.duration, True) for frame in clip]
-        codec, turned = "png", False
+        codec, turned = Path(path).suffix[1:].lower(), False
     else:
         pictures = shown(clip)
         first = next(pictures)

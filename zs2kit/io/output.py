@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,9 +20,11 @@ from zs2kit.settings import option
 
 if TYPE_CHECKING:
     from zs2kit.clip import Clip, Color
+    from zs2kit.encoding import Encoding
     from zs2kit.io.sequence import Pattern
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}  # suffix -> muxer
+PICTURES = {".png", ".tif", ".tiff", ".dpx", ".exr", ".jpg", ".jpeg"}  # suffixes of the files of sequences
 
 _RGB, _LIMITED_RANGE, _FULL_RANGE = 0, 1, 2  # FFmpeg's numbers
 
@@ -36,6 +39,7 @@ class Codec:
     bits: float  # roughly what a pixel takes at the usual quality
     pix_fmt: Callable[[Clip], str]  # FFmpeg's name of the pixel format in which a clip is written
     color: Callable[[Color], Color]  # the colour tags that are written, given the clip's resolved ones
+    encoding: Callable[[Encoding], Encoding]  # how its pictures are stored, given how the source's are
     quality: int | None = None  # the usual constant rate factor; None if there is only one quality
     segments: str = "nut"  # the muxer of segments: NUT takes any clock, but not every codec
     reorder: int = 0  # a frame leaves the encoder at most this many frames before its turn
@@ -56,7 +60,56 @@ def _h264_pixels(clip: Clip) -> str:
 
 
 def _prores_pixels(clip: Clip) -> str:
+    if clip.encoding.alpha:
+        return "yuva444p10le"
     return "yuv422p10le" if halved(clip.pix_fmt)[0] and not clip.width % 2 else "yuv444p10le"
+
+
+def _ffv1_pixels(clip: Clip) -> str:
+    target = _unclipped(clip.encoding)
+    if target.bits <= 8:
+        return "bgra" if target.alpha else "bgr0"
+    return f"gbr{'a' if target.alpha else ''}p{target.bits}le"
+
+
+def _rgb_pixels(clip: Clip, order: str) -> str:
+    """``order``: of the bytes of deep numbers, be or le."""
+    target = _whole(clip.encoding)
+    if target.bits <= 8:
+        return "rgba" if target.alpha else "rgb24"
+    return f"{'rgba64' if target.alpha else 'rgb48'}{order}"
+
+
+def _dpx_pixels(clip: Clip) -> str:
+    target = _whole(clip.encoding)
+    deep = target.bits in (10, 12) and not target.alpha
+    return f"gbrp{target.bits}le" if deep else _rgb_pixels(clip, "le")
+
+
+def _exr_pixels(clip: Clip) -> str:
+    return "gbrapf32le" if clip.encoding.alpha else "gbrpf32le"
+
+
+def _shown(source: Encoding) -> Encoding:
+    """As a display of 8 bits shows it."""
+    return replace(source, bits=8, floating=False, alpha=False, light="display")
+
+
+def _whole(source: Encoding) -> Encoding:
+    """Whole numbers, as a display shows them."""
+    return replace(source, bits=16 if source.floating else source.bits, floating=False, light="display")
+
+
+def _unclipped(source: Encoding) -> Encoding:
+    """Whole numbers; HDR stays HDR."""
+    light = source.light if source.is_hdr else "display"
+    deep = min(each for each in (8, 10, 12, 16) if each >= source.bits) if not source.floating else 16
+    return replace(source, bits=deep, floating=False, light=light)
+
+
+def _linear(source: Encoding) -> Encoding:
+    """Scene-linear; half of a float is enough for what was none."""
+    return replace(source, bits=source.bits if source.floating else 16, floating=True, light="linear")
 
 
 def _rgb_color(color: Color) -> Color:
@@ -69,6 +122,10 @@ def _prores_color(color: Color) -> Color:
     return replace(color, colorspace=matrix, range=_LIMITED_RANGE)
 
 
+def _jpeg_color(color: Color) -> Color:
+    return replace(color, colorspace=6, range=_FULL_RANGE)  # the only one of JPEG
+
+
 CODECS = {
     "h264": Codec(
         "libx264",
@@ -77,16 +134,59 @@ CODECS = {
         bits=0.25,
         pix_fmt=_h264_pixels,
         color=lambda color: color,
+        encoding=_shown,
         quality=18,
         reorder=2,  # b-pyramid
     ),
     # Lossless, in RGB; every picture on its own, in slices with checksums
-    "ffv1": Codec("ffv1", (".mkv",), {"g": "1", "slicecrc": "1"}, 12.0, lambda clip: "bgr0", _rgb_color),
+    "ffv1": Codec("ffv1", (".mkv",), {"g": "1", "slicecrc": "1"}, 12.0, _ffv1_pixels, _rgb_color, _unclipped),
     # For video editors
-    "prores": Codec("prores_ks", (".mov", ".mkv"), {}, 4.0, _prores_pixels, _prores_color, segments="mov"),
-    # A sequence of pictures
-    "png": Codec("png", (".%04d.png",), {}, 14.0, lambda clip: "rgb24", _rgb_color),
+    "prores": Codec(
+        "prores_ks", (".mov", ".mkv"), {}, 4.0, _prores_pixels, _prores_color, _unclipped, segments="mov"
+    ),
+    # Sequences of pictures
+    "png": Codec("png", (".%04d.png",), {}, 14.0, partial(_rgb_pixels, order="be"), _rgb_color, _whole),
+    "tiff": Codec(
+        "tiff",
+        (".%04d.tif", ".%04d.tiff"),
+        {"compression_algo": "deflate"},
+        14.0,
+        partial(_rgb_pixels, order="le"),
+        _rgb_color,
+        _whole,
+        segments="mov",
+    ),
+    "dpx": Codec("dpx", (".%04d.dpx",), {}, 24.0, _dpx_pixels, _rgb_color, _whole, segments="mov"),
+    "exr": Codec(
+        "exr",
+        (".%04d.exr",),
+        {"compression": "zip16"},
+        24.0,
+        _exr_pixels,
+        _rgb_color,
+        _linear,
+        segments="mov",
+    ),
+    "jpeg": Codec(
+        "mjpeg",
+        (".%04d.jpg", ".%04d.jpeg"),
+        {"qmin": "1", "qmax": "1"},
+        4.0,
+        lambda clip: "yuvj444p",
+        _jpeg_color,
+        _shown,
+        segments="mov",
+    ),
 }
+
+
+_BY_ENDING = {f".{each.rpartition('.')[2]}": name for name, it in CODECS.items() for each in it.suffixes}
+
+
+def codec_for(path: Path) -> str:
+    """Return the codec that the ending of a file's name stands for."""
+    suffix = path.suffix.lower()
+    return "h264" if suffix in FORMATS else _BY_ENDING.get(suffix, "h264")
 
 
 @dataclass(frozen=True)
@@ -97,11 +197,11 @@ class Output:
     """
 
     path: Path = field(metadata={"positional": True})
-    codec: Literal["h264", "ffv1", "prores", "png"] | None = option(
+    codec: Literal["h264", "ffv1", "prores", "png", "tiff", "dpx", "exr", "jpeg"] | None = option(
         None,
         "How the result is stored: h264, for players; ffv1, lossless, in .mkv; prores, for video editors, in "
-        ".mov or .mkv; png, pictures named NAME.%04d.png.",
-        shown="h264, or png for such a name",
+        ".mov or .mkv; the others are pictures, named NAME.%04d.png.",
+        shown="as the result's name says; h264 for .mp4, .mov and .mkv",
     )
     quality: int | None = option(
         None,
@@ -133,16 +233,16 @@ class Output:
         check_options(self)
         path, pattern = self.path, self.pattern
         suffix, suffixes = path.suffix.lower(), self.store.suffixes
-        name = self.codec or ("png" if suffix == ".png" else "h264")
-        if suffix == ".png" and not pattern:
+        name = self.codec or codec_for(path)
+        if suffix in PICTURES and not pattern:
             raise UsageError(
-                f"can't write {path.name}: pictures are numbered", f"name them {path.stem}.%04d.png"
+                f"can't write {path.name}: pictures are numbered", f"name them {path.stem}.%04d{path.suffix}"
             )
         if suffix not in FORMATS and not pattern:
             raise UsageError(
                 f"can't write {path.name}", f"give it a name that ends in {', '.join(FORMATS)} or .%04d.png"
             )
-        if (name != "png") if pattern else (suffix not in suffixes):
+        if suffix not in (each.rpartition("%04d")[2] for each in suffixes):
             raise UsageError(
                 f"can't write {path.name}: {name} goes into {' or '.join(suffixes)}",
                 "change the name's ending, or the codec",
@@ -158,7 +258,7 @@ class Output:
     @property
     def store(self) -> Codec:
         """The codec."""
-        return CODECS[self.codec or ("png" if self.path.suffix.lower() == ".png" else "h264")]
+        return CODECS[self.codec or codec_for(self.path)]
 
     @property
     def pattern(self) -> Pattern | None:
@@ -213,7 +313,9 @@ class Output:
         """Return roughly how many bytes the pictures of so many frames will take."""
         usual = self.store.quality
         halvings = 0.0 if usual is None or self.quality is None else (self.quality - usual) / 6
-        return round(frames * clip.width * clip.height * self.store.bits / 8 / 2**halvings)
+        deep = self.store.encoding(clip.encoding).bits / 8  # codecs with one quality only are large
+        bits = self.store.bits * (deep if usual is None else 1)
+        return round(frames * clip.width * clip.height * bits / 8 / 2**halvings)
 
     def _check_space(self, clip: Clip) -> None:
         """`ClipError` if the disk is too small for the result and what it takes meanwhile."""
@@ -274,12 +376,42 @@ class Output:
                 "more",
                 "to keep them, use `codec='ffv1'` or `codec='prores'`",
             )
+        self._tell_light(clip)
         about = About.of(source)
         if not pictures and about.timecode and later(about.timecode, 0, clip.rate) is None:
             notify(
                 "timecode-lost",
                 f"the timecode {about.timecode} of {source} isn't valid for {float(clip.rate):g} frames per "
                 f"second, so {path} has none",
+            )
+
+    def _tell_light(self, clip: Clip) -> None:
+        """Send notices about what the source's pictures have beyond what this codec can store."""
+        path, was, now = self.path, clip.encoding, self.store.encoding(clip.encoding)
+        name = clip.source or "the clip"
+        if was.is_hdr and not now.is_hdr:
+            notify(
+                "hdr-lost",
+                f"{path} is SDR (BT.709), and {name} is HDR ({was.light.upper()})",
+                "to keep HDR, use `codec='prores'` or `codec='ffv1'`",
+            )
+        elif was.light == "linear" and now.light != "linear":
+            notify(
+                "light-lost",
+                f"{path} is stored as a display shows it, and {name} is scene-linear",
+                "to keep its light, write .%04d.exr",
+            )
+        elif was.bits > now.bits:
+            notify(
+                "depth-lost",
+                f"{path} stores {now.bits} bits per colour, and {name} has {was.bits}",
+                "to keep them, use `codec='prores'`, `codec='ffv1'`, or pictures",
+            )
+        if was.alpha and not now.alpha:
+            notify(
+                "transparency-lost",
+                f"{name} is transparent in places, and {path} will not be",
+                "to keep that, use `codec='prores'`, `codec='ffv1'`, or pictures such as .%04d.png",
             )
 
     def described(self, clip: Clip) -> dict[str, Any]:
@@ -289,7 +421,7 @@ class Output:
         return {
             "zs2kit": __version__,
             "av": av.__version__,
-            "codec": self.codec or ("png" if self.pattern else "h264"),
+            "codec": self.codec or codec_for(self.path),
             "quality": self.store.quality if self.quality is None else self.quality,
             "sound": self.sound,
             "width": clip.width,
@@ -298,6 +430,7 @@ class Output:
             "time base": str(clip.time_base),
             "sample aspect ratio": str(clip.sample_aspect_ratio),
             "color": asdict(clip.color),
+            "encoding": asdict(clip.encoding),
         }
 
     def left(self, clip: Clip) -> tuple[int, str]:
@@ -321,8 +454,8 @@ def name_beside(clip: Path, word: str, codec: str | None = None) -> Path:
     else:
         stem = pattern.before.rstrip("._- ")
         suffix = clip.name[len(stem) :]
-    suffixes = CODECS[codec or ("png" if pattern else "h264")].suffixes
-    if suffix.lower() not in suffixes and not (pattern and codec in (None, "png")):
+    suffixes = CODECS[codec or (codec_for(clip) if pattern else "h264")].suffixes
+    if f".{suffix.rpartition('.')[2]}".lower() not in (each.rpartition("%04d")[2] for each in suffixes):
         suffix = suffixes[0]
     return clip.with_name("-".join(filter(None, [stem, word])) + suffix)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -16,18 +17,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
+import av.filter
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 
 from zs2kit.clip import Anew, Clip, Color, Frame
+from zs2kit.encoding import Encoding
 from zs2kit.errors import ClipError, UsageError, notify
 from zs2kit.io import showing as showing  # so that clips show themselves in notebooks
+from zs2kit.io.pictures import DECODERS, Upright, encoding_of, rgb, upright_of
 from zs2kit.io.sequence import Pattern, read_sequence
 
 # If a file has more bytes or packets than this, its frames are not counted beforehand.
@@ -39,9 +41,6 @@ _JOINED = {"mpegts", "mpeg"}  # files that can be joined by just appending their
 _SECOND = 90_000  # ticks of all streams of such files
 # FFmpeg draws text as a picture and follows lists of other files, but neither is meant when a user names one.
 _TEXT_FORMATS = {"tty", "concat", "dash", "hls", "sdp"}
-# By default swscale takes shortcuts with halved colours, and its pictures are about half a level too dark.
-# With these flags every level is rounded to the nearest.
-_EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
 def read(
@@ -51,6 +50,7 @@ def read(
     end: Fraction | float | None = None,
     rate: Fraction | float | None = None,
     skip: int = 0,
+    deinterlace: bool = False,
 ) -> Clip:
     """Open a video, a picture or a sequence of pictures; frames are decoded while the clip is iterated over.
 
@@ -65,8 +65,11 @@ def read(
 
     A packet that can't be decoded costs at most its own picture. The picture before is shown in its place, so
     that the number of frames and their times stay the same, and once all are read, a notice says which
-    frames, and how many. Notices about transparency, and about interlaced pictures, which are edited as they
-    are, are sent here.
+    frames, and how many.
+
+    Frames have what the source has: see `Clip.encoding`. Notices say if a model is shown something else, as
+    with HDR and scene-linear pictures, and that pictures are interlaced. ``deinterlace`` makes whole pictures
+    of them, by FFmpeg's bwdif, as many as there are frames.
 
     Raises `ClipError` for a file that can't be read, `UsageError` for a start, end or skip that leaves no
     frame.
@@ -85,11 +88,14 @@ def read(
     frames: Callable[[], Iterator[Frame]]
     try:
         if pattern:
+            if deinterlace:
+                raise UsageError(f"{source} is pictures", "`deinterlace` is for videos")
             clip = read_sequence(source, pattern, begin, stop, rate)
+            tell_view(source, clip.encoding)
             frames = partial(islice, clip, skip, None)
             shows: Iterator[object] = iter(clip)
         else:
-            clip = replace(_describe(source), start=begin, end=stop)
+            clip = replace(_describe(source, deinterlace), start=begin, end=stop)
             clip.frame_count = _count(clip)
             frames = partial(_pyav_frames, clip, skip)
             shows = shown(clip)
@@ -129,7 +135,8 @@ def _named_in(folder: Path) -> str:
     except OSError:  # it is closed to us
         names = []
     for name in names:
-        if match := re.fullmatch(r"(.*?)(\d+)(\.png)", name, re.IGNORECASE):
+        match = re.fullmatch(r"(.*?)(\d+)(\.\w+)", name)
+        if match and match[3].lower() in DECODERS:
             digits = len(match[2])
             pattern = f"%0{digits}d" if digits > 1 else "%d"
             return f"for its pictures, give {folder / (match[1] + pattern + match[3])}"
@@ -143,7 +150,7 @@ def _require_file(source: Path) -> None:
     if "%" in source.name and not os.path.exists(source):
         raise ClipError(
             f"{source} is no sequence that zs2kit reads",
-            "only PNG pictures are, named like shot.%04d.png; convert others first",
+            f"name pictures like shot.%04d.png, of these kinds: {', '.join(DECODERS)}",
         )
     if os.path.exists(source) and not os.path.isfile(source):
         raise ClipError(f"{source} is not a regular file", "copy its contents into one")
@@ -173,39 +180,9 @@ def _span_text(clip: Clip) -> str:
     return " ".join(words)
 
 
-class _Upright(NamedTuple):
-    """How a decoded picture is turned for display: rows and columns may be swapped, then reversed."""
-
-    swap: bool = False
-    rows: int = 1  # -1: from bottom to top
-    columns: int = 1  # -1: from right to left
-
-    def apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if self.swap:
-            image = image.swapaxes(0, 1)
-        return np.ascontiguousarray(image[:: self.rows, :: self.columns])
-
-
-_TURNS = {90: _Upright(True, rows=-1), -90: _Upright(True, columns=-1), 180: _Upright(False, -1, -1)}
-
-
-def _upright(frame: VideoFrame) -> _Upright:
-    """Read the display matrix, which maps (column, row) by [[a, b], [c, d]]; only its signs count."""
-    try:
-        matrix: Any = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # there is other side data that PyAV doesn't know, as in photos
-        return _TURNS.get(frame.rotation, _Upright())
-    if matrix is None:
-        return _Upright()
-    (a, b, _), (c, d, _), _ = np.frombuffer(bytes(matrix), np.int32).reshape(3, 3)
-    swap = abs(int(b)) > abs(int(a))
-    column, row = (c, b) if swap else (a, d)
-    return _Upright(swap, -1 if row < 0 else 1, -1 if column < 0 else 1)
-
-
 def is_turned(picture: VideoFrame) -> bool:
     """Whether a tag tells players to turn or mirror the picture."""
-    return _upright(picture) != _Upright()
+    return upright_of(picture) != Upright()
 
 
 class _Undecodable(ClipError):
@@ -462,25 +439,34 @@ def _declared_end(stream: VideoStream) -> Fraction:
     return ((stream.start_time or 0) + stream.duration) * stream.time_base
 
 
-def _describe(source: Path) -> Clip:
+def _describe(source: Path, deinterlace: bool = False) -> Clip:
     """Describe a file without its frames, by its header and its first frame."""
     with _open(source) as (container, stream):
         frame = next(_decode(container, stream), None)
         if frame is None:
             raise _Undecodable(f"no frame of {source} can be decoded: it is damaged, cut short or encrypted")
-        upright = _upright(frame)
+        upright = upright_of(frame)
         aspect = stream.sample_aspect_ratio or Fraction(1)
         height, width = (frame.width, frame.height) if upright.swap else (frame.height, frame.width)
         told = [(each, each.start_time) for each in (stream, *container.streams.audio)]
         found = [(stream, frame.pts)]
         starts = [pts * each.time_base for each, pts in told + found if pts is not None and each.time_base]
-        if stream.metadata.get("alpha_mode") == "1" or _is_transparent(frame):
-            notify("transparent", f"{source} is transparent in places; the result will not be")
-        if frame.interlaced_frame:
+        encoding = encoding_of(frame)
+        if (
+            stream.metadata.get("alpha_mode") == "1" and not encoding.alpha
+        ):  # VP8's and VP9's, beside the picture
+            notify("transparent", f"{source} is transparent in places, which can't be read; it is left out")
+        color = _color(frame).resolve(frame.width, frame.height)
+        if encoding.alpha:
+            pixels = rgb(frame, encoding, color, (frame.width, frame.height))
+            opaque = 1 if encoding.floating else np.iinfo(pixels.dtype).max
+            encoding = replace(encoding, alpha=bool(pixels[..., 3].min() < opaque))
+        tell_view(source, encoding)
+        if frame.interlaced_frame and not deinterlace:
             notify(
                 "interlaced",
                 f"{source} is interlaced, and each frame is edited as one picture",
-                "deinterlace it first",
+                "make whole pictures of them: `deinterlace=True`",
             )
         return Clip(
             frames=(),
@@ -492,15 +478,19 @@ def _describe(source: Path) -> Clip:
             source=source,
             origin=max(Fraction(0), min(starts, default=Fraction(0))),
             sample_aspect_ratio=1 / aspect if upright.swap else aspect,
-            color=_color(frame).resolve(frame.width, frame.height),
+            color=color,
             silent=not container.streams.audio,
             pix_fmt=frame.format.name,
+            encoding=encoding,
+            deinterlaced=deinterlace,
         )
 
 
-def _is_transparent(frame: VideoFrame) -> bool:
-    has_alpha = any(part.is_alpha for part in frame.format.components)
-    return has_alpha and bool(frame.to_ndarray(format="rgba")[..., 3].min() < 255)
+def tell_view(source: Path, encoding: Encoding) -> None:
+    """Send a notice if pictures are not shown to the model as they are."""
+    if encoding.light != "display":
+        kind = f"HDR ({encoding.light.upper()})" if encoding.is_hdr else "scene-linear"
+        notify("view", f"{source} is {kind}, and shown to the model {encoding.view}")
 
 
 def _count(clip: Clip) -> int | None:
@@ -535,13 +525,50 @@ def _ticks(clip: Clip) -> tuple[float, float]:
 
 
 def _pyav_frames(clip: Clip, skip: int = 0) -> Iterator[Frame]:
-    upright = image = None
-    for picture, pts, duration, own in islice(shown(clip), skip, None):
+    upright = image = stored = None
+    pictures = _deinterlaced(shown(clip)) if clip.deinterlaced else shown(clip)
+    for picture, pts, duration, own in islice(pictures, skip, None):
         if own or image is None:
-            upright = upright or _upright(picture)
+            upright = upright or upright_of(picture)
             size = (clip.height, clip.width) if upright.swap else (clip.width, clip.height)
-            image = upright.apply(_rgb(picture, clip.color, size))
-        yield Frame(image, pts, duration)
+            stored = upright.apply(rgb(picture, clip.encoding, clip.color, size))
+            image = stored if clip.encoding.is_plain else clip.encoding.image(stored)
+        yield Frame(image, pts, duration, None if clip.encoding.is_plain else stored)
+
+
+def _deinterlaced(pictures: Iterator[Shown]) -> Iterator[Shown]:
+    """Make a whole picture of each, from its own halves and its neighbours'."""
+    graph: Any = None
+    kind = None
+    waiting: deque[Shown] = deque()
+
+    def done() -> Iterator[Shown]:
+        with suppress(av.BlockingIOError, av.EOFError):
+            while True:
+                picture = graph.vpull()
+                yield waiting.popleft()._replace(picture=picture, own=True)
+
+    for number, each in enumerate(pictures):
+        found = each.picture.width, each.picture.height, each.picture.format.name
+        if found != kind:
+            if graph is not None:
+                graph.push(None)
+                yield from done()
+            graph, kind = av.filter.Graph(), found
+            graph.link_nodes(
+                graph.add_buffer(
+                    width=found[0], height=found[1], format=each.picture.format, time_base=Fraction(1, 90_000)
+                ),
+                graph.add("bwdif", "mode=send_frame:deint=all"),
+                graph.add("buffersink"),
+            ).configure()
+        waiting.append(each)
+        each.picture.pts, each.picture.time_base = number * 3600, Fraction(1, 90_000)
+        graph.push(each.picture)
+        yield from done()
+    if graph is not None:
+        graph.push(None)
+        yield from done()
 
 
 def frame_ticks(clip: Clip) -> int:
@@ -558,36 +585,6 @@ def seek(container: InputContainer, stream: Stream, start: Fraction) -> None:
     if start > 1 and container.format.name in _INDEXED:
         with suppress(av.FFmpegError):
             container.seek(math.floor((start - 1) / stream.time_base), stream=stream)
-
-
-def _rgb(picture: VideoFrame, color: Color, size: tuple[int, int]) -> NDArray[Any]:
-    """Decoded picture -> (height, width, 3) RGB; ``size`` is (width, height)."""
-    if not picture.format.is_rgb:
-        picture = _unsited(picture)
-        picture.colorspace = color.colorspace
-    scaler = Interpolation.POINT if (picture.width, picture.height) == size else Interpolation.BICUBIC
-    return picture.to_ndarray(
-        format="rgb24",
-        width=size[0],
-        height=size[1],
-        interpolation=scaler | _EXACT,
-        threads=1,  # starting more threads for each picture takes longer than they save
-    )
-
-
-def _unsited(picture: VideoFrame) -> VideoFrame:
-    """Return the picture without its chroma location, by which swscale would shift halved colours.
-
-    So each colour sample stands for its own 2x2 pixels, and `write` gets it back by averaging over them.
-    """
-    bare = VideoFrame(picture.width, picture.height, picture.format.name)
-    planes: Any = zip(bare.planes, picture.planes, strict=True)  # of bytes, with padding at the ends of lines
-    for plane in planes:
-        target, source = (np.frombuffer(each, np.uint8).reshape(each.height, -1) for each in plane)
-        width = min(target.shape[1], source.shape[1])
-        target[:, :width] = source[:, :width]
-    bare.color_range = picture.color_range
-    return bare
 
 
 def _describe_with_opencv(source: Path) -> Clip | None:

@@ -1,4 +1,4 @@
-"""Sequences of PNG pictures: clips in numbered files, named by a printf pattern such as shot.%04d.png."""
+"""Sequences of pictures: clips in numbered files, named by a pattern: shot.%04d.png, shot.####.exr."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
-import av
 import numpy as np
-from av.packet import Packet
-from av.video.codeccontext import VideoCodecContext
-from av.video.frame import VideoFrame
-from numpy.typing import NDArray
 
 from zs2kit.clip import Anew, Clip, Color, Frame
-from zs2kit.errors import ClipError, UsageError, notify
+from zs2kit.encoding import Encoding
+from zs2kit.errors import ClipError, UsageError
+from zs2kit.io.pictures import DECODERS, decode, encoding_of, head, rgb, tell_left, upright_of
 
 RATE = Fraction(25)  # pictures per second by default; FFmpeg's default too
 
-_ALPHA = {"rgba", "rgba64be", "ya8", "ya16be"}
-_DEEP = {"rgb48be", "rgba64be", "gray16be", "ya16be"}
+
+_ENDINGS = "|".join(re.escape(each) for each in DECODERS)
+_NUMBER = r"%(?:0(?P<digits>\d{1,2}))?d|(?:(?P<first>\d+)-(?P<last>\d+))?(?P<signs>#+)"
+_NAME = re.compile(
+    rf"(?P<before>[^%#]*?)(?:{_NUMBER})(?P<after>[^%#]*(?:{_ENDINGS}))", re.IGNORECASE | re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,22 @@ class Pattern:
     before: str
     digits: int
     after: str
+    only: range | None = None  # the numbers that are meant, if they are named
 
     @classmethod
     def of(cls, path: str | Path) -> Pattern | None:
-        """Read a name such as shot.%04d.png or shot.%d.png; return None for any other name."""
+        """Read a name such as shot.%04d.png, shot.####.png or shot.1001-1100#.exr; return None for any other.
+
+        A single # stands for four digits, several of them for as many.
+        """
         path = Path(path)
-        match = re.fullmatch(r"([^%]*)%(?:0(\d{1,2}))?d([^%]*\.png)", path.name, re.IGNORECASE | re.DOTALL)
-        return cls(path.parent, match[1], int(match[2] or 1), match[3]) if match else None
+        match = _NAME.fullmatch(path.name)
+        if not match:
+            return None
+        signs = len(match["signs"] or "")
+        digits = (4 if signs == 1 else signs) if signs else int(match["digits"] or 1)
+        only = range(int(match["first"]), int(match["last"]) + 1) if match["first"] else None
+        return cls(path.parent, match["before"], digits, match["after"], only)
 
     def path(self, number: int) -> Path:
         """Return the path of the file with this number."""
@@ -58,7 +68,8 @@ class Pattern:
             names = os.listdir(self.folder)
         except OSError:
             return []
-        return sorted(number for number in map(self.number, names) if number is not None)
+        found = (number for number in map(self.number, names) if number is not None)
+        return sorted(number for number in found if self.only is None or number in self.only)
 
 
 def read_sequence(
@@ -77,102 +88,94 @@ def read_sequence(
         raise ClipError(
             f"there is no picture {path}, such as {pattern.path(1).name}", "check the name and the folder"
         )
-    first = numbers[0] + (0 if begin is None else math.ceil(begin * rate))
-    after = numbers[-1] + 1 if stop is None else min(numbers[-1], numbers[0] + math.ceil(stop * rate) - 1) + 1
+    whole = pattern.only or range(numbers[0], numbers[-1] + 1)
+    first = whole[0] + (0 if begin is None else math.ceil(begin * rate))
+    after = whole[-1] + 1 if stop is None else min(whole[-1], whole[0] + math.ceil(stop * rate) - 1) + 1
     if first >= after:
-        seconds = float((numbers[-1] + 1 - numbers[0]) / rate)
+        seconds = float(len(whole) / rate)
         raise UsageError(
             f"{path} has no picture from start to end: at {float(rate):g} per second it lasts {seconds:g} s",
             "choose `start` and `end` inside the clip",
         )
     missing = sorted(set(range(first, after)).difference(numbers))
     if missing:
-        rest = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ClipError(
-            f"{pattern.path(missing[0])} is missing{rest}, while {numbers[0]} and {numbers[-1]} are there",
-            "add it, or choose `start` and `end` so that the gap lies outside",
+            f"{path} has gaps: {_spans(missing)} of {whole[0]}-{whole[-1]}",
+            "add what is missing, or choose `start` and `end` so that the gap lies outside",
         )
     pictures = [pattern.path(number) for number in range(first, after)]
-    picture, aspect = _decode(pictures[0])
-    for each in pictures:
-        if (size := _size(each)) != (picture.width, picture.height):
+    heads = [head(each) for each in pictures]
+    for each, found in zip(pictures, heads, strict=True):
+        wanted = heads[0]
+        if found[:2] != wanted[:2]:
             raise ClipError(
-                f"{each} is {size[0]}x{size[1]} pixels and {pictures[0].name} "
-                f"{picture.width}x{picture.height}",
+                f"{each} is {found.width}x{found.height} pixels and {pictures[0].name} "
+                f"{wanted.width}x{wanted.height}",
                 "make all pictures the same size",
             )
-    if picture.format.name in _DEEP:
-        notify("depth", f"{path} has 16 bits per colour, but zs2kit works with 8")
-    if picture.format.name in _ALPHA:
-        notify("transparent", f"{path} is transparent in places; the result will not be")
+        if found.kind != wanted.kind:
+            raise ClipError(
+                f"{each} has {found.kind} and {pictures[0].name} {wanted.kind}",
+                "make all pictures of the same kind",
+            )
+    picture, aspect = decode(pictures[0])
+    if (picture.width, picture.height) != heads[0][:2]:
+        raise ClipError(f"{pictures[0]} is damaged", "make it again")
+    tell_left(pictures[0])
+    color = Color(
+        picture.colorspace if not picture.format.is_rgb else 2,
+        picture.color_primaries,
+        picture.color_trc,
+        picture.color_range if not picture.format.is_rgb else 0,
+    ).resolve(picture.width, picture.height)
+    encoding = encoding_of(picture)
+    upright = upright_of(picture)
+    height, width = (picture.width, picture.height) if upright.swap else (picture.height, picture.width)
     return Clip(
-        frames=Anew(partial(_frames, pictures, first - numbers[0], (picture.height, picture.width))),
-        width=picture.width,
-        height=picture.height,
+        frames=Anew(partial(_frames, pictures, first - whole[0], (height, width), encoding, color)),
+        width=width,
+        height=height,
         rate=rate,
         time_base=1 / rate,
         frame_count=len(pictures),
         source=path,
         start=begin,
         end=stop,
-        sample_aspect_ratio=aspect,
-        color=Color(primaries=picture.color_primaries, trc=picture.color_trc).resolve(
-            picture.width, picture.height
-        ),
+        sample_aspect_ratio=1 / aspect if upright.swap else aspect,
+        color=color,
         silent=True,
         pix_fmt=picture.format.name,
+        encoding=encoding,
     )
 
 
-def _frames(pictures: Sequence[Path], first: int, size: tuple[int, int]) -> Iterator[Frame]:
+def _frames(
+    pictures: Sequence[Path], first: int, size: tuple[int, int], encoding: Encoding, color: Color
+) -> Iterator[Frame]:
     for pts, path in enumerate(pictures, first):
-        image = _rgb(_decode(path)[0])
-        if image.shape[:2] != size:
+        picture = decode(path)[0]
+        upright = upright_of(picture)
+        stored = upright.apply(rgb(picture, encoding, color, (picture.width, picture.height)))
+        if stored.shape[:2] != size:
             raise ClipError(f"{path} has changed its size", "put it back, and run this again")
-        yield Frame(image, pts, 1)
+        if encoding.floating and not np.isfinite(stored).all():
+            count = int((~np.isfinite(stored)).any(axis=2).sum())
+            raise ClipError(
+                f"{path} has {count} pixels that are infinite or no number (NaN)",
+                "mend it, and run this again",
+            )
+        if encoding.is_plain:
+            yield Frame(stored, pts, 1)
+        else:
+            yield Frame(encoding.image(stored), pts, 1, stored)
 
 
-def _read(path: Path, size: int = -1) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(size)
-    except OSError as error:
-        raise ClipError(
-            f"{path} can't be read ({error.strerror})", "check its name and permissions"
-        ) from error
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """Return the (width, height) of a PNG picture, from its first bytes."""
-    head = _read(path, 24)
-    if len(head) < 24 or head[:8] != b"\x89PNG\r\n\x1a\n":
-        raise ClipError(f"{path} is not a PNG picture", "make it again")
-    return int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
-
-
-def _decode(path: Path) -> tuple[VideoFrame, Fraction]:
-    """Return a picture, and the shape of its pixels."""
-    _size(path)
-    decoder = av.CodecContext.create("png", "r")
-    assert isinstance(decoder, VideoCodecContext)
-    decoder.options = {
-        "err_detect": "crccheck+explode"
-    }  # fail rather than return a picture with a part missing
-    try:
-        pictures = [*decoder.decode(Packet(_read(path))), *decoder.decode(None)]
-    except (av.FFmpegError, ValueError):
-        pictures = []
-    if not pictures:
-        raise ClipError(f"{path} is damaged", "make it again")
-    return pictures[0], decoder.sample_aspect_ratio or Fraction(1)
-
-
-def _rgb(picture: VideoFrame) -> NDArray[np.uint8]:
-    """Decoded picture -> (height, width, 3) RGB; 16 bits are rounded to 8."""
-    if picture.format.name not in _DEEP:
-        return picture.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
-    deep = picture.to_ndarray(format="rgb48le").astype(np.uint32)
-    return ((deep + 128) // 257).astype(np.uint8)
+def _spans(numbers: Sequence[int]) -> str:
+    """[3, 7, 8, 9] -> 3, 7-9."""
+    starts = [each for each in numbers if each - 1 not in set(numbers)]
+    ends = [each for each in numbers if each + 1 not in set(numbers)]
+    spans = [f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True)]
+    return ", ".join(spans[:8] + ["..."] * (len(spans) > 8))
 
 
 def first_number(clip: Clip) -> int:
@@ -180,7 +183,7 @@ def first_number(clip: Clip) -> int:
     pattern = Pattern.of(clip.source) if clip.source is not None else None
     if pattern is None or not (numbers := pattern.numbers()):
         return 1
-    return numbers[0] + math.ceil((clip.start or 0) * clip.rate)
+    return (pattern.only or numbers)[0] + math.ceil((clip.start or 0) * clip.rate)
 
 
 def check_pictures(path: Path, pattern: Pattern, clip: Clip, number: int, overwrite: bool) -> None:

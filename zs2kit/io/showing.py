@@ -14,8 +14,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from zs2kit import clip as clip_
-from zs2kit.clip import Anew, Frame
+from zs2kit.clip import Anew, Color, Frame
 from zs2kit.clip import Clip as Clip
+from zs2kit.encoding import Encoding
 from zs2kit.errors import receiving
 
 HEIGHT = 256  # pixels, at most
@@ -53,7 +54,7 @@ def _small(clip: Clip, count: int) -> Clip:
     def frames() -> Iterator[Frame]:
         for frame in islice(clip, count):
             image = cv2.resize(frame.image, (width, height), interpolation=cv2.INTER_AREA)
-            yield frame._replace(image=image.astype(np.uint8, copy=False))
+            yield frame._replace(image=image.astype(np.uint8, copy=False), stored=None)
 
     lasts = (clip.start or 0) + count / clip.rate
     facts = {each.name: getattr(clip, each.name) for each in fields(Clip) if each.init}
@@ -64,6 +65,8 @@ def _small(clip: Clip, count: int) -> Clip:
         "sample_aspect_ratio": Fraction(1),
         "end": lasts if clip.end is None else min(clip.end, lasts),
         "frame_count": None,
+        "encoding": Encoding(),
+        "color": Color(),
     }
     return Clip(**facts | changes)
 

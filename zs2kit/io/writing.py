@@ -16,15 +16,19 @@ import numpy as np
 from av.container import OutputContainer
 from av.packet import Packet
 from av.stream import Stream
+from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from zs2kit.clip import Clip, Color, Frame
+from zs2kit.encoding import Encoding
 from zs2kit.errors import ClipError, Receiver, notify, receiving
 from zs2kit.io.about import STREAM_TAGS, About, later
 from zs2kit.io.matroska import write_aspect
 from zs2kit.io.output import FORMATS, Output
+from zs2kit.io.pictures import SWSCALE_WHITE
 from zs2kit.io.placing import place
 from zs2kit.io.quicktime import link_chapters
 from zs2kit.io.reading import demux, frame_ticks
@@ -117,6 +121,8 @@ def _encode(clip: Clip, journal: Journal, output: Output, progress: Report | Non
     store = output.store
     pix_fmt, color = store.pix_fmt(clip), _stored_color(output, clip)
     options: dict[str, Any] = dict(store.options)
+    if store.encoder == "exr":
+        options["format"] = "half" if store.encoding(clip.encoding).bits == 16 else "float"
     if store.quality is not None:
         options["crf"] = str(store.quality if output.quality is None else output.quality)
     times = journal.times[: journal.finished]
@@ -131,7 +137,7 @@ def _encode(clip: Clip, journal: Journal, output: Output, progress: Report | Non
             stream.options = options
             for frame in chain([first], islice(frames, journal.segment - 1)):
                 _check(frame, len(times), clip, times[-1] if times else None)
-                picture = _picture(frame, color, pix_fmt)
+                picture = _picture(frame, clip, store.encoding(clip.encoding), color, pix_fmt)
                 times.append(frame.pts)
                 picture.pts, picture.time_base = frame.pts - times[0], clip.time_base
                 container.mux(stream.encode(picture))
@@ -159,23 +165,55 @@ def _check(frame: Frame, index: int, clip: Clip, last: int | None) -> None:
             f"frame {index} is {frame.image.dtype} of shape {frame.image.shape}, "
             f"not uint8 of shape ({clip.height}, {clip.width}, 3)"
         )
+    stored, encoding = frame.stored, clip.encoding
+    shape = (clip.height, clip.width, encoding.channels)
+    if stored is not None and (stored.shape, stored.dtype) != (shape, encoding.dtype):
+        raise ClipError(
+            f"frame {index} is stored as {stored.dtype} of shape {stored.shape}, "
+            f"not {encoding.dtype} of shape {shape}"
+        )
     if last is not None and frame.pts <= last:
         raise ClipError(f"frame {index} has pts {frame.pts}, which does not come after {last}")
 
 
 def _stored_color(output: Output, clip: Clip) -> Color:
     """Return the colour tags that are written."""
-    return output.store.color(clip.color.resolve(clip.width, clip.height))
+    color = clip.color.resolve(clip.width, clip.height)
+    if clip.encoding.is_hdr and not output.store.encoding(clip.encoding).is_hdr:
+        color = Color(1, 1, 1, color.range)  # BT.709, as HDR is shown
+    return output.store.color(color)
 
 
-def _picture(frame: Frame, color: Color, pix_fmt: str) -> VideoFrame:
+def _array(frame: Frame, source: Encoding, target: Encoding, pix_fmt: str) -> tuple[NDArray[Any], str]:
+    """Return the frame's numbers as they are to be stored, and FFmpeg's name for such arrays."""
+    if target.is_plain:
+        return frame.image, "rgb24"
+    if frame.stored is None:
+        numbers = Encoding().converted(frame.image, target)
+    else:
+        numbers = source.converted(frame.stored, target)
+    if target.floating:
+        return numbers, "gbrapf32le" if target.alpha else "gbrpf32le"
+    if target.bits <= 8:
+        return numbers, "rgba"
+    if target.bits < 16 and VideoFormat(pix_fmt).is_rgb:  # exactly, unlike swscale
+        largest = (1 << target.bits) - 1
+        return np.rint(numbers * (largest / 65535)).astype(np.uint16), pix_fmt
+    if not VideoFormat(pix_fmt).is_rgb:
+        numbers = np.rint(numbers * np.float32(SWSCALE_WHITE / 65535)).astype(np.uint16)
+    return numbers, "rgba64le" if target.alpha else "rgb48le"
+
+
+def _picture(frame: Frame, clip: Clip, target: Encoding, color: Color, pix_fmt: str) -> VideoFrame:
     """Return a frame in the form that the encoder takes.
 
     Our reader repeats a colour sample of 4:2:0 over 2x2 pixels; averaging over them gives it back unchanged.
     """
-    picture = VideoFrame.from_ndarray(np.ascontiguousarray(frame.image), format="rgb24")
+    numbers, name = _array(frame, clip.encoding, target, pix_fmt)
+    picture = VideoFrame.from_ndarray(np.ascontiguousarray(numbers), format=name)
     if color.colorspace == _RGB:
-        picture = picture.reformat(format=pix_fmt, threads=1)
+        if pix_fmt != name:
+            picture = picture.reformat(format=pix_fmt, threads=1)
     else:
         picture = picture.reformat(
             format=pix_fmt,
