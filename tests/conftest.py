@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # processes of several threads each wou
 
 
 @pytest.fixture(scope="session")
-def tiny_folders() -> dict[str, Path]:
+def tiny_folders() -> Mapping[str, Path]:
     from zs2kit.testing import tiny_models
 
     return tiny_models()

@@ -33,7 +33,8 @@ LAYERS = [
     {"beside", "clip", "domain", "flow", "memory", "noise", "progress", "quiet", "settings", "vae"},
     {"carry"},
     {"journal", "schedule"},
-    {"attention", "io", "networks.base", "sheet"},
+    {"attention", "io", "sheet"},
+    {"networks.base", "networks.families"},
     {"networks", "shots"},
     {"model"},
     {"companion", "denoiser", "detectors", "guidance", "metrics", "motion", "verify"},
@@ -42,7 +43,7 @@ LAYERS = [
     {"control", "puppets", "report", "scan"},
     {"people"},
     {"editing", "zs2kit_plugins"},
-    {"plan"},
+    {"plan", "tiny_transformers"},
     {"cli", "testing", "puppets.evaluate"},
     {"bench", "__main__"},
 ]

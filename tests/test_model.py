@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -250,14 +249,17 @@ def test_an_autoencoder_that_normalises_its_latents(tiny_folders):
     assert torch.allclose(normalised, (model.encode(pixels) - mean * scale) / std, atol=1e-5)
 
 
-def test_an_autoencoder_that_shifts_its_latents_is_refused(tiny_folders, tmp_path):
-    folder = tmp_path / "shifted"
-    shutil.copytree(tiny_folders["epsilon"], folder)
-    config = folder / "vae" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"shift_factor": 0.1}))
-    with pytest.raises(ModelError) as error:
-        Model.load(folder)
-    assert "shift_factor" in one_line(error)
+def test_an_autoencoder_that_shifts_its_latents(tiny_folders):
+    """As those of Stable Diffusion 3 and FLUX do: (latents - shift) * scaling factor."""
+    model = Model.load(tiny_folders["epsilon"])
+    pixels = torch.rand(1, 3, 32, 32) * 2 - 1
+    plain = model.encode(pixels)
+    model.vae.register_to_config(shift_factor=0.1)
+    shifted = model.encode(pixels)
+    assert torch.allclose(shifted, plain - 0.1 * model.vae.config.scaling_factor, atol=1e-6)
+    decoded = model.decode(shifted)
+    model.vae.register_to_config(shift_factor=None)
+    assert torch.allclose(decoded, model.decode(plain), atol=1e-5)
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])

@@ -75,6 +75,7 @@ class Control(Plugin):
             )
         if self.scale == 0:
             return
+        model.unet  # noqa: B018  # raises an error if it has none, before anything is fetched
         where = self.model or self.controlnet(model)
         where = model.bundled(str(where)) or where
         option = f"{name_of(self)}.model"

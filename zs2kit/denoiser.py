@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -104,7 +103,9 @@ class Denoiser:
     def _call(self, latents: torch.Tensor, step: Step, branch: Branch) -> _Call:
         """Return what the network is called with, asking the plugins for what they add."""
         network = self.model.network
-        self._average.scopes = [_scope(branch, step)]  # for plugins that call networks of their own
+        # For plugins that call networks of their own
+        self._average.scopes = [_scope(branch, step)]
+        self._average.tokens = network.tokens(latents, branch.prompt_embeds)
         latents = latents.to(self.model.dtype)
         given: list[DenoiserInputs] = self.hook.denoiser_inputs(step=step, branch=branch, latents=latents)
         conditions = dict(branch.conditions)
@@ -137,10 +138,12 @@ class Denoiser:
 
     def _predicted(self, call: _Call, step: Step, branches: Sequence[Branch]) -> torch.Tensor:
         """Return the prediction (branches x frames, channels, height, width) in float32."""
+        network = self.model.network
         self._average.scopes = [_scope(branch, step) for branch in branches]
-        branch = replace(branches[0], prompt_embeds=call.prompt_embeds)
+        self._average.tokens = network.tokens(call.latents, call.prompt_embeds)
         given = [DenoiserInputs(down, mid) for down, mid in call.given]
-        return self.model.network.predict(call.latents, step, branch, call.conditions, given).float()
+        embeds, conditions = call.prompt_embeds, call.conditions
+        return network.predict(call.latents, step, branches, embeds, conditions, given).float()
 
 
 class _Call(NamedTuple):

@@ -27,12 +27,12 @@ from zs2kit.networks.loading import (
     load_pipeline,
     load_tiny_vae,
     loading,
+    network_of,
     only_variant,
     own_tiny_vae,
     tiny_vae_on_the_hub,
     weights_file,
 )
-from zs2kit.networks.unet import UNet
 from zs2kit.vae import VAE
 
 # A prompt, a negative prompt, a picture's height and width, the network's data type -> both prompts, embedded
@@ -43,7 +43,7 @@ _CONFIG = "config.json"
 
 
 class Model:
-    """A checkpoint with a `UNet2DConditionModel`, loaded once and used for any number of clips.
+    """A checkpoint with a U-Net or a transformer, loaded once and used for any number of clips.
 
     pipeline: its diffusers pipeline, which embeds prompts and loads LoRAs. name: its name in messages.
     folder: where side networks of its own may lie. domain: what it knows, if that is little and it says so.
@@ -64,12 +64,7 @@ class Model:
     ) -> None:
         if hasattr(pipeline, "unet") and not hasattr(pipeline, "encode_prompt"):  # Instruct-Pix2Pix's own
             pipeline = diffusers.StableDiffusionPipeline(**pipeline.components, requires_safety_checker=False)
-        self.network: Network = UNet(pipeline, name)
-        if pipeline.vae.config.get("shift_factor"):
-            raise ModelError(
-                f"{name}: its VAE shifts latents (shift_factor), as those of Stable Diffusion 3 and Flux do",
-                "use a checkpoint with a VAE of Stable Diffusion 1, 2 or XL",
-            )
+        self.network: Network = network_of(pipeline, name)
         self.pipeline = pipeline
         self.name = name
         self.folder = folder
@@ -109,7 +104,8 @@ class Model:
         or, for a bundled model, the name of a bundled LoRA. embeddings: textual inversions, named likewise.
         A prompt calls one by the token that its file gives, or else by the file's name without suffix.
         device: as torch calls it; by default the accelerator if there is one. dtype: float32, float16 or
-        bfloat16; by default float16 on CUDA and float32 elsewhere. tiny_vae: a fast stand-in for the VAE
+        bfloat16; by default float32, but on CUDA float16, or bfloat16 for a transformer if the device has
+        it. tiny_vae: a fast stand-in for the VAE
         where flow momentum looks at what a step estimates; finished frames come from the VAE itself. It is
         the folder or hub name of an ``AutoencoderTiny``, ``none``, or ``auto``: the checkpoint's own (the
         folder ``tiny_vae`` in its own), else taesd or taesdxl if the hub's cache has it, else none.
@@ -145,7 +141,10 @@ class Model:
     def unet(self) -> Any:
         """The U-Net; raises `ModelError` for a checkpoint that has another kind of network."""
         if self.network.name != "unet":
-            raise ModelError(f"{self.name} has no U-Net", "use a model of Stable Diffusion 1, 2 or XL")
+            raise ModelError(
+                f"{self.name} has a transformer, and this plugin needs a U-Net",
+                "use a model of Stable Diffusion 1, 2 or XL",
+            )
         return self.network.module
 
     @property
@@ -168,7 +167,7 @@ class Model:
     @property
     def latent_channels(self) -> int:
         """The number of channels of the VAE's latents."""
-        return int(self.vae.config.latent_channels)
+        return self._vae.channels
 
     @property
     def family(self) -> Literal["sd1", "sd2", "sdxl"] | None:
@@ -187,7 +186,7 @@ class Model:
     @property
     def vae_scale(self) -> int:
         """How many pixels a latent covers along one side."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+        return self._vae.scale
 
     @property
     def multiple(self) -> int:

@@ -56,7 +56,7 @@ def make_scheduler(name: str, config: Any, num_inference_steps: int, device: tor
     than the scheduler offers, and for ddim with flow matching.
     """
     if is_flow(config):
-        euler = flow_euler(name, config)
+        euler = flow_euler(name, config, num_inference_steps)
         euler.set_timesteps(num_inference_steps, device=device)
         return with_levels_of(euler, name)
     cls, settings = SCHEDULERS[name]
@@ -65,13 +65,17 @@ def make_scheduler(name: str, config: Any, num_inference_steps: int, device: tor
     with quiet():  # schedulers log which entries of another scheduler's config they don't use
         scheduler = cls.from_config(given, **settings)  # type: ignore[attr-defined]
     most = scheduler.config["original_inference_steps" if name == "lcm" else "num_train_timesteps"]
+    _check_steps(name, num_inference_steps, most)
+    scheduler.set_timesteps(num_inference_steps, device=device)
+    return scheduler
+
+
+def _check_steps(name: str, num_inference_steps: int, most: int) -> None:
     if num_inference_steps > most:
         raise UsageError(
             f"scheduler '{name}' takes at most {most} steps with this model, not {num_inference_steps}",
             f"take fewer: `num_inference_steps={most}`",
         )
-    scheduler.set_timesteps(num_inference_steps, device=device)
-    return scheduler
 
 
 def is_flow(config: Any) -> bool:
@@ -80,11 +84,11 @@ def is_flow(config: Any) -> bool:
     return bool(config.get("prediction_type", "flow_prediction") == "flow_prediction")
 
 
-def flow_euler(name: str, config: Any) -> Any:
+def flow_euler(name: str, config: Any, num_inference_steps: int) -> Any:
     """Return a FlowMatchEuler scheduler by the checkpoint's config, whose timesteps are not set yet.
 
     name: of the scheduler that is to have its noise levels. Raises `UsageError` if there is none for flow
-    matching.
+    matching, and for more steps than there are levels.
     """
     if name not in FLOW_SCHEDULERS:
         raise UsageError(
@@ -92,7 +96,9 @@ def flow_euler(name: str, config: Any) -> Any:
             f"choose from {', '.join(FLOW_SCHEDULERS)}",
         )
     with quiet():
-        return diffusers.FlowMatchEulerDiscreteScheduler.from_config(config)
+        euler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(config)
+    _check_steps(name, num_inference_steps, euler.config.num_train_timesteps)
+    return euler
 
 
 def with_levels_of(euler: Any, name: str) -> Any:

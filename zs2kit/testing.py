@@ -31,34 +31,57 @@ from zs2kit.plugins import Plugin, manager, name_of
 from zs2kit.quiet import quiet
 from zs2kit.scan import Drawn, Scan, chunk_of
 from zs2kit.settings import Settings
+from zs2kit.tiny_transformers import TRANSFORMERS, tiny_transformer
 
 SAME = 1e-4  # frames in [0, 1], in float32, are the same if they differ by no more than this
 SHOWS = 10 * SAME  # and an effect shows if they differ by more than this
 FRAMES = 4  # of the clip that `check_plugin` edits
 
 
-@functools.cache
-def tiny_models() -> dict[str, Path]:
-    """Return a tiny checkpoint of each kind: ``epsilon``, ``v_prediction``, ``instruct`` and ``sdxl``.
+_UNETS: dict[str, dict[str, Any]] = {
+    "epsilon": {},
+    "v_prediction": {"prediction_type": "v_prediction"},
+    "instruct": {"unet": {"in_channels": 8, "out_channels": 4}},
+    "sdxl": {"sdxl": True},
+}
 
-    They are created at the first call, in a folder that is removed when the process ends. The first two are
-    like Stable Diffusion 1.5, and so is ``instruct``, but with eight input channels. Each has the side
-    networks that the bundled model has, so that plugins find theirs.
-    """
-    folder = TemporaryDirectory(prefix="zs2kit-tiny-")
-    atexit.register(folder.cleanup)
-    kinds: dict[str, dict[str, Any]] = {
-        "epsilon": {},
-        "v_prediction": {"prediction_type": "v_prediction"},
-        "instruct": {"unet": {"in_channels": 8, "out_channels": 4}},
-        "sdxl": {"sdxl": True},
-    }
-    models = {kind: tiny_model(Path(folder.name) / kind, **how) for kind, how in kinds.items()}
-    for path in models.values():
+
+class _TinyModels(Mapping[str, Path]):
+    """The folders of tiny checkpoints by their kinds; each is created when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._folder = TemporaryDirectory(prefix="zs2kit-tiny-")
+        atexit.register(self._folder.cleanup)
+
+    def __getitem__(self, kind: str) -> Path:
+        path = Path(self._folder.name) / kind
+        if path.exists():
+            return path
+        if kind not in _UNETS:
+            return tiny_transformer(kind, path)
+        tiny_model(path, **_UNETS[kind])
         _detector(18).save_pretrained(path / "detector")  # finds a figure's keypoints
         # Estimates depth and mask, for blocks of four pixels
         _detector(4 * 2, 4 * 3).save_pretrained(path / "estimator")
-    return models
+        return path
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*_UNETS, *TRANSFORMERS])
+
+    def __len__(self) -> int:
+        return len(_UNETS) + len(TRANSFORMERS)
+
+
+@functools.cache
+def tiny_models() -> Mapping[str, Path]:
+    """Return the folders of tiny checkpoints with random weights, by their kinds.
+
+    Each is created when it is first asked for, in a folder that is removed when the process ends. Those with
+    a U-Net are ``epsilon`` and ``v_prediction``, like Stable Diffusion 1.5, ``instruct``, which is like these
+    but has eight input channels, and ``sdxl``. They have the side networks that the bundled model has, so
+    that plugins find theirs. Those with a transformer are named after their families, such as ``flux-dev``.
+    """
+    return _TinyModels()
 
 
 def tiny_model(
@@ -237,10 +260,15 @@ def make_scan(
     return Scan(model, manager(plugins), clip or drawn_clip(), how)
 
 
-def chunks(clip: Clip, sizes: Sequence[int], model: Model) -> list[Chunk]:
-    """Return the clip's chunks of the given ``sizes``, as `zs2kit.edit` gives them to plugins."""
+def chunks(
+    clip: Clip, sizes: Sequence[int], model: Model, size: tuple[int, int] | None = None
+) -> list[Chunk]:
+    """Return the clip's chunks of the given ``sizes``, as `zs2kit.edit` gives them to plugins.
+
+    size: the (height, width) to work at; None is the model's own.
+    """
     frames = list(clip)[: sum(sizes)]
-    fit = Fit.into((clip.height, clip.width), model.native_size, model.multiple)
+    fit = Fit.into((clip.height, clip.width), size or model.native_size, model.multiple)
     starts = np.cumsum([0, *sizes]).tolist()
     return [chunk_of(clip, frames[start:end], start, fit) for start, end in pairwise(starts)]
 
@@ -316,7 +344,7 @@ class _Trial:
         clip = drawn_clip(FRAMES)
         scan = make_scan(self.model, plugins, clip, **self.settings)
         carry, frames = Carry(), []
-        for chunk in chunks(clip, sizes, self.model):
+        for chunk in chunks(clip, sizes, self.model, self.settings.get("size")):
             if resumed:
                 scan = make_scan(self.model, plugins, drawn_clip(FRAMES), **self.settings)
             drawn = scan(carry if carried else Carry(), chunk)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from zs2kit.errors import is_out_of_memory
 
@@ -13,14 +14,35 @@ AT_ONCE = 8  # pictures, on a device that is faster the more it gets; a CPU is a
 
 
 class VAE:
-    """An autoencoder of diffusers: an ``AutoencoderKL``, or its ``AutoencoderTiny``.
+    """An autoencoder of diffusers, with the rules of its family: how latents are scaled, and packed.
 
-    It computes in the channels_last layout, in which its convolutions are faster on CPUs and GPUs alike.
+    Latents are (frames, channels, height, width), as the network takes them. It computes in the channels_last
+    layout, in which its convolutions are faster on CPUs and GPUs alike.
     """
 
     def __init__(self, module: Any) -> None:
-        self.module = module.to(memory_format=torch.channels_last)
+        # Qwen-Image's is one for videos, of which a picture is a single frame.
+        self._video = hasattr(module.config, "temperal_downsample")
+        # FLUX.2's latents are squares of 2x2, normalised by a layer that has the statistics.
+        self._squares = hasattr(module, "bn")
+        self.module = module if self._video else module.to(memory_format=torch.channels_last)
         self._at_once = 1 if module.device.type == "cpu" else AT_ONCE
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of the latents."""
+        config = self.module.config
+        if self._video:
+            return int(config.z_dim)
+        return int(config.latent_channels) * (4 if self._squares else 1)
+
+    @property
+    def scale(self) -> int:
+        """How many pixels a latent covers along one side."""
+        config = self.module.config
+        if self._video:
+            return int(2 ** len(config.temperal_downsample))
+        return int(2 ** (len(config.block_out_channels) - 1)) * (2 if self._squares else 1)
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -40,16 +62,26 @@ class VAE:
         """
         mean, std = self._mean_and_std()
         latents = (latents / self._scaling_factor * std + mean).to(self.module.dtype)
-        pixels = self._in_parts(lambda each: self.module.decode(each, return_dict=False)[0], latents)
+        pixels = self._in_parts(self._decoded, latents)
         pixels = pixels.float() / 2 + 0.5
         # Infinity must not become black or white.
         return pixels.clamp(0, 1).where(pixels.isfinite(), torch.nan)
 
     def _encoded(self, pixels: torch.Tensor) -> torch.Tensor:
-        encoded: Any = self.module.encode(pixels, return_dict=False)[0]
+        encoded: Any = self.module.encode(pixels[:, :, None] if self._video else pixels, return_dict=False)[0]
         # A tiny VAE gives latents, the others give a posterior.
         latents: torch.Tensor = encoded if isinstance(encoded, torch.Tensor) else encoded.mode()
-        return latents
+        if self._video:
+            return latents[:, :, 0]
+        return pixel_unshuffle(latents, 2) if self._squares else latents
+
+    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        if self._squares:
+            latents = pixel_shuffle(latents, 2)
+        pixels: torch.Tensor = self.module.decode(
+            latents[:, :, None] if self._video else latents, return_dict=False
+        )[0]
+        return pixels[:, :, 0] if self._video else pixels
 
     def _in_parts(self, work: Callable[[torch.Tensor], torch.Tensor], pictures: torch.Tensor) -> torch.Tensor:
         """Do ``work`` with some of the ``pictures`` at a time, and with fewer from when memory runs out.
@@ -71,11 +103,15 @@ class VAE:
 
     @property
     def _scaling_factor(self) -> float:
-        return float(self.module.config.scaling_factor)
+        return float(self.module.config.get("scaling_factor") or 1.0)
 
     def _mean_and_std(self) -> Sequence[torch.Tensor]:
         """The mean and the deviation of the latents, (channels, 1, 1); 0 and 1 for most checkpoints."""
         config, device = self.module.config, self.module.device
-        mean = config.get("latents_mean") or [0.0] * config.latent_channels
-        std = config.get("latents_std") or [1.0] * config.latent_channels
-        return [torch.tensor(each, device=device).view(-1, 1, 1) for each in (mean, std)]
+        if self._squares:
+            norm = self.module.bn
+            std = torch.sqrt(norm.running_var.float() + config.batch_norm_eps)
+            return [each.float().view(-1, 1, 1) for each in (norm.running_mean, std)]
+        means = config.get("latents_mean") or [config.get("shift_factor") or 0.0] * self.channels
+        stds = config.get("latents_std") or [1.0] * self.channels
+        return [torch.tensor(each, device=device).view(-1, 1, 1) for each in (means, stds)]

@@ -174,8 +174,10 @@ def checkout(commit: str, folder: Path) -> Path:
 
 def checkpoints(folder: Path) -> Path:
     """Fill ``folder`` with tiny models, of which ``distilled`` takes the guidance scale as an input."""
-    for kind, path in (*tiny_models().items(), ("distilled", tiny_models()["epsilon"])):
-        shutil.copytree(path, folder / kind)
+    tiny = tiny_models()
+    for kind in ("epsilon", "v_prediction", "instruct", "sdxl"):
+        shutil.copytree(tiny[kind], folder / kind)
+    shutil.copytree(tiny["epsilon"], folder / "distilled")
     unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "epsilon/unet")
     torch.manual_seed(0)
     distilled = diffusers.UNet2DConditionModel.from_config({**unet.config, "time_cond_proj_dim": 16})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 if TYPE_CHECKING:
     import torch
 
+    from zs2kit.attention import Tokens
     from zs2kit.schedule import Step
 
 
@@ -59,7 +60,11 @@ class Network(Protocol):
 
     module: Any  # the torch module, whose self-attention gets momentum
     name: str  # the module's name in the checkpoint's pipeline, such as unet
-    num_inference_steps: int  # the default
+
+    @property
+    def num_inference_steps(self) -> int:
+        """The default number of denoising steps."""
+        ...
 
     @property
     def scheduler(self) -> str:
@@ -111,19 +116,24 @@ class Network(Protocol):
         """
         ...
 
+    def tokens(self, latents: torch.Tensor, prompt_embeds: torch.Tensor) -> Tokens | None:
+        """Return how many tokens the keys of self-attention come from; None if all are the picture's."""
+        ...
+
     def predict(
         self,
         latents: torch.Tensor,
         step: Step,
-        branch: Branch,
+        branches: Sequence[Branch],
+        prompt_embeds: torch.Tensor,
         conditions: Mapping[str, Any],
         given: Sequence[DenoiserInputs],
     ) -> torch.Tensor:
         """Return the prediction for ``latents`` (frames, channels, height, width), in the network's dtype.
 
-        The frames may be those of several branches, one after the other; then the prompt embeds, conditions
-        and residuals are, too, and ``branch`` is the first with those embeds. given: what plugins add.
-        conditions: the branch's and the plugins', together.
+        The frames are those of ``branches``, whose guidance scales are the same, one after the other; so are
+        the prompts' embeds (frames, tokens, channels), and the conditions: the branches' and the plugins',
+        together. given: what plugins add beside conditions.
         """
         ...
 

@@ -182,7 +182,8 @@ def _files_of(part: str) -> tuple[str, ...]:
     """Files of which a part of a checkpoint has one at least."""
     if part == "scheduler":
         return ("scheduler_config.json",)
-    return ("vocab.json", "tokenizer.json", "*.model") if part.startswith("tokenizer") else _NETWORK
+    reads_text = part.startswith(("tokenizer", "processor"))
+    return ("vocab.json", "tokenizer.json", "*.model") if reads_text else _NETWORK
 
 
 def _downloaded(name: str) -> str:

@@ -18,6 +18,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from zs2kit.errors import ModelError, UsageError, Zs2Error, first_line
+from zs2kit.networks.base import Network
+from zs2kit.networks.blocks import Blocks
+from zs2kit.networks.families import FAMILIES, known
 from zs2kit.networks.hub import ON_THE_HUB, check_whole, checkpoint_folder, folder_with
 from zs2kit.networks.unet import UNet
 from zs2kit.quiet import quiet
@@ -33,7 +36,12 @@ _BUNDLED = {
 # The file names that diffusers gives to LoRAs and embeddings in folders and repositories
 _LORA = "pytorch_lora_weights.safetensors"
 _EMBEDDING = "learned_embeds.safetensors"
-_TINY_VAES = {0.18215: "madebyollin/taesd", 0.13025: "madebyollin/taesdxl"}  # by the VAE's scaling factor
+_TINY_VAES = {  # by the channels and the scaling factor of the VAE's latents
+    (4, 0.18215): "madebyollin/taesd",
+    (4, 0.13025): "madebyollin/taesdxl",
+    (16, 0.3611): "madebyollin/taef1",  # of FLUX.1 and Z-Image
+    (16, 1.5305): "madebyollin/taesd3",
+}
 _LAYERS = 100  # the most in one entry of a config: nobody has trained more, and building many more never ends
 
 
@@ -59,13 +67,17 @@ def load_pipeline(
         if not math.isfinite(weight):
             raise UsageError(f"the weight of LoRA {lora} must be a finite number, not {weight}")
     where = _device(device)
-    weights = {"dtype": _dtype(dtype, where)}
     bundled = str(name) in _BUNDLED
     path, prompt = _BUNDLED.get(str(name), (Path(name), ""))
     _check_name(name, path, bundled, config)
     for each in Path(config or path).glob("*/config.json"):
         with suppress(OSError, ValueError):  # diffusers' own message is better
             check_layers(f"{name}/{each.parent.name}", json.loads(each.read_text(encoding="utf-8")))
+    index = {} if path.is_file() else _index(name, path)
+    _check_index(name, index)
+    weights = {"dtype": _dtype(dtype, where, transformer="transformer" in index)}
+    if embeddings and "transformer" in index:
+        raise ModelError(f"{name} takes no textual inversions", "leave `embeddings` out")
     own = {path.stem: path for path in (_WEIGHTS / "loras").glob("*.safetensors")} if bundled else {}
     lora_files = {
         each: own.get(str(each)) or weights_file(each, _LORA, own, option="loras") for each in loras or {}
@@ -82,7 +94,7 @@ def load_pipeline(
             safety_checker=None,  # it checks pictures, which never pass through the pipeline
             **weights,
         )
-    UNet(pipeline, str(name))  # refuses other families before anything is added to them
+    network_of(pipeline, str(name))  # refuses other families before anything is added to them
     pipeline.to(where)
     for lora, weight in (loras or {}).items():
         add_lora(pipeline, str(name), lora, lora_files[lora], weight)
@@ -108,6 +120,48 @@ def _check_name(name: str | Path, path: Path, bundled: bool, config: str | Path 
         )
 
 
+def network_of(pipeline: Any, called: str) -> Network:
+    """Return the network of a diffusers pipeline; ``called`` is the checkpoint's name in messages.
+
+    Raises `ModelError` for a family that can't be used.
+    """
+    if getattr(pipeline, "transformer", None) is not None:
+        return Blocks(pipeline, called)
+    return UNet(pipeline, called)
+
+
+def _index(name: str | Path, path: Path) -> dict[str, Any]:
+    """Return what a checkpoint's model_index.json says, without fetching anything else."""
+    if not path.is_dir():
+        with suppress(ModelError):  # `checkpoint_folder` says what to do about it
+            path = folder_with(str(name), ["model_index.json"])
+    if not path.is_dir():
+        return {}
+    for each in (*path.glob("*.json"), *path.glob("*/*.json")):
+        with suppress(OSError, ValueError):
+            config = json.loads(each.read_text(encoding="utf-8"))
+            if isinstance(config, Mapping) and "auto_map" in config:
+                raise _brings_code(name)
+    return dict(diffusers.DiffusionPipeline.load_config(path))
+
+
+def _check_index(name: str | Path, index: Mapping[str, Any]) -> None:
+    """Raise `ModelError` if a checkpoint needs code of its own, or is of a family that can't be used."""
+    kind = index.get("_class_name", "")
+    parts = [each[0] for each in index.values() if isinstance(each, list) and len(each) == 2]
+    libraries = {"diffusers", "transformers", None}
+    if not isinstance(kind, str) or any(
+        each not in libraries and not hasattr(diffusers.pipelines, str(each)) for each in parts
+    ):
+        raise _brings_code(name)
+    if "transformer" in index and kind not in FAMILIES:
+        raise ModelError(f"{name}: a {kind} can't be used", f"use {known()}")
+
+
+def _brings_code(name: str | Path) -> ModelError:
+    return ModelError(f"{name} brings code of its own, and such code is never run", "use another checkpoint")
+
+
 def only_variant(folder: Path, files: str = "*.safetensors") -> str | None:
     """Return the variant, such as fp16, that all weights of a folder are of; None if some are of none."""
     names = [each.name for each in folder.glob(files)]
@@ -125,9 +179,9 @@ def add_lora(pipeline: Any, model: str, name: str | Path, file: Path, weight: fl
         raise ModelError(f"{name}: this is a DoRA, and only a part of it would load", "use a plain LoRA")
     with quiet():
         try:
-            matrices, _ = pipeline.lora_state_dict(
-                file, use_safetensors=True, unet_config=pipeline.unet.config
-            )
+            unet = {"unet_config": pipeline.unet.config} if hasattr(pipeline, "unet") else {}
+            found = pipeline.lora_state_dict(file, use_safetensors=True, **unet)
+            matrices = found[0] if isinstance(found, tuple) else found
         except Exception as error:  # as in `loading`
             raise ModelError(f"{name}: can't be loaded as a LoRA: {first_line(error)}") from error
         if not matrices or not all("lora" in key for key in matrices):
@@ -180,10 +234,10 @@ def load_tiny_vae(name: str | Path, pipeline: Any, model: str) -> Any:
         if (kind := config.get("_class_name")) != "AutoencoderTiny":
             raise ModelError(f"{name} is a {kind}", "give a tiny VAE (an AutoencoderTiny of diffusers)")
         check_layers(str(name), config)
-        vae, unet = pipeline.vae, pipeline.unet
-        tiny = diffusers.AutoencoderTiny.from_pretrained(name, use_safetensors=True, dtype=unet.dtype)
-        tiny = tiny.to(unet.device).eval()
-        if not _is_twin(tiny, vae):
+        denoiser = network_of(pipeline, model).module
+        tiny = diffusers.AutoencoderTiny.from_pretrained(name, use_safetensors=True, dtype=denoiser.dtype)
+        tiny = tiny.to(denoiser.device).eval()
+        if not _is_twin(tiny, pipeline.vae):
             raise ModelError(
                 f"{name} was made for another family of models than {model}: it encodes pictures differently",
                 "choose a tiny VAE for this one: `tiny_vae='auto'`, or `tiny_vae='none'`",
@@ -210,10 +264,10 @@ def own_tiny_vae(pipeline: Any, folder: Path | None) -> Any:
 
 def tiny_vae_on_the_hub(vae: Any) -> str | None:
     """Return the name of the tiny VAE that was made for VAEs like this one; None if there is none."""
-    plain = vae.config.latent_channels == 4 and len(vae.config.block_out_channels) == 4
+    plain = isinstance(vae, diffusers.AutoencoderKL) and len(vae.config.block_out_channels) == 4
     if not plain or vae.config.get("latents_mean"):
         return None
-    return _TINY_VAES.get(vae.config.scaling_factor)
+    return _TINY_VAES.get((vae.config.latent_channels, vae.config.scaling_factor))
 
 
 def _is_twin(tiny: Any, vae: Any) -> bool:
@@ -221,8 +275,9 @@ def _is_twin(tiny: Any, vae: Any) -> bool:
 
     A twin errs by a third of what there is to encode, one for other latents by more than all of it.
     """
-    ours, theirs = len(tiny.config.encoder_block_out_channels), len(vae.config.block_out_channels)
-    if (ours, tiny.config.latent_channels) != (theirs, vae.config.latent_channels):
+    ours, theirs = VAE(tiny), VAE(vae)
+    scale = 2 ** (len(tiny.config.encoder_block_out_channels) - 1)
+    if (scale, ours.channels) != (theirs.scale, theirs.channels):
         return False
     generator = torch.Generator().manual_seed(0)
     coarse = [torch.rand(1, 3, side, side, generator=generator) - 0.5 for side in (2, 4, 8, 16, 32)]
@@ -230,7 +285,7 @@ def _is_twin(tiny: Any, vae: Any) -> bool:
         torch.nn.functional.interpolate(each, (128, 128), mode="bicubic") / each.shape[-1] ** 0.5
         for each in coarse
     )
-    found, wanted = (VAE(each).encode(clouds / clouds.abs().max()) for each in (tiny, vae))
+    found, wanted = (each.encode(clouds / clouds.abs().max()) for each in (ours, theirs))
     return bool((found - wanted).square().mean() < 0.7**2 * wanted.square().mean())
 
 
@@ -331,10 +386,13 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def _dtype(name: str | None, device: torch.device) -> torch.dtype:
+def _dtype(name: str | None, device: torch.device, *, transformer: bool) -> torch.dtype:
     names = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if name is None:
-        return torch.float16 if device.type == "cuda" else torch.float32
+        if device.type != "cuda":
+            return torch.float32
+        # Transformers are trained in bfloat16, and many of them overflow in float16.
+        return torch.bfloat16 if transformer and torch.cuda.is_bf16_supported() else torch.float16
     if name not in names:
         raise UsageError(f"there is no dtype '{name}'", f"choose from {', '.join(names)}")
     return names[name]

@@ -10,7 +10,7 @@ import torch
 
 from zs2kit.attention import self_attention
 from zs2kit.errors import ModelError
-from zs2kit.networks.base import Branch, DenoiserInputs, Embeds, per_frame
+from zs2kit.networks.base import Branch, DenoiserInputs, Embeds
 from zs2kit.quiet import quiet
 from zs2kit.schedule import Step, is_flow, make_scheduler
 
@@ -98,24 +98,27 @@ class UNet:
             scheduler, self.pipeline.scheduler.config, num_inference_steps, self.module.device
         )
 
+    def tokens(self, latents: torch.Tensor, prompt_embeds: torch.Tensor) -> None:
+        """See `Network`; text has attention of its own."""
+
     def predict(
         self,
         latents: torch.Tensor,
         step: Step,
-        branch: Branch,
+        branches: Sequence[Branch],
+        prompt_embeds: torch.Tensor,
         conditions: Mapping[str, Any],
         given: Sequence[DenoiserInputs],
     ) -> torch.Tensor:
         """See `Network`."""
-        frames = len(latents)
         down = [each.down for each in given if each.down]
         mid = [each.mid for each in given if each.mid is not None]
         prediction: torch.Tensor = self.module(
             latents,
             step.timestep,
-            encoder_hidden_states=per_frame(branch.prompt_embeds, frames),
-            timestep_cond=self._embedded(branch.guidance_scale, frames),
-            added_cond_kwargs={name: per_frame(value, frames) for name, value in conditions.items()} or None,
+            encoder_hidden_states=prompt_embeds,
+            timestep_cond=self._embedded(branches[0].guidance_scale, len(latents)),
+            added_cond_kwargs=dict(conditions) or None,
             down_block_additional_residuals=[_total(each) for each in zip(*down, strict=True)] or None,
             mid_block_additional_residual=_total(mid) if mid else None,
             return_dict=False,

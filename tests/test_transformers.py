@@ -1,0 +1,439 @@
+"""Families whose denoiser is a transformer: parity with their pipelines, the laws, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+import zs2kit
+from zs2kit import Model, Plugin, hookimpl
+from zs2kit.attention import TemporalMomentum, attached, self_attention
+from zs2kit.carry import Carry
+from zs2kit.errors import ModelError, UsageError
+from zs2kit.networks.base import Branch, per_frame
+from zs2kit.networks.families import FAMILIES
+from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
+from zs2kit.schedule import steps_of
+from zs2kit.testing import SAME, check_plugin, chunks, drawn_clip, edited_pixels, make_scan, tiny_models
+from zs2kit_plugins.colour import Colour
+from zs2kit_plugins.invert import Invert
+from zs2kit_plugins.pose import Pose
+from zs2kit_plugins.reference import Reference
+from zs2kit_plugins.strength import Strength
+
+FRAMES = 3
+SIZE = (32, 48)
+STEPS = 4
+PROMPT = "a red robot"
+# Families that draw from text alone -> what their pipelines are called with for a guidance scale of 3
+DRAWN: dict[str, dict[str, Any]] = {
+    "z-image": {"guidance_scale": 2.0, "negative_prompt": "blue"},  # which is s - 1 there
+    "flux-dev": {"guidance_scale": 3.0},
+    "flux-schnell": {},
+    "flux-kontext": {"guidance_scale": 3.0, "max_area": SIZE[0] * SIZE[1]},
+    "flux2-dev": {"guidance_scale": 3.0},
+    "flux2-klein": {},
+    "flux2-klein-base": {"guidance_scale": 3.0},
+    "sd3": {"guidance_scale": 3.0, "negative_prompt": "blue"},
+    "sd3.5": {"guidance_scale": 3.0, "negative_prompt": "blue"},
+    "qwen-image": {"true_cfg_scale": 3.0, "negative_prompt": "blue"},
+}
+
+
+@cache
+def load(kind: str) -> Model:
+    return Model.load(tiny_models()[kind])
+
+
+def cut(model: Model, sizes=(FRAMES,)) -> list:
+    return chunks(drawn_clip(sum(sizes), width=48), sizes, model, SIZE)
+
+
+def pixels(model: Model, plugins=(), sizes=(FRAMES,), *, carried=True, **settings) -> torch.Tensor:
+    how = {"num_inference_steps": STEPS, "size": SIZE} | settings
+    return edited_pixels(make_scan(model, plugins, **how), cut(model, sizes), carried=carried)
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    return (a - b).abs().max().item()
+
+
+def noise(model: Model) -> torch.Tensor:
+    return dependency_noise(model.latent_shape(*SIZE), range(FRAMES), MAX_DIVERGENCE, 0)
+
+
+def by_the_pipeline(model: Model, **how: Any) -> torch.Tensor:
+    """The same frames, one by one, by the checkpoint's own pipeline."""
+    pipeline, network = model.pipeline, model.network
+    pipeline.set_progress_bar_config(disable=True)
+    made = []
+    for each in noise(model):
+        latents = each[None]
+        if type(pipeline).__name__.startswith(("FluxPipeline", "FluxKontext", "QwenImage")):
+            latents = network._pack(latents)
+        made.append(
+            pipeline(
+                prompt=PROMPT,
+                height=SIZE[0],
+                width=SIZE[1],
+                num_inference_steps=STEPS,
+                latents=latents,
+                output_type="pt",
+                **how,
+            ).images
+        )
+    return torch.cat(made)
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_parity_with_the_pipeline(kind):
+    model, how = load(kind), DRAWN[kind]
+    ours = {"momentum": 0, "divergence": MAX_DIVERGENCE, "negative_prompt": how.get("negative_prompt", "")}
+    if how:
+        ours["guidance_scale"] = 3.0
+    theirs = by_the_pipeline(model, **how)
+    found = difference(pixels(model, **ours), theirs)
+    print(f"{kind}: largest difference {found:.1e}")
+    assert found <= 1e-5
+    assert difference(pixels(model, **{**ours, "momentum": 0.9}), theirs) > 1e-3
+
+
+# The laws, edit by edit
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_the_chunk_size_does_not_matter(kind):
+    """With guidance where there is some, and momentum in all layers."""
+    model = load(kind)
+    whole = pixels(model, seed=3)
+    assert torch.equal(pixels(model, seed=3), whole)
+    assert difference(pixels(model, sizes=[2, 1], seed=3), whole) <= SAME
+    assert difference(pixels(model, sizes=[2, 1], seed=3, carried=False), whole) > 10 * SAME
+
+
+@pytest.mark.parametrize("scheduler", ["dpm++", "unipc", "lcm"])
+def test_the_other_schedulers(scheduler):
+    model = load("flux-dev")
+    whole = pixels(model, scheduler=scheduler)
+    assert difference(pixels(model, sizes=[2, 1], scheduler=scheduler), whole) <= SAME
+    assert difference(pixels(model), whole) > 10 * SAME
+
+
+# The laws, call by call: what momentum does in one call of each transformer
+
+
+@contextmanager
+def hooked(module: Any, hook: Any) -> Iterator[None]:
+    """Within this context ``hook`` gets every projection to keys and values, of pictures and of text."""
+    names = r"(to_k|to_v|add_k_proj|add_v_proj|to_qkv_mlp_proj)$"
+    with ExitStack() as stack:
+        for name, each in module.named_modules():
+            if re.search(names, name):
+                stack.callback(each.register_forward_hook(hook(name)).remove)
+        yield
+
+
+class Call:
+    """One call of a model's transformer, as an edit makes it."""
+
+    def __init__(self, model: Model, frames: int = 4) -> None:
+        self.model = model
+        self.latents = dependency_noise(model.latent_shape(*SIZE), range(frames), MAX_DIVERGENCE, 1)
+        self.step = steps_of(model.network.begin("euler", STEPS, *self.latents.shape[2:]))[1]
+        self.embeds, _ = model.embed(PROMPT, "", *SIZE)
+
+    @torch.no_grad()
+    def __call__(self, frames: slice = slice(None)) -> torch.Tensor:
+        latents, (embeds, conditions) = self.latents[frames], self.embeds
+        given = {name: per_frame(value, len(latents)) for name, value in conditions.items()}
+        embeds = per_frame(embeds, len(latents))
+        branch = Branch("text", 1.0, *self.embeds)
+        return self.model.network.predict(latents, self.step, [branch], embeds, given, [])
+
+    def averaged(self, momentum: float, carry: Carry | None = None, frames: slice = slice(None)) -> Any:
+        """The same with momentum, and the carry that it leaves."""
+        average = TemporalMomentum(momentum, carry or Carry(), Carry())
+        average.scopes = ["text/1"]
+        average.tokens = self.model.network.tokens(self.latents, self.embeds.prompt_embeds)
+        with attached({"transformer": self.model.network.module}, average):
+            return self(frames), average.following
+
+
+@pytest.mark.parametrize("kind", [each for each in DRAWN if each != "flux-schnell"])
+def test_momentum_in_joint_attention(kind):
+    model = load(kind)
+    call = Call(model)
+    plain = call()
+    scale = plain.abs().max().item()
+    half, carry = call.averaged(0.5)
+    assert len(carry) == len(self_attention(model.network.module)) > 1
+    assert difference(half, plain) > 1e-3 * scale
+    # Chunks don't show, and a carry that is dropped does.
+    first, between = call.averaged(0.5, frames=slice(2))
+    second, _ = call.averaged(0.5, between, slice(2, None))
+    assert difference(torch.cat([first, second]), half) <= 1e-5 * scale
+    assert difference(call.averaged(0.5, frames=slice(2, None))[0], half[2:]) > 1e-3 * scale
+    # Momentum 0 is no momentum, to the bit, and there is no trace afterwards.
+    assert torch.equal(call.averaged(0.0)[0], plain)
+    assert torch.equal(call(), plain)
+    # Momentum 1 is attention to the first frame: to all of its keys and values, those of the text among them.
+    kept: dict[str, torch.Tensor] = {}
+    with hooked(model.network.module, lambda name: lambda _, __, out: kept.update({name: out})):
+        call(slice(1))
+    modules = dict(model.network.module.named_modules())
+
+    def put(name: str) -> Any:
+        def hook(module: Any, inputs: Any, out: torch.Tensor) -> torch.Tensor:
+            first = kept[name].expand_as(out)
+            if not name.endswith("to_qkv_mlp_proj"):
+                return first
+            width = modules[name.rpartition(".")[0]].inner_dim
+            return torch.cat([out[..., :width], first[..., width : 3 * width], out[..., 3 * width :]], -1)
+
+        return hook
+
+    with hooked(model.network.module, put):
+        first_frames = call()
+    assert difference(call.averaged(1.0)[0], first_frames) <= 1e-5 * scale
+    assert difference(half, first_frames) > 1e-3 * scale
+
+
+def test_momentum_acts_on_the_picture_alone():
+    """The text, which comes before it in FLUX's single blocks, reaches the keys as it is."""
+    model = load("flux-dev")
+    call = Call(model)
+    name = "single_transformer_blocks.0.attn"
+    attention = model.network.module.get_submodule(name)
+    given: list[torch.Tensor] = []
+    average = TemporalMomentum(0.5, Carry(), Carry())
+    average.scopes = ["text/1"]
+    average.tokens = model.network.tokens(call.latents, call.embeds.prompt_embeds)
+    with attached({"transformer": model.network.module}, average):
+        for layer in (attention.to_q, attention.to_k):  # these hooks come after those of momentum
+            layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+        call()
+    for layer in (attention.to_q, attention.to_k):
+        layer._forward_pre_hooks.clear()
+    as_they_are, averaged = given
+    text = call.embeds.prompt_embeds.shape[1]
+    assert averaged.shape[1] == text + average.tokens.picture
+    assert torch.equal(averaged[:, :text], as_they_are[:, :text])
+    assert torch.equal(averaged[0], as_they_are[0])
+    assert not torch.equal(averaged[1, text:], as_they_are[1, text:])
+
+
+# VAEs: each as the family's own pipeline uses it (parity covers decoding)
+
+
+def test_latents_of_sources_are_scaled_as_the_pipelines_do():
+    pixels = torch.rand(2, 3, *SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        model = load("flux-kontext")
+        theirs = model.pipeline._encode_vae_image(pixels, generator=None)
+        assert torch.allclose(model.encode(pixels), theirs, atol=1e-6)
+        model = load("flux2-klein")
+        theirs = model.pipeline._encode_vae_image(pixels, generator=None)
+        assert torch.allclose(model.encode(pixels), theirs, atol=1e-6)
+        model = load("qwen-image-edit")
+        theirs = model.pipeline._encode_vae_image(pixels[:, :, None], generator=None)
+        assert torch.allclose(model.encode(pixels), theirs[:, :, 0], atol=1e-6)
+
+
+def test_tokens_are_packed_as_the_pipelines_do():
+    latents = torch.randn(2, 4, 8, 12)
+    network = load("flux-dev").network
+    theirs = diffusers.FluxPipeline._pack_latents(latents, 2, 4, 8, 12)
+    assert torch.equal(network._pack(latents), theirs)
+    assert torch.equal(network._unpack(theirs, (8, 12)), latents)
+    network = load("flux2-klein").network
+    assert torch.equal(network._pack(latents), diffusers.Flux2KleinPipeline._pack_latents(latents))
+    assert torch.equal(network._unpack(network._pack(latents), (8, 12)), latents)
+
+
+# What the model says of itself
+
+
+def test_defaults_come_from_the_checkpoint():
+    found = {}
+    for kind in ("z-image", "flux-dev", "flux-schnell", "flux2-klein", "flux2-klein-base", "sd3"):
+        how = zs2kit.edit(drawn_clip(1), plugins=(), model=load(kind)).settings
+        found[kind] = how.num_inference_steps, how.guidance_scale, how.scheduler
+    assert found == {
+        "z-image": (8, 1.0, "euler"),
+        "flux-dev": (28, 3.5, "euler"),
+        "flux-schnell": (4, 1.0, "euler"),
+        "flux2-klein": (4, 1.0, "euler"),
+        "flux2-klein-base": (50, 4.0, "euler"),
+        "sd3": (28, 7.0, "euler"),
+    }
+
+
+def test_what_of_a_prompt_is_cut_is_said():
+    model = load("qwen-image")
+    with pytest.warns(UserWarning, match="reads 1024 tokens of a prompt.*'xyz'"):
+        model.embed("a" * 1024 + "xyz", "", *SIZE)
+
+
+# Plugins that serve any model
+
+
+@pytest.mark.parametrize("kind", ["z-image", "flux-dev", "flux2-klein", "sd3", "qwen-image"])
+def test_strength_keeps_the_laws(kind):
+    check_plugin(Strength(0.7), model=load(kind), size=(32, 32), num_inference_steps=4)
+
+
+@dataclass(eq=False)
+class Keeps(Plugin):
+    """Keeps the left half of the picture."""
+
+    @hookimpl
+    def keep(self, chunk):
+        height, width = chunk.fit.source
+        columns = (np.arange(width) < width // 2).astype(np.float32)
+        return np.broadcast_to(columns, (chunk.length, height, width))
+
+
+@pytest.mark.parametrize("plugin", [Invert(), Colour(), Keeps()])
+def test_other_plugins_keep_the_laws(plugin):
+    check_plugin(plugin, model=load("z-image"), num_inference_steps=4)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "message"),
+    [
+        (Pose(), "has a transformer, and this plugin needs a U-Net"),
+        (Reference(), "knows no IP-Adapter for the family"),
+    ],
+)
+def test_plugins_that_need_a_u_net_say_so(plugin, message):
+    with pytest.raises(ModelError, match=message) as error:
+        zs2kit.edit(drawn_clip(1), model=load("z-image"), plugins=[plugin])
+    assert "\n" not in str(error.value)
+
+
+# Bad input, one line each
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("flux-schnell", {"guidance_scale": 3.5}, "was distilled to need no guidance"),
+        ("flux2-klein", {"guidance_scale": 3.5}, "was distilled to need no guidance"),
+        ("flux-schnell", {"negative_prompt": "blurry"}, "no use for `negative_prompt`"),
+        ("flux-dev", {"negative_prompt": "blurry"}, "no use for `negative_prompt`"),
+        ("flux-dev", {"scheduler": "ddim"}, "'ddim' can't be used with this model.*choose from euler"),
+        ("flux-dev", {"num_inference_steps": 2000}, "at most 1000 steps"),
+    ],
+)
+def test_settings_that_do_not_go_with_the_model(kind, settings, message):
+    with pytest.raises(UsageError, match=message) as error:
+        zs2kit.edit(drawn_clip(1), plugins=(), model=load(kind), **settings)
+    assert "\n" not in str(error.value)
+
+
+def changed(tmp_path: Path, kind: str = "z-image", **index: Any) -> Path:
+    """A copy of a checkpoint whose index says something else, and that has no weights to read."""
+    folder = shutil.copytree(
+        tiny_models()[kind], tmp_path / "changed", ignore=shutil.ignore_patterns("*.safetensors")
+    )
+    path = folder / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | index))
+    return folder
+
+
+def refused(name: Any, **how: Any) -> str:
+    with pytest.raises(ModelError) as error:
+        Model.load(name, **how)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_family_that_is_not_supported_is_refused_before_its_weights_are_read(tmp_path):
+    said = refused(changed(tmp_path, _class_name="Lumina2Pipeline"))
+    assert "a Lumina2Pipeline can't be used" in said and all(each.title in said for each in FAMILIES.values())
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"_class_name": ["block", "B"]},
+        {"transformer": ["block", "B"]},
+        {"auto_map": {"ModularPipelineBlocks": "block.B"}},
+    ],
+)
+def test_code_in_a_folder_is_refused_and_not_run(tmp_path, index):
+    folder = changed(tmp_path, **index)
+    ran = tmp_path / "ran"
+    for where in (folder, folder / "transformer"):
+        (where / "block.py").write_text(f"open({str(ran)!r}, 'w')\nclass B: pass\n")
+    assert "brings code of its own" in refused(folder)
+    assert not ran.exists()
+
+
+def test_blocks_in_a_folder_are_refused_and_not_run(tmp_path):
+    folder = changed(tmp_path)
+    ran = tmp_path / "ran"
+    (folder / "block.py").write_text(f"open({str(ran)!r}, 'w')\nclass B: pass\n")
+    auto_map = {"_class_name": "B", "auto_map": {"ModularPipelineBlocks": "block.B"}}
+    (folder / "modular_config.json").write_text(json.dumps(auto_map))
+    assert "brings code of its own" in refused(folder)
+    assert not ran.exists()
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    folder = changed(tmp_path)
+    torch.save({}, folder / "transformer" / "diffusion_pytorch_model.bin")
+    assert "safetensors" in refused(folder)
+
+
+def test_textual_inversions_are_refused(tmp_path):
+    file = tmp_path / "word.safetensors"
+    file.write_bytes(b"")
+    assert "takes no textual inversions" in refused(changed(tmp_path), embeddings=[file])
+
+
+def test_fused_projections_are_refused():
+    model = Model.load(tiny_models()["flux-dev"])
+    model.network.module.fuse_qkv_projections()
+    with pytest.raises(ModelError, match="fused"):
+        zs2kit.edit(drawn_clip(1), plugins=(), model=model)
+
+
+# LoRA
+
+
+@pytest.mark.parametrize("kind", ["z-image", "flux-dev", "flux2-klein", "sd3", "qwen-image"])
+def test_a_lora_is_added_to_the_weights(kind, tmp_path):
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    model = Model.load(tiny_models()[kind])
+    plain = pixels(model)
+    network = model.network.module
+    targets = "attention.to_q" if kind == "z-image" else "attn.to_q"
+    network.add_adapter(
+        LoraConfig(r=2, lora_alpha=2, init_lora_weights=False, target_modules=rf".*{targets}$")
+    )
+    matrices = get_peft_model_state_dict(network)
+    cls = type(model.pipeline)
+    cls.save_lora_weights(tmp_path, transformer_lora_layers=matrices)
+    file = tmp_path / "pytorch_lora_weights.safetensors"
+    by_peft = pixels(model)
+    network.delete_adapters("default")
+    added = Model.load(tiny_models()[kind], loras={file: 1.0})
+    assert difference(pixels(added), by_peft) <= SAME
+    assert difference(by_peft, plain) > 10 * SAME
+    other = tiny_models()["sd3" if kind == "z-image" else "z-image"]
+    assert "another family" in refused(other, loras={file: 1.0})
