@@ -51,18 +51,18 @@ OPTIONS = """# Options
 
 Every option of an edit, of the result file and of the plugins that come with zs2kit, with its default. The
 names are those of Python. On the command line they are written with dashes: `--flow-momentum` for
-`flow_momentum`, and `--steps` for `num_inference_steps`. Mind the order of a size: the command line takes
+`flow_momentum`, and `--steps` for `num_inference_steps`. Note the order of a size: the command line takes
 width x height, as in `512x288`; Python takes (height, width), as in `(288, 512)`. [The command
 line](cli.md) has the remaining options, such as `--model`, and the environment variables.
 
 (Made from the code by `python docs/make.py`.)
 
-## How it is drawn
+## How the result is drawn
 
 {text_of_settings}
 
 {settings}
-## Where and how it is written
+## Where and how the result is written
 
 {text_of_output}
 
@@ -97,21 +97,22 @@ result=$(zs2kit edit --plugin pose --prompt "a red robot" --quiet clip.mp4)
 ```
 
 **Progress.** On a terminal, a bar shows the stage, the frames that are done, the denoising step and the time
-left. Elsewhere, as in a log, a line says so every ten seconds. `--progress` chooses: `bar`, `lines`, `json`
-(a JSON object on each line, for other programs), `none`, or `auto`, the default. `--quiet` shows none.
+left. Elsewhere, such as in a log, a line says the same every ten seconds. `--progress` chooses: `bar`,
+`lines`, `json` (a JSON object on each line, for other programs), `none`, or `auto`, the default. `--quiet`
+shows no progress.
 
 | exit code | meaning |
 |---|---|
 | 0 | done |
-| 1 | it failed, and the last line says why; or `verify`, `plan` or `plugins --check` found a fault |
+| 1 | it failed, and the last line says why; or `verify`, `plan` or `plugins --check` found something wrong |
 | 2 | wrong usage: an unknown option, a value that is not allowed |
 | 130 | interrupted: Ctrl-C, or the signals SIGTERM and SIGHUP |
 
 ## Files of settings
 
-`--settings FILE.toml` takes options from a file: the names of options without the dashes, and a table for
-each plugin, which also chooses that plugin. `--save-settings FILE.toml` writes such a file, with the options
-that you give.
+`--settings FILE.toml` reads options from a file. There, options have no dashes in front of their names, and
+each plugin has a table, which also chooses that plugin. `--save-settings FILE.toml` writes such a file, with
+the options that you give.
 
 ```toml
 prompt = "a red robot on the beach"
@@ -129,7 +130,7 @@ zs2kit edit --settings clip.json -o again.mp4 clip.mp4
 ```
 
 A report (`--report`) is accepted, too: the same clip then gives the same frames. Options on the command line
-and environment variables come before those of the file.
+and environment variables override those of the file.
 
 ## Several clips
 
@@ -140,7 +141,7 @@ mkdir -p results && zs2kit edit --plugin pose --prompt "a red robot" -o results 
 
 The model is loaded once, and each clip gets a result of its own, beside it or in the folder that `-o` names.
 If a clip fails, its error is printed and the next one is edited; the last line names those that failed, and
-the exit code is 1. Two clips whose results would have the same name are refused before any work.
+the exit code is 1. If two results would have the same name, zs2kit says so before any work begins.
 
 After an interruption, give the same command again with `--resume`: it leaves out the clips whose results are
 there, and continues with the others.
@@ -159,23 +160,23 @@ zs2kit edit --plugin pose --prompt "a red robot" clip.mp4
 zs2kit edit --plugin pose --prompt "a red robot" --resume clip.mp4
 ```
 
-The frames are the same, to the bit, as without the interruption. It works as well after an error, a full
-disk, a crash or a power cut.
+The frames are then the same, bit for bit, as without the interruption. This also works after an error, a
+full disk, a crash or a power cut.
 
 - On a terminal, zs2kit asks whether to resume if you leave `--resume` out. In a script it stops with an
   error that says so.
 - `--no-resume` throws away what was saved and starts again.
 - All settings, the source file, the model and the versions of zs2kit and torch must be the same as before.
   If they are not, zs2kit says what differs and does not mix the two.
-- If nothing was saved, `--resume` starts from the beginning. So it is safe to use it always.
+- If nothing was saved, `--resume` starts from the beginning. So you can always use it.
 - The folder is removed when the result is finished. To give up an edit for good, delete the folder.
 
 ## Environment variables
 
 An option that takes a single value can also be set by an environment variable: `ZS2KIT_` and the option's
-name in capitals, with `_` for each dash. The option on the command line comes first. Options that may be
+name in capitals, with `_` for each dash. The option on the command line overrides it. Options that may be
 repeated (`--plugin`, `--set`, `--lora`, `--embedding`, `--at`) and switches (`--overwrite`, `--quiet`) have
-none, and neither do `metrics`, `verify` and `plugins`.
+no variable, and neither do those of `metrics`, `verify` and `plugins`.
 
 ```sh
 export ZS2KIT_MODEL=~/models/sd15 ZS2KIT_STEPS=30
@@ -189,8 +190,8 @@ the Hugging Face hub, `HF_HOME` is the folder for downloaded models, and `OMP_NU
 cores that are used.
 
 `OMP_WAIT_POLICY` says what the threads do while they wait for one another. If other programs keep the cores
-busy, zs2kit sets it to `PASSIVE`, which is faster then; on an idle machine it would be slower. What you set
-yourself stays. A script of yours has to set it before torch is imported.
+busy, zs2kit sets it to `PASSIVE`, which is faster in that case; on an idle machine it would be slower. If you
+set it yourself, zs2kit leaves it alone. Your own scripts have to set it before torch is imported.
 
 ## Completion in your shell
 
@@ -216,9 +217,9 @@ _ZS2KIT_COMPLETE=fish_source zs2kit | source
 
 PYTHON = """# Python
 
-Every public name of zs2kit, with its arguments, its errors and an example. `import zs2kit` is all you need
-for them, `zs2kit.metrics` and the other modules included. It is quick: what takes long to import is
-imported when you first use it.
+Every public name of zs2kit, with its arguments, its errors and an example. `import zs2kit` is all you need,
+also for `zs2kit.metrics` and the other modules. It is quick: slow modules are imported when you first use
+them.
 
 (Made from the code by `python docs/make.py`. The examples are in `docs/examples.py`, and the tests run
 them.)
@@ -235,9 +236,8 @@ Each example below works after the first four lines of this one, in a folder wit
 `clip.mp4`. They draw with a single denoising step, `num_inference_steps=1`, to be quick: leave that out for
 a good picture.
 
-What the result takes from the clip is decided by its plugins ({plugins}, ...).
-Without any, `Strength` is used; `plugins=[]` draws the prompt alone. [Options](options.md) lists the
-plugins and their options.
+The plugins ({plugins}, ...) decide what the result keeps of the clip. Without any, `Strength` is used;
+`plugins=[]` draws from the prompt alone. [Options](options.md) lists the plugins and their options.
 
 {contents}
 
@@ -250,21 +250,21 @@ plugins and their options.
   the frames are the same. Keep them in a list, or write them to a file and `read` that, if you need them
   more than once.
 - **`edited.index`** is the number of frames that the latest iteration has drawn. It counts whole chunks, so
-  it may be ahead of the frames that you have taken.
-- **`edited.settings`** is a `Settings` in which nothing is left open: where you gave none, it holds the
-  value that is used.
+  it may be ahead of the frames that you have received.
+- **`edited.settings`** is a `Settings` with every value filled in: if you left one out, it has the value
+  that is used.
 - **`edited.describe()`** returns everything that the frames depend on (settings, plugins, weights,
-  versions, a fingerprint of the source) as a dictionary for JSON. It is None if the source has no file, as
-  a list of pictures hasn't; such an edit can't be resumed.
-- **`edited.stop()`** ends an iteration from another thread. The denoising step under way is finished, and
-  then whoever iterates gets `Stopped`. If nobody iterates, the next iteration ends so.
+  versions, a fingerprint of the source) as a dictionary for JSON. It is None if the source is not
+  a file but, for example, a list of pictures; such an edit can't be resumed.
+- **`edited.stop()`** ends an iteration from another thread. The current denoising step is finished, and then
+  the iteration raises `Stopped`. If none is running, the next iteration does.
 - **`progress=` of `edit` and `generate`** is called with a `Progress` after every denoising step;
   **`progress=` of `write`** after every frame that is written. An exception that it raises ends the work.
 - **In a notebook**, a clip that is the last line of a cell shows itself as a small video with sound, made of
-  its first ten seconds. An edit is drawn for that, its first 48 frames; to keep the result, write it, and
-  show `zs2kit.read("knight.mp4")`. Give `progress=zs2kit.ProgressBar()` for a bar.
-- **`notices=`** is called with a `Notice` for everything that you should know though the work goes on.
-  Without it, notices are Python warnings.
+  its first ten seconds. Of an edit, the first 48 frames are drawn for that; to keep the result, write it,
+  and show `zs2kit.read("knight.mp4")`. Give `progress=zs2kit.ProgressBar()` for a bar.
+- **`notices=`** is called with a `Notice` for everything that you should know, but that doesn't stop the
+  work. Without it, notices are Python warnings.
 - **Resuming.** `write` saves what is done in a hidden folder next to the result. After an error or
   `stop()`, call `edit` and `write` again with the same arguments and `resume=True`. With `resume=False` it
   starts again; with None, the default, it raises `ClipError` if something is saved.
@@ -277,7 +277,7 @@ plugins and their options.
 {types}
 ```
 
-Pictures are numpy arrays (height, width, 3) in RGB, `uint8`, unless it says otherwise.
+Pictures are NumPy arrays (height, width, 3) in RGB, `uint8`, unless stated otherwise.
 
 {sections}"""
 
@@ -299,11 +299,11 @@ SECTIONS: dict[str, tuple[str, Sequence[str] | None]] = {
 NOTES = {
     "zs2kit.metrics": "How good a clip is, in numbers. [Metrics](metrics.md) says what each of them means. A "
     "`Picture` is a float32 array (height, width, 3), RGB in [0, 1].",
-    "zs2kit.plan": "What an edit will do and take, before it begins. `zs2kit plan` prints it.",
-    "zs2kit.verify": "Whether a result is as whole as its source. `zs2kit verify` prints it.",
+    "zs2kit.plan": "What an edit will do, and what it needs, before it begins. `zs2kit plan` prints it.",
+    "zs2kit.verify": "Whether a result has everything that its source has. `zs2kit verify` prints it.",
     "zs2kit.testing": "For tests of plugins: [the guide](plugins.md#test) shows how.",
     "Plugins": "[Write a plugin](plugins.md) is the guide; [Hooks](hooks.md) lists the hooks.",
-    "Models": "[Models](models.md) says what loads.",
+    "Models": "[Models](models.md) says what can be loaded.",
 }
 # Members of the classes that python.md shows.
 MEMBERS = {

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Colour(Plugin):
-    """Keeps the source's colours and light, except where the prompt asks for other ones (after ILVR).
+    """Keeps the source's colours and light, except where the prompt asks for others (after ILVR).
 
     It divides the picture into patches. For the first half of the steps, each patch has the mean colour that
     it has in the source, so a desert stays a desert even if the prompt doesn't mention it. The other half is
     free to give a figure the colours that the prompt asks for. If nothing should change its colour, set the
-    end to 1: the finished frames are then corrected too. Smaller patches keep more of the source, even its
+    end to 1: then the finished frames are corrected, too. Smaller patches keep more of the source, even its
     shapes. Use it together with `pose`, `depth` or `edges`, which decide what is where.
     """
 
@@ -32,8 +32,8 @@ class Colour(Plugin):
 
     patch: float = option(
         12.5,
-        "How large a patch is, in percent of the frame's shorter side; at 100, only the light of the whole "
-        "frame is kept.",
+        "How large a patch is, in percent of the frame's shorter side; at 100, only the mean colour of "
+        "the whole frame is kept.",
         minimum=1,
         maximum=100,
     )
@@ -41,11 +41,12 @@ class Colour(Plugin):
         1.0, "How much of the source's colours is kept; 0 keeps nothing.", minimum=0, maximum=1
     )
     start: float = option(
-        0.0, "Share of the steps after which the plugin starts to act.", minimum=0, maximum=1
+        0.0, "The fraction of the steps after which the plugin starts to act.", minimum=0, maximum=1
     )
     end: float = option(
         0.5,
-        "Share of the steps after which it stops acting; at 1 the finished frames are corrected too.",
+        "The fraction of the steps after which it stops acting; at 1, the finished frames are corrected, "
+        "too.",
         minimum=0,
         maximum=1,
     )

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class AnyControl(Control):
-    """Steers with any ControlNet that you name, and with maps from a controlnet-aux detector or of your own.
+    """Steers with any ControlNet that you name, and with maps from a detector or with your own.
 
     Your own maps come as a clip, such as a renderer's depth maps or hand-drawn lines. They may move in any
-    way; if they move as the source does, `flow_momentum=0.95` makes the result steadier. An edit may use
+    way. If they move as the source does, `flow_momentum=0.95` makes the result steadier. An edit may use
     this plugin several times, with a ControlNet each.
     """
 
@@ -35,13 +35,13 @@ class AnyControl(Control):
     )
     annotators: str | None = option(
         None,
-        "Folder or hub name of the detector's weights. With none, they come from where controlnet-aux "
+        "Folder or hub name of the detector's weights. none means the place where controlnet-aux "
         "publishes them.",
     )
     maps: str | None = option(
         None,
-        "Your own maps, instead of a detector: a video of the clip's size and length, which is cut to the "
-        "same start and end, or one picture for all frames.",
+        "Your own maps, instead of a detector: a video of the clip's size and length (start and end apply to "
+        "it, too), or one picture for all frames.",
     )
 
     @property

@@ -39,12 +39,12 @@ class Depth(Control):
     detector: str | None = option(
         None,
         "The depth estimator: midas, zoe or leres (from controlnet-aux), or the folder or hub name of a "
-        "depth-estimation model for transformers. With none, it is the checkpoint's own if it has one, else "
+        "depth-estimation model for transformers. none means the checkpoint's own if it has one, else "
         "depth-anything/Depth-Anything-V2-Small-hf.",
     )
     annotators: str | None = option(
         None,
-        "Folder or hub name of the weights of midas, zoe or leres. With none, it is lllyasviel/Annotators.",
+        "Folder or hub name of the weights of midas, zoe or leres. none means lllyasviel/Annotators.",
     )
 
     def controlnet(self, model: Model) -> str | Path:

@@ -51,9 +51,9 @@ LINES = {"hed": "softedge", "pidinet": "softedge", "teed": "softedge"}  # of the
 class Edges(Control):
     """Finds the outlines in the source and has the model fill them with something new.
 
-    If the checkpoint has an edge ControlNet of its own, as the bundled one does, it is used. Otherwise it is
-    one that was trained for the detector's kind of lines, which are canny, soft edges (hed, pidinet and
-    teed), lineart or scribble: lllyasviel's for Stable Diffusion 1, thibaud's for 2, and for XL those of
+    If the checkpoint has an edge ControlNet of its own, as the bundled one does, it is used. Otherwise the
+    ControlNet is one that was trained for the detector's kind of lines (canny, soft edges from hed, pidinet
+    and teed, lineart, or scribble): lllyasviel's for Stable Diffusion 1, thibaud's for 2, and for XL those of
     diffusers, MistoLine and xinsir.
     """
 
@@ -64,7 +64,7 @@ class Edges(Control):
     high: float = option(200.0, "The smallest gradient at which canny starts an edge.", minimum=0)
     annotators: str | None = option(
         None,
-        "Folder or hub name of the detector's weights. With none, it is lllyasviel/Annotators (for teed, "
+        "Folder or hub name of the detector's weights. none means lllyasviel/Annotators (for teed, "
         "fal-ai/teed).",
     )
 

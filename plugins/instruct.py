@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Instruct(Plugin):
-    """Changes the source as the prompt says, such as "make it night"; what it doesn't mention stays.
+    """Changes the source as the prompt says (such as "make it night") and leaves the rest alone.
 
-    This needs an Instruct-Pix2Pix model. It is puppets-instruct unless you name another, such as
+    This needs an Instruct-Pix2Pix model: puppets-instruct, unless you name another, such as
     timbrooks/instruct-pix2pix (Stable Diffusion 1) or diffusers/sdxl-instructpix2pix-768 (XL). The edit's
-    guidance scale is how strongly the instruction acts: raise it if nothing changes. If too much changes,
+    guidance scale says how strongly the instruction acts: raise it if nothing changes. If too much changes,
     raise the image guidance scale.
     """
 
     default_model = "puppets-instruct"
 
     image_guidance_scale: float = option(
-        1.5, "How closely the result follows the source; 1 is without this guidance.", minimum=1
+        1.5, "How closely the result follows the source; 1 switches this guidance off.", minimum=1
     )
 
     @hookimpl

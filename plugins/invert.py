@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Invert(Plugin):
-    """Starts from the noise from which the sampler would draw the source itself (DDIM inversion).
+    """Starts from the noise that the sampler would turn into the source itself (DDIM inversion).
 
-    The scheduler is ddim or euler, since the steps of the others can't be inverted.
+    The scheduler must be ddim or euler, since the steps of the others can't be inverted.
 
     If the edit's prompt says what the source shows, and the guidance scale is 1 (no guidance), the result is
-    the source again. With another prompt, layout, posture and movement mostly stay; less so the more is
-    changed, and the higher the guidance scale. Add `depth` or `pose` to hold them. Say what the source shows
-    in this plugin's own prompt. Each step takes 1 + iterations more calls of the model.
+    the source again. With another prompt, layout, posture and movement mostly stay. The more you change,
+    and the higher the guidance scale, the less they stay; add `depth` or `pose` to keep them. Say what the
+    source shows in this plugin's own prompt. Each step takes 1 + iterations more calls of the model.
     """
 
     prompt: str = option("", "What the source shows.")

@@ -26,12 +26,12 @@ LOOK = 8  # frames of the masks that are looked at beforehand
 
 @dataclass(eq=False)
 class Mask(Plugin):
-    """Draws a region of each frame anew and keeps everything outside of it as in the source, to the bit.
+    """Redraws a region of each frame and keeps everything outside it as in the source, bit for bit.
 
-    The region is what is white in a clip of masks of your own, or what a segmentation model finds: of those
-    that come along, one finds puppets and one people, and any of transformers' finds what its labels name.
-    It grows a little, since a new figure seldom has the old one's outline, and its edge is blended on the
-    inside. A checkpoint for inpainting sees what surrounds the region, so what it draws fits in better.
+    The region is what is white in your own clip of masks, or what a segmentation model finds. Two such models
+    come with zs2kit, one for puppets and one for people; a model for transformers finds what its labels name.
+    The region grows a little, since a new figure seldom has the old one's outline, and its edge is blended on
+    the inside. A checkpoint for inpainting sees what is around the region, so what it draws fits in better.
     """
 
     follows_source = None  # what moves within the region is up to others
@@ -39,19 +39,19 @@ class Mask(Plugin):
     clip: str | None = option(
         None,
         "A video of masks, of the source's size and length, or one picture for all of its frames: white is "
-        "drawn anew, black stays.",
+        "redrawn, black stays.",
     )
     model: str = option(
         "auto",
         "What finds the region: figure is the checkpoint's own model, person finds people and needs no "
-        "download, and any other is the folder or hub name of a segmentation model for transformers. auto is "
-        "person, but for a checkpoint with a model of its own, which it uses unless the clip's first frames "
-        "show people.",
+        "download, and any other is the folder or hub name of a segmentation model for transformers. auto "
+        "means person; if the checkpoint has a model of its own, it means figure, unless the clip's first "
+        "frames show people.",
     )
-    label: str | None = option(None, "What of that model's labels the region is, such as person.")
-    invert: bool = option(False, "Keep the region, and draw the rest anew.")
+    label: str | None = option(None, "Which of that model's labels is the region, such as person.")
+    invert: bool = option(False, "Keep the region, and redraw the rest.")
     grow: float = option(
-        5.0, "By how much the region grows, in percent of the frame's shorter side.", minimum=0, maximum=100
+        5.0, "How much the region grows, in percent of the frame's shorter side.", minimum=0, maximum=100
     )
     feather: float = option(
         2.0,

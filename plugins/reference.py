@@ -32,23 +32,26 @@ ADAPTERS = {
 class Reference(Plugin):
     """Draws what a picture of yours shows, with an IP-Adapter: someone's look, a place, a style.
 
-    Only the middle of the picture counts, cut to a square. The prompt counts too, so leave out of it what
-    the picture should show. Without a picture, each shot refers to its own first frame as it is drawn
+    Only the middle of the picture is used, cut to a square. The prompt counts, too, so don't let it name
+    what the picture should decide. Without a picture, each shot uses its own first frame, as it is drawn
     without the plugin, so that the figures change less.
     """
 
     follows_source = None  # a picture says nothing about motion
 
     image: str | None = option(
-        None, "Path of the picture. With none, it is the first frame of each shot, as it is drawn."
+        None, "Path of the picture. none means the first frame of each shot, as it is drawn."
     )
     scale: float = option(
-        1.0, "How much the picture counts beside the prompt; 0 is not at all.", minimum=0, maximum=1
+        1.0,
+        "How much the picture counts, compared with the prompt; 0 means not at all.",
+        minimum=0,
+        maximum=1,
     )
     adapter: str | None = option(
         None,
         "Path of the IP-Adapter's .safetensors file, here or on the hub, with its image_encoder folder "
-        f"beside it. With none, it is the checkpoint's own if it has one, else {ADAPTERS['sd1']}, or its "
+        f"next to it. none means the checkpoint's own if it has one, else {ADAPTERS['sd1']}, or its "
         "counterpart for SDXL; for Stable Diffusion 2 there is none.",
     )
 

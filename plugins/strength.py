@@ -27,7 +27,8 @@ class Strength(Plugin):
 
     strength: float = option(
         0.5,
-        "Share of the steps that are taken: 1 starts from noise alone, near 0 the result is the source.",
+        "The fraction of the steps that are taken: 1 starts from noise alone; near 0, the result is the "
+        "source.",
         minimum=0,
         maximum=1,
     )

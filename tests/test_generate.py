@@ -146,8 +146,8 @@ def test_a_longer_clip_begins_like_a_shorter_one(tiny) -> None:
         ({"size": (0, 32)}, "`size` must be a size such as 512x288"),
         ({"noise": "pink"}, "`noise` must be one of dependency"),
         ({"prompt": {0: "a", 9: "b"}, "frames": 9}, "the prompt at frame 9 comes after the end"),
-        ({"prompt": {2: "a"}}, "0 among them"),
-        ({"prompt": {}}, "0 among them"),
+        ({"prompt": {2: "a"}}, "the first at 0"),
+        ({"prompt": {}}, "the first at 0"),
         (
             {"plugins": [Strength()]},
             "plugin 'strength' looks at the source's frames, but a clip made of text alone has none",

@@ -36,13 +36,15 @@ class Control(Plugin):
     model: str | None = option(
         None,
         "The ControlNet: a folder, a .safetensors file, a hub name, or the name of one inside the "
-        "checkpoint, such as controlnet_pose. With none, it is the plugin's own choice, if it has one.",
+        "checkpoint, such as controlnet_pose. none means the plugin's own choice, if it has one.",
     )
-    scale: float = option(1.0, "How strongly the maps steer; 0 is not at all.", minimum=0)
+    scale: float = option(1.0, "How strongly the maps steer; 0 means not at all.", minimum=0)
     start: float = option(
-        0.0, "Share of the steps after which the maps start to steer.", minimum=0, maximum=1
+        0.0, "The fraction of the steps after which the maps start to steer.", minimum=0, maximum=1
     )
-    end: float = option(1.0, "Share of the steps after which the maps stop steering.", minimum=0, maximum=1)
+    end: float = option(
+        1.0, "The fraction of the steps after which the maps stop steering.", minimum=0, maximum=1
+    )
 
     def controlnet(self, model: Model) -> str | Path:
         """Return the folder or hub name of the ControlNet for ``model``, if the user names none."""

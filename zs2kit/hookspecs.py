@@ -31,11 +31,11 @@ hookimpl = pluggy.HookimplMarker("zs2kit")
 def setup(model: Model, denoiser: Denoiser, scheduler: Any, clip: Clip) -> None:
     """Load side networks; called once per edit, before the first chunk.
 
-    ``denoiser.attach(name, network)`` gives a side network's self-attention the same temporal momentum as
-    the U-Net's; ``denoiser.within(context)`` is for plugins that must change the model itself while it
-    samples. ``scheduler`` is like those that the chunks will get. ``clip`` is the clip that is edited: you
-    may read its size, rate and number of frames, but not its frames. Check that the options fit all of
-    these, and raise `zs2kit.Zs2Error` if they don't.
+    ``denoiser.attach(name, network)`` gives a side network's self-attention the same temporal momentum as the
+    U-Net's; ``denoiser.within(context)`` is for plugins that must change the model itself while it samples.
+    ``scheduler`` has the settings of those that the chunks will get. ``clip`` is the clip that is edited: you
+    may read its size, rate and number of frames, but not its frames. Check that the options fit all of these,
+    and raise `zs2kit.Zs2Error` if they don't.
     """
 
 
@@ -52,7 +52,7 @@ def guidance(
 
 @hookspec
 def prepare(chunk: Chunk, model: Model) -> None:
-    """Look at the chunk's frames before it is sampled, and keep on self what later hooks need.
+    """Look at the chunk's frames before it is drawn, and store on self what later hooks need.
 
     It is called again when a chunk is drawn again: in parts, if memory ran out, or in float32 (see
     ``model.dtype``), if numbers overflowed in half precision. If any plugin wants a shot's first frame, this
@@ -99,10 +99,10 @@ def channels(step: Step, branch: Branch, latents: torch.Tensor) -> torch.Tensor 
 def estimate(step: Step, estimate: torch.Tensor, chunk: Chunk) -> torch.Tensor | None:
     """Return a difference to add to the step's estimate of the final latents, or None; called for every step.
 
-    ``estimate`` (frames, channels, height, width) is what the chunk would look like if this were the last
-    step: blurred at first, sharp in the end. Every plugin is given the same tensor, and returns one of the
-    same shape. The differences are added up. Flow momentum then averages the sum, and the step goes on from
-    there.
+    ``estimate`` (frames, channels, height, width) is what the latents would be if this were the last step:
+    blurred at first, sharp in the end. Every plugin is given the same tensor, and returns one of the
+    same shape. The differences are added up. Flow momentum then averages the sum, and the step continues
+    from that.
     """
 
 
@@ -110,8 +110,9 @@ def estimate(step: Step, estimate: torch.Tensor, chunk: Chunk) -> torch.Tensor |
 def keep(chunk: Chunk) -> NDArray[np.float32] | None:
     """Return a mask of what stays as in the source, or None; called once per chunk, after `prepare`.
 
-    The mask is (frames, height, width), the source's size, in [0, 1]: 1 stays to the bit, 0 is drawn, and
-    in between both are blended. Masks of several plugins are combined by their maximum.
+    The mask is (frames, height, width), the source's size, in [0, 1]: where it is 1, the source stays,
+    bit for bit; where it is 0, the result is drawn; in between, both are blended. The masks of several
+    plugins are combined by their maximum.
     """
 
 
@@ -120,8 +121,8 @@ def decoded(chunk: Chunk, pixels: torch.Tensor) -> torch.Tensor | None:
     """Return a difference to add to the finished frames, or None; called once per chunk.
 
     ``pixels`` (frames, 3, height, width) in [0, 1] are the frames at the model's size. Every plugin is given
-    the same tensor, and returns one of the same shape. The differences are added up, and what is outside of
-    [0, 1] afterwards is clipped. This comes after flow momentum, which would average away what a plugin adds
+    the same tensor, and returns one of the same shape. The differences are added up, and the result is
+    clipped to [0, 1]. This comes after flow momentum, which would average away what a plugin adds
     and carry it into the next frame.
     """
 

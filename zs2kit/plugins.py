@@ -35,14 +35,14 @@ RESERVED = ("new", "none")  # words of the command line, which can't be plugins'
 class Plugin:
     """The base of all plugins, which are dataclasses: their fields are options, their methods hooks.
 
-    Its attributes are what zs2kit needs to know about a plugin beside its hooks. To change one, a plugin sets
-    an attribute of the same name, without an annotation, or defines a property.
+    Its attributes are what zs2kit needs to know about a plugin apart from its hooks. To change one, a plugin
+    sets an attribute of the same name, without an annotation, or defines a property.
     """
 
-    # Whether the result moves as the source does: True; False if it moves by itself; None if the plugin
-    # doesn't decide that. Flow momentum is on if some plugin says True and none says False.
+    # Whether the result moves as the source does: True; False if it has its own motion; None if the
+    # plugin doesn't decide that. Flow momentum is on if some plugin says True and none says False.
     follows_source: ClassVar[bool | None] = True
-    # Whether the first frame of each shot is to be drawn beforehand, for `Chunk.first`
+    # Whether the first frame of each shot should be drawn in advance, for `Chunk.first`
     wants_first: ClassVar[bool] = False
     # The checkpoint to use if the user names none, as `zs2kit.Model.load` takes it
     default_model: ClassVar[str | None] = None

@@ -55,7 +55,7 @@ def option(
     """Declare an option: a dataclass field with its description and, for numbers, its range.
 
     kind: for types other than bool, int, float, str and a Literal of strings. flag: its name on the command
-    line, if that differs from the field's. shown: the default in words, for help.
+    line, if that differs from the field's name. shown: the default in words, for help.
     """
     about = {"help": help, "minimum": minimum, "maximum": maximum, "kind": kind, "flag": flag, "shown": shown}
     return dataclasses.field(default=default, metadata=about)
@@ -255,7 +255,10 @@ def _are_prompts(value: Any) -> bool:
 SIZE = Kind(f"a size such as 512x288, at most {LARGEST}x{LARGEST}", "WxH", _parse_size, _is_size)
 CUTS = Kind("'auto' or times in seconds, 0 or more", "TIMES", _parse_cuts, _are_cuts)
 PROMPTS = Kind(
-    "text, or several texts by the frame at which each starts, 0 among them", "TEXT", str, _are_prompts
+    "text, or several texts, each with the frame at which it starts, the first at 0",
+    "TEXT",
+    str,
+    _are_prompts,
 )
 
 
@@ -263,14 +266,14 @@ PROMPTS = Kind(
 class Settings:
     """How an edit or a generated clip is drawn.
 
-    None stands for what suits the model or the kind of work, which `zs2kit.edit` and `zs2kit.generate` find
-    out. Raises `UsageError` for a value that is not allowed.
+    None means that `zs2kit.edit` and `zs2kit.generate` choose what suits the model and the kind of work.
+    Raises `UsageError` for a value that is not allowed.
     """
 
     prompt: Prompts | None = option(
         None,
-        "What the result shows. A script may give several, {0: 'spring', 24: 'winter'}, by the frame at "
-        "which each starts; in between, one turns into the other.",
+        "What the result should show. A script may give several, {0: 'spring', 24: 'winter'}, each with the "
+        "frame at which it starts; in between, one turns into the next.",
         kind=PROMPTS,
         shown="the model's own, if it has one",
     )
@@ -283,7 +286,7 @@ class Settings:
     )
     guidance_scale: float = option(
         None,
-        "How strongly the prompt is followed; 1 is without classifier-free guidance.",
+        "How closely the result follows the prompt; 1 switches classifier-free guidance off.",
         minimum=0,
         shown="what suits the model, 5 for most",
     )
@@ -294,27 +297,29 @@ class Settings:
     )
     momentum: float = option(
         0.98,
-        "How much a frame attends to the frames before it: 0 is not at all, 1 only to the first (mu in the "
-        "paper).",
+        "How much a frame attends to the frames before it: 0 means not at all, 1 only to the first (mu in "
+        "the paper).",
         minimum=0,
         maximum=1,
     )
     divergence: float = option(
         None,
-        "How much the noise changes from frame to frame: 0 is not at all, 1.65 (the square root of e) "
-        "entirely (lambda in the paper).",
+        "How much the noise changes from frame to frame: 0 means not at all, 1.65 (the square root of e) "
+        "completely (lambda in the paper).",
         minimum=0,
         maximum=math.sqrt(math.e),
         shown="0.01 for edits, 0.02 for clips made of text alone",
     )
     flow_momentum: float = option(
         None,
-        "How much a frame takes over from the one before, moved as the source moves; 0 is nothing.",
+        "How much a frame takes over from the frame before, moved as the source moves; 0 switches this off.",
         minimum=0,
         maximum=1,
-        shown="0.95; 0 if no plugin follows the source, or if one moves things itself",
+        shown="0.95; 0 if no plugin follows the source, or if one has its own motion",
     )
-    size: tuple[int, int] | None = option(None, "The size to work at.", kind=SIZE, shown="the model's own")
+    size: tuple[int, int] | None = option(
+        None, "The size at which the model draws.", kind=SIZE, shown="the model's own"
+    )
     chunk_size: int | None = option(
         None,
         "How many frames are drawn at once: more is faster but takes more memory. It doesn't change the "
@@ -324,18 +329,18 @@ class Settings:
     )
     cuts: Cuts = option(
         "auto",
-        "Where the clip cuts to another shot, which is then drawn without the one before: auto finds the "
-        "cuts; or give times such as 12.5,1:02.5, or none.",
+        "Where the clip cuts to another shot; each shot is drawn on its own. auto finds the cuts; or give "
+        "their times, such as 12.5,1:02.5, or none.",
         kind=CUTS,
     )
-    seed: int = option(0, "Another seed, another result.", minimum=0)
+    seed: int = option(0, "The seed of the random numbers: another seed gives another result.", minimum=0)
 
     def __post_init__(self) -> None:
         check(self)
 
     @property
     def prompts(self) -> dict[int, str]:
-        """The prompts by the frame at which each starts; None is an empty prompt."""
+        """The prompts, by the frame at which each starts; if there is none, an empty one."""
         if isinstance(self.prompt, Mapping):
             return dict(sorted(self.prompt.items()))
         return {0: self.prompt or ""}
@@ -352,7 +357,7 @@ class Settings:
 
     @classmethod
     def restored(cls, described: Mapping[str, Any]) -> Settings:
-        """Return the settings from what JSON gives back of `described`; other entries don't count."""
+        """Return the settings that `described` returned, read back from JSON; other entries are ignored."""
         names = [each.name for each in dataclasses.fields(cls)]
         values = {name: described[name] for name in names if name in described}
         if isinstance(texts := values.get("prompt"), Mapping):

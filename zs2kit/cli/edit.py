@@ -53,13 +53,13 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--out",
             type=PATH,
             group=FILES,
-            help="The result; for several clips, a folder.  [default: beside CLIP, named after the plugins: "
+            help="The result; for several clips, a folder.  [default: next to CLIP, named after the plugins: "
             "CLIP-pose.mp4]",
         ),
         flag(
             "--prompt",
             group=WHAT,
-            help="What the result shows.  [default: the model's own; only the bundled models have one]",
+            help="What the result should show.  [default: the model's own; only the bundled models have one]",
         ),
     ):
         command = option(command)
@@ -91,8 +91,7 @@ def edit(
     """Make a new video from CLIP, with its motion and its sound.
 
     CLIP is a video, or a sequence of pictures, shot.%04d.png or shot.####.exr. If there are several, each
-    gets a result of its own. If one of them fails, the others are edited nevertheless, and the exit code
-    is 1.
+    gets a result of its own. If one of them fails, the others are still edited, and the exit code is 1.
 
     Once a result is complete, its name is printed; nothing else goes to standard output.
     """

@@ -40,8 +40,8 @@ from zs2kit.errors import UsageError
     metavar="FRAME PROMPT",
     multiple=True,
     group=WHAT,
-    help="Another prompt for this frame and those after it; in between, one prompt turns into the other. May "
-    "be repeated.",
+    help="Another prompt, from this frame on; until then, the prompt before gradually turns into it. May be "
+    "repeated.",
 )
 @flag("-o", "--out", type=PATH, group=FILES, help="The result.  [default: here, named after the prompt]")
 @shared(without=OF_A_SOURCE)

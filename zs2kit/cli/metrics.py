@@ -24,7 +24,7 @@ from zs2kit.errors import UsageError
     "--region",
     metavar="CLIP",
     type=PATH,
-    help="Masks, white where something was to change, to see whether all else stayed the same.",
+    help="Masks, white where something should change, to measure whether the rest stayed the same.",
 )
 @click.option(
     "--chunk-size", metavar="N", type=click.IntRange(1), help="The edit's chunk size, to look for seams."
@@ -35,7 +35,7 @@ from zs2kit.errors import UsageError
     multiple=True,
     help="Folder or hub name of a CLIP or DINO model for transformers; may be repeated.",
 )
-@click.option("--prompt", help="What RESULT is to show, for a CLIP model.")
+@click.option("--prompt", help="What RESULT should show, for a CLIP model.")
 @click.option("--source-prompt", help="What the source shows, for a CLIP model.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def metrics(

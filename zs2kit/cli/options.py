@@ -186,15 +186,15 @@ _SHARED = (
         group=WHAT,
         is_eager=True,
         callback=settings_file.load,
-        help="Take options from a file: TOML, such as --save-settings writes, or a report, to draw with the "
-        "same settings. Options on the command line come first.",
+        help="Read options from a file: TOML, as --save-settings writes it, or a report, to draw with the "
+        "same settings again. Options on the command line override those of the file.",
     ),
     flag(
         "--save-settings",
         type=PATH,
         metavar="TOML",
         group=WHAT,
-        help="Also write the options that are given, for --settings.",
+        help="Also write the given options to a file for --settings.",
     ),
     flag(
         "--plugin",
@@ -203,8 +203,9 @@ _SHARED = (
         metavar="NAME",
         multiple=True,
         group=WHAT,
-        help="Use a plugin; may be repeated. To use one twice, give it names: control:a, control:b. none "
-        "draws from the text alone.  [default: strength, or instruct for a model that edits by instructions]",
+        help="Use a plugin; may be repeated. To use one twice, name each use: control:a, control:b. none "
+        "draws from the prompt alone.  [default: strength, or instruct for a model that edits by "
+        "instructions]",
     ),
     flag(
         "--set",
@@ -226,8 +227,8 @@ _SHARED = (
         "--config",
         metavar="FOLDER",
         group=WHAT,
-        help="The configs of a .safetensors file given as --model: any checkpoint folder of its family.  "
-        "[default: from the hub]",
+        help="Where the configs for a .safetensors file given as --model come from: any checkpoint folder of "
+        "the same family.  [default: the hub]",
     ),
     flag(
         "--lora",
@@ -236,8 +237,8 @@ _SHARED = (
         metavar="NAME[:WEIGHT]",
         multiple=True,
         group=WHAT,
-        help="Add a LoRA to the model: a .safetensors file, a folder, a hub name, or a bundled one's name; "
-        "may be repeated.",
+        help="Add a LoRA to the model: a .safetensors file, a folder, a hub name, or the name of a bundled "
+        "one; may be repeated.",
     ),
     flag(
         "--embedding",
@@ -254,8 +255,8 @@ _SHARED = (
         default="auto",
         group=MACHINE,
         help="A fast stand-in for the model's VAE in flow momentum's averages: the folder or hub name of an "
-        "AutoencoderTiny, or none.  [default: the model's own, else taesd or taesdxl if the hub's cache has "
-        "it]",
+        "AutoencoderTiny, or none.  [default: the model's own, else taesd or taesdxl if it is in the hub's "
+        "cache]",
     ),
     *(
         derived(each, MACHINE if name == "chunk_size" else WHAT if "prompt" in name else HOW)
@@ -275,14 +276,14 @@ _SHARED = (
         type=PATH,
         metavar="JSON",
         group=FILES,
-        help="Also write a report: how good the result is, and all that is needed to draw it again; for "
+        help="Also write a report: how good the result is, and everything needed to draw it again; for "
         "several clips, a folder.",
     ),
     flag(
         "--device",
         metavar="NAME",
         group=MACHINE,
-        help="Where to compute: cpu, cuda, mps.  [default: the fastest here]",
+        help="Where to compute: cpu, cuda, mps.  [default: the fastest available]",
     ),
     flag(
         "--dtype",
@@ -295,7 +296,7 @@ _SHARED = (
         type=click.Choice(KINDS),
         default="auto",
         group=MACHINE,
-        help="How to show progress: bar, lines (one every ten seconds), json (an object a line) or none.  "
+        help="How to show progress: bar, lines (one every ten seconds), json (one object per line) or none.  "
         "[default: a bar on a terminal, else lines]",
     ),
     flag("--quiet", is_flag=True, group=MACHINE, help="Print only errors, warnings and the result's name."),

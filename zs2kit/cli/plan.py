@@ -23,7 +23,8 @@ from zs2kit.errors import ClipError, Notice
     type=PATH,
     metavar="PNG",
     group=FILES,
-    help="Also edit the first frame of each shot, and write a sheet of them, the source above the result.",
+    help="Also edit the first frame of each shot, and write a sheet of them, with the source above the "
+    "result.",
 )
 @flag("--json", "as_json", is_flag=True, group=FILES, help="Print JSON.")
 @shared()
@@ -39,7 +40,7 @@ def plan(
     as_json: bool,
     shared: Shared,
 ) -> None:
-    """Print what `zs2kit edit` with the same options will do, and what time, memory and disk it takes.
+    """Print what `zs2kit edit` with the same options will do, and what time, memory and disk it needs.
 
     Reads CLIP once, and takes one denoising step to estimate the time of all. Writes nothing of the result.
     Exits with 1 if the edit couldn't start.

@@ -28,7 +28,7 @@ def verify(
     fps: Fraction | None,
     as_json: bool,
 ) -> None:
-    """Check that RESULT has SOURCE's frames, times, size, aspect, colour tags and sound.
+    """Check that RESULT has SOURCE's frames, times, size, aspect ratio, colour tags and sound.
 
     Pictures are not compared. Prints a line for every check, and exits with 1 if one of them fails.
     """

@@ -193,7 +193,7 @@ def codec_for(path: Path) -> str:
 class Output:
     """Where and how a clip is written.
 
-    Raises `UsageError` for options that are not allowed, or that exclude one another.
+    Raises `UsageError` for options that are not allowed, or that can't be combined.
     """
 
     path: Path = field(metadata={"positional": True})
@@ -214,7 +214,7 @@ class Output:
         None,
         "The number of the first picture, if the result is a sequence of pictures.",
         minimum=0,
-        shown="as in the source if that is one too, else 1",
+        shown="the source's, if that is a sequence too, else 1",
     )
     sound: Literal["keep", "none", "aac"] = option(
         "keep",
@@ -224,7 +224,7 @@ class Output:
     overwrite: bool = option(False, "Replace files that exist.")
     resume: bool | None = option(
         None,
-        "Resume an interrupted edit with the same result, or start again.",
+        "Resume an interrupted edit of this result, or start again.",
         shown="ask",
     )
 
