@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Event
 
 import numpy as np
 import pytest
@@ -51,6 +52,62 @@ def averaged(
         made.append(flowing.finish(part) if finish else flowing.average("key", part))
         carry, done = following, done + size
     return torch.cat(made)
+
+
+def by_opencv(images: np.ndarray, pixels: np.ndarray, momentum: float, agreement: float) -> np.ndarray:
+    """The same averages by OpenCV alone, (frames, height, width, 3)."""
+    import cv2
+
+    from zs2kit.flow import flow, visible, warp
+
+    def blurred(picture, sigma):
+        return cv2.GaussianBlur(picture, (0, 0), sigma)
+
+    def moved(picture, motion):
+        bounds = (bound(picture, np.ones((3, 3), np.uint8)) for bound in (cv2.erode, cv2.dilate))
+        low, high = (warp(each, motion, cv2.INTER_NEAREST) for each in bounds)
+        return warp(picture, motion, cv2.INTER_CUBIC).clip(low, high)
+
+    def small(apart, bound):
+        return np.clip(2 - apart / bound, 0, 1)[..., None]
+
+    def same(a, b, bound):
+        return small(blurred(np.abs(a - b).max(axis=2), 1.5), bound)
+
+    source, made = images[0].astype(np.float32), [pixels[0]]
+    for before, image, frame in zip(images, images[1:], pixels[1:], strict=False):
+        backward, forward = flow(image, before), flow(before, image)
+        seen = blurred(visible(backward, forward).astype(np.float32), 1.0)[..., None]
+        average, image = moved(source, backward), image.astype(np.float32)
+        lag = np.abs(blurred(average - image, 2.5)).max(axis=2)
+        sure = seen * small(lag, TOLERANCE) * same(average, image, AGREEMENT)
+        source = momentum * sure * average + (1 - momentum * sure) * image
+        last = moved(made[-1], backward)
+        weight = momentum * sure * same(last, frame, agreement)
+        made.append(weight * last + (1 - weight) * frame)
+    return np.stack(made)
+
+
+@pytest.mark.parametrize("finish", [False, True])
+def test_it_is_what_opencv_computes(tiny, finish: bool) -> None:
+    """On a clip in which there is something to be seen, at sizes that aren't alike."""
+    images = np.stack([frame.image for frame in drawn_clip(6, width=96, height=70)])
+    pixels = torch.nn.functional.interpolate(paint(6, 96) * 0.2 + 0.4, size=(70, 96))
+    expected = by_opencv(
+        images, pixels.permute(0, 2, 3, 1).numpy(), 0.95, AGREEMENT / 255 if finish else np.inf
+    )
+    made = averaged(tiny, images, pixels, (2, 4), 0.95, finish).permute(0, 2, 3, 1).numpy()
+    assert np.abs(made - expected).max() < 1e-5
+    assert np.abs(made - pixels.permute(0, 2, 3, 1).numpy()).max() > 1e-2
+
+
+def test_flows_are_found_beside(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for them until they are needed."""
+    going, own = Event(), motion.flow
+    monkeypatch.setattr(motion, "flow", lambda a, b: own(a, b) if going.wait(60) else None)
+    flowing = FlowMomentum(0.9, tiny, panorama(3), Carry(), Carry())
+    going.set()
+    assert [each is None for each in flowing.flows] == [True, False, False]
 
 
 def test_at_momentum_one_the_first_picture_moves_with_the_source(tiny) -> None:

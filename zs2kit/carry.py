@@ -66,6 +66,7 @@ class HostCarry(Carry):
         moved = cls(device)
         for name, tensor in carry.items():
             moved.keep(name, tensor)
+        moved._backend.synchronize()
         return moved
 
     def fetch(self, name: str, device: torch.device) -> torch.Tensor | None:

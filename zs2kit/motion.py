@@ -8,14 +8,17 @@ several passes.
 from __future__ import annotations
 
 import math
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from zs2kit.carry import Carry
-from zs2kit.flow import SMALLEST, flow, visible, warp
+from zs2kit.flow import SMALLEST, flow, visible
 from zs2kit.model import Model
 
 MOMENTUM = 0.95  # the default for edits
@@ -27,15 +30,16 @@ SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 TOLERANCE = 10
 AGREEMENT = 24  # the same for details, of the source and of finished frames
 
-Picture = NDArray[np.float32]  # (height, width, channels)
-Flow = tuple[Picture, Picture]  # the flow to the frame before; how sure it is: (height, width, 1) in [0, 1]
+Found = tuple[NDArray[np.float32], NDArray[np.float32]]  # see `_find`
+Flow = tuple[torch.Tensor, torch.Tensor]  # a grid for `_moved`; how sure the flow is, (height, width)
 
 
 class FlowMomentum:
     """The running averages of one chunk's pictures, one for each step in which flow momentum acts.
 
     images: (frames, height, width, 3) RGB uint8, the source as the model gets it. The averages are read from
-    ``carry`` and written to ``following`` for the next chunk.
+    ``carry`` and written to ``following`` for the next chunk. Flows are found in threads, while the device
+    takes the first steps; everything else is done on the model's device.
     """
 
     def __init__(
@@ -43,25 +47,43 @@ class FlowMomentum:
     ) -> None:
         self.momentum = momentum
         self.model = model
+        self.images = images
         self.carry = carry
         self.following = following
-        self.flows: list[Flow | None] = []
-        known = carry.get("flow/source")  # the source's frame before this chunk, and the source's own average
-        last = None if known is None else known.cpu().numpy()
-        for image in images.astype(np.float32):
-            found, average = None, image
-            if last is not None and min(image.shape[:2]) >= SMALLEST:
-                motion, seen = _flow(last[0], image)
-                moved = _moved(last[1], motion)
+        # torch has neither bicubic sampling nor borders on other devices
+        self.device = model.device if model.device.type == "cuda" else torch.device("cpu")
+        self._last = self._carried("flow/source")  # the source's frame before this chunk, and its average
+        before = [] if self._last is None else [_to_image(self._last[0])]
+        self._found: list[Future[Found] | None] = [None] * (not before)
+        with_flow = min(images.shape[1:3]) >= SMALLEST
+        threads = ThreadPoolExecutor(torch.get_num_threads())
+        for a, b in zip([*before, *images], [*before, *images][1:], strict=False):
+            self._found.append(threads.submit(_find, a, b) if with_flow else None)
+        threads.shutdown(wait=False)
+
+    @cached_property
+    def flows(self) -> list[Flow | None]:
+        """The flow from each frame to the one before it; None where there is none."""
+        flows: list[Flow | None] = []
+        last = self._last
+        for image, future in zip(self.images, self._found, strict=True):
+            source = torch.from_numpy(image).to(self.device).permute(2, 0, 1).float()
+            found, average = None, source
+            if future is not None and last is not None:
+                motion, seen = (torch.from_numpy(each).to(self.device) for each in future.result())
+                grid = _grid(motion)
+                moved = _moved(last[1], grid)
                 # Where the source's average lags behind the source, as in a fade, the result's would lag too.
                 # The blur leaves out resampled edges, which are lighter on one side and darker on the other.
-                lag = np.abs(cv2.GaussianBlur(moved - image, (0, 0), 2.5)).max(axis=2)
-                sure = seen * _small(lag, TOLERANCE) * _small(_apart(moved, image), AGREEMENT)
-                found = motion, sure
-                average = _mixed(image, moved, momentum * sure)
-            last = np.stack([image, average])
-            self.flows.append(found)
-        following["flow/source"] = torch.from_numpy(last)
+                lag = _blurred(moved - source, 2.5).abs().amax(dim=0)
+                sure = seen * _small(lag, TOLERANCE) * _small(_apart(moved, source), AGREEMENT)
+                found = grid, sure
+                average = _mixed(source, moved, self.momentum * sure)
+            last = torch.stack([source, average])
+            flows.append(found)
+        assert last is not None
+        self.following["flow/source"] = last
+        return flows
 
     def __call__(self, index: int, count: int, denoised: torch.Tensor) -> torch.Tensor:
         """Average the latents ``denoised`` (frames, channels, height, width) that step ``index`` aims at.
@@ -91,20 +113,25 @@ class FlowMomentum:
         y_0 = x_0, y_k = v m W(y_(k-1)) + (1 - v m) x_k, where W moves a picture along the flow, and v is 1
         where the flow is sure and x_k lies within ``agreement`` of W(y_(k-1)).
         """
-        before = self.carry.get(key)
-        last = None if before is None else before.cpu().numpy()
+        last = self._carried(key)
         averages = []
-        for frame, found in zip(pixels.permute(0, 2, 3, 1).cpu().numpy(), self.flows, strict=True):
+        for frame, found in zip(pixels.to(self.device), self.flows, strict=True):
+            average = frame
             if found is not None and last is not None:
-                motion, sure = found
-                moved = _moved(last, motion)
-                same = _small(_apart(moved, frame), agreement)
-                frame = _mixed(frame, moved, self.momentum * sure * same)
-            last = frame
-            averages.append(frame)
-        averaged = torch.from_numpy(np.stack(averages))
+                grid, weight = found
+                moved = _moved(last, grid)
+                if agreement < math.inf:
+                    weight = weight * _small(_apart(moved, frame), agreement)
+                average = _mixed(frame, moved, self.momentum * weight)
+            last = average
+            averages.append(average)
+        averaged = torch.stack(averages)
         self.following[key] = averaged[-1].clone()
-        return averaged.permute(0, 3, 1, 2).to(pixels)
+        return averaged.to(pixels.device)
+
+    def _carried(self, key: str) -> torch.Tensor | None:
+        tensor = self.carry.get(key)
+        return None if tensor is None else tensor.to(self.device)
 
 
 def acts(index: int, count: int) -> bool:
@@ -116,43 +143,69 @@ def _acting(count: int) -> set[int]:
     return {min(round(share * count), count - 1) for share in SHARES}
 
 
-def _moved(picture: Picture, motion: Picture) -> Picture:
-    """Return ``picture`` moved along a flow that leads to it.
+def _grid(motion: torch.Tensor) -> torch.Tensor:
+    """Return where a flow (height, width, 2) leads to, as `torch.nn.functional.grid_sample` takes it."""
+    height, width = motion.shape[:2]
+    rows, columns = (torch.arange(size, device=motion.device) for size in (height, width))
+    x, y = columns + motion[..., 0], rows[:, None] + motion[..., 1]
+    return torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)[None]
+
+
+def _moved(picture: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+    """Return ``picture`` (channels, height, width) moved along a flow that leads to it.
 
     Linear interpolation would blur a little each time. Cubic interpolation overshoots beside edges, a little
     more each time, so it is clipped to the darkest and the lightest value around each pixel.
     """
-    around = np.ones((3, 3), np.uint8)
-    low, high = (
-        warp(bound(picture, around), motion, cv2.INTER_NEAREST)  # type: ignore[arg-type, unused-ignore]
-        for bound in (cv2.erode, cv2.dilate)
-    )
-    moved: Picture = warp(picture, motion, cv2.INTER_CUBIC).clip(low, high)
-    return moved
+    wide = F.pad(picture[None], (1, 1, 1, 1), "replicate")[0]
+    bounds = []
+    for bound in (torch.minimum, torch.maximum):
+        rows = bound(bound(wide[:, :-2], wide[:, 1:-1]), wide[:, 2:])
+        bounds.append(bound(bound(rows[..., :-2], rows[..., 1:-1]), rows[..., 2:]))
+    low, high = _sampled(torch.cat(bounds), grid, "nearest").chunk(2)
+    return _sampled(picture, grid, "bicubic").clamp(low, high)
 
 
-def _apart(a: Picture, b: Picture) -> Picture:
-    """Return how much two pictures differ around each pixel: (height, width)."""
-    apart: Picture = np.abs(a - b).max(axis=2)
-    return np.asarray(cv2.GaussianBlur(apart, (0, 0), 1.5), np.float32)
+def _sampled(picture: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor:
+    return F.grid_sample(picture[None], grid, mode, "border", align_corners=False)[0]
 
 
-def _small(apart: Picture, bound: float) -> Picture:
-    """Return 1 where ``apart`` (height, width) is within ``bound``, 0 from twice that on.
-
-    In between it falls linearly. The shape is (height, width, 1).
-    """
-    small: Picture = np.clip(2 - apart / bound, 0, 1)[..., None]
-    return small
+def _apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return how much two pictures (channels, height, width) differ around each pixel: (height, width)."""
+    return _blurred((a - b).abs().amax(dim=0, keepdim=True), 1.5)[0]
 
 
-def _mixed(frame: Picture, moved: Picture, weight: Picture) -> Picture:
+def _blurred(picture: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Blur (channels, height, width) by a Gaussian."""
+    kernel = _gaussian(sigma, picture.device)
+    reach = len(kernel) // 2
+    wide = F.pad(picture[:, None], (reach,) * 4, "reflect")
+    return F.conv2d(F.conv2d(wide, kernel[None, None, None]), kernel[None, None, :, None])[:, 0]
+
+
+@lru_cache
+def _gaussian(sigma: float, device: torch.device) -> torch.Tensor:
+    reach = round(4 * sigma)
+    distances = torch.arange(-reach, reach + 1, device=device)
+    weights = torch.exp(-distances.square() / (2 * sigma**2))
+    return weights / weights.sum()
+
+
+def _small(apart: torch.Tensor, bound: float) -> torch.Tensor:
+    """Return 1 where ``apart`` is within ``bound``, 0 from twice that on; in between it falls linearly."""
+    return (2 - apart / bound).clamp(0, 1)
+
+
+def _mixed(frame: torch.Tensor, moved: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return weight * moved + (1 - weight) * frame
 
 
-def _flow(a: Picture, b: Picture) -> Flow:
-    """Return the flow from ``b`` back to ``a``, pictures of 0 to 255, and how sure it is."""
-    before, now = a.astype(np.uint8), b.astype(np.uint8)
+def _to_image(source: torch.Tensor) -> NDArray[np.uint8]:
+    return source.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+
+
+def _find(before: NDArray[np.uint8], now: NDArray[np.uint8]) -> Found:
+    """Return the flow from ``now`` back to ``before``, (height, width, 2), and how sure it is."""
     backward, forward = flow(now, before), flow(before, now)
     seen = cv2.GaussianBlur(visible(backward, forward).astype(np.float32), (0, 0), 1.0)
-    return backward, np.asarray(seen, np.float32)[..., None]
+    return backward, np.asarray(seen, np.float32)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from diffusers import AutoencoderTiny
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from zs2kit.errors import is_out_of_memory
@@ -16,8 +17,7 @@ AT_ONCE = 8  # pictures, on a device that is faster the more it gets; a CPU is a
 class VAE:
     """An autoencoder of diffusers, with the rules of its family: how latents are scaled, and packed.
 
-    Latents are (frames, channels, height, width), as the network takes them. It computes in the channels_last
-    layout, in which its convolutions are faster on CPUs and GPUs alike.
+    Latents are (frames, channels, height, width), as the network takes them.
     """
 
     def __init__(self, module: Any) -> None:
@@ -25,8 +25,11 @@ class VAE:
         self._video = hasattr(module.config, "temperal_downsample")
         # FLUX.2's latents are squares of 2x2, normalised by a layer that has the statistics.
         self._squares = hasattr(module, "bn")
-        self.module = module if self._video else module.to(memory_format=torch.channels_last)
+        self.module = module
         self._at_once = 1 if module.device.type == "cpu" else AT_ONCE
+        # On a CPU, only the tiny one gains much by this layout: it takes two thirds of the time.
+        if not self._video and (module.device.type != "cpu" or isinstance(module, AutoencoderTiny)):
+            module.to(memory_format=torch.channels_last)
 
     @property
     def channels(self) -> int:
@@ -50,7 +53,8 @@ class VAE:
 
         They are the mode of the posterior, so that the same pixels give the same latents.
         """
-        pixels = pixels.to(self.module.device, self.module.dtype)
+        # A layout of the pictures' own would choose that of all convolutions.
+        pixels = pixels.to(self.module.device, self.module.dtype).contiguous()
         mean, std = self._mean_and_std()
         return (self._in_parts(self._encoded, pixels).float() - mean) / std * self._scaling_factor
 
