@@ -200,7 +200,8 @@ class FirstFrame:
     """Attention of every frame to the first, written out: the reference for momentum 1."""
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None):
-        first = hidden_states[:1].expand_as(hidden_states)
+        branches = hidden_states.unflatten(0, (-1, FRAMES))  # those of one call
+        first = branches[:, :1].expand_as(branches).flatten(0, 1)
         return diffusers.models.attention_processor.AttnProcessor()(attn, hidden_states, first)
 
 
@@ -586,7 +587,9 @@ def test_momentum_by_hooks_is_that_by_processors_to_the_bit(tiny: Model, network
         return torch.cat([each.flatten() for each in ([found[-1]] if network == "controlnet" else found)])
 
     def average() -> TemporalMomentum:
-        return TemporalMomentum(0.9, Carry(), Carry())
+        found = TemporalMomentum(0.9, Carry(), Carry())
+        found.scopes = ["text/0"]
+        return found
 
     plain = call()
     with attached({network: module}, average()):
