@@ -18,7 +18,7 @@ from diffusers import ControlNetModel, UNet2DModel
 
 import zs2kit
 from zs2kit import Plugin, attention, option
-from zs2kit.attention import TemporalMomentum, attached, self_attention
+from zs2kit.attention import TemporalMomentum, attached, running_average, self_attention
 from zs2kit.carry import Carry
 from zs2kit.control import Control
 from zs2kit.denoiser import Denoiser
@@ -606,6 +606,21 @@ def test_momentum_by_hooks_is_that_by_processors_to_the_bit(tiny: Model, network
     assert torch.equal(hooked, wrapped) and torch.equal(call(), plain)
     assert not torch.equal(hooked, plain)
     assert len(by_processors.following) == len(names) > 0
+
+
+def test_a_branch_that_begins_later_than_another_has_an_average_of_its_own() -> None:
+    first, second = torch.randn(2, 4, 6, 3, generator=torch.Generator().manual_seed(0))
+    carry = Carry()
+    alone = TemporalMomentum(0.9, Carry(), carry)
+    alone.scopes = ["old/0"]
+    alone("layer", first)
+    both, each = (TemporalMomentum(0.9, carry, Carry()) for _ in range(2))
+    both.scopes = ["new/0", "old/0"]
+    joined = both("layer", torch.cat([first, second]))
+    for scope, frames, found in zip(both.scopes, (first, second), joined.chunk(2), strict=True):
+        each.scopes = [scope]
+        assert torch.equal(each("layer", frames), found)
+    assert torch.equal(joined[:4], running_average(first, 0.9))
 
 
 def test_momentum_on_a_network_that_is_not_known_is_refused(tiny: Model) -> None:

@@ -83,13 +83,15 @@ class TemporalMomentum:
                     f"layer {layer} is called twice in '{key.removesuffix(f'/{layer}')[10:]}'",
                     "give branches names of their own, and plugins networks of their own",
                 )
-        found = [self.carry.fetch(key, hidden_states.device) for key in keys]
-        previous = torch.stack([each for each in found if each is not None]) if found[0] is not None else None
         length = hidden_states.shape[1]
         count = length if self.tokens is None else self.tokens.picture
         first = self.tokens.text if self.tokens is not None and after_text else 0
         before, picture, after = torch.split(hidden_states, [first, count, length - first - count], dim=1)
         frames = picture.reshape(len(keys), -1, *picture.shape[1:]).transpose(0, 1)
+        found = [self.carry.fetch(key, picture.device) for key in keys]
+        # A scope that isn't in the carry begins with the first of these frames.
+        begun = zip(found, frames[0].float(), strict=True)
+        previous = torch.stack([start if each is None else each for each, start in begun])
         mixed = running_average(frames, self.momentum, previous)  # (frames, scopes, tokens, channels)
         for key, last in zip(keys, mixed[-1], strict=True):
             self.following.keep(key, last)
