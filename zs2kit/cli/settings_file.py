@@ -163,7 +163,7 @@ def _of_report(
             "config": model["config"],
             "loras": [f"{name}:{weight!r}" for name, weight in model["loras"].items()],
             "embeddings": list(model["embeddings"]),
-            "tiny_vae": model["tiny_vae"],
+            "tiny_vae": model.get("tiny_vae"),
             "device": model["device"],
             "dtype": model["dtype"],
             "plugins": [each["name"] for each in content["plugins"]] or ["none"],
