@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +16,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import zs2kit
 from zs2kit import Model, Plugin, hookimpl
@@ -28,13 +29,14 @@ from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
 from zs2kit.schedule import steps_of
 from zs2kit.testing import SAME, check_plugin, chunks, drawn_clip, edited_pixels, make_scan, tiny_models
 from zs2kit_plugins.colour import Colour
+from zs2kit_plugins.instruct import Instruct
 from zs2kit_plugins.invert import Invert
 from zs2kit_plugins.pose import Pose
 from zs2kit_plugins.reference import Reference
 from zs2kit_plugins.strength import Strength
 
 FRAMES = 3
-SIZE = (32, 48)
+SIZE = (64, 80)
 STEPS = 4
 PROMPT = "a red robot"
 # Families that draw from text alone -> what their pipelines are called with for a guidance scale of 3
@@ -58,7 +60,7 @@ def load(kind: str) -> Model:
 
 
 def cut(model: Model, sizes=(FRAMES,)) -> list:
-    return chunks(drawn_clip(sum(sizes), width=48), sizes, model, SIZE)
+    return chunks(drawn_clip(sum(sizes), width=SIZE[1], height=SIZE[0]), sizes, model, SIZE)
 
 
 def pixels(model: Model, plugins=(), sizes=(FRAMES,), *, carried=True, **settings) -> torch.Tensor:
@@ -74,13 +76,14 @@ def noise(model: Model) -> torch.Tensor:
     return dependency_noise(model.latent_shape(*SIZE), range(FRAMES), MAX_DIVERGENCE, 0)
 
 
-def by_the_pipeline(model: Model, **how: Any) -> torch.Tensor:
-    """The same frames, one by one, by the checkpoint's own pipeline."""
+def by_the_pipeline(model: Model, images: Sequence[Any] = (None,) * FRAMES, **how: Any) -> torch.Tensor:
+    """The same frames, one by one, by the checkpoint's own pipeline; ``images``: what it edits."""
     pipeline, network = model.pipeline, model.network
     pipeline.set_progress_bar_config(disable=True)
     made = []
-    for each in noise(model):
+    for each, image in zip(noise(model), images, strict=True):
         latents = each[None]
+        shown = {} if image is None else {"image": image}
         if type(pipeline).__name__.startswith(("FluxPipeline", "FluxKontext", "QwenImage")):
             latents = network._pack(latents)
         made.append(
@@ -91,6 +94,7 @@ def by_the_pipeline(model: Model, **how: Any) -> torch.Tensor:
                 num_inference_steps=STEPS,
                 latents=latents,
                 output_type="pt",
+                **shown,
                 **how,
             ).images
         )
@@ -108,6 +112,80 @@ def test_parity_with_the_pipeline(kind):
     print(f"{kind}: largest difference {found:.1e}")
     assert found <= 1e-5
     assert difference(pixels(model, **{**ours, "momentum": 0.9}), theirs) > 1e-3
+
+
+# Editing: the source as further tokens, of each frame its own
+
+# Families that edit -> what their pipelines are called with for a guidance scale of 3
+EDITED: dict[str, dict[str, Any]] = {
+    "flux-kontext": {"guidance_scale": 3.0, "max_area": SIZE[0] * SIZE[1], "_auto_resize": False},
+    "flux2-dev": {"guidance_scale": 3.0},
+    "flux2-klein": {},
+    "flux2-klein-base": {"guidance_scale": 3.0},
+    "qwen-image-edit": {"true_cfg_scale": 3.0, "negative_prompt": "blue"},
+    "qwen-image-edit-plus": {"true_cfg_scale": 3.0, "negative_prompt": "blue"},
+}
+
+
+@pytest.fixture
+def small_sources(monkeypatch):
+    """Qwen's editing pipelines enlarge every source to a million pixels; here, to this test's size."""
+    from diffusers.modular_pipelines.qwenimage import encoders
+    from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
+
+    def small(area: int, ratio: float) -> tuple[int, int, None]:
+        return SIZE[1], SIZE[0], None
+
+    monkeypatch.setattr(encoders, "calculate_dimensions", small)
+    monkeypatch.setattr(pipeline_qwenimage_edit, "calculate_dimensions", small)
+    monkeypatch.setattr(pipeline_qwenimage_edit_plus, "calculate_dimensions", lambda *args: small(*args)[:2])
+
+
+@pytest.mark.parametrize("kind", EDITED)
+def test_parity_with_the_pipeline_that_edits(kind, small_sources):
+    model, how = load(kind), EDITED[kind]
+    ours = {"momentum": 0, "divergence": MAX_DIVERGENCE, "negative_prompt": how.get("negative_prompt", "")}
+    if how:
+        ours["guidance_scale"] = 3.0
+    (chunk,) = cut(model)
+    images = [Image.fromarray(each) for each in chunk.images]
+    theirs = by_the_pipeline(model, images, **how)
+    found = difference(pixels(model, [Instruct()], **ours), theirs)
+    print(f"{kind}: largest difference {found:.1e}")
+    assert found <= 1e-5
+    assert difference(pixels(model, [Instruct()], **{**ours, "momentum": 0.9}), theirs) > 1e-3
+    # Each frame sees its own source.
+    assert difference(by_the_pipeline(model, images[:1] * FRAMES, **how), theirs) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["flux-kontext", "flux2-klein", "qwen-image-edit"])
+def test_instruct_keeps_the_laws(kind):
+    quick = {"size": (32, 32), "num_inference_steps": 2}
+    if load(kind).network.edits:  # it draws nothing without the plugin
+        whole = pixels(load(kind), [Instruct()])
+        assert difference(pixels(load(kind), [Instruct()], [2, 1]), whole) <= SAME
+        assert difference(pixels(load(kind), [Instruct()], [2, 1], carried=False), whole) > 10 * SAME
+    else:
+        check_plugin(Instruct(), model=load(kind), **quick)
+
+
+def test_what_edits_is_used_to_edit():
+    with pytest.warns(UserWarning, match="so instruct is used"):
+        zs2kit.edit(drawn_clip(1), PROMPT, model=load("flux-kontext"))
+
+
+def test_what_only_edits_needs_a_source():
+    for how in ({"plugins": ()}, {"plugins": [Strength()]}):
+        with pytest.raises(ModelError, match="draws nothing from text alone; use the plugin instruct"):
+            zs2kit.edit(drawn_clip(1), PROMPT, model=load("qwen-image-edit"), **how)
+
+
+def test_options_of_other_models_are_refused():
+    with pytest.raises(UsageError, match="image_guidance_scale` has no effect"):
+        plugin = Instruct(image_guidance_scale=2.0)
+        zs2kit.edit(drawn_clip(1), PROMPT, model=load("flux-kontext"), plugins=[plugin])
+    with pytest.raises(ModelError, match="instruct needs an Instruct-Pix2Pix model"):
+        zs2kit.edit(drawn_clip(1), PROMPT, model=load("z-image"), plugins=[Instruct()])
 
 
 # The laws, edit by edit

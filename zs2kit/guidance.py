@@ -18,27 +18,42 @@ from zs2kit.settings import Settings
 
 
 def classifier_free(model: Model, settings: Settings, chunk: Chunk) -> list[Branch]:
-    """Return the branches of classifier-free guidance: weight s with the prompt, 1 - s without it.
+    """Return the branches of classifier-free guidance for the prompts of this chunk's frames.
 
-    There is only one branch, with the prompt, at a scale of 1, or of 0, by which the makers of distilled
-    models mean no guidance; and for a model that takes the scale as an input, or none at all.
+    Raises `UsageError` for several prompts whose embeddings differ in length.
     """
-    scale, guided, prompts = settings.guidance_scale, model.network.guided, settings.prompts
+    prompts = settings.prompts
     embedded = [
         model.embed(prompt, settings.negative_prompt, chunk.height, chunk.width)
         for prompt in prompts.values()
     ]
-    text, negative = embedded[0]
-    free = guided == "cfg" and scale not in (0, 1)
-    branch = Branch("text", scale if free else 1.0, *text, scale if guided == "embedded" else None)
+    *others, branch = branches_of(model, settings.guidance_scale, *embedded[0])
     if len(prompts) > 1:
         along = [each for each, _ in embedded]
+        if len({each.prompt_embeds.shape for each in along}) > 1:
+            raise UsageError(
+                f"{model.name} takes longer embeddings for longer prompts, and can't turn one into another",
+                "give one prompt",
+            )
         branch = Turning(**vars(branch), prompts=along, positions=positions(list(prompts), chunk.indices))
+    return [*others, branch]
+
+
+def branches_of(model: Model, scale: float, text: Embeds, negative: Embeds) -> list[Branch]:
+    """Return the branches of guidance by ``scale``: weight s with the prompt, 1 - s without it.
+
+    There is only one branch, with the prompt, at a scale of 1, or of 0, by which the makers of distilled
+    models mean no guidance; and for a model that takes the scale as an input, or none at all. The one with
+    the prompt is the last.
+    """
+    guided = model.network.guided
+    free = guided == "cfg" and scale not in (0, 1)
+    branch = Branch("text", scale if free else 1.0, *text, scale if guided == "embedded" else None)
     return [Branch("negative", 1 - scale, *negative, conditional=False), branch] if free else [branch]
 
 
 def check(model: Model, settings: Settings) -> None:
-    """Raise `UsageError` for settings of classifier-free guidance that the model has no use for."""
+    """Raise `UsageError` for settings of the guidance that the model has no use for."""
     guided = model.network.guided
     if guided == "none" and settings.guidance_scale not in (0, 1):
         raise UsageError(

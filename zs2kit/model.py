@@ -209,11 +209,18 @@ class Model:
             return None
         return self.folder / name
 
-    def embed(self, prompt: str, negative_prompt: str, height: int, width: int) -> tuple[Embeds, Embeds]:
+    def embed(
+        self,
+        prompt: str,
+        negative_prompt: str,
+        height: int,
+        width: int,
+        images: NDArray[np.uint8] | None = None,
+    ) -> tuple[Embeds, Embeds]:
         """Return ``prompt`` and ``negative_prompt``, embedded as the network takes them.
 
-        height, width: of the pictures, in pixels. Sends a notice, once, if a prompt is too long to be read
-        whole.
+        height, width: of the pictures, in pixels. images: what is edited, (frames, height, width, 3) RGB, for
+        a model whose text encoder sees it. Sends a notice, once, if a prompt is too long to be read whole.
         """
         for each in (prompt, negative_prompt):
             read, cut = self.network.cut(each)
@@ -224,8 +231,8 @@ class Model:
                     f"{self.name} reads {read} tokens of a prompt, and what comes after them has no effect: "
                     f"'{cut}'",
                 )
-        if self._embedded is None:
-            return self.network.embed(prompt, negative_prompt, height, width)
+        if self._embedded is None or self.network.edits:  # what such a model sees differs from frame to frame
+            return self.network.embed(prompt, negative_prompt, height, width, images)
         key = prompt, negative_prompt, height, width, self.dtype
         if key not in self._embedded:
             self._embedded[key] = self.network.embed(prompt, negative_prompt, height, width)

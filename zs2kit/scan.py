@@ -20,7 +20,7 @@ from zs2kit.carry import Carry, HostCarry
 from zs2kit.clip import Chunk, Clip, Fit, Frame
 from zs2kit.denoiser import Denoiser
 from zs2kit.encoding import Encoding
-from zs2kit.errors import notify
+from zs2kit.errors import ModelError, notify
 from zs2kit.memory import peak_of
 from zs2kit.model import Embedded, Model
 from zs2kit.motion import FlowMomentum, acts
@@ -79,8 +79,11 @@ class Scan:
                 "not on this machine",
                 f"`tiny_vae='{model.faster}'` fetches it",
             )
-        if not self.hook.guidance.get_hookimpls():
-            guidance.check(model, settings)
+        guidance.check(model, settings)
+        if model.network.edits and not self.hook.guidance.get_hookimpls():
+            raise ModelError(
+                f"{model.name} edits pictures, and draws nothing from text alone", "use the plugin instruct"
+            )
         scheduler = self._scheduler(*(settings.size or model.native_size))
         self.hook.setup(model=model, denoiser=self.denoiser, scheduler=scheduler, clip=clip)
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from zs2kit.attention import Tokens
     from zs2kit.schedule import Step
@@ -25,15 +27,16 @@ class Branch:
     """One call of the network per step; the guided prediction is the branches' sum of weight x prediction.
 
     prompt_embeds: (1 or frames, tokens, channels). conditions: further entries of a U-Net's
-    ``added_cond_kwargs``, each (1 or frames, ...). guidance_scale: for models that take it as an input; None
-    is none. conditional: whether the branch draws what the user asks for; if it
+    ``added_cond_kwargs``, each (1 or frames, ...); for a transformer, further inputs of its blocks, of which
+    ``image_latents`` is a list of latents that it is shown as further tokens. guidance_scale: for models that
+    take it as an input; None is none. conditional: whether the branch draws what the user asks for; if it
     draws what guidance leads away from, or the source itself, it doesn't, and gets no reference picture.
     """
 
     name: str
     weight: float
     prompt_embeds: torch.Tensor
-    conditions: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    conditions: Mapping[str, Any] = field(default_factory=dict)
     guidance_scale: float | None = None
     conditional: bool = True
 
@@ -91,6 +94,16 @@ class Network(Protocol):
         ...
 
     @property
+    def shows(self) -> bool:
+        """Whether it can be shown pictures, such as the source, as further tokens."""
+        ...
+
+    @property
+    def edits(self) -> bool:
+        """Whether it draws nothing without such a picture, which its text encoder sees, too."""
+        ...
+
+    @property
     def multiple(self) -> int:
         """What the sides of the latents must be divisible by."""
         ...
@@ -100,8 +113,18 @@ class Network(Protocol):
         """(height, width) of the latents that it was trained on."""
         ...
 
-    def embed(self, prompt: str, negative_prompt: str, height: int, width: int) -> tuple[Embeds, Embeds]:
-        """Return both prompts, embedded, for pictures of ``height`` x ``width`` pixels."""
+    def embed(
+        self,
+        prompt: str,
+        negative_prompt: str,
+        height: int,
+        width: int,
+        images: NDArray[np.uint8] | None = None,
+    ) -> tuple[Embeds, Embeds]:
+        """Return both prompts, embedded, for pictures of ``height`` x ``width`` pixels.
+
+        images: (frames, height, width, 3) RGB, for a text encoder that sees what is edited (see `edits`).
+        """
         ...
 
     def cut(self, prompt: str) -> tuple[int, str]:

@@ -12,7 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from zs2kit.attention import Tokens, self_attention
@@ -73,6 +76,16 @@ class Blocks:
         return int(self.module.config.in_channels) // side**2
 
     @property
+    def shows(self) -> bool:
+        """See `Network`."""
+        return self.family.shows
+
+    @property
+    def edits(self) -> bool:
+        """See `Network`."""
+        return self.family.edits
+
+    @property
     def multiple(self) -> int:
         """How many latents a token covers along one side."""
         return self.family.side
@@ -90,22 +103,48 @@ class Blocks:
         return int(self._modular.vae_scale_factor) * (2 if self.family.side == 1 else 1)
 
     @torch.no_grad()
-    def embed(self, prompt: str, negative_prompt: str, height: int, width: int) -> tuple[Embeds, Embeds]:
+    def embed(
+        self,
+        prompt: str,
+        negative_prompt: str,
+        height: int,
+        width: int,
+        images: NDArray[np.uint8] | None = None,
+    ) -> tuple[Embeds, Embeds]:
         """See `Network`. By the family's own blocks."""
-        text = self._embed(prompt)
-        return text, self._embed(negative_prompt) if self.guided == "cfg" else text
+        if not self.edits:
+            text = self._embed(prompt)
+            return text, self._embed(negative_prompt) if self.guided == "cfg" else text
+        if images is None:
+            raise self._needs_picture()
+        shown = [Image.fromarray(each) for each in images]
+        # Frame by frame, since some blocks take all pictures for those of one prompt
+        text, negative = (
+            _stacked([self._embed(each, image=image) for image in shown])
+            for each in (prompt, negative_prompt)
+        )
+        return text, negative
 
-    def _embed(self, prompt: str) -> Embeds:
-        blocks = self._blocks({}).sub_blocks
+    def _needs_picture(self) -> ModelError:
+        return ModelError(
+            f"{self.called} edits pictures, and draws nothing from text alone", "use the plugin instruct"
+        )
+
+    def _embed(self, prompt: str, **shown: Any) -> Embeds:
+        blocks = self._blocks(shown).sub_blocks
         encoders = [block for name, block in blocks.items() if name.split(".")[0] == "text_encoder"]
-        state = _state(encoders, {"prompt": prompt})
+        state = _state(encoders, {"prompt": prompt, **shown})
         with quiet():
             for block in encoders:
                 if hasattr(block, "DEFAULT_SYSTEM_MESSAGE"):  # FLUX.2's has lost a line break in the blocks
                     block.DEFAULT_SYSTEM_MESSAGE = self.pipeline.system_message
                 block(self._modular, state)
-        names = [each.name for block in encoders for each in block.intermediate_outputs]
-        found = {name: state.get(name) for name in names if not name.startswith("negative_")}
+        found = {
+            each.name: state.get(each.name)
+            for block in encoders
+            for each in block.intermediate_outputs
+            if "prompt" in each.name and not each.name.startswith("negative_")
+        }
         tensors = {
             name: value[0][None] if isinstance(value, list) else value
             for name, value in found.items()
@@ -186,10 +225,10 @@ class Blocks:
         inputs = {name: _typed(value, dtype) for name, value in conditions.items()}
         embeds = prompt_embeds.to(dtype)
         pictures: list[torch.Tensor] = inputs.pop("image_latents", [])
-        if self.family.edits and not pictures:
-            raise ModelError(
-                f"{self.called} edits pictures, and can't draw from text alone", "use the plugin instruct"
-            )
+        if pictures and not self.shows:
+            raise PluginError(f"{self.called} can't be shown pictures", "use another model")
+        if self.edits and not pictures:
+            raise self._needs_picture()
         inputs |= {
             "prompt_embeds": list(embeds) if self.family.title == "Z-Image" else embeds,
             # FLUX.2's blocks pack them, the others take them packed.
@@ -203,7 +242,27 @@ class Blocks:
         euler = flow_euler(self.scheduler, self.pipeline.scheduler.config, step.count)
         blocks = self._blocks({"image": True} if pictures else {})
         with quiet():
-            return _Prepared(self._with(euler), blocks, inputs, len(latents))
+            prepared = _Prepared(self._with(euler), blocks, inputs | self._shown(pictures), len(latents))
+        if pictures and self.family.side == 1:  # FLUX.2's blocks show the same picture to all frames
+            shown = torch.cat([self._pack(each) for each in pictures], dim=1)
+            prepared.state.set("image_latents", shown)
+        return prepared
+
+    def _shown(self, pictures: Sequence[torch.Tensor]) -> dict[str, Any]:
+        """Return the latents that are shown, (frames, channels, height, width) each, as the blocks take them.
+
+        Raises `PluginError` if there are several for a family that takes one.
+        """
+        if not pictures:
+            return {}
+        if self.family.side == 1:
+            return {"image_latents": [each[:1] for each in pictures]}
+        if self.family.blocks == "QwenImageEditPlusAutoBlocks":
+            return {"image_latents": [each[:, :, None] for each in pictures]}
+        if len(pictures) > 1:
+            raise PluginError(f"{self.called} can be shown one picture only", "use one of the two plugins")
+        (picture,) = pictures
+        return {"image_latents": picture[:, :, None] if self.edits else picture}
 
     def _with(self, scheduler: Any) -> Any:
         """Return the modular pipeline with a scheduler of its own, which its blocks change."""
@@ -314,6 +373,14 @@ def _state(blocks: Sequence[Any], given: Mapping[str, Any]) -> Any:
     for name, value in given.items():
         state.set(name, value, inputs[name].kwargs_type if name in inputs else None)
     return state
+
+
+def _stacked(embeds: Sequence[Embeds]) -> Embeds:
+    """Put one prompt's embeddings for several frames, of one frame each, into one."""
+    conditions = {
+        name: torch.cat([each.conditions[name] for each in embeds]) for name in embeds[0].conditions
+    }
+    return Embeds(torch.cat([each.prompt_embeds for each in embeds]), conditions)
 
 
 def _typed(value: Any, dtype: torch.dtype) -> Any:

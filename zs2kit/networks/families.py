@@ -18,7 +18,7 @@ class Family(NamedTuple):
     tokens: int = 512  # how many tokens of a prompt are read
     distilled_steps: int = 4  # the default for a checkpoint that was distilled to need no guidance
     shows: bool = False  # whether it can be shown pictures, such as the source, as further tokens
-    edits: bool = False  # whether it can't do without such a picture
+    edits: bool = False  # whether it can't do without such a picture, which its text encoder sees, too
     rescales: bool = False  # whether guidance keeps the norm of the conditional prediction
 
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import diffusers
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from zs2kit.attention import self_attention
 from zs2kit.errors import ModelError
@@ -63,8 +65,25 @@ class UNet:
         height, width = (size, size) if isinstance(size, int) else size
         return height, width
 
+    @property
+    def shows(self) -> bool:
+        """See `Network`; a U-Net that edits takes the source as further channels."""
+        return False
+
+    @property
+    def edits(self) -> bool:
+        """See `Network`."""
+        return False
+
     @torch.no_grad()
-    def embed(self, prompt: str, negative_prompt: str, height: int, width: int) -> tuple[Embeds, Embeds]:
+    def embed(
+        self,
+        prompt: str,
+        negative_prompt: str,
+        height: int,
+        width: int,
+        images: NDArray[np.uint8] | None = None,
+    ) -> tuple[Embeds, Embeds]:
         """See `Network`. By the checkpoint's pipeline."""
         with quiet():
             embeds, negative, *pooled = self.pipeline.encode_prompt(
