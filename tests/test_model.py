@@ -231,6 +231,54 @@ def test_sdxl_with_a_controlnet_is_what_its_pipeline_draws(tiny_folders):
     assert difference(steered, drawn(model)) > 1e-2
 
 
+@pytest.fixture(scope="module")
+def refiner(tiny_folders, tmp_path_factory):
+    """As SDXL's: one text encoder, the second, and five numbers, of which one is an aesthetic score."""
+    parts = Model.load(tiny_folders["sdxl"]).pipeline.components
+    torch.manual_seed(0)
+    narrow = {"cross_attention_dim": 16, "projection_class_embeddings_input_dim": 5 * 8 + 16}
+    parts["unet"] = diffusers.UNet2DConditionModel.from_config({**parts["unet"].config, **narrow})
+    parts |= {"text_encoder": None, "tokenizer": None}
+    folder = tmp_path_factory.mktemp("refiner")
+    pipeline = diffusers.StableDiffusionXLImg2ImgPipeline(**parts, requires_aesthetics_score=True)
+    pipeline.save_pretrained(folder)
+    return Model.load(folder)
+
+
+def test_a_refiner_is_what_its_pipeline_draws(refiner):
+    noise = dependency_noise(refiner.latent_shape(32, 32), range(2), MAX_DIVERGENCE, 0)
+    refiner.pipeline.set_progress_bar_config(disable=True)
+    how = {"strength": 1.0, "denoising_start": 0.0, "num_inference_steps": 8, "output_type": "pt"}
+    theirs = torch.cat(
+        [
+            refiner.pipeline("a red robot", image=each[None], guidance_scale=5.0, **how).images
+            for each in noise
+        ]
+    )
+    assert difference(drawn(refiner), theirs) <= 1e-3
+    assert difference(drawn(refiner, guidance_scale=2), theirs) > 1e-2
+
+
+def test_a_refiner_edits_and_says_what_it_cuts(refiner):
+    with pytest.warns(UserWarning, match="strength is used|tokens of a prompt"):
+        edited = zs2kit.edit(drawn_clip(1), "a" * 40, model=refiner, num_inference_steps=2)
+        assert len(list(edited)) == 1
+
+
+@pytest.mark.parametrize("scheduler", [diffusers.EDMEulerScheduler, diffusers.EDMDPMSolverMultistepScheduler])
+def test_noise_levels_of_edm_are_refused(tiny_folders, tmp_path, scheduler):
+    """As Playground 2.5 and CosXL have them; sampled with those of DDIM, they would draw noise."""
+    folder = shutil.copytree(tiny_folders["sdxl"], tmp_path / "edm")
+    scheduler().save_pretrained(folder / "scheduler")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(
+        json.dumps(index | {"scheduler": ["diffusers", scheduler.__name__]})
+    )
+    with pytest.raises(ModelError) as error:
+        Model.load(folder)
+    assert "EDM" in one_line(error)
+
+
 def test_an_autoencoder_that_normalises_its_latents(tiny_folders):
     """As Playground's does: a mean and a standard deviation for each channel."""
     model = Model.load(tiny_folders["sdxl"])

@@ -182,8 +182,9 @@ def _files_of(part: str) -> tuple[str, ...]:
     """Files of which a part of a checkpoint has one at least."""
     if part == "scheduler":
         return ("scheduler_config.json",)
-    reads_text = part.startswith(("tokenizer", "processor"))
-    return ("vocab.json", "tokenizer.json", "*.model") if reads_text else _NETWORK
+    if part.startswith("tokenizer"):
+        return ("vocab.json", "tokenizer.json", "*.model")
+    return _NETWORK if part.startswith(("unet", "vae", "transformer", "text_encoder")) else ("*.json",)
 
 
 def _downloaded(name: str) -> str:

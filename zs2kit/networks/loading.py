@@ -229,13 +229,14 @@ def load_tiny_vae(name: str | Path, pipeline: Any, model: str) -> Any:
 
     Raises `ModelError` if it can't be loaded, or if it was made for another VAE.
     """
+    folder = folder_with(name, ["config.json", "diffusion_pytorch_model.safetensors"], "tiny_vae")
     with loading(name, "AutoencoderTiny"):
-        config = diffusers.AutoencoderTiny.load_config(name)
+        config = diffusers.AutoencoderTiny.load_config(folder)
         if (kind := config.get("_class_name")) != "AutoencoderTiny":
             raise ModelError(f"{name} is a {kind}", "give a tiny VAE (an AutoencoderTiny of diffusers)")
         check_layers(str(name), config)
         denoiser = network_of(pipeline, model).module
-        tiny = diffusers.AutoencoderTiny.from_pretrained(name, use_safetensors=True, dtype=denoiser.dtype)
+        tiny = diffusers.AutoencoderTiny.from_pretrained(folder, use_safetensors=True, dtype=denoiser.dtype)
         tiny = tiny.to(denoiser.device).eval()
         if not _is_twin(tiny, pipeline.vae):
             raise ModelError(

@@ -35,6 +35,12 @@ class UNet:
                 f"{called}: its denoiser has no self-attention (attn1) that could be given momentum",
                 "use Stable Diffusion 1, 2 or XL, or another checkpoint with a UNet2DConditionModel",
             )
+        if "sigma_data" in pipeline.scheduler.config:
+            raise ModelError(
+                f"{called} was trained with noise levels that zs2kit can't sample, those of EDM "
+                f"({type(pipeline.scheduler).__name__})",
+                "use another checkpoint of Stable Diffusion 1, 2 or XL",
+            )
         self.module: Any = module
         self.pipeline = pipeline
 
@@ -95,17 +101,21 @@ class UNet:
             )
         if not pooled:
             return Embeds(embeds, {}), Embeds(negative, {})
-        sizes = [[height, width, 0, 0, height, width]]  # original, crop's corner, target
-        time_ids = torch.tensor(sizes, device=self.module.device, dtype=embeds.dtype)
         text, negative_text = pooled
+        given = [[height, width, 0, 0, height, width]] * 2  # original, crop's corner, target
+        numbers = self.module.config.projection_class_embeddings_input_dim - text.shape[-1]
+        if numbers == 5 * self.module.config.addition_time_embed_dim:
+            # SDXL's refiner takes no target but an aesthetic score; these two are its pipeline's.
+            given = [[height, width, 0, 0, 6.0], [height, width, 0, 0, 2.5]]
+        time_ids, negative_ids = torch.tensor(given, device=self.module.device, dtype=embeds.dtype)[:, None]
         return (
             Embeds(embeds, {"text_embeds": text, "time_ids": time_ids}),
-            Embeds(negative, {"text_embeds": negative_text, "time_ids": time_ids}),
+            Embeds(negative, {"text_embeds": negative_text, "time_ids": negative_ids}),
         )
 
     def cut(self, prompt: str) -> tuple[int, str]:
         """See `Network`."""
-        tokenizer = self.pipeline.tokenizer
+        tokenizer = self.pipeline.tokenizer or self.pipeline.tokenizer_2  # SDXL's refiner has but the second
         with quiet():
             tokens = tokenizer(self.pipeline.maybe_convert_prompt(prompt, tokenizer)).input_ids
         rest = tokens[tokenizer.model_max_length - 1 : -1]  # the last token that is read marks the end
