@@ -55,6 +55,43 @@ def test_a_sequence_of_pictures_has_the_rate_of_the_clip(video, tmp_path):
     assert levels(Companion(maps, source), 0, 5) == [3, 4, 5, 6, 7]
 
 
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """12 frames as a phone records them: the fourth is shown five times as long as the others."""
+    ticks = [index + 4 * (index > 3) for index in range(12)]
+    frames = [
+        zs2kit.Frame(np.full((32, 32, 3), 20 * index, np.uint8), pts) for index, pts in enumerate(ticks)
+    ]
+    clip = zs2kit.Clip(frames, 32, 32, Fraction(10), Fraction(1, 10), 12)
+    return zs2kit.write(tmp_path_factory.mktemp("uneven") / "phone.mkv", clip, codec="ffv1")
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [
+        (None, None, [*range(12)]),
+        (0.2, None, [*range(2, 12)]),
+        (0.9, None, [5, 6, 7, 8, 9, 10, 11]),
+        (0.2, 1.1, [2, 3, 4, 5, 6]),
+        (None, 0.85, [0, 1, 2, 3, 4]),
+    ],
+)
+def test_a_sequence_has_a_picture_for_each_frame_whatever_its_time(uneven, tmp_path, start, end, expected):
+    pictures = (frame.image for frame in zs2kit.read(uneven))
+    maps = zs2kit.write(tmp_path / "map.%03d.png", zs2kit.Clip.from_images(pictures, 10))
+    source = zs2kit.read(uneven, start=start, end=end)
+    assert [round(float(frame.image.mean()) / 20) for frame in source] == expected
+    companion = Companion(maps, source)
+    assert levels(companion, 0, len(expected)) == expected
+    companion.finish(len(expected))  # no picture of the whole is said to be too many
+
+
+def test_a_sequence_that_is_too_short(uneven, tmp_path):
+    maps = zs2kit.write(tmp_path / "map.%03d.png", drawn_clip(10))
+    with pytest.raises(ClipError, match="has 8 frames and the clip 10"):
+        Companion(maps, zs2kit.read(uneven, start=0.2))
+
+
 @pytest.mark.parametrize("start", [None, 5])
 def test_a_picture_holds_for_every_frame(tmp_path, start):
     cv2.imwrite(str(tmp_path / "map.png"), np.full((32, 32, 3), 60, np.uint8))

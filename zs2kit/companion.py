@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from zs2kit.clip import Chunk, Clip, Frame
 from zs2kit.errors import ClipError, notify
 from zs2kit.io import read
+from zs2kit.io.reading import frames_before
 from zs2kit.io.sequence import Pattern
 
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}  # a single picture, for all frames
@@ -21,8 +22,9 @@ PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}  # a sing
 class Companion:
     """A video with a picture for every frame of ``clip``, or one picture for all of them.
 
-    A sequence of pictures, mask.%04d.png, counts as a video with the clip's rate. A video is cut to the same
-    start and end as ``clip``. A plugin opens it in `setup`, so that sizes and, if both are known, lengths
+    A video is cut to the same start and end as ``clip``. A sequence of pictures, mask.%04d.png, has no times:
+    its pictures belong to the frames of the clip's file, one after the other, also where these are shown for
+    different times. A plugin opens it in `setup`, so that sizes and, if both are known, lengths
     are compared before any work. Raises `ClipError` if they differ, or if the file can't be read.
     """
 
@@ -31,6 +33,7 @@ class Companion:
         self.is_sequence = Pattern.of(self.path) is not None and not self.path.exists()
         self.is_picture = self.path.suffix.lower() in PICTURES and not self.is_sequence
         self.clip = clip
+        self._skipped = frames_before(clip) if self.is_sequence else 0
         opened = self._read()
         if (opened.width, opened.height) != (clip.width, clip.height):
             raise ClipError(
@@ -38,7 +41,10 @@ class Companion:
                 "give one that has the clip's size",
             )
         ours, clips = opened.frame_count, clip.frame_count
-        if not self.is_picture and ours and clips and ours != clips:
+        # The pictures of a sequence may go on after the clip's end.
+        self._goes_on = self.is_sequence and clip.end is not None
+        fits = ours == clips or (self._goes_on and (ours or 0) > (clips or 0))
+        if not self.is_picture and ours and clips and not fits:
             raise self._other_length(ours, clips)
         self.has_palette = opened.pix_fmt == "pal8"  # its numbers are classes rather than colours
         self._frames: Iterator[Frame] = iter(opened)
@@ -76,7 +82,7 @@ class Companion:
 
     def finish(self, frames: int) -> None:
         """Send a notice if pictures are left after ``frames`` frames; call it in a plugin's `finish`."""
-        if self._picture is None and next(self._frames, None) is not None:
+        if self._picture is None and not self._goes_on and next(self._frames, None) is not None:
             notify(
                 "companion-longer",
                 f"{self.path} has more frames than the clip, which has {frames}; the rest was not used",
@@ -85,8 +91,9 @@ class Companion:
     def _read(self) -> Clip:
         if self.is_picture:
             return read(self.path)
-        rate = self.clip.rate if self.is_sequence else None
-        return read(self.path, start=self.clip.start, end=self.clip.end, rate=rate)
+        if self.is_sequence:
+            return read(self.path, rate=self.clip.rate, skip=self._skipped)
+        return read(self.path, start=self.clip.start, end=self.clip.end)
 
     def _other_length(self, ours: int, clips: int | None) -> ClipError:
         return ClipError(

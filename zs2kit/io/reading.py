@@ -511,6 +511,18 @@ def _count(clip: Clip) -> int | None:
     return count or None
 
 
+def frames_before(clip: Clip) -> int:
+    """Return how many frames of a clip's file come before its start, by their packets."""
+    if clip.start is None or clip.source is None:
+        return 0
+    if not os.path.lexists(clip.source):  # a sequence of pictures
+        return math.ceil(clip.start * clip.rate)
+    begin, _ = _ticks(clip)
+    with _open(clip.source) as (container, stream):
+        times = [packet.pts for packet, shown in _packets(container, stream) if shown]
+    return sum(pts is not None and pts < begin for pts in times)
+
+
 def _color(frame: VideoFrame) -> Color:
     if frame.format.is_rgb:
         return Color(primaries=frame.color_primaries, trc=frame.color_trc)

@@ -102,7 +102,9 @@ class UNet:
         if not pooled:
             return Embeds(embeds, {}), Embeds(negative, {})
         text, negative_text = pooled
-        given = [[height, width, 0, 0, height, width]] * 2  # original, crop's corner, target
+        given: list[list[float]] = [
+            [height, width, 0, 0, height, width]
+        ] * 2  # original, crop's corner, target
         numbers = self.module.config.projection_class_embeddings_input_dim - text.shape[-1]
         if numbers == 5 * self.module.config.addition_time_embed_dim:
             # SDXL's refiner takes no target but an aesthetic score; these two are its pipeline's.
