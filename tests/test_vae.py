@@ -116,7 +116,7 @@ def test_auto_takes_what_the_hubs_cache_has_if_it_fits(tmp_path, monkeypatch):
         (checkpoint / part).symlink_to(WEIGHTS / part)
     assert Model.load(checkpoint).tiny_vae is None
     factor = Model.load(checkpoint).vae.config.scaling_factor
-    monkeypatch.setattr(loading, "_TINY_VAES", {factor: "someone/tiny"})
+    monkeypatch.setattr(loading, "_TINY_VAES", {(4, factor): "someone/tiny"})
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     assert Model.load(checkpoint).faster == "someone/tiny"
     cached = tmp_path / "cache/models--someone--tiny"
