@@ -23,7 +23,7 @@ import click
 
 from zs2kit import cli, clip, denoiser, hookspecs, model, plugins, schedule, settings
 from zs2kit.io import Output
-from zs2kit.networks import base
+from zs2kit.networks import base, families
 
 HOOKS = """# The hooks
 
@@ -643,7 +643,23 @@ def _errors() -> str:
     return "\n".join(["All errors, each a `Zs2Error`:\n", "| error | |", "|---|---|", *rows]) + "\n"
 
 
-PAGES = {"hooks": hooks_page, "options": options_page, "cli": cli_page, "python": python_page}
+def models_page() -> str:
+    """Return docs/models.md with its table of families made anew."""
+    page = (Path(__file__).parent / "models.md").read_text(encoding="utf-8")
+    before, rest = page.split("<!-- families -->\n")
+    _, after = rest.split("<!-- end of families -->\n")
+    rows = [f"| {' | '.join(each)} |" for each in families.rows()]
+    table = "\n".join(["| family | what works | defaults | for example |", "|---|---|---|---|", *rows])
+    return f"{before}<!-- families -->\n{table}\n\n{families.TRIED}\n<!-- end of families -->\n{after}"
+
+
+PAGES = {
+    "hooks": hooks_page,
+    "options": options_page,
+    "cli": cli_page,
+    "python": python_page,
+    "models": models_page,
+}
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ from test_metrics import tiny_clip
 from test_specialised import lora, saved, single_file
 
 import zs2kit
-from zs2kit.testing import tiny_model
+from zs2kit.testing import tiny_model, tiny_models
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -100,6 +100,10 @@ def shortened(clip: Path, to: Path, frames: int) -> None:
     zs2kit.write(to, zs2kit.Clip.from_images(chosen, source.rate * frames / len(images)))
 
 
+# Repositories -> the tiny models that take their place, where that isn't one of Stable Diffusion
+TRANSFORMERS = {"FLUX.2-klein-4B": "flux2-klein", "Z-Image-Turbo": "z-image"}
+
+
 def checkpoints(folder: Path, hub: Path, page: Path) -> None:
     """Put tiny models where the page's commands name some, in the folder or on the hub."""
     text = " ".join(command.before + command.line for command in commands(page))
@@ -129,7 +133,8 @@ def checkpoints(folder: Path, hub: Path, page: Path) -> None:
             snapshot.mkdir(parents=True)
             tiny_clip(snapshot)
         else:
-            shutil.copytree(base, snapshot)
+            kind = TRANSFORMERS.get(name.partition("/")[2])
+            shutil.copytree(tiny_models()[kind] if kind else base, snapshot)
 
 
 class Ran(NamedTuple):

@@ -579,7 +579,8 @@ def test_plugins_are_listed_and_described() -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [["--help"], ["--version"], [], ["plugins"], ["plugins", "--json"], ["edit", "--help"]]
+    "args",
+    [["--help"], ["--version"], [], ["models"], ["plugins"], ["plugins", "--json"], ["edit", "--help"]],
 )
 def test_light_commands_import_nothing_heavy(args: list[str]) -> None:
     """They answer at once: no torch, not even numpy; a plugin is not imported to be listed."""

@@ -16,10 +16,11 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
 import zs2kit
-from zs2kit import Model, Plugin, hookimpl
+from zs2kit import Model, Plugin, cli, hookimpl
 from zs2kit.attention import TemporalMomentum, attached, self_attention
 from zs2kit.carry import Carry
 from zs2kit.errors import ModelError, UsageError
@@ -362,6 +363,31 @@ def test_what_of_a_prompt_is_cut_is_said():
     model = load("qwen-image")
     with pytest.warns(UserWarning, match="reads 1024 tokens of a prompt.*'xyz'"):
         model.embed("a" * 1024 + "xyz", "", *SIZE)
+
+
+# zs2kit models
+
+
+def test_the_families_are_listed():
+    listed = CliRunner().invoke(cli.main, ["models"])
+    assert listed.exit_code == 0
+    assert all(family.title in listed.output.splitlines() for family in FAMILIES.values())
+    assert "only the models that come with zs2kit" in listed.output
+    rows = json.loads(CliRunner().invoke(cli.main, ["models", "--json"]).output)
+    does = {row["family"]: row["does"].split(", ") for row in rows}
+    assert "instruct" in does["FLUX.1 Kontext"] and "instruct" not in does["FLUX.1"]
+    assert "text" not in does["Qwen-Image-Edit"]
+
+
+def test_a_folder_is_described_by_its_index(tmp_path):
+    def said(folder: Path) -> Any:
+        return CliRunner().invoke(cli.main, ["models", str(folder)])
+
+    assert said(changed(tmp_path)).output == "Z-Image\n"
+    assert "with a U-Net" in said(tiny_models()["epsilon"]).output
+    (tmp_path / "changed" / "model_index.json").write_text(json.dumps({"_class_name": "Lumina2Pipeline"}))
+    assert "a Lumina2Pipeline, which can't be used" in said(tmp_path / "changed").output
+    assert said(tmp_path).exit_code == 1
 
 
 # Plugins that serve any model

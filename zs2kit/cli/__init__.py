@@ -11,6 +11,7 @@ from zs2kit import __version__
 from zs2kit.cli.edit import edit
 from zs2kit.cli.generate import generate
 from zs2kit.cli.metrics import metrics
+from zs2kit.cli.models import models
 from zs2kit.cli.plan import plan
 from zs2kit.cli.plugins import plugins
 from zs2kit.cli.terminal import Commands
@@ -31,5 +32,5 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _command in (edit, generate, metrics, plan, plugins, verify):
+for _command in (edit, generate, metrics, models, plan, plugins, verify):
     main.add_command(_command)

@@ -1,4 +1,4 @@
-"""The families of checkpoints whose denoiser is a transformer, by what their configs don't say."""
+"""The families of checkpoints that can be used, with what the configs of transformers don't say."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 
 class Family(NamedTuple):
-    """A family of checkpoints, all of one pipeline class of diffusers."""
+    """A family of checkpoints whose denoiser is a transformer, all of one pipeline class of diffusers."""
 
     title: str
     blocks: str  # the family's blocks in diffusers.modular_pipelines
     num_inference_steps: int  # the default
     guidance_scale: float  # the default, unless the checkpoint was distilled to need no guidance
+    hub: tuple[str, ...]  # checkpoints on the hub, and their licences
     side: int = 2  # how many latents a token covers along one side
     packed: bool = True  # whether the transformer takes tokens, rather than latents as the VAE gives them
     tokenizer: str = "tokenizer"  # which of the pipeline's tokenizers reads the whole prompt
@@ -22,24 +23,77 @@ class Family(NamedTuple):
     rescales: bool = False  # whether guidance keeps the norm of the conditional prediction
 
 
+_OF_BFL = "FLUX non-commercial license"
 # Pipeline class of diffusers -> its family
 FAMILIES = {
-    "ZImagePipeline": Family("Z-Image", "ZImageAutoBlocks", 8, 1.0, packed=False),
-    "FluxPipeline": Family("FLUX.1", "FluxAutoBlocks", 28, 3.5, tokenizer="tokenizer_2"),
+    "ZImagePipeline": Family(
+        "Z-Image", "ZImageAutoBlocks", 8, 1.0, ("Tongyi-MAI/Z-Image-Turbo (Apache-2.0)",), packed=False
+    ),
+    "FluxPipeline": Family(
+        "FLUX.1",
+        "FluxAutoBlocks",
+        28,
+        3.5,
+        (
+            "black-forest-labs/FLUX.1-schnell (Apache-2.0)",
+            f"black-forest-labs/FLUX.1-dev ({_OF_BFL})",
+        ),
+        tokenizer="tokenizer_2",
+    ),
     "FluxKontextPipeline": Family(
-        "FLUX.1 Kontext", "FluxKontextAutoBlocks", 28, 2.5, tokenizer="tokenizer_2", shows=True
+        "FLUX.1 Kontext",
+        "FluxKontextAutoBlocks",
+        28,
+        2.5,
+        (f"black-forest-labs/FLUX.1-Kontext-dev ({_OF_BFL})",),
+        tokenizer="tokenizer_2",
+        shows=True,
     ),
-    "Flux2Pipeline": Family("FLUX.2", "Flux2AutoBlocks", 28, 4.0, side=1, shows=True),
-    "Flux2KleinPipeline": Family("FLUX.2 klein", "Flux2KleinAutoBlocks", 50, 4.0, side=1, shows=True),
+    "Flux2KleinPipeline": Family(
+        "FLUX.2 klein",
+        "Flux2KleinAutoBlocks",
+        50,
+        4.0,
+        (
+            "black-forest-labs/FLUX.2-klein-4B (Apache-2.0)",
+            f"black-forest-labs/FLUX.2-klein-9B ({_OF_BFL})",
+        ),
+        side=1,
+        shows=True,
+    ),
+    "Flux2Pipeline": Family(
+        "FLUX.2",
+        "Flux2AutoBlocks",
+        28,
+        4.0,
+        (f"black-forest-labs/FLUX.2-dev ({_OF_BFL})",),
+        side=1,
+        shows=True,
+    ),
     "StableDiffusion3Pipeline": Family(
-        "Stable Diffusion 3", "StableDiffusion3AutoBlocks", 28, 7.0, packed=False, tokenizer="tokenizer_3"
+        "Stable Diffusion 3",
+        "StableDiffusion3AutoBlocks",
+        28,
+        7.0,
+        ("stabilityai/stable-diffusion-3.5-medium (Stability AI Community License)",),
+        packed=False,
+        tokenizer="tokenizer_3",
     ),
-    "QwenImagePipeline": Family("Qwen-Image", "QwenImageAutoBlocks", 50, 4.0, tokens=1024, rescales=True),
+    "QwenImagePipeline": Family(
+        "Qwen-Image",
+        "QwenImageAutoBlocks",
+        50,
+        4.0,
+        ("Qwen/Qwen-Image (Apache-2.0)",),
+        tokens=1024,
+        rescales=True,
+    ),
     "QwenImageEditPipeline": Family(
         "Qwen-Image-Edit",
         "QwenImageEditAutoBlocks",
         50,
         4.0,
+        ("Qwen/Qwen-Image-Edit (Apache-2.0)",),
         tokens=1024,
         shows=True,
         edits=True,
@@ -50,12 +104,66 @@ FAMILIES = {
         "QwenImageEditPlusAutoBlocks",
         40,
         4.0,
+        ("Qwen/Qwen-Image-Edit-2509 (Apache-2.0)", "Qwen/Qwen-Image-Edit-2511 (Apache-2.0)"),
         tokens=1024,
         shows=True,
         edits=True,
         rescales=True,
     ),
 }
+
+
+class Row(NamedTuple):
+    """What can be done with a family, in words."""
+
+    family: str
+    does: str
+    defaults: str
+    hub: str
+
+
+# What was tried, and with what
+TRIED = (
+    "Of all of these, only the models that come with zs2kit were tried with trained weights. All others were "
+    "tried with tiny checkpoints whose weights are random; those with a transformer are compared with their "
+    "own pipelines in diffusers, and give the same pictures to 1e-5. How well momentum suits trained "
+    "transformers isn't known yet: lower `momentum` if a result sticks to the first frame."
+)
+
+
+def rows() -> list[Row]:
+    """Return what can be done with each family."""
+    found = [
+        Row(
+            "Stable Diffusion 1, 2 and XL",
+            "text, strength, invert, mask, colour, pose, depth, edges, control, reference, instruct (with "
+            "Instruct-Pix2Pix models), LoRA",
+            "20 steps, guidance 5",
+            "stable-diffusion-v1-5/stable-diffusion-v1-5 (CreativeML Open RAIL-M)",
+        )
+    ]
+    for family in FAMILIES.values():
+        does = ["instruct"] if family.shows else []
+        if not family.edits:  # or it draws nothing without its source
+            does = ["text", *does, "strength", "invert"]
+        does += ["mask", "colour", "LoRA"]
+        defaults = f"{family.num_inference_steps} steps, guidance {family.guidance_scale:g}"
+        if family.blocks.startswith("Flux") and family.title not in ("FLUX.2", "FLUX.1 Kontext"):
+            defaults += f"; if distilled, {family.distilled_steps} steps, no guidance"
+        found.append(Row(family.title, ", ".join(does), defaults, ", ".join(family.hub)))
+    return found
+
+
+def described(kind: str, parts: frozenset[str]) -> str:
+    """Return which family a checkpoint is of, in words.
+
+    kind: its pipeline class, by its model_index.json. parts: the names of its parts there.
+    """
+    if kind in FAMILIES:
+        return FAMILIES[kind].title
+    if "unet" in parts:
+        return "a checkpoint with a U-Net, such as Stable Diffusion 1, 2 and XL"
+    return f"a {kind}, which can't be used; use {known()}"
 
 
 def known() -> str:
