@@ -291,7 +291,7 @@ class Scan:
 
     @torch.no_grad()
     def seconds(self, chunk: Chunk) -> float:
-        """Estimate how long the chunk takes, by timing one step, one flow momentum average, and all else.
+        """Estimate how long the chunk takes, by timing one step, two averages of flow momentum, and all else.
 
         This is done as if nothing came before the chunk, and leaves nothing behind.
         """
@@ -313,14 +313,17 @@ class Scan:
             self.hook.estimate(step=middle, estimate=started.latents, chunk=chunk)
             mark()
             averaged = [each for each in steps if started.motion is not None and acts(each.index, each.count)]
-            if started.motion is not None:
-                started.motion(averaged[0].index, averaged[0].count, started.latents)
-            mark()
+            # The last one takes longer than the others; and whichever comes first has to wait for the flows.
+            for each in (averaged[-1:], averaged[:1]):
+                if started.motion is not None:
+                    started.motion(each[0].index, each[0].count, started.latents)
+                mark()
             self._finished(chunk, started.latents, started.motion)
             mark()
-        start, step, average, end = (after - before for before, after in pairwise(moments))
+        start, step, last, average, end = (after - before for before, after in pairwise(moments))
         averages = sum(each.index >= started.first for each in averaged)
-        return start + (len(steps) - started.first) * step + averages * average + end
+        averaging = last + (averages - 1) * average if averages else 0
+        return start + (len(steps) - started.first) * step + averaging + end
 
     def _with_some_first(self, chunk: Chunk) -> Chunk:
         """Return the chunk with a black frame as the shot's first, if plugins want one."""
