@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import warnings
@@ -22,7 +23,7 @@ from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_vid
 from test_reference import save_adapter
 
 from zs2kit import metrics
-from zs2kit.bench import ablation, overhead, quality, same, search, speed
+from zs2kit.bench import ablation, device, overhead, quality, same, search, speed
 from zs2kit.bench.__main__ import main
 from zs2kit.bench.baselines import (
     attention,
@@ -353,3 +354,18 @@ def test_errors_are_one_line() -> None:
         result = CliRunner().invoke(main, args)
         (line,) = result.stderr.splitlines()
         assert result.exit_code == code and line.startswith("zs2kit: error: ") and says in line
+
+
+@pytest.mark.slow
+def test_edits_on_a_device_are_timed_row_by_row_and_their_parts(tmp_path: Path) -> None:
+    args = ["speed", "--size", "puppets", "--on", "cpu", "--side", 64, "--frames", 2, "--steps", 2]
+    args += ["--cells", tmp_path / "cells"]
+    shown = run(*args)
+    for row in (*device.ROWS, device.PIPELINE):
+        assert re.search(rf"^\| {row} \| [\d.]+ \| [\d.]+ \|  \| ", shown, re.M)
+    assert re.search(r"^\| operators called a step \| [\d,]+\.0 \|$", shown, re.M)
+    assert re.search(r"^\| flow momentum on over off \| at most 1.1 \| [\d.]+ \|$", shown, re.M)
+    assert run(*args) == shown  # from the file
+    (file,) = (tmp_path / "cells").glob("*.json")
+    assert json.loads(file.read_text())["settings"]["on"].startswith("CPU")
+    assert shown.partition("\n\n")[2].strip() in device.section(Cells(tmp_path / "cells"))

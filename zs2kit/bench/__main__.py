@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from zs2kit.bench import ablation as ablation_
+from zs2kit.bench import device as device_
 from zs2kit.bench import fuzz as fuzz_
 from zs2kit.bench import kills as kills_
 from zs2kit.bench import memory as memory_
@@ -95,6 +96,10 @@ def ablation(
 @click.option(
     "--model", default=BUNDLED, show_default=True, help="The checkpoint; sd15, sdxl: of random weights."
 )
+@click.option(
+    "--size", type=click.Choice(device_.SIZES), help="Edits with a model of this size instead, row by row."
+)
+@click.option("--on", metavar="DEVICE", help="Where edits of a --size are timed.  [default: cuda, else cpu]")
 @CELLS
 @DOCS
 @number("--frames", 16, "Frames of the clip that is timed.")
@@ -102,11 +107,26 @@ def ablation(
 @number("--steps", 20, "Denoising steps.")
 @number("--repeats", 5, "Timings of each method.")
 def speed(
-    model: str, cells: Path, docs: Path | None, frames: int, side: int | None, steps: int, repeats: int
+    model: str,
+    size: str | None,
+    on: str | None,
+    cells: Path,
+    docs: Path | None,
+    frames: int,
+    side: int | None,
+    steps: int,
+    repeats: int,
 ) -> None:
-    """Time zs2kit and other methods in turn, and measure its memory; let the machine do nothing else."""
+    """Time zs2kit and other methods in turn, and measure its memory; let the machine do nothing else.
+
+    With --size it times edits of given maps and their parts, beside diffusers' pipeline, and says which of
+    the targets are reached.
+    """
     kept = Cells(cells)
-    speed_.run(kept, model, frames, side, steps, repeats)
+    if size:
+        device_.run(kept, size, on, side, frames, steps)
+    else:
+        speed_.run(kept, model, frames, side, steps, repeats)
     if docs:
         page.write(docs, kept, Model.load(BUNDLED))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zs2kit.bench import ablation, quality, speed
+from zs2kit.bench import ablation, device, quality, speed
 from zs2kit.bench.cells import Cells
 from zs2kit.bench.runs import Runs
 from zs2kit.model import Model
@@ -41,7 +41,7 @@ three.
 - **Long clips hold up.** In one clip of 512 frames the colour never changes; with ZS2 as published it
   changes 14.9 times in 100 transitions.
 - **Speed:** clips from text take 1.15 times as long as frame by frame, or 0.99 times in larger chunks.
-  Edits take 1.58 times as long, or 1.01 times without flow momentum.
+  Edits took 1.58 times as long before there was a tiny VAE (see "Speed").
 - **Memory** grows by 0.11% from 64 to 512 frames.
 
 ## How it was measured
@@ -106,4 +106,5 @@ def write(docs: Path, cells: Cells, model: Model) -> None:
     text += quality.section(Runs(cells, model, quality.STEPS), docs)
     text += ablation.section(Runs(cells, model, ablation.STEPS))
     text += speed.section(cells)
+    text += device.section(cells)
     (docs / "results.md").write_text(text + LIMITATIONS)

@@ -249,4 +249,6 @@ SPEED_OF_EDITS = """
 Edits in the source's poses, compared with StableDiffusionControlNetPipeline frame by frame. They are
 slower because of flow momentum: there are eight averages, and each costs one decoding and two encodings by
 the VAE.
+This was measured before there was a tiny VAE. Since then, in one run at one thread on a busy machine, the
+first of these edits took 19.1 CPU seconds, 15.7 without flow momentum, and 19.2 frame by frame.
 """
