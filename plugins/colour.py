@@ -55,7 +55,7 @@ class Colour(Plugin):
     def setup(self) -> None:
         if self.start >= self.end:
             raise UsageError(
-                f"`colour.start` must lie before `colour.end`, but they are {self.start:g} and {self.end:g}"
+                f"`colour.start` must be before `colour.end`, but they are {self.start:g} and {self.end:g}"
             )
 
     @hookimpl

@@ -1,4 +1,4 @@
-"""Mask: only a region is drawn anew, and all else stays as it is in the source."""
+"""Mask: only a region is redrawn, and everything else stays as it is in the source."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Mask(Plugin):
     def setup(self, model: Model, clip: Clip) -> None:
         kind = self.model
         if self.clip and kind != "auto":
-            raise UsageError("`mask.clip` and `mask.model` exclude each other", "use one of them")
+            raise UsageError("`mask.clip` and `mask.model` can't be used together", "use one of them")
         if self.label and kind in ("auto", "figure", "person"):
             raise UsageError("`mask.label` is a label of `mask.model`", "set both")
         self._without: set[int] = set()  # frames in which there is nothing to draw
@@ -103,7 +103,7 @@ class Mask(Plugin):
             notify(
                 "nothing-to-draw",
                 f"mask: {len(self._without)} of {frames} frames stay as they are, since nothing in them is "
-                f"to be drawn anew (the first is frame {min(self._without)})",
+                f"to be redrawn (the first is frame {min(self._without)})",
             )
 
 
@@ -143,8 +143,9 @@ def _check_light(masks: Companion) -> None:
     lightest = max(int(image.max()) for image in masks.first(LOOK))
     if 0 < lightest < 16 and not masks.has_palette:
         raise UsageError(
-            f"`mask.clip`: the lightest pixel of {masks.path} is {lightest} of 255, so nothing is drawn",
-            "make white what is to be drawn",
+            f"`mask.clip`: the lightest pixel of {masks.path} is {lightest} of 255, so nothing would be "
+            "redrawn",
+            "make the region to redraw white",
         )
 
 
@@ -193,7 +194,7 @@ def _segmented(name: str, label: str | None, model: Model) -> Regions:
             )
     except Exception as error:  # loaders raise anything for a model of another kind
         raise ModelError(
-            f"`mask.model`: {name} is no segmentation model for transformers",
+            f"`mask.model`: {name} is not a segmentation model for transformers",
             "name one, such as nvidia/segformer-b0-finetuned-ade-512-512",
         ) from error
     labels = list(segment.model.config.id2label.values())

@@ -72,7 +72,7 @@ class Reference(Plugin):
         layers = _layers_in(file)
         if not (file.parent / "image_encoder").is_dir():
             raise ModelError(
-                f"`reference.adapter`: {file} needs its image encoder in image_encoder/ beside it"
+                f"`reference.adapter`: {file} needs its image encoder in the folder image_encoder next to it"
             )
         encoder = model.load_network(CLIPVisionModelWithProjection, file.parent / "image_encoder")
         pipeline = copy.copy(model.pipeline)  # the copy shares the U-Net; the encoder is the copy's alone
@@ -80,7 +80,7 @@ class Reference(Plugin):
         unet = model.unet
         with model.lock:  # another edit may have its own adapter on the U-Net at the moment
             if not hasattr(pipeline, "load_ip_adapter") or unet.encoder_hid_proj is not None:
-                raise ModelError(f"reference: {model.name} takes no IP-Adapter", "use another model")
+                raise ModelError(f"reference: {model.name} doesn't support IP-Adapters", "use another model")
             if layers != _layers_of(unet):
                 raise ModelError(
                     f"`reference.adapter`: {file} was made for another family of models than {model.name}",
@@ -188,14 +188,14 @@ def _file(adapter: str | None, model: Model) -> Path:
             return own.parent / "ip-adapter.safetensors"
         if model.family not in ADAPTERS:
             raise ModelError(
-                f"reference knows no IP-Adapter for the family of models that {model.name} is of",
+                f"reference has no default IP-Adapter for models like {model.name}",
                 "name one: `reference.adapter`; or use a model of Stable Diffusion 1 or XL",
             )
         adapter = ADAPTERS[model.family]
     if not adapter.endswith(".safetensors"):
         raise ModelError(
-            f"`reference.adapter`: {adapter} is no .safetensors file",
-            "name one, since adapters load from no others",
+            f"`reference.adapter`: {adapter} is not a .safetensors file",
+            "give one, since adapters are loaded from these only",
         )
     if Path(adapter).is_file():
         return Path(adapter)
@@ -222,10 +222,10 @@ def _layers_in(file: Path) -> dict[str, tuple[int, ...]]:
             }
     except Exception as error:  # missing or damaged
         raise ModelError(
-            f"`reference.adapter`: {file} is no safetensors file, or only a part of one", "download it again"
+            f"`reference.adapter`: {file} is not a safetensors file, or is incomplete", "download it again"
         ) from error
     if not layers:
-        raise ModelError(f"`reference.adapter`: {file} is no IP-Adapter")
+        raise ModelError(f"`reference.adapter`: {file} is not an IP-Adapter")
     return layers
 
 

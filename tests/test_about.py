@@ -147,7 +147,7 @@ def test_subtitles_come_along(tmp_path: Path, suffix: str) -> None:
 def test_subtitles_that_the_file_cannot_hold_are_said(tmp_path: Path) -> None:
     source = film(tmp_path / "film.mp4", subtitles=((0, 500, "Hello"),))
     with pytest.warns(
-        UserWarning, match=r"\.mkv can't hold all of .*: it goes without subtitle track 1 \(mov"
+        UserWarning, match=r"\.mkv can't hold everything in .*; left out: subtitle track 1 \(mov"
     ):
         out = io.write(tmp_path / "out.mkv", io.read(source))
     assert said(out).subtitles == []

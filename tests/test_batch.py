@@ -93,7 +93,7 @@ def test_a_batch_is_resumed(clips: list[Path], tiny_folders: dict[str, Path]) ->
     result = run("edit", *words, "--resume")
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines() == [str(each.with_name(f"{each.stem}-edit.mp4")) for each in clips[1:3]]
-    assert f"{first} is there already, so {clips[0]} is left out" in result.stderr
+    assert f"{first} already exists, so {clips[0]} is skipped" in result.stderr
     assert first.read_bytes() == drawn
     assert run("edit", *words, "--resume").exit_code == 0
 
@@ -104,8 +104,8 @@ def test_a_batch_is_resumed(clips: list[Path], tiny_folders: dict[str, Path]) ->
         (["clip 0.mp4", "clip 0.mp4"], "would both become"),
         (["clip 0.mp4", "other/clip 0.mp4", "-o", "other"], "would both become"),
         (["clip 0.mp4", "clip 0-edit.mp4", "--overwrite"], "which is one of the clips"),
-        (["clip 0.mp4", "clip 1.mp4", "-o", "out.mp4"], "--out: out.mp4 is no folder"),
-        (["clip 0.mp4", "clip 1.mp4", "--report", "x.json"], "--report: x.json is no folder"),
+        (["clip 0.mp4", "clip 1.mp4", "-o", "out.mp4"], "--out: out.mp4 is not a folder"),
+        (["clip 0.mp4", "clip 1.mp4", "--report", "x.json"], "--report: x.json is not a folder"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(

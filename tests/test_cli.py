@@ -259,8 +259,8 @@ def test_what_of_a_prompt_is_cut_is_said_in_a_line(checkpoint: Path, tmp_path: P
     [
         (["--frames", 0], 2, "--frames"),
         (["--frames", -5], 2, "--frames"),
-        (["--fps", 0], 2, "'0' is no frame rate"),
-        (["--fps", "fast"], 2, "'fast' is no frame rate"),
+        (["--fps", 0], 2, "'0' is not a frame rate"),
+        (["--fps", "fast"], 2, "'fast' is not a frame rate"),
         (["--at", 4, "x"], 2, "--at 4 comes after the end"),
         (["--at", 1, "x", "--at", 1, "y"], 2, "--at names a frame twice"),
         (["--plugin", "strength"], 2, "looks at the source's frames, but a clip made of text alone has none"),
@@ -302,7 +302,7 @@ def test_rates(text: str, rate: Fraction) -> None:
         (["--plugin", "pose:a", "--plugin", "depth:a"], "depth:a is given twice"),
         (["--plugin", "pose:a", "--set", "pose.scale=1"], "add --plugin pose"),
         (["--plugin", "pose:a", "--set", "a.scale=much"], "a.scale must be a number from 0"),
-        (["--plugin", "pose:1.5"], "'1.5' is no name"),
+        (["--plugin", "pose:1.5"], "'1.5' is not a valid name"),
         (["--set", "pose.scale=1"], "add --plugin pose"),
         (["--plugin", "pose", "--set", "pose.nosuch=1"], "pose' has no option 'nosuch'; choose from model, "),
         (["--plugin", "pose", "--set", "pose.scale=-1"], "a number from 0"),
@@ -331,11 +331,11 @@ def test_rates(text: str, rate: Fraction) -> None:
         (["--size", "1x1"], "size must be at least"),
         (["--start", "soon"], "MM:SS"),
         (["--start", "1:75"], "MM:SS"),
-        (["--start", "1", "--end", "1"], "--start must lie before --end"),
+        (["--start", "1", "--end", "1"], "--start must be before --end"),
         (["--start", "60"], "choose --start and --end inside the clip"),
         (["--device", "abacus"], "device 'abacus'"),
         (["--dtype", "int8"], "'float32', 'float16', 'bfloat16'"),
-        (["--quiet", "--verbose"], "exclude each other"),
+        (["--quiet", "--verbose"], "can't be used together"),
         (["--nosuch"], "See 'zs2kit edit --help'."),
     ],
     ids=" ".join,
@@ -420,7 +420,7 @@ def test_a_model_that_is_none(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
     for model, says in [
         ("nosuch", "puppets"),
-        (empty, "no checkpoint"),
+        (empty, "not a checkpoint"),
         (tmp_path / "weights.ckpt", ".safetensors"),
         (tmp_path / "broken.safetensors", "broken.safetensors"),
     ]:

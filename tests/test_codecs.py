@@ -229,6 +229,8 @@ def test_a_disk_that_is_too_small_is_said_before_the_first_frame(tmp_path: Path,
         if enough:
             io.write(tmp_path / "out.mp4", Clip.from_images([drawn(0)] * 3, 25))
             continue
-        with pytest.raises(ClipError, match=r"the disk of .*out\.mp4 needs about .* MB free; free some"):
+        with pytest.raises(
+            ClipError, match=r"out\.mp4 needs about .* its disk has only .* MB free; free some"
+        ):
             io.write(tmp_path / "out.mp4", Clip.from_images([drawn(0)] * 3, 25))
         assert list(tmp_path.iterdir()) == []

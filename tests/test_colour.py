@@ -117,7 +117,7 @@ def test_frames_that_are_not_square():
 
 
 def test_a_start_after_the_end_is_one_line():
-    with pytest.raises(UsageError, match=re.escape("`colour.start` must lie before `colour.end`, but they")):
+    with pytest.raises(UsageError, match=re.escape("`colour.start` must be before `colour.end`, but they")):
         zs2kit.edit(drawn_clip(1), model=tiny_models()["epsilon"], plugins=[Colour(start=0.6)])
 
 

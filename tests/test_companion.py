@@ -104,12 +104,12 @@ def test_a_picture_holds_for_every_frame(tmp_path, start):
 
 def test_another_length_is_said_before_any_work(video):
     for frames in (11, 13):
-        with pytest.raises(ClipError, match=f"has 12 frames and the clip {frames}"):
+        with pytest.raises(ClipError, match=f"has 12 frames, but the clip has {frames}"):
             Companion(video, drawn_clip(frames))
 
 
 def test_another_size_is_said_before_any_work(video):
-    with pytest.raises(ClipError, match="is 32x32 pixels and the clip 48x40"):
+    with pytest.raises(ClipError, match="is 32x32 pixels, but the clip is 48x40"):
         Companion(video, drawn_clip(12, width=48, height=40))
 
 
@@ -117,7 +117,7 @@ def test_a_length_that_is_not_known_before_is_said_when_it_shows(video):
     source = zs2kit.Clip.from_images(repeat(np.zeros((32, 32, 3), np.uint8), 13), 10)
     companion = Companion(video, source)
     levels(companion, 0, 10)
-    with pytest.raises(ClipError, match="has 12 frames and the clip more"):
+    with pytest.raises(ClipError, match="has 12 frames, but the clip has more"):
         levels(companion, 10, 3)
     companion = Companion(video, source)
     levels(companion, 0, 10)

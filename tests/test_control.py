@@ -340,8 +340,8 @@ def refusal(model, plugin, clip=None) -> str:
 
 def test_maps_of_another_length_or_size(model, folder, video):
     plugin = AnyControl(model=str(folder / "controlnet_pose"), maps=str(video))
-    assert "has 12 frames and the clip 2" in refusal(model, plugin)
-    assert "32x32 pixels and the clip 48x32" in refusal(model, plugin, drawn_clip(12, width=48))
+    assert "has 12 frames, but the clip has 2" in refusal(model, plugin)
+    assert "32x32 pixels, but the clip is 48x32" in refusal(model, plugin, drawn_clip(12, width=48))
     plugin.maps = str(folder / "no.mp4")
     assert "no such file" in refusal(model, plugin)
 
@@ -396,7 +396,7 @@ def test_files_that_are_no_controlnets_for_the_model(model, folder, tiny_folders
         save_file(weights, tmp_path / f"{name}.safetensors")
         return Edges(model=str(tmp_path / f"{name}.safetensors"))
 
-    assert "this file is no ControlNet" in refusal(model, of("unet", model.unet.state_dict()))
+    assert "this file is not a ControlNet" in refusal(model, of("unet", model.unet.state_dict()))
     other = diffusers.ControlNetModel.from_pretrained(tiny_folders["sdxl"] / "controlnet_edges")
     assert "made for another family of models than" in refusal(model, of("sdxl", other.state_dict()))
     assert "made for another family" in refusal(
@@ -404,7 +404,7 @@ def test_files_that_are_no_controlnets_for_the_model(model, folder, tiny_folders
         of("sd", diffusers.ControlNetModel.from_pretrained(folder / "controlnet_edges").state_dict()),
     )
     (tmp_path / "half.safetensors").write_bytes((tmp_path / "sd.safetensors").read_bytes()[:5000])
-    assert "is no safetensors file" in refusal(model, Edges(model=str(tmp_path / "half.safetensors")))
+    assert "is not a safetensors file" in refusal(model, Edges(model=str(tmp_path / "half.safetensors")))
     assert "no such file" in refusal(model, Edges(model=str(tmp_path / "none.safetensors")))
 
 

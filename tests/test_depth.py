@@ -265,7 +265,7 @@ def test_what_a_codec_can_not_store_is_said(tmp_path: Path) -> None:
     _, said = heard(lambda: io.write(tmp_path / "a.mkv", clip_of(linear, numbers(linear)), codec="ffv1"))
     assert any("is stored as a display shows it" in each for each in said)
     _, said = heard(lambda: io.write(tmp_path / "a.mp4", clip_of(Encoding(16), numbers(Encoding(16)))))
-    assert any("stores 8 bits per colour, and the clip has 16" in each for each in said)
+    assert any("stores 8 bits per colour, but the clip has 16" in each for each in said)
     rgba = Encoding(alpha=True)
     _, said = heard(lambda: io.write(tmp_path / "b.mp4", clip_of(rgba, numbers(rgba))))
     assert any("the clip is transparent in places" in each for each in said)

@@ -310,7 +310,7 @@ def test_the_command_line_takes_the_same_plugin_and_says_so(
         assert done.exit_code == 0, done.output
         return done.stderr
 
-    says = "zs2kit: no plugin is chosen that follows the clip, so strength is used; "
+    says = "zs2kit: no plugin that follows the clip was chosen, so strength is used; "
     assert run() == f"{says}--plugin none draws from the text alone\n"
     by_default = images(io.read(tmp_path / "clip-edit.mp4"))
     assert run("--quiet") == "" == run("--plugin", "strength", "-o", str(tmp_path / "strength.mp4"))
@@ -352,7 +352,7 @@ def test_pictures_of_any_form_are_a_clip(form: str) -> None:
         (np.full((2, 8, 8, 3), 2.0), "has numbers from 2 to 2"),
         (
             [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 6, 3), np.uint8)],
-            "picture 1 is 6x8 pixels and the first",
+            "picture 1 is 6x8 pixels, but the first",
         ),
         ([], "at least one picture"),
     ],
@@ -369,7 +369,7 @@ def test_paths_are_clips_and_other_things_are_not(model: Model, source: Path, tm
     out = zs2kit.write(tmp_path / "copy.mkv", source, codec="ffv1")
     assert np.array_equal(images(io.read(out)), images(io.read(source)))
     for wrong in (np.zeros((2, 8, 8, 3), np.uint8), [1, 2], None):
-        with pytest.raises(UsageError, match=r"is no clip; give a path.*Clip\.from_images"):
+        with pytest.raises(UsageError, match=r"is not a clip; give a path.*Clip\.from_images"):
             zs2kit.edit(wrong, "x", model=model)  # type: ignore[arg-type]
 
 

@@ -114,7 +114,9 @@ def test_a_model_of_another_family_has_no_default(tmp_path):
     for each in folder.glob("controlnet_*"):
         shutil.rmtree(each)
     for plugin in ("pose", "depth", "edges", "reference"):
-        assert re.search(rf"{plugin} knows no .* name one: `{plugin}\.", refusal(Model.load(folder), plugin))
+        assert re.search(
+            rf"{plugin} has no default .* name one: `{plugin}\.", refusal(Model.load(folder), plugin)
+        )
 
 
 def test_detectors_and_their_weights(families, offline):
@@ -173,12 +175,12 @@ def spoil(network: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        (WEIGHTS, f"this folder has no {WEIGHTS}; if only a part of it was downloaded"),
-        ("config.json", "this folder has no config.json; if only a part"),
+        (WEIGHTS, f"this folder has no {WEIGHTS}; if its download is incomplete, repeat"),
+        ("config.json", "this folder has no config.json; if its download"),
         ("unfinished", "its download isn't finished; run hf download again"),
         ("pickles", "its weights are pickles; convert them to safetensors"),
-        ("cut", f"{WEIGHTS} is no safetensors file, or only a part of one; download it again"),
-        ("config cut", "config.json is no json file, or only a part of one"),
+        ("cut", f"{WEIGHTS} is not a safetensors file, or is incomplete; download it again"),
+        ("config cut", "config.json is not a json file, or is incomplete"),
     ],
 )
 def test_a_folder_that_is_not_whole(network, how, says):
@@ -189,8 +191,8 @@ def test_a_folder_that_is_not_whole(network, how, says):
 @pytest.mark.parametrize(
     ("lost", "says"),
     [
-        (f"unet/{WEIGHTS}", "unet: this folder has no .safetensors file; if only"),
-        ("vae/config.json", "this folder has no vae/config.json; if only"),
+        (f"unet/{WEIGHTS}", "unet: this folder has no .safetensors file; if its"),
+        ("vae/config.json", "this folder has no vae/config.json; if its"),
         ("text_encoder/*", "this folder has no text_encoder/config.json"),
         ("tokenizer/*", "this folder has no tokenizer/vocab.json"),
         ("scheduler/*", "this folder has no scheduler/scheduler_config.json"),
@@ -255,9 +257,13 @@ def test_what_is_in_the_cache_in_part_is_said(cache):
         (
             403,
             "GatedRepo",
-            "me/mine is only for those who have accepted its terms; do so at huggingface.co/me/",
+            "me/mine can be downloaded only after accepting its terms; do so at huggingface.co/me/",
         ),
-        (500, "", "me/mine is not on this machine, and the hub can't be reached; where there is a network"),
+        (
+            500,
+            "",
+            "me/mine is not on this machine, and the hub can't be reached; on a machine that is online",
+        ),
     ],
 )
 def test_answers_of_the_hub(monkeypatch, status, code, says):

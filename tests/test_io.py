@@ -26,7 +26,7 @@ from zs2kit.errors import ClipError, UsageError, Zs2Error
 from zs2kit.io import reading
 
 
-@pytest.mark.filterwarnings("ignore:.*(is damaged|breaks off|goes without sound)")
+@pytest.mark.filterwarnings("ignore:.*(is damaged|ends at|left out: sound)")
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.ts"])
 def test_damage_costs_a_part_or_ends_in_a_line(tmp_path: Path, name: str) -> None:
     source, out = tmp_path / name, tmp_path / "out.mp4"
@@ -421,7 +421,7 @@ def test_what_is_no_clip_is_said_in_a_line(
 @pytest.mark.parametrize(
     ("span", "words"),
     [
-        ({"start": 100}, "no frame from 100 s"),
+        ({"start": 100}, "no frames from 100 s"),
         ({"start": 0.48}, "no frame"),
         ({"start": -1}, "`start` must be"),
         ({"end": -1.5}, "`end` must be"),
@@ -464,9 +464,9 @@ def test_outputs_are_checked_before_the_first_frame(tmp_path: Path) -> None:
         (tmp_path / "nowhere" / "out.mp4", False, ClipError, "no folder .*nowhere; create it"),
         (source / "out.mp4", False, ClipError, "no folder"),
         (tmp_path / "folder.mp4", True, ClipError, "is a folder"),
-        (source, False, ClipError, "is the input"),
-        (source, True, ClipError, "is the input"),
-        (tmp_path / "link.mp4", True, ClipError, "is the input"),
+        (source, False, ClipError, "is the source itself"),
+        (source, True, ClipError, "is the source itself"),
+        (tmp_path / "link.mp4", True, ClipError, "is the source itself"),
         (tmp_path / "other.mp4", False, ClipError, "exists"),
         (closed / "out.mp4", False, ClipError, "can't write into"),
     ):

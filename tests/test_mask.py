@@ -179,7 +179,7 @@ def test_a_label_that_the_model_lacks_is_answered_with_those_that_it_has(tiny, t
 @pytest.mark.parametrize(
     "settings, error, message",
     [
-        ({"clip": "a.mp4", "model": "b"}, UsageError, "exclude each other"),
+        ({"clip": "a.mp4", "model": "b"}, UsageError, "can't be used together"),
         ({"label": "person"}, UsageError, "set both"),
         (
             {"model": "/nowhere/at/all", "label": "person"},

@@ -106,7 +106,7 @@ def test_what_stands_in_the_way_is_said(model: Model, tmp_path: Path, monkeypatc
         planned(model, tmp_path, "out.txt")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     (obstacle,) = planned(model, tmp_path).obstacles
-    assert "the disk of" in obstacle
+    assert "its disk has only" in obstacle
     assert files(tmp_path) == before
 
 
@@ -194,7 +194,7 @@ def test_the_command_says_what_is_lost_and_fails_where_the_edit_would(tiny_folde
     said = run(*asked, "-o", source, "--sheet", sheet)
     assert said.exit_code == 1 and "frames      9" in said.stdout
     (line,) = said.stderr.splitlines()
-    assert "is the input" in line and "sheet.png exists" in line
+    assert "is the source itself" in line and "sheet.png exists" in line
     (warning,) = json.loads(run(*asked, "-o", tmp_path / "out.mp4", "--json").stdout)["warnings"]
     assert "one colour sample" in warning
 

@@ -132,7 +132,7 @@ def test_what_is_a_command_is_no_name():
     [
         ("import nosuchmodule", "can't be imported: ModuleNotFoundError: No module named 'nosuchmodule'"),
         ("raise SystemExit(3)", "can't be imported: SystemExit: 3"),
-        ("def Plugin(): pass", "is no dataclass that derives from zs2kit.Plugin"),
+        ("def Plugin(): pass", "is not a dataclass derived from zs2kit.Plugin"),
         (SOUND.replace("option(1", "int(1").replace(', "Of nothing."', ""), "is not described"),
         (SOUND.replace("amount: int", "amount: 'Path'"), "types can't be read: name 'Path' is not defined"),
         (SOUND.replace("amount: int", "amount: bytes"), "can't be"),

@@ -82,7 +82,7 @@ def test_a_controlnet_of_another_family_is_refused(other, tmp_path):
 
 
 def test_start_must_lie_before_end(other):
-    with pytest.raises(UsageError, match=r"`pose\.start` must lie before `pose\.end`"):
+    with pytest.raises(UsageError, match=r"`pose\.start` must be before `pose\.end`"):
         zs2kit.edit(drawn_clip(1), model=other, plugins=[Pose(start=0.5, end=0.5)])
 
 

@@ -214,6 +214,6 @@ def test_what_can_not_be_judged_is_one_line(judge):
     clip = true_clip(0, 2)
     with pytest.raises(ClipError, match="128x128"):
         judge(images(clip)[:, :64], {})
-    with pytest.raises(ClipError, match="1 frames can't be held against 2 true pictures"):
+    with pytest.raises(ClipError, match="1 frames can't be compared with 2 true pictures"):
         judge(images(clip)[:1], {}, clip)
     assert judge(images(clip)[:1], truly_asked(clip))["text right"] == 1

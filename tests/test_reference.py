@@ -390,7 +390,7 @@ def test_an_adapter_of_another_family(tiny, tmp_path, plugin):
 def test_a_model_that_wears_an_adapter_already(tiny_folders, adapter, plugin):
     model = Model.load(tiny_folders["epsilon"])
     model.pipeline.load_ip_adapter(str(adapter.parent), subfolder="", weight_name=adapter.name)
-    assert "takes no IP-Adapter" in message(model, ModelError, plugin)
+    assert "doesn't support IP-Adapters" in message(model, ModelError, plugin)
 
 
 def test_an_image_encoder_of_another_adapter(tiny, tmp_path, adapter, plugin):
@@ -405,7 +405,7 @@ def test_an_image_encoder_of_another_adapter(tiny, tmp_path, adapter, plugin):
 
 def test_an_adapter_without_its_image_encoder(tiny, tmp_path, adapter, plugin):
     plugin.adapter = str(shutil.copy(adapter, tmp_path))
-    assert "in image_encoder/ beside it" in message(tiny, ModelError, plugin)
+    assert "in the folder image_encoder next to it" in message(tiny, ModelError, plugin)
 
 
 def test_a_pickled_adapter(tiny, tmp_path, plugin):
@@ -417,15 +417,15 @@ def test_a_pickled_adapter(tiny, tmp_path, plugin):
 def test_a_file_that_only_claims_to_be_an_adapter(tiny, tiny_folders, tmp_path, plugin):
     plugin.adapter = str(tmp_path / "adapter.safetensors")
     (tmp_path / "adapter.safetensors").write_bytes(b"not weights")
-    assert "is no safetensors file" in message(tiny, ModelError, plugin)
+    assert "is not a safetensors file" in message(tiny, ModelError, plugin)
     plugin.adapter = str(next((tiny_folders["epsilon"] / "unet").glob("*.safetensors")))
-    assert "is no IP-Adapter" in message(tiny, ModelError, plugin)
+    assert "is not an IP-Adapter" in message(tiny, ModelError, plugin)
 
 
 def test_an_adapter_that_is_nowhere(tiny, picture, plugin):
     plugin.adapter = "nobody/nothing/ip-adapter.safetensors"
     assert "nobody/nothing/ip-adapter.safetensors" in message(tiny, ModelError, plugin)
-    assert "knows no IP-Adapter" in message(tiny, ModelError, Reference(image=str(picture)))
+    assert "has no default IP-Adapter" in message(tiny, ModelError, Reference(image=str(picture)))
 
 
 def test_a_picture_that_can_not_be_read(tiny, tmp_path, picture, plugin):

@@ -100,7 +100,7 @@ def test_a_report_that_can_not_be_written_is_refused_before_the_work(clip: Path,
     (tmp_path / "there.json").write_text("mine")
     before = sorted(tmp_path.iterdir())
     for path, code, says in [
-        (tmp_path / "report.txt", 2, "a report is a .json file"),
+        (tmp_path / "report.txt", 2, "a report must be a .json file"),
         (tmp_path / "nosuch" / "report.json", 1, "there is no folder"),
         (tmp_path / "there.json", 1, "--overwrite"),
         ("/proc/report.json", 1, "can't be written"),

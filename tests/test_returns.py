@@ -211,7 +211,7 @@ class Idle(Plugin):
             "plugin 'chunks': keep() asks for 'chunks', which that hook isn't given; did you mean chunk? "
             "it is given chunk",
         ),
-        (Idle(), "plugin 'idle' takes part in no hook; the hooks are " + ", ".join(HOOKS)),
+        (Idle(), "plugin 'idle' has no hooks; the hooks are " + ", ".join(HOOKS)),
     ],
 )
 def test_a_hook_that_is_none_or_is_not_given_that(plugin, says):

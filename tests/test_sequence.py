@@ -167,10 +167,10 @@ def nothing(folder: Path) -> None:
     [
         (without(1004), {}, r"shot\.%04d\.png has gaps: 1004 of 1001-1010; add what is missing"),
         (without(1004, 1006, 1007), {}, r"shot\.%04d\.png has gaps: 1004, 1006-1007 of 1001-1010"),
-        (other_kind, {}, r"shot\.1005\.png has 16 bits, RGB and shot\.1001\.png 8 bits, RGB"),
+        (other_kind, {}, r"shot\.1005\.png has 16 bits, RGB, but shot\.1001\.png has 8 bits, RGB"),
         (without(1004), {"end": 0.12}, ""),
         (without(1004), {"start": 0.16}, ""),
-        (other_size, {}, r"shot\.1005\.png is 32x48 pixels and shot\.1001\.png 64x48"),
+        (other_size, {}, r"shot\.1005\.png is 32x48 pixels, but shot\.1001\.png is 64x48"),
         (no_picture, {}, r"shot\.1005\.png is not a PNG picture"),
         (without(*range(1001, 1011)), {}, r"there is no picture .*shot\.%04d\.png, such as shot\.0001\.png"),
         (nothing, {"rate": 0}, "`rate` must be"),
@@ -198,7 +198,7 @@ def test_a_rate_is_a_number(tmp_path: Path, rate: float) -> None:
 
 
 def test_a_video_has_its_own_rate(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has a rate of its own"):
+    with pytest.raises(UsageError, match="has its own frame rate"):
         io.read(make(tmp_path / "clip.mp4"), rate=24)
 
 
@@ -222,7 +222,8 @@ def test_a_video_becomes_a_sequence(tmp_path: Path, start_number: int | None, fi
     (tmp_path / "out").mkdir()
     path = tmp_path / "out" / "new.%04d.png"
     with pytest.warns(
-        UserWarning, match=r"new.* is pictures, which can't hold the sound and the subtitles of .*clip\.mp4"
+        UserWarning,
+        match=r"new.* is a sequence of pictures, which can't hold the sound and the subtitles of .*clip\.mp4",
     ):
         io.write(path, io.read(source), start_number=start_number)
     assert names(path.parent) == [f"new.{first + index:04}.png" for index in range(20)]
@@ -241,7 +242,7 @@ def test_a_sequence_becomes_a_video(tmp_path: Path, codec: str, suffix: str) -> 
     out = tmp_path / f"out{suffix}"
     if codec == "h264":
         with pytest.warns(
-            UserWarning, match="one colour sample for 2x2 pixels.* `codec='ffv1'` or `codec='prores'`"
+            UserWarning, match="one colour sample for each 2x2 pixels.* `codec='ffv1'` or `codec='prores'`"
         ):
             io.write(out, io.read(source, rate=Fraction(24000, 1001)), codec=codec)
     else:
@@ -274,8 +275,8 @@ def test_what_cannot_be_written_is_said_before_the_first_frame(tmp_path: Path) -
         return clip_of([drawn(0)], frames=frames(), **{"frame_count": None, **fields})
 
     for path, clip, how, says in (
-        (source, io.read(source), {"overwrite": True}, "is the input"),
-        (tmp_path / "shot.%d.png", io.read(source), {"overwrite": True}, "is the input"),
+        (source, io.read(source), {"overwrite": True}, "is the source itself"),
+        (tmp_path / "shot.%d.png", io.read(source), {"overwrite": True}, "is the source itself"),
         (tmp_path / "there.%04d.png", unread(), {}, r"there\.0003\.png exists"),
         (tmp_path / "there.%04d.png", unread(frame_count=3), {}, r"there\.0003\.png exists"),
         (tmp_path / "there.%04d.png", unread(), {"start_number": 3}, r"there\.0003\.png exists"),
@@ -333,7 +334,7 @@ def test_pictures_are_replaced_when_asked(tmp_path: Path) -> None:
     for index, frame in enumerate(io.read(path)):
         np.testing.assert_array_equal(frame.image, drawn(index + 1))
     with pytest.warns(
-        UserWarning, match=r"shot\.0003\.png and the pictures after it are of an earlier result"
+        UserWarning, match=r"shot\.0003\.png and the pictures after it are from an earlier result"
     ):
         io.write(path, clip_of([drawn(0)] * 2), overwrite=True)
     assert len(names(tmp_path)) == 4
@@ -415,5 +416,5 @@ def test_a_folder_of_pictures_suggests_their_name(tmp_path: Path, first: str, na
 
 
 def test_a_sequence_that_is_not_read_says_which_are(tmp_path: Path) -> None:
-    with pytest.raises(ClipError, match=r"shot\.%04d\.psd is no sequence .* of these kinds: \.png, \.tif"):
+    with pytest.raises(ClipError, match=r"shot\.%04d\.psd is not a sequence .* of these kinds: \.png, \.tif"):
         io.read(tmp_path / "shot.%04d.psd")

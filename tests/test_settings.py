@@ -147,7 +147,10 @@ def test_an_unknown_option_is_named_with_the_nearest() -> None:
         ("use `scheduler='ddim'`", "use --scheduler ddim"),
         ("`num_inference_steps` must be 1 up", "--steps must be 1 up"),
         ("set `pose.annotators=FOLDER`", "set --set pose.annotators=FOLDER"),
-        ("`mask.clip` and `mask.model` exclude each other", "mask.clip and mask.model exclude each other"),
+        (
+            "`mask.clip` and `mask.model` can't be used together",
+            "mask.clip and mask.model can't be used together",
+        ),
         ("`Model.load` is no argument, nor is `clip`", "`Model.load` is no argument, nor is `clip`"),
     ],
 )

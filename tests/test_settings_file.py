@@ -140,7 +140,7 @@ def test_a_report_of_text_alone_draws_it_again(tiny_folders: dict[str, Path], tm
         ("stepz = 3", "there is no option 'stepz'; did you mean steps?"),
         ("[poze]\nscale = 1", "there is no plugin 'poze'; did you mean pose?"),
         ("[pose]\nscael = 1", "pose has no option 'scael'; did you mean scale?"),
-        ("steps = many", "holds no settings: Invalid value (at line 1, column 9)"),
+        ("steps = many", "can't be read as settings: Invalid value (at line 1, column 9)"),
         ("steps = 2023-01-01", "steps can't be datetime.date(2023, 1, 1)"),
         ("steps = 'many'", "--steps must be a whole number from 1 up, or none, not 'many'"),
         ("[strength]\nstrength = 9", "strength.strength must be a number from 0 to 1, not 9"),
@@ -158,9 +158,9 @@ def test_a_file_that_is_wrong(clip: Path, tmp_path: Path, text: str, says: str) 
     ("name", "text", "says", "code"),
     [
         ("gone.toml", None, "can't be read", 1),
-        ("report.json", "[1]", "is no report", 2),
-        ("report.json", json.dumps({"settings": {}}), "is no report", 2),
-        ("report.json", "{", "holds no settings", 2),
+        ("report.json", "[1]", "is not a report", 2),
+        ("report.json", json.dumps({"settings": {}}), "is not a report", 2),
+        ("report.json", "{", "can't be read as settings", 2),
     ],
 )
 def test_a_file_of_another_kind(

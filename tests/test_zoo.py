@@ -44,7 +44,7 @@ def said(animal: Animal, *, lost: str = "") -> Iterator[None]:
         warnings.simplefilter("always")
         yield
     said = [str(each.message) for each in heard]
-    known = f"{animal.says}|is damaged|breaks off" if animal.says else "$."
+    known = f"{animal.says}|is damaged|ends at" if animal.says else "$."
     for wanted in filter(None, (animal.says, lost)):
         assert any(re.search(wanted, each) for each in said), said
         known += f"|{wanted}"
@@ -186,7 +186,7 @@ def test_skipped_frames_are_not_converted(
     for ours, theirs in zip(rest, whole[7:], strict=True):
         assert ours.pts == theirs.pts
         np.testing.assert_array_equal(ours.image, theirs.image)
-    with pytest.raises(UsageError, match="no frame from 0 s on after the first 30"):
+    with pytest.raises(UsageError, match="no frames from 0 s on after the first 30"):
         io.read(found(name), skip=30)
 
 

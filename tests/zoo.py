@@ -319,7 +319,7 @@ ZOO: dict[str, Animal] = {
     "bt709 full.mp4": made(color=Color(BT709, 1, 1, FULL), loss=0.7),
     "untagged hd.mp4": made(frames=3, height=720, matrix=BT709, opencv=30),
     "422.mov": made(pix_fmt="yuv422p", loss=1.0),
-    "10 bits.mp4": made(**DEEP, lost="8 bits per colour, and .* has 10"),
+    "10 bits.mp4": made(**DEEP, lost="8 bits per colour, but .* has 10"),
     "pq.mp4": made(**HDR, color=Color(9, 9, 16, LIMITED)),
     "hlg.mp4": made(**HDR, color=Color(9, 9, 18, LIMITED)),
     "prores.mov": made(**PRORES),
@@ -354,7 +354,7 @@ ZOO: dict[str, Animal] = {
         old=b"00:00:00.480000000",
         new=b"01:00:00.480000000",
         time_base=MS,
-        says=r"breaks off at 0\.48 s of 3600\.48 s",
+        says=r"ends at 0\.48 s instead of 3600\.48 s",
     ),
     "too many.mp4": made(
         replaced, old=b"stts" + bytes(7) + b"\1\0\0\0\x0c", new=b"stts" + bytes(7) + b"\1\0\0\4\0"
@@ -370,15 +370,21 @@ ZOO: dict[str, Animal] = {
         packets=(10,),
         options=GOPS,
         spoilt=range(10, 15),
-        says=r"shown: \d; .* frame 10, at 0\.40 s",
+        says=r"neighbour: \d; .* frame 10, at 0\.40 s",
     ),
     "spoilt first.mp4": made(
-        **SPOILT, packets=(0,), options=GOPS, spoilt=range(5), says=r"shown: \d; .* frame 0, at 0\.00 s"
+        **SPOILT, packets=(0,), options=GOPS, spoilt=range(5), says=r"neighbour: \d; .* frame 0, at 0\.00 s"
     ),
     "spoilt end.mp4": made(
-        **SPOILT, packets=(18, 19), options=GOPS, spoilt=(18, 19), says=r"shown: 2; .* frame 18, at 0\.72 s"
+        **SPOILT,
+        packets=(18, 19),
+        options=GOPS,
+        spoilt=(18, 19),
+        says=r"neighbour: 2; .* frame 18, at 0\.72 s",
     ),
-    "spoilt prores.mov": made(**SPOILT, **PRORES, packets=(3, 9), spoilt=(3, 9), says="shown: 2; .* frame 3"),
+    "spoilt prores.mov": made(
+        **SPOILT, **PRORES, packets=(3, 9), spoilt=(3, 9), says="neighbour: 2; .* frame 3"
+    ),
     "burst.ts": made(
         burst,
         **MPEG2,
@@ -409,11 +415,11 @@ ZOO: dict[str, Animal] = {
         movflags="faststart",
         survivors=0,
         spoilt=range(10, 20),
-        says=r"breaks off at 0\.\d\d s of 0\.80 s",
+        says=r"ends at 0\.\d\d s instead of 0\.80 s",
         opencv=None,
     ),
     "cut short.mkv": made(
-        cut, share=0.8, frames=20, options=GOPS, time_base=MS, survivors=0, says="breaks off", opencv=None
+        cut, share=0.8, frames=20, options=GOPS, time_base=MS, survivors=0, says="ends at", opencv=None
     ),
     "cut short.ts": made(cut, share=0.8, frames=20, options=GOPS, time_base=TS, survivors=0, opencv=None),
 }

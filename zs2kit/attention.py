@@ -81,7 +81,7 @@ class TemporalMomentum:
             if key in self.following:
                 raise PluginError(
                     f"layer {layer} is called twice in '{key.removesuffix(f'/{layer}')[10:]}'",
-                    "give branches names of their own, and plugins networks of their own",
+                    "give each branch its own name, and each plugin its own network",
                 )
         length = hidden_states.shape[1]
         count = length if self.tokens is None else self.tokens.picture
@@ -124,7 +124,7 @@ class _Layer:
         self.mixed = self.given = None
         if mixed is None or inputs[0] is not given:
             raise ModelError(
-                f"layer {self.name} computes its values from something else than its keys",
+                f"layer {self.name} doesn't compute its keys and values from the same input",
                 "use another attention processor, or `momentum=0`",
             )
         return (mixed, *inputs[1:])

@@ -18,7 +18,7 @@ def check_beside(path: Path, suffix: str, kind: str, others: Sequence[Path], ove
     Its name must end in ``suffix``, and it must not replace one of ``others``.
     """
     if path.suffix.lower() != suffix:
-        raise UsageError(f"{path}: a {kind} is a {suffix} file", f"give it a name that ends in {suffix}")
+        raise UsageError(f"{path}: a {kind} must be a {suffix} file", f"give it a name that ends in {suffix}")
     if not os.path.isdir(path.parent):
         raise ClipError(f"{path}: there is no folder {path.parent}", "create it first")
     if os.path.isdir(path):

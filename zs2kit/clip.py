@@ -172,7 +172,7 @@ def _picture(image: Any, index: int, size: tuple[int, int] | None) -> NDArray[np
     if size is not None and array.shape[:2] != size:
         (height, width), (rows, columns) = size, array.shape[:2]
         raise ClipError(
-            f"picture {index} is {columns}x{rows} pixels and the first one {width}x{height}",
+            f"picture {index} is {columns}x{rows} pixels, but the first one is {width}x{height}",
             "give pictures of the same size",
         )
     if is_float:

@@ -37,7 +37,8 @@ class Companion:
         opened = self._read()
         if (opened.width, opened.height) != (clip.width, clip.height):
             raise ClipError(
-                f"{path} is {opened.width}x{opened.height} pixels and the clip {clip.width}x{clip.height}",
+                f"{path} is {opened.width}x{opened.height} pixels, but the clip is "
+                f"{clip.width}x{clip.height}",
                 "give one that has the clip's size",
             )
         ours, clips = opened.frame_count, clip.frame_count
@@ -97,6 +98,6 @@ class Companion:
 
     def _other_length(self, ours: int, clips: int | None) -> ClipError:
         return ClipError(
-            f"{self.path} has {ours} frames and the clip {clips or 'more'}",
+            f"{self.path} has {ours} frames, but the clip has {clips or 'more'}",
             "give one that has a picture for each of the clip's frames",
         )

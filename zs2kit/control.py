@@ -55,7 +55,7 @@ class Control(Plugin):
         if model.family in by_family:
             return by_family[model.family or ""]
         raise ModelError(
-            f"{name_of(self)} knows no ControlNet for the family of models that {model.name} is of",
+            f"{name_of(self)} has no default ControlNet for models like {model.name}",
             f"name one: `{name_of(self)}.model`",
         )
 
@@ -73,7 +73,7 @@ class Control(Plugin):
         if self.start >= self.end:
             name = name_of(self)
             raise UsageError(
-                f"`{name}.start` must lie before `{name}.end`, but they are {self.start:g} and {self.end:g}"
+                f"`{name}.start` must be before `{name}.end`, but they are {self.start:g} and {self.end:g}"
             )
         if self.scale == 0:
             return

@@ -164,7 +164,7 @@ def load_depth_estimator(name: str, device: torch.device, *, plugin: str) -> Det
             )
     except Exception as error:  # as above
         raise ModelError(
-            f"`{plugin}.detector`: {name} is no depth-estimation model for transformers",
+            f"`{plugin}.detector`: {name} is not a depth-estimation model for transformers",
             "name one, such as depth-anything/Depth-Anything-V2-Small-hf",
         ) from error
     config = estimator.model.config

@@ -176,7 +176,7 @@ def _edit(
     for plugin in by_default:
         notify(
             "default-plugin",
-            f"no plugin is chosen that follows the clip, so {plugins_.name_of(plugin)} is used",
+            f"no plugin that follows the clip was chosen, so {plugins_.name_of(plugin)} is used",
             "`plugins=()` draws from the text alone",
         )
     return edit
@@ -241,7 +241,7 @@ def _tell_beyond(model: Model, settings: Settings, frame: Frame | None) -> None:
         notify(
             "beyond-model",
             f"{model.name} is {model.domain.about}: {', and '.join(why)}",
-            "for anything else use another `model`; see docs/models.md",
+            "for anything else, use another `model`; see docs/models.md",
         )
 
 
@@ -450,8 +450,8 @@ class Edit(Clip):
             further = two - one if len(frames) > 1 else one
             size = max(1, min(MOST, 1 + (room - one) // max(1, further)))
         log.info(
-            "drawing %d frames at once; one takes %.0f MB of %.0f MB that are free beside the carry, which "
-            "takes %.1f MB %s",
+            "drawing %d frames at once: each needs %.0f MB, and %.0f MB are free; the carry needs another "
+            "%.1f MB %s",
             *(size, one / 1e6, room / 1e6, carry / 1e6),
             "in host memory" if scan.carry_on_host else f"on {device}",
         )
@@ -465,16 +465,19 @@ class Edit(Clip):
         device, denoiser = self.scan.model.device, self.scan.denoiser
         if denoiser.together:
             denoiser.together = False
-            log.info("out of memory at frame %d: from here on a call for each branch", place.index)
+            log.info(
+                "out of memory at frame %d: from here on, each branch has its own call",
+                place.index,
+            )
             return True
         if device.type == "cuda" and not self.scan.carry_on_host:
             place.carry = HostCarry.of(place.carry, device)
             self.scan.carry_on_host = True
-            log.info("out of memory at frame %d: from here on the carry is in host memory", place.index)
+            log.info("out of memory at frame %d: from here on, the carry is in host memory", place.index)
             return True
         if frames > 1:
             now = self.chunk_size = -(-frames // 2)
-            log.info("out of memory at frame %d: from here on %d frames at once", place.index, now)
+            log.info("out of memory at frame %d: from here on, %d frames are drawn at once", place.index, now)
         return frames > 1
 
     def describe(self) -> dict[str, Any] | None:

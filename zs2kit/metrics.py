@@ -87,7 +87,7 @@ class TransformersFeatures:
         if cut := ids[most - 1 : -1]:  # the last token that is read marks the end
             notify(
                 "prompt-cut",
-                f"{self.name} reads {most - 2} tokens of a prompt, and what comes after them has no effect: "
+                f"{self.name} reads {most - 2} tokens of a prompt, and the rest has no effect: "
                 f"'{self.tokenizer.decode(cut)}'",
             )
         tokens = self.tokenizer(prompt, truncation=True, max_length=most, return_tensors="pt")
@@ -124,14 +124,15 @@ def verdict(numbers: Mapping[str, float]) -> str:
         times = math.sqrt(changes)  # it is of squares
         if times < 0.8:
             return (
-                f"it changes {times:.2g} times as much as its source from frame to frame: stiller than that"
+                f"it changes {times:.2g} times as much as its source from frame to frame: stiller than its "
+                "source"
             )
         if times <= 1.25:
             return "it changes about as much as its source from frame to frame: steady"
         return f"it changes {times:.2g} times as much as its source from frame to frame: it flickers"
     if numbers.get("dynamic") == 0:
         return "it hardly moves, so the numbers on steadiness say little"
-    return "it moves; whether it flickers can be told beside its source: `source`"
+    return "it moves; to see whether it flickers, compare it with its source: `source`"
 
 
 def measure(
@@ -146,10 +147,10 @@ def measure(
 ) -> dict[str, float]:
     """Return the metrics of ``result`` by name; those that need a source or a region only if it is given.
 
-    source: what was edited. region: a clip of masks, white where the edit was to change something.
+    source: what was edited. region: a clip of masks, white where the edit should change something.
     chunk_size: the edit's, to look for seams. features: models such as `TransformersFeatures`; the names of
     their metrics start with the model's name, numbered if several models have the same one. prompt: what
-    the result is to show, and source_prompt what the source shows, for models that take text. Iterates over
+    the result should show, and source_prompt what the source shows, for models that take text. Iterates over
     the clips.
 
     Raises `ClipError` if the clips differ in size or length, or if there is no frame.

@@ -228,8 +228,7 @@ class Model:
                 self._cut.add(each)
                 notify(
                     "prompt-cut",
-                    f"{self.name} reads {read} tokens of a prompt, and what comes after them has no effect: "
-                    f"'{cut}'",
+                    f"{self.name} reads {read} tokens of a prompt, and the rest has no effect: '{cut}'",
                 )
         if self._embedded is None or self.network.edits:  # what such a model sees differs from frame to frame
             return self.network.embed(prompt, negative_prompt, height, width, images)

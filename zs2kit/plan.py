@@ -114,9 +114,10 @@ def plan(
     disk_bytes = 2 * (result_bytes + min(read.frames, SEGMENT) * pixels * 3 + carry_bytes)
     folder = out.parent
     free_disk = shutil.disk_usage(folder).free if folder.is_dir() else 0
-    if folder.is_dir() and disk_bytes > free_disk and not any("the disk of" in each for each in obstacles):
+    if folder.is_dir() and disk_bytes > free_disk and not any("but its disk" in each for each in obstacles):
         obstacles.append(
-            f"the disk of {out} needs about {disk_bytes / 1e6:,.0f} MB and has {free_disk / 1e6:,.0f} MB free"
+            f"{out} needs about {disk_bytes / 1e6:,.0f} MB, but its disk has only "
+            f"{free_disk / 1e6:,.0f} MB free"
         )
     return Plan(
         frames=read.frames,
@@ -201,7 +202,7 @@ def lines(plan: Plan) -> list[str]:
     )
     sizes = f"{scaled}, padded to {padded}" if scaled != padded else scaled
     chunk = "unknown" if plan.chunk_bytes is None else f"{_megabytes(plan.chunk_bytes)} at its peak"
-    there = "; there is already such a file" if plan.exists else ""
+    there = "; this file already exists" if plan.exists else ""
     resumed = f"; {plan.saved} frames of an interrupted edit are saved" if plan.saved else ""
     rows = {
         "frames": f"{plan.frames}, {plan.rate:g} per second, {plan.duration:.2f} s",

@@ -93,7 +93,7 @@ def load(name: str) -> type[Plugin]:
         raise PluginError(f"plugin '{name}' can't be imported: {_named_error(error)}") from error
     if not (isinstance(cls, type) and issubclass(cls, Plugin) and dataclasses.is_dataclass(cls)):
         raise PluginError(
-            f"plugin '{name}' ({known[name].value}) is no dataclass that derives from zs2kit.Plugin",
+            f"plugin '{name}' ({known[name].value}) is not a dataclass derived from zs2kit.Plugin",
             "put @dataclass(eq=False) above the class, and derive it from Plugin",
         )
     return cls
@@ -166,7 +166,7 @@ def check(plugin: object) -> None:
     attribute whose name is nearly one of `Plugin`'s.
     """
     if not isinstance(plugin, Plugin) or not dataclasses.is_dataclass(plugin):
-        raise UsageError(f"{plugin!r} is no plugin", "give an instance of a plugin class, such as Pose()")
+        raise UsageError(f"{plugin!r} is not a plugin", "give an instance of a plugin class, such as Pose()")
     name, cls = name_of(plugin), type(plugin)
     declared = [each for each in vars(Plugin) if not each.startswith("_")]
     ours = {*declared, *vars(hookspecs), *(each.name for each in dataclasses.fields(cls))}
@@ -218,11 +218,11 @@ def manager(plugins: Sequence[Plugin]) -> pluggy.PluginManager:
         for hook in (each for each in known if hasattr(copy, each) and each not in marked):
             raise PluginError(f"plugin '{name}': {hook}() is not marked as a hook", "put @hookimpl above it")
         if not marked:
-            raise PluginError(f"plugin '{name}' takes part in no hook", f"the hooks are {', '.join(known)}")
+            raise PluginError(f"plugin '{name}' has no hooks", f"the hooks are {', '.join(known)}")
     for hook in ("guidance", "initial_latents", "channels"):
         providers = [impl.plugin_name for impl in getattr(hooks.hook, hook).get_hookimpls()]
         if len(providers) > 1:
-            raise PluginError(f"only one plugin may give {hook}, not {' and '.join(sorted(providers))}")
+            raise PluginError(f"only one plugin may provide {hook}, not {' and '.join(sorted(providers))}")
     return hooks
 
 

@@ -75,9 +75,9 @@ class Scan:
         if settings.flow_momentum and model.faster:
             notify(
                 "default-tiny-vae",
-                f"flow momentum uses the whole VAE, since {model.faster}, which is several times as fast, is "
-                "not on this machine",
-                f"`tiny_vae='{model.faster}'` fetches it",
+                f"flow momentum uses the model's own VAE, since {model.faster}, which is several times as "
+                "fast, is not on this machine",
+                f"`tiny_vae='{model.faster}'` downloads it",
             )
         guidance.check(model, settings)
         if model.network.edits and not self.hook.guidance.get_hookimpls():

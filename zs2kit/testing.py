@@ -465,7 +465,7 @@ def _check_no_trace(trial: _Trial) -> None:
         except PluginError:
             check(f"after an edit that fails in {hook}()")
         else:
-            raise AssertionError(f"an edit goes on though a plugin fails in {hook}()")
+            raise AssertionError(f"an edit goes on even if a plugin fails in {hook}()")
 
 
 @dataclass(eq=False)

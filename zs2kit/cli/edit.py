@@ -96,7 +96,7 @@ def edit(
     Once a result is complete, its name is printed; nothing else goes to standard output.
     """
     if start is not None and end is not None and start >= end:
-        raise UsageError("`start` must lie before `end`")
+        raise UsageError("`start` must be before `end`")
     failed: list[Path] = []
     with shared.manners(), shared.display() as display:
         display.stage("looking at the clip" if len(clips) == 1 else "looking at the clips")
@@ -175,7 +175,7 @@ def _unfinished(jobs: Sequence[Job]) -> list[Job]:
     unfinished = []
     for job in jobs:
         if os.path.exists(job.out) and not journal.saved(job.out):
-            notify("finished", f"{job.out} is there already, so {job.clip} is left out")
+            notify("finished", f"{job.out} already exists, so {job.clip} is skipped")
         else:
             unfinished.append(job)
     return unfinished
@@ -197,7 +197,9 @@ def _jobs(clips: Sequence[Path], out: Path | None, shared: Shared) -> list[Job]:
         return [Job(clips[0], out or named[0], shared)]
     for option, folder in {"out": out, "sheet": shared.sheet, "report": shared.report}.items():
         if folder is not None and not os.path.isdir(folder):
-            raise UsageError(f"`{option}`: {folder} is no folder", "for several clips, name one that exists")
+            raise UsageError(
+                f"`{option}`: {folder} is not a folder", "for several clips, name a folder that exists"
+            )
     jobs, taken = [], dict[str, Path]()
     for clip, name in zip(clips, named, strict=True):
         path = name if out is None else out / name.name

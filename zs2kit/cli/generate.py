@@ -61,7 +61,7 @@ def generate(
         raise UsageError("--at names a frame twice", "give each frame one prompt")
     if late := [frame for frame, _ in prompts if frame >= frames]:
         raise UsageError(
-            f"--at {late[0]} comes after the end: the first of {frames} frames is 0, the last {frames - 1}",
+            f"--at {late[0]} comes after the end: the {frames} frames are numbered from 0 to {frames - 1}",
             "use an earlier frame, or more --frames",
         )
     with shared.manners(), shared.display() as display:

@@ -53,7 +53,7 @@ def metrics(
 ) -> None:
     """Measure the clip RESULT; docs/metrics.md says what the numbers mean."""
     if region and not source:
-        raise UsageError("what is outside of --region is compared with the source", "give --source too")
+        raise UsageError("what is outside --region is compared with the source", "give --source too")
     if (prompt or source_prompt) and not features:
         raise UsageError("prompts are measured with a CLIP model", "name one with --features")
     if source_prompt and not prompt:

@@ -40,6 +40,6 @@ def _described(folder: Path) -> str:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
         return described(str(index["_class_name"]), frozenset(index))
     except FileNotFoundError:
-        raise ModelError(f"{folder} is no checkpoint, since it has no model_index.json") from None
+        raise ModelError(f"{folder} is not a checkpoint, since it has no model_index.json") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{folder}: its model_index.json can't be read", "download it again") from error

@@ -81,7 +81,7 @@ class Parsed(click.ParamType[Any]):
         try:
             return self.parse(value)
         except ValueError:
-            self.fail(f"'{value}' is no {self.name}; write {self.wanted}.", param, ctx)
+            self.fail(f"'{value}' is not a {self.name}; write {self.wanted}.", param, ctx)
 
 
 def _rate(text: str) -> Fraction:
@@ -353,9 +353,9 @@ class Shared:
         Everything that is quick to check is checked here, so that a typing error shows before a model loads.
         """
         if self.quiet and self.verbose:
-            raise UsageError("--quiet and --verbose exclude each other", "use one of them")
+            raise UsageError("--quiet and --verbose can't be used together", "use one of them")
         if len(dict(self.loras)) < len(self.loras):
-            raise UsageError("--lora names a LoRA twice", "give it once, with the sum of the weights")
+            raise UsageError("--lora names the same LoRA twice", "give it once, with the sum of the weights")
         Settings(**self.settings)
         names = [each for each in self.plugins if each != "none"]
         if names and "none" in self.plugins:
@@ -403,7 +403,7 @@ class Shared:
         from zs2kit.journal import saved
 
         if output.resume and not self.quiet and not saved(out):
-            say(f"nothing is saved of an edit to {out}, so it starts from the beginning")
+            say(f"there is no saved edit to {out}, so it starts from the beginning")
         on_a_terminal = sys.stdin.isatty() and sys.stderr.isatty()
         if output.resume is not None or not on_a_terminal or not saved(out):
             return output
@@ -530,7 +530,7 @@ def _by_plugin(plugins: Sequence[str], settings: Sequence[str]) -> dict[str, tup
     for plugin in plugins:
         kind, name = parted(plugin)
         if name != kind and not re.fullmatch(r"[A-Za-z]\w*", name):
-            raise UsageError(f"--plugin {plugin}: '{name}' is no name", "use letters, digits and _")
+            raise UsageError(f"--plugin {plugin}: '{name}' is not a valid name", "use letters, digits and _")
         if name in chosen:
             raise UsageError(
                 f"--plugin {plugin} is given twice", f"give it once, or two names: {kind}:a and {kind}:b"

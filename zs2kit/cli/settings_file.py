@@ -86,11 +86,11 @@ def _read(path: Path) -> dict[str, Any]:
         raise ClipError(f"{path} can't be read ({error.strerror})", "check its name") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(
-            f"{path} holds no settings: {first_line(error)}",
+            f"{path} can't be read as settings: {first_line(error)}",
             "write NAME = VALUE in each line, as TOML; or give a report, which ends in .json",
         ) from error
     if not isinstance(content, dict):
-        raise UsageError(f"{path} is no report", "give a file that the option for reports has written")
+        raise UsageError(f"{path} is not a report", "give a file that the option for reports has written")
     return content
 
 
@@ -183,7 +183,7 @@ def _of_report(
                 if name in names:  # beside them are fingerprints of files
                     sets[f"{called}.{name}"] = "none" if value is None else _text(path, name, value)
     except (AttributeError, LookupError, TypeError) as error:
-        raise UsageError(f"{path} is no report", "give one that an edit has written") from error
+        raise UsageError(f"{path} is not a report", "give one that an edit has written") from error
     names = {each.name for each in command.params}
     if command.name == "generate" and values["plugins"] == ["none"]:
         values["plugins"] = []

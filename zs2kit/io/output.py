@@ -293,7 +293,7 @@ class Output:
         if os.path.lexists(path):
             source = clip.source if clip.source and os.path.exists(clip.source) else None
             if source and os.path.exists(path) and path.samefile(source):
-                raise ClipError(f"{path} is the input", "write to another name")
+                raise ClipError(f"{path} is the source itself", "choose another name")
             if not self.overwrite:
                 raise ClipError(
                     f"{path} exists", "choose another name, or allow overwriting: `overwrite=True`"
@@ -328,9 +328,9 @@ class Output:
         free = shutil.disk_usage(self.path.parent).free
         if needed > free:
             raise ClipError(
-                f"the disk of {self.path} needs about {needed / 1e6:,.0f} MB and has "
-                f"{free / 1e6:,.0f} MB free",
-                "free some, or write to another disk",
+                f"{self.path} needs about {needed / 1e6:,.0f} MB, but its disk has only {free / 1e6:,.0f} "
+                "MB free",
+                "free some space, or write to another disk",
             )
 
     def copied(self, clip: Clip) -> list[str]:
@@ -358,12 +358,12 @@ class Output:
         if pictures and unheld:
             notify(
                 "streams-lost",
-                f"{path} is pictures, which can't hold the sound and the subtitles of {source}",
+                f"{path} is a sequence of pictures, which can't hold the sound and the subtitles of {source}",
             )
         elif unheld:
             notify(
                 "streams-lost",
-                f"{path.suffix} can't hold all of {source}: it goes without {', '.join(unheld)}",
+                f"{path.suffix} can't hold everything in {source}; left out: {', '.join(unheld)}",
             )
         if (
             self.store.encoder == "libx264"
@@ -372,8 +372,8 @@ class Output:
         ):
             notify(
                 "colours-halved",
-                f"{path} has one colour sample for 2x2 pixels, as players expect of h264, but {source} has "
-                "more",
+                f"{path} has one colour sample for each 2x2 pixels, as players expect of h264, but {source} "
+                "has more",
                 "to keep them, use `codec='ffv1'` or `codec='prores'`",
             )
         self._tell_light(clip)
@@ -392,25 +392,25 @@ class Output:
         if was.is_hdr and not now.is_hdr:
             notify(
                 "hdr-lost",
-                f"{path} is SDR (BT.709), and {name} is HDR ({was.light.upper()})",
+                f"{path} is SDR (BT.709), but {name} is HDR ({was.light.upper()})",
                 "to keep HDR, use `codec='prores'` or `codec='ffv1'`",
             )
         elif was.light == "linear" and now.light != "linear":
             notify(
                 "light-lost",
-                f"{path} is stored as a display shows it, and {name} is scene-linear",
-                "to keep its light, write .%04d.exr",
+                f"{path} is stored as a display shows it, but {name} is scene-linear",
+                "to keep its light values, write .%04d.exr",
             )
         elif was.bits > now.bits:
             notify(
                 "depth-lost",
-                f"{path} stores {now.bits} bits per colour, and {name} has {was.bits}",
+                f"{path} stores {now.bits} bits per colour, but {name} has {was.bits}",
                 "to keep them, use `codec='prores'`, `codec='ffv1'`, or pictures",
             )
         if was.alpha and not now.alpha:
             notify(
                 "transparency-lost",
-                f"{name} is transparent in places, and {path} will not be",
+                f"{name} is transparent in places, but {path} will not be",
                 "to keep that, use `codec='prores'`, `codec='ffv1'`, or pictures such as .%04d.png",
             )
 

@@ -196,11 +196,11 @@ def tell_left(path: Path) -> None:
         attributes = exr_attributes(file)
     others = sorted(set(exr_channels(attributes)) - {"R", "G", "B", "A", "Y"})
     if others:
-        notify("channels-lost", f"{path} has further channels, which are left out: {', '.join(others)}")
+        notify("channels-lost", f"{path} has more channels, which are left out: {', '.join(others)}")
     if attributes["dataWindow"] != attributes["displayWindow"]:
         notify(
             "window-lost",
-            f"the pixels of {path} don't fill its picture just so; what lies outside is left out",
+            f"the data window of {path} differs from its display window; what lies outside is left out",
         )
 
 

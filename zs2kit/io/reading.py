@@ -57,7 +57,7 @@ def read(
     Each iteration decodes them again, from the first on.
 
     A sequence is named by a printf pattern, shot.%04d.png, and shows ``rate`` pictures per second (25 by
-    default); a video has a rate of its own. ``start`` and ``end`` are seconds from the file's first picture
+    default); a video has its own frame rate. ``start`` and ``end`` are seconds from the file's first picture
     or sound, as players count: the clip has the frames with start <= time < end. The first ``skip`` of these
     are left out; they are decoded, which costs little. Pictures are upright (rotation tags are applied) and
     RGB, by the file's colour tags or, if it has none, as players guess. One frame is decoded here, so that a
@@ -83,7 +83,7 @@ def read(
         raise UsageError(f"`end` ({float(stop):g} s) must come after `start` ({float(begin or 0):g} s)")
     if pattern is None and rate is not None:
         raise UsageError(
-            f"{source} has a rate of its own", "`rate` is for sequences of pictures (shot.%04d.png)"
+            f"{source} has its own frame rate", "`rate` is for sequences of pictures (shot.%04d.png)"
         )
     frames: Callable[[], Iterator[Frame]]
     try:
@@ -111,7 +111,7 @@ def read(
     if (begin, stop, skip) != (None, None, 0) and next(islice(shows, skip, None), None) is None:
         after = f" after the first {skip}" if skip else ""
         raise UsageError(
-            f"{source} has no frame {_span_text(clip)}{after}", "choose `start` and `end` inside the clip"
+            f"{source} has no frames {_span_text(clip)}{after}", "choose `start` and `end` inside the clip"
         )
     return opened
 
@@ -122,7 +122,7 @@ def opened(clip: Clip | str | Path) -> Clip:
         return read(clip)
     if not isinstance(clip, Clip):
         raise UsageError(
-            f"a {type(clip).__name__} is no clip",
+            f"a {type(clip).__name__} is not a clip",
             "give a path, a clip from zs2kit.read, or pictures with zs2kit.Clip.from_images",
         )
     return clip
@@ -149,7 +149,7 @@ def _require_file(source: Path) -> None:
         raise ClipError(f"{source} is a folder", _named_in(source))
     if "%" in source.name and not os.path.exists(source):
         raise ClipError(
-            f"{source} is no sequence that zs2kit reads",
+            f"{source} is not a sequence that zs2kit can read",
             f"name pictures like shot.%04d.png, of these kinds: {', '.join(DECODERS)}",
         )
     if os.path.exists(source) and not os.path.isfile(source):
@@ -370,10 +370,10 @@ def shown(clip: Clip) -> Iterator[Shown]:
                 there, all_ = float(end - clip.origin), float(declared - clip.origin)
                 notify(
                     "breaks-off",
-                    f"{clip.source} breaks off at {there:.2f} s of {all_:.2f} s; what is there is used",
+                    f"{clip.source} ends at {there:.2f} s instead of {all_:.2f} s; what is there is used",
                 )
     if lost or marred:
-        faults = [f"frames in whose place a neighbour is shown: {lost}"] if lost else []
+        faults = [f"frames replaced by their neighbour: {lost}"] if lost else []
         faults += [f"frames with errors: {marred}"] if marred else []
         notify("damaged", f"{clip.source} is damaged; {'; '.join(faults)}; {first_fault}")
 
@@ -455,7 +455,7 @@ def _describe(source: Path, deinterlace: bool = False) -> Clip:
         if (
             stream.metadata.get("alpha_mode") == "1" and not encoding.alpha
         ):  # VP8's and VP9's, beside the picture
-            notify("transparent", f"{source} is transparent in places, which can't be read; it is left out")
+            notify("transparent", f"{source} is transparent in places; the result will not be")
         color = _color(frame).resolve(frame.width, frame.height)
         if encoding.alpha:
             pixels = rgb(frame, encoding, color, (frame.width, frame.height))
@@ -466,7 +466,7 @@ def _describe(source: Path, deinterlace: bool = False) -> Clip:
             notify(
                 "interlaced",
                 f"{source} is interlaced, and each frame is edited as one picture",
-                "make whole pictures of them: `deinterlace=True`",
+                "to turn its fields into whole pictures, use `deinterlace=True`",
             )
         return Clip(
             frames=(),

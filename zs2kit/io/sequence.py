@@ -109,13 +109,13 @@ def read_sequence(
         wanted = heads[0]
         if found[:2] != wanted[:2]:
             raise ClipError(
-                f"{each} is {found.width}x{found.height} pixels and {pictures[0].name} "
+                f"{each} is {found.width}x{found.height} pixels, but {pictures[0].name} is "
                 f"{wanted.width}x{wanted.height}",
                 "make all pictures the same size",
             )
         if found.kind != wanted.kind:
             raise ClipError(
-                f"{each} has {found.kind} and {pictures[0].name} {wanted.kind}",
+                f"{each} has {found.kind}, but {pictures[0].name} has {wanted.kind}",
                 "make all pictures of the same kind",
             )
     picture, aspect = decode(pictures[0])
@@ -161,8 +161,8 @@ def _frames(
         if encoding.floating and not np.isfinite(stored).all():
             count = int((~np.isfinite(stored)).any(axis=2).sum())
             raise ClipError(
-                f"{path} has {count} pixels that are infinite or no number (NaN)",
-                "mend it, and run this again",
+                f"{path} has {count} pixels that are infinite or not a number (NaN)",
+                "repair it, and run this again",
             )
         if encoding.is_plain:
             yield Frame(stored, pts, 1)
@@ -192,7 +192,7 @@ def check_pictures(path: Path, pattern: Pattern, clip: Clip, number: int, overwr
     if source and source.folder.resolve() == pattern.folder.resolve():
         names = [source.path(each).name for each in source.numbers()]
         if any(pattern.number(name) is not None for name in names):
-            raise ClipError(f"{path} is the input", "write to another name")
+            raise ClipError(f"{path} is the source itself", "choose another name")
     end = math.inf if clip.frame_count is None else number + clip.frame_count
     there = [each for each in pattern.numbers() if number <= each < end]
     if there and not overwrite:

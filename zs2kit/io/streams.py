@@ -138,7 +138,7 @@ def encoded_sound(clip: Clip, origin: Fraction, output: OutputContainer) -> list
             if stream.type != "audio":
                 continue
             if not stream.codec_context:
-                notify("sound-lost", f"a sound of {clip.source} can't be decoded, so it is left out")
+                notify("sound-lost", f"a sound stream of {clip.source} can't be decoded, so it is left out")
                 continue
             context: Any = stream.codec_context
             rate = context.sample_rate if context.sample_rate in _AAC_RATES else 48_000

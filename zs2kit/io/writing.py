@@ -102,7 +102,7 @@ def write(
         if output.pattern and output.overwrite:
             after = output.pattern.path(output.number(clip) + len(finished))
             if os.path.lexists(after):
-                notify("earlier-pictures", f"{after} and the pictures after it are of an earlier result")
+                notify("earlier-pictures", f"{after} and the pictures after it are from an earlier result")
     return path
 
 

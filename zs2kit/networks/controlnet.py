@@ -25,7 +25,7 @@ def controlnet_from_file(name: str | Path, file: Path, model: str, unet: Any, ch
     ControlNet, or one for another family of models.
     """
     if not any(key.endswith(_MARKS) for key in keys_in(file)):
-        raise ModelError(f"{name}: this file is no ControlNet", "give a ControlNet's file or folder")
+        raise ModelError(f"{name}: this file is not a ControlNet", "give a ControlNet's file or folder")
     try:
         weights = convert_controlnet_checkpoint(load_file(file), unet.config)
         network = _empty(unet, channels, weights, pooled="shuffle" in file.stem)

@@ -77,7 +77,7 @@ def _fetched(
             raise _out_of_reach(name, _as_arguments([*files, *further]), option, inside)
         raise ModelError(
             f"{_given(option)}{name} has no {' and no '.join(missing)} on the hub",
-            "name another repository; weights load from safetensors alone",
+            "name another repository; weights are loaded only from safetensors",
         )
     return folder
 
@@ -92,12 +92,12 @@ def _as_arguments(files: Sequence[str]) -> str:
 def _out_of_reach(
     name: str, files: str, option: str | None, inside: str, error: Exception | None = None
 ) -> ModelError:
-    """Return the error that says why a repository can't be had, and how to have it all the same."""
+    """Return the error that says why a repository can't be downloaded, and how to get it by hand."""
     if isinstance(error, ModelError):
         return error
     if isinstance(error, GatedRepoError):
         return ModelError(
-            f"{_given(option)}{name} is only for those who have accepted its terms",
+            f"{_given(option)}{name} can be downloaded only after accepting its terms",
             f"do so at huggingface.co/{name}, then log in: hf auth login",
         )
     if isinstance(error, RepositoryNotFoundError):
@@ -111,7 +111,7 @@ def _out_of_reach(
     then = f" and give `{option}={given}`" if option else " and give that folder instead"
     return ModelError(
         f"{_given(option)}{f'{name}/{inside}'.rstrip('/')} is not on this machine, and {why}",
-        f"where there is a network, run: hf download {name} {files} --local-dir {folder}; bring the folder "
+        f"on a machine that is online, run: hf download {name} {files} --local-dir {folder}; copy the folder "
         f"here{then}",
     )
 
@@ -123,21 +123,19 @@ def _given(option: str | None) -> str:
 def _incomplete(name: str, folder: Path, missing: Sequence[str]) -> ModelError:
     begun = {each.name for each in folder.glob(".cache/huggingface/download/**/*.incomplete")}
     if begun:
-        return ModelError(
-            f"{name}: its download isn't finished", "run hf download again, which goes on with it"
-        )
+        return ModelError(f"{name}: its download isn't finished", "run hf download again, which continues it")
     pickles = [each for suffix in (".bin", ".pt", ".pth", ".ckpt") for each in folder.glob(f"*{suffix}")]
     if pickles and all(file.endswith(".safetensors") for file in missing):
         return ModelError(f"{name}: its weights are pickles", "convert them to safetensors first")
     named = {"*.json": "config.json", "*.safetensors": ".safetensors file"}
     return ModelError(
         f"{name}: this folder has no {' and no '.join(named.get(each, each) for each in missing)}",
-        "if only a part of it was downloaded, do so again; else give another one",
+        "if its download is incomplete, repeat it; otherwise give another folder",
     )
 
 
 def check_whole(file: Path) -> None:
-    """Raise `ModelError` if a .safetensors or a .json file is damaged or only a part of one."""
+    """Raise `ModelError` if a .safetensors or a .json file is damaged or incomplete."""
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt"):
@@ -146,7 +144,7 @@ def check_whole(file: Path) -> None:
             json.loads(file.read_text(encoding="utf-8"))
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(
-            f"{file} is no {file.suffix[1:]} file, or only a part of one", "download it again"
+            f"{file} is not a {file.suffix[1:]} file, or is incomplete", "download it again"
         ) from error
 
 

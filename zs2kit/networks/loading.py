@@ -77,7 +77,7 @@ def load_pipeline(
     _check_index(name, index)
     weights = {"dtype": _dtype(dtype, where, transformer="transformer" in index)}
     if embeddings and "transformer" in index:
-        raise ModelError(f"{name} takes no textual inversions", "leave `embeddings` out")
+        raise ModelError(f"{name} doesn't support textual inversions", "leave `embeddings` out")
     own = {path.stem: path for path in (_WEIGHTS / "loras").glob("*.safetensors")} if bundled else {}
     lora_files = {
         each: own.get(str(each)) or weights_file(each, _LORA, own, option="loras") for each in loras or {}
@@ -106,13 +106,13 @@ def load_pipeline(
 def _check_name(name: str | Path, path: Path, bundled: bool, config: str | Path | None) -> None:
     """Raise `ModelError` or `UsageError` if, without opening it, this is seen to be no checkpoint."""
     if path.is_dir() and not (path / "model_index.json").is_file():
-        raise ModelError(f"{name}: this folder is no checkpoint, since it has no model_index.json")
+        raise ModelError(f"{name}: this folder is not a checkpoint, since it has no model_index.json")
     if path.is_file() and path.suffix != ".safetensors":
         raise ModelError(f"{name}: checkpoints load from .safetensors files only", "convert it first")
     if bundled and not path.exists():
         raise ModelError("the bundled model's weights are missing", "install zs2kit again")
     if config is not None and not path.is_file():
-        raise UsageError(f"{name} brings its own configs", "`config` is for a single .safetensors file")
+        raise UsageError(f"{name} has its own configs", "`config` is for a single .safetensors file")
     if not path.exists() and not re.fullmatch(ON_THE_HUB, str(name)):
         raise ModelError(
             f"{name}: there is no such model",
@@ -159,7 +159,7 @@ def _check_index(name: str | Path, index: Mapping[str, Any]) -> None:
 
 
 def _brings_code(name: str | Path) -> ModelError:
-    return ModelError(f"{name} brings code of its own, and such code is never run", "use another checkpoint")
+    return ModelError(f"{name} comes with code of its own, which zs2kit never runs", "use another checkpoint")
 
 
 def only_variant(folder: Path, files: str = "*.safetensors") -> str | None:
@@ -185,7 +185,7 @@ def add_lora(pipeline: Any, model: str, name: str | Path, file: Path, weight: fl
         except Exception as error:  # as in `loading`
             raise ModelError(f"{name}: can't be loaded as a LoRA: {first_line(error)}") from error
         if not matrices or not all("lora" in key for key in matrices):
-            raise ModelError(f"{name}: this file is no LoRA")
+            raise ModelError(f"{name}: this file is not a LoRA")
         try:
             pipeline.load_lora_weights(file, adapter_name="lora", use_safetensors=True)
         except Exception as error:  # matrices of other shapes, or for layers that don't exist
@@ -219,7 +219,7 @@ def add_embedding(pipeline: Any, model: str, name: str | Path, file: Path) -> No
         if vectors[key].shape[-1] != encoder.config.hidden_size:
             raise foreign
         if token in tokenizer.get_vocab():
-            raise ModelError(f"{name}: the model knows '{token}' already", "rename the file")
+            raise ModelError(f"{name}: the model already knows '{token}'", "rename the file")
         with quiet():
             pipeline.load_textual_inversion({token: vectors[key]}, None, tokenizer, encoder)
 

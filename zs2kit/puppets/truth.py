@@ -77,7 +77,7 @@ class Judge:
         if frames.ndim != 4 or frames.shape[1:] != (SIZE, SIZE, 3) or not len(frames):
             raise ClipError(f"the judge takes frames of {SIZE}x{SIZE} pixels, not an array of {frames.shape}")
         if truth is not None and len(truth) != len(frames):
-            raise ClipError(f"{len(frames)} frames can't be held against {len(truth)} true pictures")
+            raise ClipError(f"{len(frames)} frames can't be compared with {len(truth)} true pictures")
         masks = estimate(self.estimator, frames)[1] >= 0.5
         points = detect(self.detector, frames)
         found = masks.mean(axis=(1, 2)) >= LEAST
