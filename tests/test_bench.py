@@ -23,7 +23,7 @@ from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_vid
 from test_reference import save_adapter
 
 from zs2kit import metrics
-from zs2kit.bench import ablation, device, overhead, quality, same, search, speed
+from zs2kit.bench import ablation, device, overhead, quality, readers, same, search, speed
 from zs2kit.bench.__main__ import main
 from zs2kit.bench.baselines import (
     attention,
@@ -369,3 +369,10 @@ def test_edits_on_a_device_are_timed_row_by_row_and_their_parts(tmp_path: Path) 
     (file,) = (tmp_path / "cells").glob("*.json")
     assert json.loads(file.read_text())["settings"]["on"].startswith("CPU")
     assert shown.partition("\n\n")[2].strip() in device.section(Cells(tmp_path / "cells"))
+
+
+def test_readers_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    readers.run(16)
+    title, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows] == ["pyav", "decord", "opencv"] and "levels off" in title
+    assert float(rows[0].split()[-2]) == pytest.approx(0, abs=0.6)  # of the ramp, of 220 levels

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zs2kit.encoding import Encoding
-from zs2kit.errors import ClipError
+from zs2kit.errors import ClipError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -76,6 +77,7 @@ class Clip:
     pix_fmt: str = "rgb24"  # how the source stores its pictures, by FFmpeg's name
     encoding: Encoding = field(default_factory=Encoding)  # of the frames' ``stored``, if that is not plain
     deinterlaced: bool = False
+    reader: str = "pyav"  # what decodes the source
     blank: bool = False  # its frames show nothing: the result is made of text alone
     _used: bool = field(default=False, init=False, repr=False, compare=False)
 
@@ -84,8 +86,9 @@ class Clip:
         """Make a clip of pictures, all of one size, at ``rate`` per second.
 
         images: NumPy arrays or PyTorch tensors, each (height, width, 3) or (3, height, width), RGB, uint8 or
-        floats in [0, 1]; or PIL pictures. They may be in a list, in one array or tensor, or come from an
-        iterator; then the clip can be iterated over only once, else many times.
+        floats in [0, 1]; or PIL pictures. They may be in a list, in one array or tensor, or a
+        ``decord.VideoReader``, or come from an iterator; then the clip can be iterated over only once, else
+        many times.
 
         Raises `ClipError` for something that is no picture: here for the first one, later for the others.
         """
@@ -120,6 +123,38 @@ class Clip:
         """Return a small video with sound, which notebooks show; None if that would use the frames up."""
         return None if html is None or isinstance(self.frames, Iterator) else html(self)
 
+    def frame(self, number: int) -> Frame:
+        """Return one frame, by its position in the clip from 0 on: the one that iterating gives there.
+
+        For a clip of a file this takes a moment, wherever the frame is; other clips are iterated over up to
+        it. Raises `UsageError` if there is no such frame.
+        """
+        if isinstance(self.frames, Seekable):
+            return self.frames.frame(number)
+        found = None if number < 0 else next(islice(self, number, None), None)
+        if found is None:
+            raise UsageError(f"there is no frame {number}", "the first frame of a clip is 0")
+        return found
+
+    def at(self, seconds: Fraction | float) -> Frame:
+        """Return the frame that is shown so many seconds after the clip's first one appears.
+
+        Raises `UsageError` for a time before 0; after its end, a clip shows its last frame.
+        """
+        if not 0 <= seconds < math.inf:
+            raise UsageError(f"`seconds` must be 0 or more, not {seconds}")
+        if isinstance(self.frames, Seekable):
+            return self.frames.at(seconds)
+        found = first = None
+        for frame in self:
+            first = frame.pts if first is None else first
+            if found is not None and (frame.pts - first) * self.time_base > seconds:
+                break
+            found = frame
+        if found is None:
+            raise ClipError("the clip has no frame")
+        return found
+
     def __iter__(self) -> Iterator[Frame]:
         frames = iter(self.frames)
         if frames is self.frames:  # an iterator, which gives each of its frames only once
@@ -136,6 +171,19 @@ class Clip:
         frames = iter(self)
         while group := list(islice(frames, size)):
             yield group
+
+
+@runtime_checkable
+class Seekable(Protocol):
+    """Frames any of which can be had without those before it; see `Clip.frame` and `Clip.at`."""
+
+    def frame(self, number: int) -> Frame:
+        """Return a frame by its position."""
+        ...
+
+    def at(self, seconds: Fraction | float) -> Frame:
+        """Return the frame that is shown at a time after the first one."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -158,6 +206,8 @@ def _picture(image: Any, index: int, size: tuple[int, int] | None) -> NDArray[np
     """Convert a picture to (height, width, 3) RGB uint8; raise `ClipError` if it can't be one."""
     if hasattr(image, "convert"):  # PIL's
         image = image.convert("RGB")
+    elif hasattr(image, "asnumpy"):  # decord's
+        image = image.asnumpy()
     elif hasattr(image, "detach"):  # PyTorch's
         image = image.detach().cpu()
     array = np.asarray(image)

@@ -56,7 +56,7 @@ T = TypeVar("T")
 
 @takes_fields(Settings)
 def edit(
-    clip: Clip | str | Path,
+    clip: Clip | str | Path | Any,
     prompt: Prompts | None = None,
     *,
     plugins: Sequence[Plugin] | None = None,
@@ -71,7 +71,8 @@ def edit(
     Everything is checked here; frames are drawn while the returned clip is iterated over, a chunk at
     a time, so memory doesn't grow with the clip.
 
-    clip: a `Clip`, or the path of one, which is then read whole.
+    clip: a `Clip`; the path of one, which is then read whole; or pictures: a list, an array or a tensor of
+    them, at 25 per second, a ``decord.VideoReader`` or a ``cv2.VideoCapture``.
     prompt: what to draw; None is the model's default prompt. Or several prompts, by the position of the
     frame at which each starts, 0 among them; a frame in between gets the one before it in its
     first steps, and the next one in the others.
@@ -500,5 +501,6 @@ class Edit(Clip):
             "start": clip.start,
             "end": clip.end,
             "deinterlaced": clip.deinterlaced,
+            "reader": clip.reader,
             "frames": clip.frame_count,
         }

@@ -14,6 +14,7 @@ from zs2kit.bench import kills as kills_
 from zs2kit.bench import memory as memory_
 from zs2kit.bench import page
 from zs2kit.bench import quality as quality_
+from zs2kit.bench import readers as readers_
 from zs2kit.bench import same as same_
 from zs2kit.bench import speed as speed_
 from zs2kit.bench.cells import FOLDER, Cells
@@ -157,6 +158,13 @@ def kills(at: tuple[str, ...], moments: int, seed: int) -> None:
 def fuzz(kind: tuple[str, ...], cases: int, seed: int) -> None:
     """Damage clips, maps, options, journals and checkpoints at random, and have them taken in."""
     fuzz_.run(kind or list(KINDS), cases, seed)
+
+
+@main.command()
+@number("--frames", 15_000, "Length of the clip for the speed.", least=8)
+def readers(frames: int) -> None:
+    """Compare what decodes clips: the processor's time for a frame, jumps, and colours."""
+    readers_.run(frames)
 
 
 @main.command()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -39,6 +42,13 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Make whole pictures of CLIP's interlaced ones.",
         ),
         flag(
+            "--reader",
+            type=click.Choice(["pyav", "decord"]),
+            default="pyav",
+            group=FILES,
+            help="What decodes CLIP: pyav, exactly, or decord, a trifle darker.  [default: pyav]",
+        ),
+        flag(
             "--end", type=TIME, metavar="TIME", group=FILES, help="Where in CLIP to stop.  [default: its end]"
         ),
         flag(
@@ -66,6 +76,15 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _required(context: click.Context, parameter: click.Parameter, value: Sequence[Path]) -> Sequence[Path]:
+    if not value and context.params.get("camera") is None:
+        raise click.MissingParameter(ctx=context, param=parameter)
+    return value
+
+
+STANDARD = Path("-")  # standard input, or output
+
+
 class Job(NamedTuple):
     """One of the clips, and where its result goes."""
 
@@ -75,17 +94,27 @@ class Job(NamedTuple):
 
 
 @click.command(cls=Command)
-@click.argument("clips", metavar="CLIP...", type=PATH, nargs=-1, required=True)
+@click.argument("clips", metavar="CLIP...", type=PATH, nargs=-1, callback=_required)
 @source_options
+@flag(
+    "--camera",
+    metavar="N",
+    type=click.IntRange(0),
+    group=FILES,
+    is_eager=True,
+    help="Instead of CLIP: a camera, 0 is the first. Its frames come as they come, and need --end.",
+)
 @shared()
 def edit(
     clips: Sequence[Path],
+    camera: int | None,
     prompt: str | None,
     out: Path | None,
     start: Fraction | None,
     end: Fraction | None,
     fps: Fraction | None,
     deinterlace: bool,
+    reader: str,
     shared: Shared,
 ) -> None:
     """Make a new video from CLIP, with its motion and its sound.
@@ -93,21 +122,47 @@ def edit(
     CLIP is a video, or a sequence of pictures, shot.%04d.png or shot.####.exr. If there are several, each
     gets a result of its own. If one of them fails, the others are still edited, and the exit code is 1.
 
-    Once a result is complete, its name is printed; nothing else goes to standard output.
+    Once a result is complete, its name is printed; nothing else goes to standard output. CLIP may be -,
+    standard input, and --out too: then the result goes to standard output, as Matroska.
     """
     if start is not None and end is not None and start >= end:
         raise UsageError("`start` must be before `end`")
+    if camera is not None:
+        if clips:
+            raise UsageError("--camera comes instead of CLIP", "leave one of them out")
+        clips = [Path(f"camera {camera}")]
     failed: list[Path] = []
-    with shared.manners(), shared.display() as display:
+    with shared.manners(), shared.display() as display, TemporaryDirectory(prefix="zs2kit-") as temporary:
+        named = out
+        if STANDARD in clips:
+            if out is None or len(clips) > 1:
+                raise UsageError("standard input is a single clip without a name", "name the result: `out`")
+            display.stage("reading standard input")
+            clips = [_standard_input(Path(temporary))]
+        if out == STANDARD:
+            if shared.sheet or shared.report:
+                raise UsageError("nothing can be written beside standard output", "name the result: `out`")
+            out = Path(temporary, "standard output.mkv")
         display.stage("looking at the clip" if len(clips) == 1 else "looking at the clips")
         chosen = shared.build()
         from zs2kit import io
+        from zs2kit.io.cameras import address_of
 
         def look(job: Job) -> tuple[Callable[[], Clip], Clip, Output]:
             """Check all that can be checked before a model is loaded."""
-            read_source = functools.partial(
-                io.read, job.clip, start=start, end=end, rate=fps, deinterlace=deinterlace
-            )
+            if camera is not None or address_of(job.clip):
+                if shared.sheet or shared.report:
+                    raise UsageError(
+                        f"{job.clip} can't be read again for a sheet or a report", "leave it out"
+                    )
+                if start is not None:
+                    raise UsageError(f"`start` is for files, not for {job.clip}", "leave it out")
+            if camera is not None:
+                read_source = functools.partial(io.capture, camera, end=end)
+            else:
+                read_source = functools.partial(
+                    io.read, job.clip, start=start, end=end, rate=fps, deinterlace=deinterlace, reader=reader
+                )
             source = read_source()
             output = job.shared.opened_output(job.out, display)
             output.check(source)
@@ -147,9 +202,13 @@ def edit(
             display.stage(f"editing{of}")
             shared.write(output, edited)
             display.stop()
-            # Before the rest, which may still fail. In bytes, since a name may not be text, or not fit the
-            # encoding.
-            click.echo(os.fsencode(job.out))
+            if named == STANDARD:
+                with job.out.open("rb") as result:
+                    shutil.copyfileobj(result, sys.stdout.buffer)
+            else:
+                # Before the rest, which may still fail. In bytes, since a name may not be text, or not fit
+                # the encoding.
+                click.echo(os.fsencode(job.out))
             job.shared.write_beside(job.out, edited, read_source, **of_source)
             display.start()
 
@@ -160,12 +219,26 @@ def edit(
                 "end": None if end is None else float(end),
                 "rate": None if fps is None else str(fps),
                 "deinterlace": deinterlace or None,
+                "reader": None if reader == "pyav" else reader,
             }
         )
         for job, looked in ready:
             attempt(job, functools.partial(make, job, looked))
     if failed:
         raise _failures(failed, clips)
+
+
+def _standard_input(folder: Path) -> Path:
+    """Return a file with all that comes on standard input, since frames and sound are read in turn."""
+    source = sys.stdin.buffer
+    if source.isatty():
+        raise UsageError("standard input is a terminal", "pipe a video to it")
+    path = folder / "standard input"
+    with path.open("wb") as file:
+        shutil.copyfileobj(source, file)
+    if not path.stat().st_size:
+        raise ClipError("nothing came on standard input", "see whether the program before the pipe failed")
+    return path
 
 
 def _unfinished(jobs: Sequence[Job]) -> list[Job]:
@@ -191,8 +264,10 @@ def _jobs(clips: Sequence[Path], out: Path | None, shared: Shared) -> list[Job]:
     With several clips, all paths of results are folders, and the results are named after the clips.
     """
     from zs2kit import io
+    from zs2kit.io.cameras import address_of
 
-    named = [io.name_beside(clip, shared.word, shared.output.get("codec")) for clip in clips]
+    places = [Path(each.name) if address_of(each) else each for each in clips]
+    named = [io.name_beside(each, shared.word, shared.output.get("codec")) for each in places]
     if len(clips) == 1:
         return [Job(clips[0], out or named[0], shared)]
     for option, folder in {"out": out, "sheet": shared.sheet, "report": shared.report}.items():

@@ -36,6 +36,7 @@ def plan(
     end: Fraction | None,
     fps: Fraction | None,
     deinterlace: bool,
+    reader: str,
     preview: Path | None,
     as_json: bool,
     shared: Shared,
@@ -51,7 +52,7 @@ def plan(
         chosen = shared.build()
         from zs2kit import io
 
-        source = io.read(clip, start=start, end=end, rate=fps, deinterlace=deinterlace)
+        source = io.read(clip, start=start, end=end, rate=fps, deinterlace=deinterlace, reader=reader)
         out = out or io.name_beside(clip, shared.word, shared.output.get("codec"))
         output = io.Output(out, **shared.output)
         obstacles: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zs2kit.io.cameras import capture as capture
     from zs2kit.io.output import CODECS as CODECS
     from zs2kit.io.output import Output as Output
     from zs2kit.io.output import name_beside as name_beside
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 # Looked up on first use, since the command line reads the options of an Output before PyAV is imported.
 _MODULES = {
+    "capture": "cameras",
     "CODECS": "output",
     "Output": "output",
     "name_beside": "output",

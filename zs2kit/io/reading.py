@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import os
 import re
+from array import array
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
-from functools import partial
+from functools import lru_cache, partial
 from heapq import heapify, heappop, heappush
 from itertools import chain, islice, pairwise
 from pathlib import Path
@@ -29,8 +31,13 @@ from zs2kit.clip import Anew, Clip, Color, Frame
 from zs2kit.encoding import Encoding
 from zs2kit.errors import ClipError, UsageError, notify
 from zs2kit.io import showing as showing  # so that clips show themselves in notebooks
+from zs2kit.io.cameras import address_of, capture, captured
 from zs2kit.io.pictures import DECODERS, Upright, encoding_of, rgb, upright_of
-from zs2kit.io.sequence import Pattern, read_sequence
+from zs2kit.io.seeking import DecordFrames, FileFrames
+from zs2kit.io.sequence import RATE, Pattern, read_sequence
+from zs2kit.settings import suggestion
+
+READERS = ("pyav", "decord")
 
 # If a file has more bytes or packets than this, its frames are not counted beforehand.
 SMALL, SHORT = 64 << 20, 5_000
@@ -51,17 +58,18 @@ def read(
     rate: Fraction | float | None = None,
     skip: int = 0,
     deinterlace: bool = False,
+    reader: str = "pyav",
 ) -> Clip:
     """Open a video, a picture or a sequence of pictures; frames are decoded while the clip is iterated over.
 
     Each iteration decodes them again, from the first on.
 
-    A sequence is named by a printf pattern, shot.%04d.png, and shows ``rate`` pictures per second (25 by
-    default); a video has its own frame rate. ``start`` and ``end`` are seconds from the file's first picture
-    or sound, as players count: the clip has the frames with start <= time < end. The first ``skip`` of these
-    are left out; they are decoded, which costs little. Pictures are upright (rotation tags are applied) and
-    RGB, by the file's colour tags or, if it has none, as players guess. One frame is decoded here, so that a
-    file that has none fails now rather than later.
+    A sequence is named by a pattern, shot.%04d.png or shot.####.exr, and shows ``rate`` pictures per second
+    (25 by default); a video has its own frame rate. ``start`` and ``end`` are seconds from the file's first
+    picture or sound, as players count: the clip has the frames with start <= time < end. The first ``skip``
+    of these are left out; they are decoded, which costs little. Pictures are upright (rotation tags are
+    applied) and RGB, by the file's colour tags or, if it has none, as players guess. One frame is decoded
+    here, so that a file that has none fails now rather than later.
 
     A packet that can't be decoded costs at most its own picture. The picture before is shown in its place, so
     that the number of frames and their times stay the same, and once all are read, a notice says which
@@ -71,9 +79,14 @@ def read(
     with HDR and scene-linear pictures, and that pictures are interlaced. ``deinterlace`` makes whole pictures
     of them, by FFmpeg's bwdif, as many as there are frames.
 
+    ``reader``: "pyav", which is exact, or "decord", whose pictures are up to half a level darker, and which
+    reads upright pictures of 8 bits only. A stream, rtsp://..., is read as it comes, until ``end``.
+
     Raises `ClipError` for a file that can't be read, `UsageError` for a start, end or skip that leaves no
     frame.
     """
+    if address := address_of(path):
+        return capture(address, end=end)
     source = Path(path)
     pattern = None if os.path.lexists(source) else Pattern.of(source)
     if pattern is None:
@@ -85,29 +98,36 @@ def read(
         raise UsageError(
             f"{source} has its own frame rate", "`rate` is for sequences of pictures (shot.%04d.png)"
         )
-    frames: Callable[[], Iterator[Frame]]
+    if reader not in READERS:
+        raise UsageError(f"there is no reader '{reader}'", suggestion(reader, READERS))
+    frames: Iterable[Frame]
     try:
         if pattern:
             if deinterlace:
                 raise UsageError(f"{source} is pictures", "`deinterlace` is for videos")
             clip = read_sequence(source, pattern, begin, stop, rate)
             tell_view(source, clip.encoding)
-            frames = partial(islice, clip, skip, None)
+            frames = Anew(partial(islice, clip, skip, None))
             shows: Iterator[object] = iter(clip)
         else:
             clip = replace(_describe(source, deinterlace), start=begin, end=stop)
             clip.frame_count = _count(clip)
-            frames = partial(_pyav_frames, clip, skip)
+            if reader == "decord":
+                clip.reader = reader
+                _check_for_decord(clip)
+                frames = DecordFrames(clip, skip, frame_times)
+            else:
+                frames = FileFrames(clip, skip, _pyav_frames, frame_times)
             shows = shown(clip)
     except _Undecodable:
         described = _describe_with_opencv(source)
         if described is None:
             raise
         clip = replace(described, start=begin, end=stop)
-        frames = partial(_opencv_frames, clip, skip)
+        frames = Anew(partial(_opencv_frames, clip, skip))
         shows = _captured(clip)
     count = None if clip.frame_count is None else max(1, clip.frame_count - skip)
-    opened = replace(clip, frames=Anew(frames), frame_count=count)
+    opened = replace(clip, frames=frames, frame_count=count)
     if (begin, stop, skip) != (None, None, 0) and next(islice(shows, skip, None), None) is None:
         after = f" after the first {skip}" if skip else ""
         raise UsageError(
@@ -116,16 +136,32 @@ def read(
     return opened
 
 
-def opened(clip: Clip | str | Path) -> Clip:
-    """Return ``clip``, or read it if it is a path; raise `UsageError` for anything else."""
+def opened(clip: Any) -> Clip:
+    """Return ``clip``, or make one: of a path, of pictures in a list, an array or a tensor, or of a reader.
+
+    Pictures are shown 25 a second, and a notice says so; a ``decord.VideoReader`` and a ``cv2.VideoCapture``
+    have rates of their own. Raises `UsageError` for anything else.
+    """
     if isinstance(clip, str | Path):
         return read(clip)
-    if not isinstance(clip, Clip):
-        raise UsageError(
-            f"a {type(clip).__name__} is not a clip",
-            "give a path, a clip from zs2kit.read, or pictures with zs2kit.Clip.from_images",
+    if isinstance(clip, Clip):
+        return clip
+    if hasattr(clip, "get_avg_fps"):  # decord's
+        return Clip.from_images(clip, clip.get_avg_fps())
+    if type(clip).__name__ == "VideoCapture":  # OpenCV's
+        return captured(clip)
+    if hasattr(clip, "__len__") and hasattr(clip, "__getitem__") and not isinstance(clip, bytes | Mapping):
+        made = Clip.from_images(clip, RATE)
+        notify(
+            "default-rate",
+            f"pictures have no rate, so {RATE} are shown per second",
+            "zs2kit.Clip.from_images(pictures, rate) shows more or fewer",
         )
-    return clip
+        return made
+    raise UsageError(
+        f"a {type(clip).__name__} is not a clip",
+        "give a path, a clip from zs2kit.read, or pictures with zs2kit.Clip.from_images",
+    )
 
 
 def _named_in(folder: Path) -> str:
@@ -521,6 +557,38 @@ def frames_before(clip: Clip) -> int:
     with _open(clip.source) as (container, stream):
         times = [packet.pts for packet, shown in _packets(container, stream) if shown]
     return sum(pts is not None and pts < begin for pts in times)
+
+
+def frame_times(clip: Clip) -> array[int] | None:
+    """Return the pts of all of a file's frames by its packets, in order; None if packets have none."""
+    assert clip.source is not None
+    found = os.stat(clip.source)
+    times = _packet_times(clip.source, found.st_size, found.st_mtime_ns)
+    if times is None:
+        return None
+    begin, stop = _ticks(clip)
+    return times[bisect_left(times, begin) : bisect_left(times, stop)]
+
+
+@lru_cache(maxsize=4)
+def _packet_times(source: Path, size: int, changed: int) -> array[int] | None:
+    with _open(source) as (container, stream):
+        packets = [(packet.pts, shown) for packet, shown in _packets(container, stream)]
+    if not packets or any(pts is None for pts, _ in packets):
+        return None
+    return array("q", sorted({pts for pts, shown in packets if shown and pts is not None}))
+
+
+def _check_for_decord(clip: Clip) -> None:
+    """Raise `UsageError` for pictures that decord doesn't read as they are."""
+    assert clip.source is not None
+    with _open(clip.source) as (container, stream):
+        turned = is_turned(next(_decode(container, stream)))
+    if turned or clip.deinterlaced or not clip.encoding.is_plain:
+        raise UsageError(
+            f"decord reads upright pictures of 8 bits only, and those of {clip.source} are not",
+            "use the other reader: `reader='pyav'`",
+        )
 
 
 def _color(frame: VideoFrame) -> Color:

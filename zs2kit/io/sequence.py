@@ -8,12 +8,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from zs2kit.clip import Anew, Clip, Color, Frame
+from zs2kit.clip import Clip, Color, Frame
 from zs2kit.encoding import Encoding
 from zs2kit.errors import ClipError, UsageError
 from zs2kit.io.pictures import DECODERS, decode, encoding_of, head, rgb, tell_left, upright_of
@@ -132,7 +131,7 @@ def read_sequence(
     upright = upright_of(picture)
     height, width = (picture.width, picture.height) if upright.swap else (picture.height, picture.width)
     return Clip(
-        frames=Anew(partial(_frames, pictures, first - whole[0], (height, width), encoding, color)),
+        frames=PictureFrames(tuple(pictures), first - whole[0], (height, width), encoding, color, rate),
         width=width,
         height=height,
         rate=rate,
@@ -149,14 +148,31 @@ def read_sequence(
     )
 
 
-def _frames(
-    pictures: Sequence[Path], first: int, size: tuple[int, int], encoding: Encoding, color: Color
-) -> Iterator[Frame]:
-    for pts, path in enumerate(pictures, first):
+@dataclass(frozen=True)
+class PictureFrames:
+    """The frames of a sequence; the first has the pts ``first``."""
+
+    pictures: tuple[Path, ...]
+    first: int
+    size: tuple[int, int]  # (height, width)
+    encoding: Encoding
+    color: Color
+    rate: Fraction
+
+    def __iter__(self) -> Iterator[Frame]:
+        return map(self.frame, range(len(self.pictures)))
+
+    def frame(self, number: int) -> Frame:
+        """See `Clip.frame`."""
+        if not 0 <= number < len(self.pictures):
+            raise UsageError(
+                f"there is no frame {number}", f"the sequence has frames 0 to {len(self.pictures) - 1}"
+            )
+        path, encoding = self.pictures[number], self.encoding
         picture = decode(path)[0]
-        upright = upright_of(picture)
-        stored = upright.apply(rgb(picture, encoding, color, (picture.width, picture.height)))
-        if stored.shape[:2] != size:
+        pixels = rgb(picture, encoding, self.color, (picture.width, picture.height))
+        stored = upright_of(picture).apply(pixels)
+        if stored.shape[:2] != self.size:
             raise ClipError(f"{path} has changed its size", "put it back, and run this again")
         if encoding.floating and not np.isfinite(stored).all():
             count = int((~np.isfinite(stored)).any(axis=2).sum())
@@ -165,9 +181,12 @@ def _frames(
                 "repair it, and run this again",
             )
         if encoding.is_plain:
-            yield Frame(stored, pts, 1)
-        else:
-            yield Frame(encoding.image(stored), pts, 1, stored)
+            return Frame(stored, self.first + number, 1)
+        return Frame(encoding.image(stored), self.first + number, 1, stored)
+
+    def at(self, seconds: Fraction | float) -> Frame:
+        """See `Clip.at`."""
+        return self.frame(min(math.floor(seconds * self.rate), len(self.pictures) - 1))
 
 
 def _spans(numbers: Sequence[int]) -> str:

@@ -44,7 +44,7 @@ _RGB = 0  # FFmpeg's number
 @takes_fields(Output)
 def write(
     output: str | Path | Output,
-    clip: Clip | str | Path,
+    clip: Clip | str | Path | Any,
     *,
     progress: Report | None = None,
     notices: Receiver | None = None,
@@ -56,7 +56,7 @@ def write(
     copied. Frames are taken from the clip one by one. Their times, size, sample aspect ratio, colour matrix
     and range stay the same; a clip that was cut at its start starts at 0.
 
-    clip: a `Clip`, or the path of one. output: a path, or an `Output` with options of its own, which may also
+    clip: as for `edit`. output: a path, or an `Output` with options of its own, which may also
     be given here by their names. ``codec`` is h264 in 4:2:0 (4:4:4 if a side is odd), ffv1 (lossless), or
     prores: 422 HQ if the source has no more colour samples than that, else 4444. ``quality`` is x264's CRF
     from 0 (lossless) to 51, by default 18; other codecs take none. If the path is a pattern, out.%04d.png,
