@@ -23,7 +23,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from test_metrics import tiny_clip
@@ -36,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # What can't be run without the world outside
 OUTSIDE = {"hf": "a network", "twine": "an account at a package index"}
-RESULTS = ["*-*.mp4", "*-*.mov", "*-*.png", "part.mp4", "cut.mov", "*.json", "frames"]
+RESULTS = ["*-*.mp4", "*-*.mov", "*-*.png", "*-*.exr", "part.mp4", "cut.mov", "*.json", "frames"]
 ON_THE_HUB = r"(?<![\w./-])[\w-]+/[\w.-]*[a-z][\w.-]*(?![\w/])"
 
 
@@ -82,11 +81,13 @@ def prepare(folder: Path, page: Path, frames: int | None = None) -> dict[str, st
         shutil.copy(clip, folder / name)
     zs2kit.write(folder / "part.mp4", zs2kit.read(clip, start=1, end=2))
     pictures = [frame.image for frame in zs2kit.read(clip)]
-    for number in range(16):
-        image = pictures[number % len(pictures)]
-        cv2.imwrite(str(folder / f"shot.{number + 1:04d}.png"), image[..., ::-1])
+    shot = [pictures[number % len(pictures)] for number in range(14)]
+    zs2kit.write(folder / "shot.%04d.png", zs2kit.Clip.from_images(shot, 24))
+    zs2kit.write(folder / "shot.%04d.exr", zs2kit.Clip.from_images(shot[:8], 24), start_number=1001)
     masks = zs2kit.Clip.from_images([np.zeros_like(image) for image in pictures], zs2kit.read(clip).rate)
     zs2kit.write(folder / "masks.mp4", masks)
+    if look := re.search(r"^```toml\n(prompt.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
+        (folder / "look.toml").write_text(look[1])
     hub = folder / "hub"
     checkpoints(folder, hub, page)
     return {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(hub), "HOME": str(folder)}
@@ -175,6 +176,7 @@ def earlier_results_aside(command: Command, folder: Path) -> Iterator[None]:
     """
     names = RESULTS if re.search(r"zs2kit (edit|generate|plan) ", command.line) else []
     found = [path for name in names for path in folder.glob(name)]
+    found = [path for path in found if f"--settings {path.name}" not in command.line]
     with TemporaryDirectory() as aside:
         for path in found:
             shutil.move(path, aside)

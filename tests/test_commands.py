@@ -36,11 +36,13 @@ def test_the_commands_of_a_page_work(page: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("HOME", variables["HOME"])
     monkeypatch.chdir(tmp_path)
     for command in of_zs2kit(page):
-        words = [each for word in commands.words(command.line)[1:] for each in (glob.glob(word) or [word])]
         exported = {
             name: os.path.expanduser(value) for name, value in re.findall(r"(\w+)=(\S+)", command.before)
         }
         with commands.earlier_results_aside(command, tmp_path):
+            words = [
+                each for word in commands.words(command.line)[1:] for each in (glob.glob(word) or [word])
+            ]
             ran = CliRunner().invoke(main, words, env={"ZS2KIT_STEPS": str(STEPS)} | exported)
         assert ran.exit_code == 0, f"{command.line}\n{ran.output}"
 
