@@ -38,7 +38,7 @@ from zs2kit_plugins.strength import Strength
 
 FRAMES = 3
 SIZE = (64, 80)
-STEPS = 4
+STEPS = 3
 PROMPT = "a red robot"
 # Families that draw from text alone -> what their pipelines are called with for a guidance scale of 3
 DRAWN: dict[str, dict[str, Any]] = {
@@ -359,10 +359,17 @@ def test_defaults_come_from_the_checkpoint():
     }
 
 
-def test_what_of_a_prompt_is_cut_is_said():
-    model = load("qwen-image")
-    with pytest.warns(UserWarning, match="reads 1024 tokens of a prompt.*'xyz'"):
-        model.embed("a" * 1024 + "xyz", "", *SIZE)
+@pytest.mark.parametrize(("kind", "tokens"), [("qwen-image", 1024), ("flux-dev", 512), ("sd3", 256)])
+def test_what_of_a_prompt_is_cut_is_said(kind, tokens):
+    model = load(kind)
+    with pytest.warns(UserWarning, match=rf"reads {tokens} tokens of a prompt.*'xyz'"):
+        model.embed("a" * (tokens - (kind != "qwen-image")) + "xyz", "", *SIZE)
+
+
+def test_without_the_largest_text_encoder_others_say_what_is_cut():
+    model = Model.load(tiny_models()["sd3"])
+    model.pipeline.register_modules(text_encoder_3=None, tokenizer_3=None)
+    assert model.network.cut("a" * 80) == (75, "aaaaa")
 
 
 # zs2kit models
@@ -395,7 +402,7 @@ def test_a_folder_is_described_by_its_index(tmp_path):
 
 @pytest.mark.parametrize("kind", ["z-image", "flux-dev", "flux2-klein", "sd3", "qwen-image"])
 def test_strength_keeps_the_laws(kind):
-    check_plugin(Strength(0.7), model=load(kind), size=(32, 32), num_inference_steps=4)
+    check_plugin(Strength(0.7), model=load(kind), size=(32, 32), num_inference_steps=3)
 
 
 @dataclass(eq=False)
@@ -411,7 +418,7 @@ class Keeps(Plugin):
 
 @pytest.mark.parametrize("plugin", [Invert(), Colour(), Keeps()])
 def test_other_plugins_keep_the_laws(plugin):
-    check_plugin(plugin, model=load("z-image"), num_inference_steps=4)
+    check_plugin(plugin, model=load("z-image"), num_inference_steps=3)
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,7 @@ def with_levels_of(euler: Any, name: str) -> Any:
     what it was trained for. Each scheduler's own `set_timesteps` would space them differently.
     """
     cls, settings = FLOW_SCHEDULERS[name]
+    euler.sigmas = euler.sigmas.cpu()  # as all other schedulers have them, so that reading one is no wait
     if cls is type(euler):
         return euler
     with quiet():
@@ -117,7 +118,7 @@ def with_levels_of(euler: Any, name: str) -> Any:
         )
     scheduler.set_timesteps(len(euler.timesteps), device=euler.timesteps.device)
     scheduler.timesteps = euler.timesteps
-    scheduler.sigmas = euler.sigmas.cpu()
+    scheduler.sigmas = euler.sigmas
     if hasattr(scheduler, "model_outputs"):
         # At noise alone the multistep solvers would take the logarithm of 0.
         scheduler.sigmas = scheduler.sigmas.clamp(max=1 - 1e-6)

@@ -154,11 +154,14 @@ class Blocks:
 
     def cut(self, prompt: str) -> tuple[int, str]:
         """See `Network`."""
-        tokenizer = getattr(self.pipeline, self.family.tokenizer, None) or self.pipeline.tokenizer
+        tokenizer, read = getattr(self.pipeline, self.family.tokenizer), self.family.tokens
+        if tokenizer is None:  # Stable Diffusion 3 may go without its largest text encoder
+            tokenizer = self.pipeline.tokenizer
+            read = tokenizer.model_max_length - 2
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # a processor, for pictures too, has one
         with quiet():
             tokens = tokenizer(prompt, add_special_tokens=False).input_ids
-        return self.family.tokens, tokenizer.decode(tokens[self.family.tokens :])
+        return read, tokenizer.decode(tokens[read:])
 
     def begin(self, scheduler: str, num_inference_steps: int, height: int, width: int) -> Any:
         """See `Network`. The noise levels are the family's, and depend on the size."""

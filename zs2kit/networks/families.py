@@ -78,6 +78,7 @@ FAMILIES = {
         ("stabilityai/stable-diffusion-3.5-medium (Stability AI Community License)",),
         packed=False,
         tokenizer="tokenizer_3",
+        tokens=256,
     ),
     "QwenImagePipeline": Family(
         "Qwen-Image",
