@@ -101,14 +101,32 @@ def _puppets(model: Model, folder: Path | None) -> Detector:
         raise ModelError(f"`pose.detector`: {model.name} has no detector of its own", "use openpose")
     from diffusers import UNet2DModel
 
-    from zs2kit.puppets.detector import detect
+    from zs2kit.puppets.detector import detect, detect_each
     from zs2kit.puppets.skeleton import draw_skeleton
 
-    network = model.load_network(UNet2DModel, folder).float()  # small, and resizing needs float32
+    # Small, and resizing needs float32
+    network, estimator = (
+        model.load_network(UNet2DModel, each).float() if each else None
+        for each in (folder, model.bundled("estimator"))
+    )
+
+    told = model.domain is None  # others may have learned to draw several
 
     def maps(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        nonlocal told
         height, width = images.shape[1:3]
-        return np.stack([draw_skeleton(points, height, width) for points in detect(network, images)])
+        # Without an estimator figures can't be told apart.
+        found = detect_each(network, estimator, images) if estimator else detect(network, images)[:, None]
+        if not told and any(len(figures) > 1 for figures in found):
+            told = True
+            notify(
+                "several-figures",
+                "pose: the clip shows several figures; each has its skeleton, but "
+                f"{model.name} has learned to draw one at a time",
+                "use a clip with one, or another `model`",
+            )
+        skeletons = ([draw_skeleton(points, height, width) for points in figures] for figures in found)
+        return np.stack([np.maximum.reduce(each) for each in skeletons])
 
     return maps
 

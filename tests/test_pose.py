@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,10 @@ import zs2kit
 from zs2kit.clip import Chunk, Fit
 from zs2kit.errors import ModelError, UsageError
 from zs2kit.people import find_people, to_openpose
-from zs2kit.testing import drawn_clip, tiny_model
+from zs2kit.puppets.detector import detect, detect_each
+from zs2kit.puppets.pictures import scene
+from zs2kit.puppets.world import render
+from zs2kit.testing import chunks, drawn_clip, tiny_model
 from zs2kit_plugins.pose import Pose
 
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -137,3 +141,47 @@ def test_a_clip_without_people_says_so(other):
     clip = zs2kit.edit(drawn_clip(2), "a cat", model=other, plugins=[Pose()], num_inference_steps=1)
     with pytest.warns(UserWarning, match="no figure was found in 2 of 2 frames"):
         assert len(list(clip)) == 2
+
+
+def pair(number: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Two renders side by side, half as high as they are wide, and the keypoints of both."""
+    left, right = (render(scene(number + index, "test"), 128) for index in (0, 1))
+    image = cv2.resize(np.hstack([left.image, right.image]), (128, 64), interpolation=cv2.INTER_AREA)
+    points = [each.keypoints * (0.5, 0.5, 1) + (64 * index, 0, 0) for index, each in enumerate((left, right))]
+    return image, points
+
+
+def test_figures_that_stand_apart_are_all_found():
+    model = zs2kit.Model.load()
+    networks = [
+        model.load_network(diffusers.UNet2DModel, model.bundled(name)) for name in ("detector", "estimator")
+    ]
+    near, found = [], 0
+    for number in range(0, 24, 2):
+        image, truth = pair(number)
+        (figures,) = detect_each(*networks, image[None])
+        if len(figures) != 2:
+            continue
+        found += 1
+        for figure, points in zip(sorted(figures, key=lambda it: it[:, 0].mean()), truth, strict=True):
+            seen = points[:, 2] > 0
+            extent = np.ptp(points[seen, :2], axis=0).max()
+            apart = np.linalg.norm((figure - points)[seen, :2], axis=1)
+            near.append(((apart < 0.1 * extent) & (figure[seen, 2] > 0)).mean())
+    assert found >= 9 and np.mean(near) > 0.95
+    # One alone is what the detector finds on the whole frame.
+    alone = np.stack([render(scene(number, "test"), 128).image for number in range(12)])
+    for whole, figures in zip(detect(networks[0], alone), detect_each(*networks, alone), strict=True):
+        assert np.array_equal(whole[None], figures)
+
+
+def test_all_figures_are_drawn():
+    model, (image, _) = zs2kit.Model.load(), pair(0)
+    clip = zs2kit.Clip.from_images([image], 12)
+    plugin = Pose(detector="puppets")
+    plugin.load_detector(model, clip)
+    (chunk,) = chunks(clip, [1], model)
+    with pytest.warns(UserWarning, match="several figures; each has its skeleton, but puppets has learned"):
+        (skeletons,) = plugin.detect(chunk.images, chunk)
+    plugin.detect(chunk.images, chunk)  # it is said once
+    assert skeletons[:, :56].any() and skeletons[:, 72:].any() and not skeletons[:, 60:68].any()

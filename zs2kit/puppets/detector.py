@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .estimator import estimate
+
 HEATMAP = 64  # pixels of the side on which the network works
 SURE = 0.25  # the least height of a peak that is a keypoint
+POINTS = 9  # a figure among several has at least so many of the 18
 SPREAD = 1.2  # of a keypoint's bell on the heatmap, in its pixels
 
 
@@ -43,6 +47,45 @@ def detect(network: Any, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
     points[..., 0] = (points[..., 0] + 0.5) * (width / HEATMAP) - 0.5
     points[..., 1] = (points[..., 1] + 0.5) * (height / HEATMAP) - 0.5
     return np.asarray(points, np.float32)
+
+
+def detect_each(network: Any, estimator: Any, frames: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    """Find all figures that stand apart on RGB frames (frames, H, W, 3): (figures, 18, 3) for each frame.
+
+    The points are those of `detect`. It looks at the whole frame for one figure; several are told apart by
+    ``estimator``, which finds what is figure in the picture, and each is then looked at from near by.
+    """
+    _, masks = estimate(estimator, frames)
+    found = []
+    for frame, mask in zip(frames, masks, strict=True):
+        near = [_look_at(network, frame, region) for region in _regions(mask > 0.5)]
+        figures = [points for points in near if (points[:, 2] > 0).sum() >= POINTS]
+        found.append(np.stack(figures) if len(figures) > 1 else detect(network, frame[None]))
+    return found
+
+
+def _regions(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    """Return the parts of a mask that don't touch, without small ones; none if there is but one."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    large = [index for index in range(1, count) if areas[index - 1] >= max(areas.max() / 4, mask.size / 100)]
+    return [labels == index for index in large] if len(large) > 1 else []
+
+
+def _look_at(network: Any, frame: NDArray[np.uint8], region: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Find the figure whose pixels are ``region`` (H, W): (18, 3), in pixels of the frame."""
+    rows, columns = np.where(region.any(axis=1))[0], np.where(region.any(axis=0))[0]
+    side = round(1.4 * max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1)  # figures fill most of a frame
+    top, left = (rows[0] + rows[-1] - side) // 2, (columns[0] + columns[-1] - side) // 2
+    around = np.asarray(cv2.copyMakeBorder(frame, side, side, side, side, cv2.BORDER_REPLICATE), np.uint8)
+    crop = around[side + top : 2 * side + top, side + left : 2 * side + left]
+    points: NDArray[np.float32] = detect(network, crop[None])[0]
+    points[:, :2] += (left, top)
+    # What lies outside of it, beyond what the estimator leaves out of hats and hands, is somebody else's.
+    grown = cv2.distanceTransform((~region).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= side / 16
+    x, y = points[:, :2].round().astype(int).T.clip(0, np.array([[frame.shape[1] - 1], [frame.shape[0] - 1]]))
+    points[~grown[y, x], 2] = 0
+    return points
 
 
 def peaks(heatmaps: Tensor, radius: int = 2) -> Tensor:
