@@ -263,6 +263,7 @@ The plugins ({plugins}, ...) decide what the result keeps of the clip. Without a
 - **In a notebook**, a clip that is the last line of a cell shows itself as a small video with sound, made of
   its first ten seconds. Of an edit, the first 48 frames are drawn for that; to keep the result, write it,
   and show `zs2kit.read("knight.mp4")`. Give `progress=zs2kit.ProgressBar()` for a bar.
+  [samples/tour.ipynb](../samples/tour.ipynb) is a tour.
 - **`notices=`** is called with a `Notice` for everything that you should know, but that doesn't stop the
   work. Without it, notices are Python warnings.
 - **Resuming.** `write` saves what is done in a hidden folder next to the result. After an error or
@@ -309,7 +310,7 @@ NOTES = {
 MEMBERS = {
     "Edit": ["stop", "describe", "frames_from", "index", "carry"],
     "Settings": ["prompts", "described", "restored"],
-    "Clip": ["from_images", "with_frames", "chunks"],
+    "Clip": ["from_images", "with_frames", "frame", "at", "chunks"],
     "Output": ["check", "copied", "tell_losses", "left"],
     "Model": ["load", "device", "dtype", "native_size", "multiple"],
 }

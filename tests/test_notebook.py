@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from base64 import b64decode
 from collections.abc import Iterator
@@ -98,3 +100,30 @@ def test_a_bar_for_scripts_and_notebooks(capsys: pytest.CaptureFixture[str]) -> 
     bar(Progress(2, "writing"))
     bar(Progress(4, "writing", 4))
     assert "100%" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_tour_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each cell of samples/tour.ipynb, with a single denoising step; clips at the ends of cells are shown."""
+    samples = Path(__file__).parents[1] / "samples"
+    for each in samples.glob("*.mp4"):
+        (tmp_path / each.name).symlink_to(each)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "tour"}
+    shown = []
+    notebook = json.loads((samples / "tour.ipynb").read_text())
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        assert cell["outputs"] == [] and cell["execution_count"] is None
+        *lines, last = ast.parse("".join(cell["source"]).replace("steps = 20", "steps = 1")).body
+        exec(compile(ast.Module(lines, []), "tour.ipynb", "exec"), names)
+        if isinstance(last, ast.Expr):
+            found = eval(compile(ast.Expression(last.value), "tour.ipynb", "eval"), names)
+            if isinstance(found, zs2kit.Clip):
+                shown.append(found)
+                with av.open(video(found._repr_html_())) as container:
+                    assert container.streams.video[0].frames == 6
+        else:
+            exec(compile(ast.Module([last], []), "tour.ipynb", "exec"), names)
+    assert [type(each).__name__ for each in shown] == ["Clip", "Clip", "Clip", "Edit"]

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from zoo import ZOO, make
 
-from zs2kit import io
+from zs2kit import cli, io
 from zs2kit.errors import ClipError, UsageError
 from zs2kit.io import decord_process
 from zs2kit.testing import drawn_clip
@@ -207,10 +208,6 @@ print(len(list(clip)), clip.rate)
 
 
 def test_no_camera_and_no_stream_are_one_line(tmp_path: Path) -> None:
-    from click.testing import CliRunner
-
-    from zs2kit import cli
-
     def said(*words: str) -> tuple[int, str]:
         result = CliRunner().invoke(cli.main, ["edit", *words, "-o", str(tmp_path / "o.mp4"), "--quiet"])
         assert "Traceback" not in result.output and result.stderr.count("\n") == 1, result.output
@@ -247,7 +244,8 @@ def test_a_source_that_ends_is_said() -> None:
 # ---- pipes
 
 
-def piped(data: bytes, tiny_folders: dict[str, Path], *words: object) -> subprocess.CompletedProcess[bytes]:
+def piped(data: bytes, tiny_folders: dict[str, Path], *words: object) -> tuple[int, bytes, bytes]:
+    """Return the exit code, what is on standard output, and what is on standard error."""
     options = [
         "--model",
         tiny_folders["epsilon"],
@@ -259,22 +257,22 @@ def piped(data: bytes, tiny_folders: dict[str, Path], *words: object) -> subproc
         "x",
         "--quiet",
     ]
-    command = [sys.executable, "-m", "zs2kit", "edit", *map(str, [*words, *options])]
-    return subprocess.run(command, input=data, capture_output=True)
+    result = CliRunner().invoke(cli.main, ["edit", *map(str, [*words, *options])], input=data)
+    return result.exit_code, result.stdout_bytes, result.stderr_bytes
 
 
 def test_a_pipe_in_and_out(tmp_path: Path, tiny_folders: dict[str, Path]) -> None:
     source = make(tmp_path / "a.mp4", frames=6, sound="aac")
-    done = piped(source.read_bytes(), tiny_folders, "-", "-o", "-")
-    assert (done.returncode, done.stderr) == (0, b"")
+    code, out, error = piped(source.read_bytes(), tiny_folders, "-", "-o", "-")
+    assert (code, error) == (0, b"")
     result = tmp_path / "b.mkv"
-    result.write_bytes(done.stdout)
+    result.write_bytes(out)
     assert [each for each in verify(source, result) if not each.ok] == []
     named = piped(source.read_bytes(), tiny_folders, "-", "-o", tmp_path / "c.mkv")
-    assert named.stdout == f"{tmp_path / 'c.mkv'}\n".encode()
+    assert named == (0, f"{tmp_path / 'c.mkv'}\n".encode(), b"")
     assert (tmp_path / "c.mkv").read_bytes() == result.read_bytes()
     cut = piped(make(tmp_path / "a.ts", frames=40).read_bytes()[:-3000], tiny_folders, "-", "-o", "-")
-    assert cut.returncode == 0 and cut.stdout[:4] == result.read_bytes()[:4]
+    assert cut[0] == 0 and cut[1][:4] == out[:4]
 
 
 @pytest.mark.parametrize(
@@ -295,6 +293,6 @@ def test_a_pipe_in_and_out(tmp_path: Path, tiny_folders: dict[str, Path]) -> Non
 def test_pipes_that_are_wrong(
     tiny_folders: dict[str, Path], data: bytes, words: tuple[str, ...], code: int, says: bytes
 ) -> None:
-    done = piped(data, tiny_folders, *words)
-    assert (done.returncode, done.stdout) == (code, b"")
-    assert says in done.stderr and done.stderr.count(b"\n") == 1
+    ended, out, error = piped(data, tiny_folders, *words)
+    assert (ended, out) == (code, b"")
+    assert says in error and error.count(b"\n") == 1

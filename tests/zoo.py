@@ -323,6 +323,13 @@ ZOO: dict[str, Animal] = {
     "pq.mp4": made(**HDR, color=Color(9, 9, 16, LIMITED)),
     "hlg.mp4": made(**HDR, color=Color(9, 9, 18, LIMITED)),
     "prores.mov": made(**PRORES),
+    "12 bits.mkv": made(
+        codec="ffv1", pix_fmt="yuv420p12le", time_base=MS, loss=0.6, opencv=None, lost="but .* has 12"
+    ),
+    "16 bits.mkv": made(
+        codec="ffv1", pix_fmt="gbrp16le", time_base=MS, loss=1.5, opencv=None, lost="but .* has 16"
+    ),
+    "apng.apng": made(codec="apng", pix_fmt="rgb24", time_base=Fraction(1, 100), loss=1.5, opencv=None),
     "grey.mkv": made(codec="ffv1", pix_fmt="gray", time_base=MS, loss=0.2, spoilt=range(12)),
     "rgb.mov": made(codec="png", pix_fmt="rgb24", loss=1.5),
     "alpha.mov": made(codec="png", pix_fmt="rgba", loss=1.5, lost="transparent"),
