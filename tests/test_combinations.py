@@ -135,11 +135,11 @@ TWICE = OtherChannels()  # one object
 @pytest.mark.parametrize(
     "chosen, says",
     [
-        (["invert", "strength"], "only one plugin may give initial_latents, not invert and strength"),
-        (["instruct", OtherGuidance()], "only one plugin may give guidance, not instruct and otherguidance"),
-        (["instruct", OtherChannels()], "only one plugin may give channels, not instruct and otherchannels"),
+        (["invert", "strength"], "only one plugin may provide initial_latents, not invert and strength"),
+        (["instruct", OtherGuidance()], "may provide guidance, not instruct and otherguidance"),
+        (["instruct", OtherChannels()], "may provide channels, not instruct and otherchannels"),
         (["instruct", OtherModel()], "othermodel wants elsewhere/other and instruct wants puppets-instruct"),
-        (["instruct", "instruct"], "only one plugin may give channels, not instruct and instruct2"),
+        (["instruct", "instruct"], "may provide guidance, not instruct and instruct2"),
         ([TWICE, TWICE], "plugin 'otherchannels' is given twice"),
     ],
 )

@@ -88,7 +88,7 @@ def test_a_sequence_has_a_picture_for_each_frame_whatever_its_time(uneven, tmp_p
 
 def test_a_sequence_that_is_too_short(uneven, tmp_path):
     maps = zs2kit.write(tmp_path / "map.%03d.png", drawn_clip(10))
-    with pytest.raises(ClipError, match="has 8 frames and the clip 10"):
+    with pytest.raises(ClipError, match="has 8 frames, but the clip has 10"):
         Companion(maps, zs2kit.read(uneven, start=0.2))
 
 

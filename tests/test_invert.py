@@ -140,5 +140,5 @@ def test_bad_options_are_refused(tiny):
 
 
 def test_only_one_plugin_says_where_to_begin(tiny):
-    with pytest.raises(PluginError, match="only one plugin may give initial_latents"):
+    with pytest.raises(PluginError, match="only one plugin may provide initial_latents"):
         zs2kit.edit(drawn_clip(1), model=tiny, plugins=[Invert(), Strength()])

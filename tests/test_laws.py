@@ -499,7 +499,7 @@ def test_a_denoiser_of_eight_channels_takes_them_from_a_plugin(tmp_path):
     assert difference(pixels(model, [Channels()], [2, 2, 1]), whole) <= SAME
     with pytest.raises(PluginError, match="takes 8 channels, not 4"):
         pixels(model)
-    with pytest.raises(PluginError, match="only one plugin may give channels"):
+    with pytest.raises(PluginError, match="only one plugin may provide channels"):
         pixels(model, [Channels(), MoreChannels()])
 
 
@@ -544,8 +544,8 @@ class Unmarked(Plugin):
 @pytest.mark.parametrize(
     "plugins, message",
     [
-        ([TwoPrompts(), TwoPrompts()], "only one plugin may give guidance, not twoprompts and twoprompts2"),
-        ([HalfWay(), type("Other", (HalfWay,), {})()], "only one plugin may give initial_latents"),
+        ([TwoPrompts(), TwoPrompts()], "may provide guidance, not twoprompts and twoprompts2"),
+        ([HalfWay(), type("Other", (HalfWay,), {})()], "only one plugin may provide initial_latents"),
         ([Unmarked()], "not marked"),
     ],
 )
