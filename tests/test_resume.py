@@ -661,7 +661,7 @@ def test_on_a_terminal_it_is_asked(
 
 def test_nothing_to_resume_is_said(command: Command, capsys: Any) -> None:
     assert command("--resume") == 0
-    assert "nothing is saved" in capsys.readouterr().err
+    assert "there is no saved edit" in capsys.readouterr().err
 
 
 def test_a_usage_error_leaves_nothing(command: Command) -> None:

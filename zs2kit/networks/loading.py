@@ -337,7 +337,9 @@ def weights_file(
 
 
 def keys_in(path: Path) -> list[str]:
-    """Return the names of the tensors in a file."""
+    """Return the names of the tensors in a file; raise `ModelError` if it is not a safetensors file."""
+    if path.suffix != ".safetensors":
+        raise ModelError(f"{path}: weights load from .safetensors files only", "convert it first")
     check_whole(path)
     with safe_open(path, framework="pt") as tensors:
         return list(tensors.keys())
