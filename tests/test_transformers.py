@@ -493,6 +493,17 @@ def test_code_in_a_folder_is_refused_and_not_run(tmp_path, index):
     assert not ran.exists()
 
 
+def test_other_entries_of_an_index_are_no_code(tmp_path):
+    """A safety checker, whose module is one of diffusers' own, and entries that aren't parts."""
+    folder = tmp_path / "epsilon"
+    shutil.copytree(tiny_models()["epsilon"], folder)
+    path = folder / "model_index.json"
+    checker = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    more = {"safety_checker": checker, "image_encoder": [None, None], "sizes": [512, 768]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    assert Model.load(folder).native_size == (32, 32)
+
+
 def test_blocks_in_a_folder_are_refused_and_not_run(tmp_path):
     folder = changed(tmp_path)
     ran = tmp_path / "ran"

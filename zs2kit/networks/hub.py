@@ -207,7 +207,9 @@ def _parts(folder: Path) -> list[str]:
         return [
             name
             for name, kind in index.items()
-            if isinstance(kind, list) and all(kind) and name not in ("safety_checker", "feature_extractor")
+            if isinstance(kind, list)
+            and all(isinstance(each, str) for each in kind)
+            and name not in ("safety_checker", "feature_extractor")
         ]
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"{folder}: its model_index.json can't be read", "download it again") from error

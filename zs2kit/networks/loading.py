@@ -148,10 +148,12 @@ def _index(name: str | Path, path: Path) -> dict[str, Any]:
 def _check_index(name: str | Path, index: Mapping[str, Any]) -> None:
     """Raise `ModelError` if a checkpoint needs code of its own, or is of a family that can't be used."""
     kind = index.get("_class_name", "")
-    parts = [each[0] for each in index.values() if isinstance(each, list) and len(each) == 2]
-    libraries = {"diffusers", "transformers", None}
+    # A part is given by a library, or a module of diffusers' pipelines, and a class.
+    parts = [each for each in index.values() if isinstance(each, list) and len(each) == 2]
+    libraries = [each for each, cls in parts if isinstance(each, str) and isinstance(cls, str)]
+    theirs = ("diffusers", "transformers")
     if not isinstance(kind, str) or any(
-        each not in libraries and not hasattr(diffusers.pipelines, str(each)) for each in parts
+        each not in theirs and not hasattr(diffusers.pipelines, each) for each in libraries
     ):
         raise _brings_code(name)
     if "transformer" in index and kind not in FAMILIES:
