@@ -220,7 +220,7 @@ from zs2kit.metrics import TransformersFeatures, measure
 try:
     clip_model = TransformersFeatures("openai/clip-vit-large-patch14")  # fetched from the hub, 1.7 GB
     print(measure(clip, features=[clip_model], prompt="a red robot")["clip text"])
-except ModelError as error:  # without a network, for one
+except ModelError as error:  # for example, offline
     print(error)
 """,
     "metrics.to_float": """

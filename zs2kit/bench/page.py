@@ -64,7 +64,7 @@ prompt.
 - *PCK@0.1*: the share of the pose's keypoints that are found where they belong
 
 Flips, drift and motion are read off the frames by networks that were trained on renders. The row "rendered
-clips" shows what these networks find in clips of which the truth is known.
+clips" shows what these networks find where the truth is known.
 
 This page is made by `python -m zs2kit.bench quality|ablation|speed --docs docs`; do not edit it. Each of
 these commands continues where it was stopped, so each table says how many prompts it is based on.

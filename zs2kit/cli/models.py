@@ -17,7 +17,7 @@ from zs2kit.networks.families import TRIED, described, rows
 @click.argument("folder", type=PATH, required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def models(folder: Path | None, as_json: bool) -> None:
-    """List the families of models that can be used, or say of which family the checkpoint in FOLDER is.
+    """List the families of models that can be used, or say which family the checkpoint in FOLDER belongs to.
 
     No weights are read.
     """
