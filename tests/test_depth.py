@@ -285,7 +285,7 @@ def test_numbers_that_are_none_are_one_line(tmp_path: Path, value: float) -> Non
     clip = clip_of(encoding, stored)
     stored[0][3, 5, 1] = value
     io.write(tmp_path / "a.#.exr", clip)
-    with pytest.raises(ClipError, match=r"a\.0001\.exr has 1 pixels that are infinite or no number \(NaN\)"):
+    with pytest.raises(ClipError, match=r"has 1 pixels that are infinite or not a number \(NaN\)"):
         list(quiet_read(tmp_path / "a.#.exr"))
 
 

@@ -275,7 +275,7 @@ PRORES: dict[str, Any] = {
     "codec": "prores_ks",
     "pix_fmt": "yuv422p10le",
     "loss": 1.0,
-    "lost": "and .* has 1[02]",
+    "lost": "but .* has 1[02]",
 }
 MPEG2: dict[str, Any] = {"codec": "mpeg2video", "options": {"b": "4000000", "g": "5"}, "time_base": FRAME}
 MPEG4: dict[str, Any] = {"codec": "mpeg4", "options": {"b": "4000000"}, "time_base": FRAME}
