@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -132,7 +133,8 @@ def edit(
             raise UsageError("--camera comes instead of CLIP", "leave one of them out")
         clips = [Path(f"camera {camera}")]
     failed: list[Path] = []
-    with shared.manners(), shared.display() as display, TemporaryDirectory(prefix="zs2kit-") as temporary:
+    pipes = TemporaryDirectory(prefix="zs2kit-") if STANDARD in (*clips, out) else nullcontext("")
+    with shared.manners(), shared.display() as display, pipes as temporary:
         named = out
         if STANDARD in clips:
             if out is None or len(clips) > 1:
