@@ -151,6 +151,8 @@ def run(command: Command, folder: Path, environment: dict[str, str]) -> Ran:
     first = re.split(r"[ \n]", command.line)[0]
     if first in OUTSIDE:
         return Ran(None, f"needs {OUTSIDE[first]}")
+    if re.search(r"bench speed|-m gpu", command.line):
+        return Ran(None, "needs a GPU")
     if "venv/bin/pip" in command.line:
         return Ran(None, "run by .ci/run")
     line = command.line.replace("REPOSITORY", shlex.quote(str(ROOT)))
