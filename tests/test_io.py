@@ -26,7 +26,7 @@ from zs2kit.errors import ClipError, UsageError, Zs2Error
 from zs2kit.io import reading
 
 
-@pytest.mark.filterwarnings("ignore:.*(is damaged|ends at|left out: sound)")
+@pytest.mark.filterwarnings("ignore:.*(is damaged|ends at|left out. sound)")
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.ts"])
 def test_damage_costs_a_part_or_ends_in_a_line(tmp_path: Path, name: str) -> None:
     source, out = tmp_path / name, tmp_path / "out.mp4"
