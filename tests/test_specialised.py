@@ -231,10 +231,10 @@ def test_what_is_no_lora(sd, tmp_path):
     matrices = lora(Model.load(sd))
     dora = matrices | {"unet.conv_in.dora_scale": torch.ones(8)}
     assert "DoRA" in refused(sd, loras={saved(dora, tmp_path / "dora.safetensors"): 1})
-    assert "no LoRA" in refused(sd, loras={sd / "unet" / "diffusion_pytorch_model.safetensors": 1})
-    assert "no LoRA" in refused(sd, loras={saved({}, tmp_path / "empty.safetensors"): 1})
+    assert "is not a LoRA" in refused(sd, loras={sd / "unet" / "diffusion_pytorch_model.safetensors": 1})
+    assert "is not a LoRA" in refused(sd, loras={saved({}, tmp_path / "empty.safetensors"): 1})
     (tmp_path / "torn.safetensors").write_bytes(b"torn")
-    assert "no safetensors file" in refused(sd, loras={tmp_path / "torn.safetensors": 1})
+    assert "is not a safetensors file" in refused(sd, loras={tmp_path / "torn.safetensors": 1})
     torch.save(matrices, tmp_path / "pickle.bin")
     assert "safetensors" in refused(sd, loras={tmp_path / "pickle.bin": 1})
     assert "no such file" in refused(sd, loras={"chalk": 1})
@@ -283,7 +283,7 @@ def test_an_embedding_for_another_family_is_refused(sd, sdxl, tmp_path):
 
 def test_what_is_no_embedding(sd, tmp_path):
     files = [saved({"<robot>": vectors()}, tmp_path / f"{number}.safetensors") for number in (1, 2)]
-    assert "'<robot>' already" in refused(sd, embeddings=files)
+    assert "already knows '<robot>'" in refused(sd, embeddings=files)
     assert "no such file" in refused(sd, embeddings=["robot"])
     torch.save({}, tmp_path / "robot.pt")
     assert "safetensors" in refused(sd, embeddings=[tmp_path / "robot.pt"])

@@ -59,7 +59,7 @@ def test_fewer_at_once_when_memory_runs_out(tiny):
 def test_the_bundled_model_has_one_and_it_hardly_shows():
     ours, whole = Model.load(), Model.load(tiny_vae="none")
     assert type(ours.tiny_vae).__name__ == "AutoencoderTiny" and whole.tiny_vae is None
-    clip = zs2kit.read(WEIGHTS.parents[2] / "samples/robot-dance.mp4", end=0.25)
+    clip = zs2kit.read(Path(__file__).parents[1] / "samples/robot-dance.mp4", end=0.25)
     clip = zs2kit.Clip.from_images([frame.image for frame in clip], 12)
 
     def drawn(model, momentum):
