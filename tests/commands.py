@@ -34,7 +34,11 @@ from zs2kit.testing import tiny_model, tiny_models
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # What can't be run without the world outside
-OUTSIDE = {"hf": "a network", "twine": "an account at a package index"}
+OUTSIDE = {
+    "ffmpeg": "FFmpeg's programs and a screen",
+    "hf": "a network",
+    "twine": "an account at a package index",
+}
 RESULTS = ["*-*.mp4", "*-*.mov", "*-*.png", "*-*.exr", "part.mp4", "cut.mov", "*.json", "frames"]
 ON_THE_HUB = r"(?<![\w./-])[\w-]+/[\w.-]*[a-z][\w.-]*(?![\w/])"
 
