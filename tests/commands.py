@@ -202,7 +202,7 @@ def environment(folder: Path) -> dict[str, str]:
     (site / "this.pth").write_text(f"import site; {places}\n")
     for name in ("zs2kit", "pytest"):
         script = folder / "bin" / name
-        script.write_text(f'#!/bin/sh\nexec {folder}/bin/python -m {name} "$@"\n')
+        script.write_text(f'#!/bin/sh\nexec {folder}/bin/python -P -m {name} "$@"\n')
         script.chmod(0o755)
     return {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": ""}
 
@@ -215,8 +215,8 @@ def main() -> int:
         if not (found := commands(page)):
             continue
         print(f"\n{page.relative_to(ROOT)}", flush=True)
-        with TemporaryDirectory() as work, TemporaryDirectory() as python:
-            variables = prepare(Path(work), page) | environment(Path(python))
+        with TemporaryDirectory() as work:
+            variables = prepare(Path(work), page) | environment(Path(work, ".venv"))
             for command in found:
                 ran = run(command, Path(work), variables)
                 how = "left out" if ran.status is None else "failed" if ran.status else "ok"

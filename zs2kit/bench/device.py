@@ -103,9 +103,6 @@ RATES = {
 class Maps(Control):
     """Steers with the source's own pixels, by a ControlNet in a folder, so no detector is timed."""
 
-    def controlnet(self, model: Model) -> str:
-        raise NotImplementedError
-
     def detect(self, images: NDArray[np.uint8], chunk: Chunk) -> NDArray[np.uint8]:
         """The source itself."""
         return images
