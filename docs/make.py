@@ -117,7 +117,7 @@ the options that you give.
 ```toml
 prompt = "a red robot on the beach"
 steps = 30
-size = "512x288"
+seed = 3
 
 [pose]
 scale = 0.8
