@@ -204,7 +204,7 @@ eval "$(_ZS2KIT_COMPLETE=bash_source zs2kit)"
 
 For zsh, add this to `~/.zshrc`:
 
-```sh
+```zsh
 eval "$(_ZS2KIT_COMPLETE=zsh_source zs2kit)"
 ```
 

@@ -200,9 +200,9 @@ def environment(folder: Path) -> dict[str, str]:
     (site,) = folder.glob("lib/python*/site-packages")
     places = "; ".join(f"site.addsitedir({place!r})" for place in sys.path if "site-packages" in place)
     (site / "this.pth").write_text(f"import site; {places}\n")
-    for name in ("zs2kit", "pytest"):
+    for name, main in {"zs2kit": "from zs2kit.cli import main", "pytest": "from pytest import main"}.items():
         script = folder / "bin" / name
-        script.write_text(f'#!/bin/sh\nexec {folder}/bin/python -P -m {name} "$@"\n')
+        script.write_text(f"#!{folder}/bin/python -P\nimport sys\n{main}\nsys.exit(main())\n")
         script.chmod(0o755)
     return {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": ""}
 
