@@ -210,6 +210,24 @@ def test_the_other_schedulers(scheduler):
     assert difference(pixels(model), whole) > 10 * SAME
 
 
+@pytest.mark.parametrize("kind", ["z-image", "qwen-image"])
+def test_prompts_of_different_lengths_turn_into_one_another(kind):
+    model = load(kind)
+    prompts = {0: PROMPT, 2: "a blue knight on the beach"}
+    lengths = [model.embed(each, "", *SIZE)[0].prompt_embeds.shape[1] for each in prompts.values()]
+    assert lengths[0] < lengths[1]
+    alone = {"seed": 3, "momentum": 0}
+    turning = pixels(model, prompt=prompts, **alone)
+    first, last = (pixels(model, prompt=each, **alone) for each in prompts.values())
+    assert difference(turning[0], first[0]) <= 1e-5
+    assert difference(turning[2], last[2]) <= 1e-5
+    assert difference(turning[0], last[0]) > 1e-2
+    # The one in between has steps of both.
+    assert min(difference(turning[1], each[1]) for each in (first, last)) > 1e-3
+    whole = pixels(model, prompt=prompts)
+    assert difference(pixels(model, sizes=[2, 1], prompt=prompts), whole) <= SAME
+
+
 # The laws, call by call: what momentum does in one call of each transformer
 
 

@@ -8,20 +8,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import pad
 
 from zs2kit.clip import Chunk
 from zs2kit.errors import UsageError
 from zs2kit.model import Model
-from zs2kit.networks.base import Branch, Embeds
+from zs2kit.networks.base import MASK, Branch, Embeds
 from zs2kit.schedule import Step
 from zs2kit.settings import Settings
 
 
 def classifier_free(model: Model, settings: Settings, chunk: Chunk) -> list[Branch]:
-    """Return the branches of classifier-free guidance for the prompts of this chunk's frames.
-
-    Raises `UsageError` for several prompts whose embeddings differ in length.
-    """
+    """Return the branches of classifier-free guidance for the prompts of this chunk's frames."""
     prompts = settings.prompts
     embedded = [
         model.embed(prompt, settings.negative_prompt, chunk.height, chunk.width)
@@ -29,12 +27,7 @@ def classifier_free(model: Model, settings: Settings, chunk: Chunk) -> list[Bran
     ]
     *others, branch = branches_of(model, settings.guidance_scale, *embedded[0])
     if len(prompts) > 1:
-        along = [each for each, _ in embedded]
-        if len({each.prompt_embeds.shape for each in along}) > 1:
-            raise UsageError(
-                f"{model.name} takes longer embeddings for longer prompts, and can't turn one into another",
-                "give one prompt",
-            )
+        along = _of_one_length([text for text, _ in embedded])
         branch = Turning(**vars(branch), prompts=along, positions=positions(list(prompts), chunk.indices))
     return [*others, branch]
 
@@ -65,6 +58,18 @@ def check(model: Model, settings: Settings) -> None:
         raise UsageError(
             f"{model.name} was distilled, and has no use for `negative_prompt`", "say it in the prompt"
         )
+
+
+def _of_one_length(prompts: Sequence[Embeds]) -> list[Embeds]:
+    """Pad prompts at their ends to as many tokens as the longest has; their masks leave the padding out."""
+    longest = max(each.prompt_embeds.shape[1] for each in prompts)
+    padded = []
+    for embeds, conditions in prompts:
+        if more := longest - embeds.shape[1]:
+            embeds = pad(embeds, (0, 0, 0, more))
+            conditions = {**conditions, MASK: pad(conditions[MASK], (0, more))}
+        padded.append(Embeds(embeds, conditions))
+    return padded
 
 
 @dataclass(eq=False)

@@ -15,11 +15,16 @@ if TYPE_CHECKING:
     from zs2kit.schedule import Step
 
 
+MASK = "prompt_embeds_mask"
+
+
 class Embeds(NamedTuple):
     """A prompt in the form that the network takes."""
 
     prompt_embeds: torch.Tensor  # (1 or frames, tokens, channels)
-    conditions: Mapping[str, torch.Tensor]  # further inputs of the network; SDXL's U-Net has two
+    # Further inputs of the network; SDXL's U-Net has two. Where longer prompts have more tokens, MASK (1 or
+    # frames, tokens) says which are the prompt's.
+    conditions: Mapping[str, torch.Tensor]
 
 
 @dataclass(eq=False)

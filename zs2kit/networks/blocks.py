@@ -20,7 +20,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from zs2kit.attention import Tokens, self_attention
 from zs2kit.errors import ModelError, PluginError
-from zs2kit.networks.base import Branch, DenoiserInputs, Embeds
+from zs2kit.networks.base import MASK, Branch, DenoiserInputs, Embeds
 from zs2kit.networks.families import FAMILIES, known
 from zs2kit.quiet import quiet
 from zs2kit.schedule import Step, flow_euler, with_levels_of
@@ -145,12 +145,12 @@ class Blocks:
             for each in block.intermediate_outputs
             if "prompt" in each.name and not each.name.startswith("negative_")
         }
-        tensors = {
-            name: value[0][None] if isinstance(value, list) else value
-            for name, value in found.items()
-            if value is not None
-        }
-        return Embeds(tensors.pop("prompt_embeds"), tensors)
+        tensors = {name: value for name, value in found.items() if value is not None}
+        embeds = tensors.pop("prompt_embeds")
+        if isinstance(embeds, list):  # of prompts of any lengths
+            embeds = embeds[0][None]
+            tensors[MASK] = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+        return Embeds(embeds, tensors)
 
     def cut(self, prompt: str) -> tuple[int, str]:
         """See `Network`."""
@@ -233,7 +233,7 @@ class Blocks:
         if self.edits and not pictures:
             raise self._needs_picture()
         inputs |= {
-            "prompt_embeds": list(embeds) if self.family.title == "Z-Image" else embeds,
+            "prompt_embeds": _listed(embeds, inputs.pop(MASK)) if self.family.listed else embeds,
             # FLUX.2's blocks pack them, the others take them packed.
             "latents": latents if self.family.side == 1 else self._pack(latents),
             "height": height,
@@ -384,6 +384,11 @@ def _stacked(embeds: Sequence[Embeds]) -> Embeds:
         name: torch.cat([each.conditions[name] for each in embeds]) for name in embeds[0].conditions
     }
     return Embeds(torch.cat([each.prompt_embeds for each in embeds]), conditions)
+
+
+def _listed(embeds: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
+    """Return each frame's prompt (tokens, channels), without padding."""
+    return [each[read] for each, read in zip(embeds, mask, strict=True)]
 
 
 def _typed(value: Any, dtype: torch.dtype) -> Any:

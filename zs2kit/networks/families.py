@@ -15,6 +15,7 @@ class Family(NamedTuple):
     hub: tuple[str, ...]  # checkpoints on the hub, and their licences
     side: int = 2  # how many latents a token covers along one side
     packed: bool = True  # whether the transformer takes tokens, rather than latents as the VAE gives them
+    listed: bool = False  # whether the transformer takes prompts as a list, rather than padded to one length
     tokenizer: str = "tokenizer"  # which of the pipeline's tokenizers reads the whole prompt
     tokens: int = 512  # how many tokens of a prompt are read
     distilled_steps: int = 4  # the default for a checkpoint that was distilled to need no guidance
@@ -27,7 +28,13 @@ _OF_BFL = "FLUX non-commercial license"
 # Pipeline class of diffusers -> its family
 FAMILIES = {
     "ZImagePipeline": Family(
-        "Z-Image", "ZImageAutoBlocks", 8, 1.0, ("Tongyi-MAI/Z-Image-Turbo (Apache-2.0)",), packed=False
+        "Z-Image",
+        "ZImageAutoBlocks",
+        8,
+        1.0,
+        ("Tongyi-MAI/Z-Image-Turbo (Apache-2.0)",),
+        packed=False,
+        listed=True,
     ),
     "FluxPipeline": Family(
         "FLUX.1",
