@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from zs2kit import Plugin, hookimpl, option
+from zs2kit import Plugin, hookimpl, notify, option
 from zs2kit.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Instruct(Plugin):
 
     @hookimpl
     def setup(self, model: Model) -> None:
+        self._told = False  # that there is no guidance
         self._beside = not model.network.shows  # whether the source's latents are further channels
         if model.network.shows:
             if self.image_guidance_scale is not None:
@@ -74,6 +75,16 @@ class Instruct(Plugin):
             branches = branches_of(model, guidance_scale, embeds, negative)
             source = {"image_latents": [self._source]}
             return [replace(each, conditions={**each.conditions, **source}) for each in branches]
+        if guidance_scale <= model.network.unguided:  # as in StableDiffusionInstructPix2PixPipeline
+            if (self.image_guidance_scale or 1) > 1 and not self._told:
+                self._told = True
+                notify(
+                    "no-guidance",
+                    "`instruct.image_guidance_scale` has no effect, since a guidance scale of "
+                    f"{guidance_scale:g} means no guidance",
+                    "leave it out, or raise `guidance_scale`",
+                )
+            return [Branch("text", 1.0, *embeds)]
         image_scale = 1.5 if self.image_guidance_scale is None else self.image_guidance_scale
         # Equation 3 of Instruct-Pix2Pix (arXiv 2211.09800), with its terms grouped by prediction.
         weights = {

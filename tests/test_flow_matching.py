@@ -238,3 +238,11 @@ def test_a_distilled_network_is_called_once_a_step(tiny_folders):
     plain = pixels(model, guidance_scale=1.0)
     model.network = Distilled(model.network, "none")
     assert torch.equal(pixels(model), plain)
+
+
+def test_a_unet_of_flow_matching_says_how_it_is_sampled(flow, tmp_path):
+    """The scheduler's config alone says so, and it is seldom the case."""
+    flow.pipeline.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="flow matching, since its scheduler is a FlowMatchEuler"):
+        model = Model.load(tmp_path)
+    assert model.network.scheduler == "euler"

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import diffusers
-import numpy as np
 import pytest
 import torch
 
@@ -224,6 +223,18 @@ def test_sdxl_is_what_its_pipeline_draws(tiny_folders):
     assert difference(drawn(model, guidance_scale=2), by_the_pipeline(model)) > 1e-2
 
 
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sdxl"])
+def test_a_guidance_scale_of_1_or_less_is_none(tiny_folders, kind, scale):
+    """The prompt alone, as in the pipelines; cards of distilled models ask for 0."""
+    model = Model.load(tiny_folders[kind])
+    ours = drawn(model, guidance_scale=scale)
+    assert difference(ours, by_the_pipeline(model, guidance_scale=scale)) <= 1e-3
+    assert difference(ours, drawn(model, guidance_scale=scale, prompt="a dog on a tree")) > 1e-2
+    with pytest.warns(match="`negative_prompt` has no effect, since a guidance scale of"):
+        drawn(model, guidance_scale=scale, negative_prompt="blue")
+
+
 def test_sdxl_with_a_controlnet_is_what_its_pipeline_draws(tiny_folders):
     model = Model.load(tiny_folders["sdxl"])
     controlnet = model.load_network(diffusers.ControlNetModel, model.bundled("controlnet_pose"))
@@ -311,7 +322,7 @@ def test_an_autoencoder_that_shifts_its_latents(tiny_folders):
     assert torch.allclose(decoded, model.decode(plain), atol=1e-5)
 
 
-@pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
+@pytest.mark.parametrize("guidance_scale", [0.0, 1.0, 5.0])
 def test_a_distilled_denoiser_takes_the_guidance_scale_as_an_input(tiny_folders, tmp_path, guidance_scale):
     base = Model.load(tiny_folders["epsilon"])
     torch.manual_seed(0)
@@ -321,7 +332,7 @@ def test_a_distilled_denoiser_takes_the_guidance_scale_as_an_input(tiny_folders,
     model = Model.load(tmp_path)
     theirs = by_the_pipeline(model, guidance_scale=guidance_scale)
     assert difference(drawn(model, guidance_scale=guidance_scale), theirs) <= 1e-3
-    assert difference(drawn(model, guidance_scale=12.0), theirs) > 1e-2
+    assert difference(drawn(model, guidance_scale=50.0), theirs) > 1e-2
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("epsilon", "float16"), ("sdxl", "bfloat16")])
@@ -372,16 +383,6 @@ def test_a_folder_with_one_variant_alone_loads(tmp_path, tiny_folders):
     half, whole = Model.load(folder), Model.load(tiny_folders["epsilon"])
     for name, tensor in half.unet.state_dict().items():
         assert torch.equal(tensor, whole.unet.state_dict()[name])
-
-
-def test_a_guidance_scale_of_0_means_no_guidance(tiny):
-    """By the cards of distilled models: the prompt alone, as at 1."""
-    how = {"plugins": (), "model": tiny, "num_inference_steps": 1}
-    zero, one, other = (
-        next(iter(zs2kit.edit(drawn_clip(1), prompt, guidance_scale=scale, **how))).image
-        for prompt, scale in (("a cat", 0), ("a cat", 1), ("a dog on a tree", 0))
-    )
-    assert np.array_equal(zero, one) and not np.array_equal(zero, other)
 
 
 def test_a_model_is_not_pickled_and_says_what_to_do(tiny):

@@ -42,7 +42,7 @@ STEPS = 3
 PROMPT = "a red robot"
 # Families that draw from text alone -> what their pipelines are called with for a guidance scale of 3
 DRAWN: dict[str, dict[str, Any]] = {
-    "z-image": {"guidance_scale": 2.0, "negative_prompt": "blue"},  # which is s - 1 there
+    "z-image": {"guidance_scale": 3.0, "negative_prompt": "blue"},
     "flux-dev": {"guidance_scale": 3.0},
     "flux-schnell": {},
     "flux-kontext": {"guidance_scale": 3.0, "max_area": SIZE[0] * SIZE[1]},
@@ -113,6 +113,21 @@ def test_parity_with_the_pipeline(kind):
     print(f"{kind}: largest difference {found:.1e}")
     assert found <= 1e-5
     assert difference(pixels(model, **{**ours, "momentum": 0.9}), theirs) > 1e-3
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+@pytest.mark.parametrize("kind", [kind for kind, how in DRAWN.items() if how])
+def test_parity_with_the_pipeline_at_little_guidance(kind, scale):
+    """Most pipelines take 1 or less for no guidance, some 0 alone, and some show the model the number."""
+    model, how = load(kind), dict(DRAWN[kind])
+    guides = kind == "z-image" and scale > 0
+    negative = {"negative_prompt": "blue"} if guides else {}
+    how |= {name: scale for name in how if name.endswith("_scale")}
+    how.pop("negative_prompt", None)
+    theirs = by_the_pipeline(model, **how, **negative)
+    ours = pixels(model, momentum=0, divergence=MAX_DIVERGENCE, guidance_scale=scale, **negative)
+    assert difference(ours, theirs) <= 1e-5
+    assert difference(pixels(model, momentum=0, divergence=MAX_DIVERGENCE, guidance_scale=3), theirs) > 1e-3
 
 
 # Editing: the source as further tokens, of each frame its own
@@ -368,7 +383,7 @@ def test_defaults_come_from_the_checkpoint():
         how = zs2kit.edit(drawn_clip(1), plugins=(), model=load(kind)).settings
         found[kind] = how.num_inference_steps, how.guidance_scale, how.scheduler
     assert found == {
-        "z-image": (8, 1.0, "euler"),
+        "z-image": (8, 0.0, "euler"),
         "flux-dev": (28, 3.5, "euler"),
         "flux-schnell": (4, 1.0, "euler"),
         "flux2-klein": (4, 1.0, "euler"),

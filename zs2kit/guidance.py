@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import pad
 
 from zs2kit.clip import Chunk
-from zs2kit.errors import UsageError
+from zs2kit.errors import UsageError, notify
 from zs2kit.model import Model
 from zs2kit.networks.base import MASK, Branch, Embeds
 from zs2kit.schedule import Step
@@ -35,20 +35,24 @@ def classifier_free(model: Model, settings: Settings, chunk: Chunk) -> list[Bran
 def branches_of(model: Model, scale: float, text: Embeds, negative: Embeds) -> list[Branch]:
     """Return the branches of guidance by ``scale``: weight s with the prompt, 1 - s without it.
 
-    There is only one branch, with the prompt, at a scale of 1, or of 0, by which the makers of distilled
-    models mean no guidance; and for a model that takes the scale as an input, or none at all. The one with
-    the prompt is the last.
+    There is only one branch, with the prompt, at a scale of 1 or less, by which diffusers means no guidance;
+    and for a model that takes the scale as an input, or none at all. In families that count the scale from 0,
+    it is by 1 lower. The branch with the prompt is the last.
     """
     guided = model.network.guided
-    free = guided == "cfg" and scale not in (0, 1)
-    branch = Branch("text", scale if free else 1.0, *text, scale if guided == "embedded" else None)
-    return [Branch("negative", 1 - scale, *negative, conditional=False), branch] if free else [branch]
+    weight = scale + (1 - model.network.unguided)
+    free = guided == "cfg" and weight > 1
+    branch = Branch("text", weight if free else 1.0, *text, scale if guided == "embedded" else None)
+    return [Branch("negative", 1 - weight, *negative, conditional=False), branch] if free else [branch]
 
 
 def check(model: Model, settings: Settings) -> None:
-    """Raise `UsageError` for settings of the guidance that the model has no use for."""
-    guided = model.network.guided
-    if guided == "none" and settings.guidance_scale not in (0, 1):
+    """Raise `UsageError` for settings of the guidance that the model has no use for.
+
+    Sends a notice about a negative prompt that has no effect because there is no guidance.
+    """
+    guided, unguided = model.network.guided, model.network.unguided
+    if guided == "none" and settings.guidance_scale > unguided:
         raise UsageError(
             f"{model.name} was distilled to need no guidance, so `guidance_scale` can't be "
             f"{settings.guidance_scale:g}",
@@ -57,6 +61,13 @@ def check(model: Model, settings: Settings) -> None:
     if guided != "cfg" and settings.negative_prompt:
         raise UsageError(
             f"{model.name} was distilled, and has no use for `negative_prompt`", "say it in the prompt"
+        )
+    if settings.negative_prompt and settings.guidance_scale <= unguided:
+        notify(
+            "no-guidance",
+            "`negative_prompt` has no effect, since a guidance scale of "
+            f"{settings.guidance_scale:g} means no guidance",
+            f"leave it out, or give a `guidance_scale` above {unguided:g}",
         )
 
 

@@ -33,6 +33,7 @@ from zs2kit.networks.loading import (
     tiny_vae_on_the_hub,
     weights_file,
 )
+from zs2kit.schedule import is_flow
 from zs2kit.vae import VAE
 
 # A prompt, a negative prompt, a picture's height and width, the network's data type -> both prompts, embedded
@@ -65,6 +66,13 @@ class Model:
         if hasattr(pipeline, "unet") and not hasattr(pipeline, "encode_prompt"):  # Instruct-Pix2Pix's own
             pipeline = diffusers.StableDiffusionPipeline(**pipeline.components, requires_safety_checker=False)
         self.network: Network = network_of(pipeline, name)
+        # So seldom that the scheduler may be there by mistake
+        if self.network.name == "unet" and is_flow(pipeline.scheduler.config):
+            notify(
+                "flow-matching",
+                f"{name} is sampled as a model that was trained by flow matching, since its scheduler is a "
+                f"{type(pipeline.scheduler).__name__}",
+            )
         self.pipeline = pipeline
         self.name = name
         self.folder = folder

@@ -286,7 +286,8 @@ class Settings:
     )
     guidance_scale: float = option(
         None,
-        "How closely the result follows the prompt; 1 switches classifier-free guidance off.",
+        "How closely the result follows the prompt, as the model's own pipeline in diffusers counts it; 1 or "
+        "less means no guidance, for Z-Image 0.",
         minimum=0,
         shown="what suits the model, 5 for most",
     )

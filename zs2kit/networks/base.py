@@ -85,6 +85,11 @@ class Network(Protocol):
         ...
 
     @property
+    def unguided(self) -> float:
+        """The guidance scale up to which there is no guidance, as the family counts it: 1, or 0."""
+        ...
+
+    @property
     def guided(self) -> Literal["cfg", "embedded", "none"]:
         """How it is guided.
 

@@ -58,7 +58,12 @@ class Blocks:
     @property
     def guidance_scale(self) -> float:
         """The default."""
-        return 1.0 if self.guided == "none" else self.family.guidance_scale
+        return self.unguided if self.guided == "none" else self.family.guidance_scale
+
+    @property
+    def unguided(self) -> float:
+        """See `Network`."""
+        return self.family.unguided
 
     @property
     def guided(self) -> Literal["cfg", "embedded", "none"]:

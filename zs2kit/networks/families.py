@@ -21,6 +21,7 @@ class Family(NamedTuple):
     distilled_steps: int = 4  # the default for a checkpoint that was distilled to need no guidance
     shows: bool = False  # whether it can be shown pictures, such as the source, as further tokens
     edits: bool = False  # whether it can't do without such a picture, which its text encoder sees, too
+    unguided: float = 1.0  # the guidance scale that means no guidance
     rescales: bool = False  # whether guidance keeps the norm of the conditional prediction
 
 
@@ -31,9 +32,10 @@ FAMILIES = {
         "Z-Image",
         "ZImageAutoBlocks",
         8,
-        1.0,
+        0.0,
         ("Tongyi-MAI/Z-Image-Turbo (Apache-2.0)",),
         packed=False,
+        unguided=0.0,
         listed=True,
     ),
     "FluxPipeline": Family(
@@ -155,7 +157,9 @@ def rows() -> list[Row]:
         if not family.edits:  # or it draws nothing without its source
             does = ["text", *does, "strength", "invert"]
         does += ["mask", "colour", "LoRA"]
-        defaults = f"{family.num_inference_steps} steps, guidance {family.guidance_scale:g}"
+        guided = family.guidance_scale > family.unguided
+        guidance = f"guidance {family.guidance_scale:g}" if guided else "no guidance"
+        defaults = f"{family.num_inference_steps} steps, {guidance}"
         if family.blocks.startswith("Flux") and family.title not in ("FLUX.2", "FLUX.1 Kontext"):
             defaults += f"; if distilled, {family.distilled_steps} steps, no guidance"
         found.append(Row(family.title, ", ".join(does), defaults, ", ".join(family.hub)))

@@ -27,6 +27,7 @@ class UNet:
     name = "unet"
     num_inference_steps = 20
     guidance_scale = 5.0
+    unguided = 1.0
 
     def __init__(self, pipeline: Any, called: str) -> None:
         module = getattr(pipeline, "unet", None)
