@@ -264,7 +264,7 @@ def test_what_of_a_prompt_is_cut_is_said_in_a_line(checkpoint: Path, tmp_path: P
         (["--at", 4, "x"], 2, "--at 4 comes after the end"),
         (["--at", 1, "x", "--at", 1, "y"], 2, "--at names a frame twice"),
         (["--plugin", "strength"], 2, "looks at the source's frames, but a clip made of text alone has none"),
-        (["-o", "out.gif"], 2, "can't write out.gif"),
+        (["-o", "out.avi"], 2, "can't write out.avi"),
         (["-o", "no/out.mp4"], 1, "there is no folder no"),
     ],
 )

@@ -251,7 +251,9 @@ def test_hdr_that_is_not_edited_keeps_its_numbers(tmp_path: Path) -> None:
         container.mux(video.encode())
     (frame,) = quiet_read(tmp_path / "a.mkv")
     clip = quiet_read(tmp_path / "a.mkv")
-    back = io.writing._picture(frame, clip, Encoding(10, light="pq"), color, "yuv420p10le")
+    back = io.writing._picture(
+        frame, clip, Encoding(10, light="pq"), color, "yuv420p10le", (clip.width, clip.height)
+    )
     for plane, values in zip(back.planes, planes, strict=True):
         found = np.frombuffer(plane, np.uint16).reshape(plane.height, -1)[:, : plane.width]
         np.testing.assert_array_equal(found, values)

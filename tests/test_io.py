@@ -141,6 +141,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*odd size")
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("name", WRITTEN)
 def test_the_clip_is_the_clip(tmp_path: Path, name: str, suffix: str) -> None:

@@ -15,6 +15,7 @@ import av
 import cv2
 import numpy as np
 from av.video.frame import VideoFrame
+from PIL import Image
 
 from zs2kit.clip import Color, Frame
 
@@ -71,9 +72,10 @@ def make(
             audio.layout = "mono"
         for index, moment in enumerate(pts):
             image = drawn(index, width, height)
-            if pix_fmt == "rgba":
+            clear = pix_fmt in ("rgba", "yuva420p")
+            if clear:
                 image = np.dstack([image, np.full((height, width), 128, np.uint8)])
-            picture = VideoFrame.from_ndarray(image, "rgba" if pix_fmt == "rgba" else "rgb24").reformat(
+            picture = VideoFrame.from_ndarray(image, "rgba" if clear else "rgb24").reformat(
                 format=pix_fmt, dst_colorspace=matrix, dst_color_range=color.range or LIMITED
             )
             picture.pts, picture.time_base = moment, time_base
@@ -218,6 +220,106 @@ def picture(path: Path, *, suffix: str, channels: int = 3, exif: int = 0) -> Pat
     return path
 
 
+def animated(path: Path, *, frames: int = 12, alpha: int = 255, loop: int = 0, **settings: Any) -> Path:
+    """An animation by Pillow, whose pictures are shown for 40 and 80 ms in turn."""
+    pictures = [
+        Image.fromarray(np.dstack([drawn(index), np.full((48, 64), alpha, np.uint8)])).convert(
+            "RGB" if alpha == 255 else "RGBA"
+        )
+        for index in range(frames)
+    ]
+    settings = {"quality": 95, **settings}
+    durations = [40, 80] * (frames // 2)
+    pictures[0].save(
+        path, save_all=True, append_images=pictures[1:], duration=durations, loop=loop, **settings
+    )
+    return path
+
+
+def tiled(path: Path, *, codec: str, side: int = 128, cut: int = 8) -> Path:
+    """A photo as phones make it, an AVIF or HEIF of 2x2 tiles, with a strip of them cut off."""
+    kind, config, brand = {
+        "libx265": (b"hvc1", b"hvcC", b"heic"),
+        "libsvtav1": (b"av01", b"av1C", b"avif"),
+    }[codec]
+    options = {
+        "crf": "8",
+        **({"x265-params": "log-level=none:keyint=1"} if codec == "libx265" else {"preset": "12"}),
+    }
+    whole = drawn(0, 2 * side, 2 * side)
+    tiles = []
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        part = path.with_suffix(".mp4")
+        image = whole[row * side :][:side, column * side :][:, :side]
+        with av.open(str(part), "w") as container:
+            video = container.add_stream(codec, 25, width=side, height=side)
+            video.pix_fmt, video.options = "yuv420p", options
+            video.codec_context.time_base, video.codec_context.color_range = FRAME, FULL
+            picture = VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24").reformat(
+                format="yuv420p", dst_colorspace=5, dst_color_range=FULL
+            )
+            picture.pts, picture.time_base = 0, FRAME
+            container.mux(video.encode(picture))
+            container.mux(video.encode())
+        with av.open(str(part)) as container:
+            tiles.append(b"".join(bytes(packet) for packet in container.demux(video=0)))
+    data = part.read_bytes()
+    part.unlink()
+    at = data.index(config) - 4
+    described = data[at : at + int.from_bytes(data[at : at + 4])]
+
+    def box(name: bytes, *parts: bytes) -> bytes:
+        content = b"".join(parts)
+        return (len(content) + 8).to_bytes(4) + name + content
+
+    def full(name: bytes, *parts: bytes, version: int = 0, flags: int = 0) -> bytes:
+        return box(name, bytes([version]), flags.to_bytes(3), *parts)
+
+    def short(*numbers: int) -> bytes:
+        return b"".join(number.to_bytes(2) for number in numbers)
+
+    def long(*numbers: int) -> bytes:
+        return b"".join(number.to_bytes(4) for number in numbers)
+
+    size, items = 2 * side - cut, range(2, 6)  # item 1 is the whole
+    properties = box(
+        b"ipco",
+        full(b"ispe", long(size, size)),
+        full(b"ispe", long(side, side)),
+        described,
+        full(b"pixi", bytes([3, 8, 8, 8])),
+        box(b"colr", b"nclx", short(1, 13, 5), b"\x80"),
+    )
+    belong = [
+        short(1),
+        bytes([3, 0x81, 4, 5]),
+        *(short(each) + bytes([4, 0x82, 0x83, 4, 5]) for each in items),
+    ]
+    names = [full(b"infe", short(1, 0), b"grid\0", version=2)]
+    names += [full(b"infe", short(each, 0), kind, b"\0", version=2, flags=1) for each in items]
+
+    def meta(start: int) -> bytes:
+        places = [start + sum(map(len, tiles[:index])) for index in range(4)]
+        where = [
+            short(each, 0, 0, 1) + long(place, len(tile))
+            for each, place, tile in zip(items, places, tiles, strict=True)
+        ]
+        return full(
+            b"meta",
+            full(b"hdlr", long(0), b"pict", bytes(13)),
+            full(b"pitm", short(1)),
+            full(b"iloc", b"\x44\0", short(5, 1, 1, 0, 1), long(0, 8), *where, version=1),
+            full(b"iinf", short(5), *names),
+            full(b"iref", box(b"dimg", short(1, 4, *items))),
+            box(b"iprp", properties, full(b"ipma", long(5), *belong)),
+            box(b"idat", bytes([0, 0, 1, 1]), short(size, size)),
+        )
+
+    head = box(b"ftyp", brand, long(0), b"mif1", brand, b"miaf")
+    path.write_bytes(head + meta(len(head + meta(0)) + 8) + box(b"mdat", *tiles))
+    return path
+
+
 def large(path: Path) -> Path:
     """A clip of 7680x4320 pixels."""
     with av.open(str(path), "w") as container:
@@ -283,6 +385,7 @@ DEEP: dict[str, Any] = {"pix_fmt": "yuv420p10le", "loss": 0.6, "opencv": None}
 HDR: dict[str, Any] = DEEP | {"matrix": 9, "loss": 1.0, "says": "HDR", "lost": "SDR", "spoilt": range(12)}
 B_FRAMES: dict[str, Any] = {"frames": 20, "options": {"crf": "8", "bf": "2", "b-adapt": "0", "g": "10"}}
 SPOILT: dict[str, Any] = {"maker": spoilt, "frames": 20, "opencv": None}
+CLEAR: dict[str, Any] = {"pix_fmt": "yuva420p", "time_base": MS, "lost": "transparent", "opencv": None}
 GOPS = {"crf": "8", "bf": "0", "g": "5"}
 
 ZOO: dict[str, Animal] = {
@@ -303,15 +406,17 @@ ZOO: dict[str, Animal] = {
     "fragments.mp4": made(movflags="frag_keyframe+empty_moov", sound="aac"),
     "no clock.h264": made(time_base=FRAME, opencv=None),
     # size and shape
-    "odd.mp4": made(width=63, height=47, pix_fmt="yuv444p"),
-    "odd and halved.webm": made(width=63, height=47, codec="libvpx-vp9", time_base=MS, opencv=50),
+    "odd.mp4": made(width=63, height=47, pix_fmt="yuv444p", lost="odd size"),
+    "odd and halved.webm": made(
+        width=63, height=47, codec="libvpx-vp9", time_base=MS, opencv=50, lost="odd size"
+    ),
     "wide pixels.mp4": made(sar=Fraction(4, 3)),
     "turned left.mp4": made(turn=90),
     "turned right.mp4": made(turn=-90),
     "on its head.mp4": made(turn=180),
     "mirrored.mp4": made(mirrored, spoilt=range(12), opencv=None),
     "turned, wide pixels.mp4": made(turn=90, sar=Fraction(4, 3)),
-    "one pixel.mp4": made(width=1, height=1, pix_fmt="yuv444p", spoilt=range(12)),
+    "one pixel.mp4": made(width=1, height=1, pix_fmt="yuv444p", spoilt=range(12), lost="odd size"),
     # colours
     "bt601.mp4": made(color=Color(BT601, 6, 6, LIMITED)),
     "bt601 full.mp4": made(color=Color(BT601, 6, 6, FULL), loss=0.7),
@@ -333,7 +438,8 @@ ZOO: dict[str, Animal] = {
     "grey.mkv": made(codec="ffv1", pix_fmt="gray", time_base=MS, loss=0.2, spoilt=range(12)),
     "rgb.mov": made(codec="png", pix_fmt="rgb24", loss=1.5),
     "alpha.mov": made(codec="png", pix_fmt="rgba", loss=1.5, lost="transparent"),
-    "alpha.webm": made(codec="libvpx-vp9", pix_fmt="yuva420p", time_base=MS, says="transparent"),
+    "alpha.webm": made(codec="libvpx-vp9", **CLEAR),
+    "alpha, vp8.webm": made(codec="libvpx", **CLEAR | {"options": {"b": "4000000", "auto-alt-ref": "0"}}),
     "interlaced.mp4": made(options={"crf": "8", "flags": "+ildct+ilme"}, says="interlaced", opencv=None),
     # codecs and containers
     "hevc.mp4": made(**HEVC),
@@ -344,6 +450,12 @@ ZOO: dict[str, Animal] = {
     "vp8.webm": made(codec="libvpx", time_base=MS, options={"b": "4000000"}),
     "av1.mkv": made(codec="libsvtav1", time_base=MS, options={"preset": "12", "crf": "8"}, opencv=None),
     "animated.gif": made(codec="gif", pix_fmt="rgb8", time_base=Fraction(1, 100), loss=20, spoilt=range(12)),
+    "animated.webp": Animal(animated, loss=1.5, opencv=None),
+    "animated.avif": Animal(animated, loss=1.5, opencv=None),
+    "animated, with alpha.avif": Animal(
+        partial(animated, alpha=128), loss=1.5, opencv=None, lost="transparent"
+    ),
+    "tiles.avif": Animal(partial(tiled, codec="libsvtav1"), frames=1, loss=1.5, opencv=None),
     "photo.jpg": Animal(partial(picture, suffix=".jpg"), frames=1, loss=0.7),
     "photo, turned.jpg": Animal(partial(picture, suffix=".jpg", exif=6), 1, turn=-90, loss=0.7, opencv=None),
     "picture.png": Animal(partial(picture, suffix=".png"), frames=1, loss=1.5),

@@ -60,6 +60,9 @@ def verify(
     """
     before = examine(source, start=start, end=end, rate=rate)
     after = examine(result, rate=before.clip.rate)
+    if after.sounds is None:  # it starts with its first picture
+        before.end -= before.times[0]
+        before.times = [time - before.times[0] for time in before.times]
     tick = max(before.clip.time_base, after.clip.time_base)
     return [
         _same("frames that can't be decoded", 0, after.undecodable),
@@ -118,7 +121,7 @@ def _colour(before: Facts, after: Facts) -> Check:
 
 def _sounds(before: Facts, after: Facts) -> Iterator[Check]:
     if after.sounds is None:
-        yield Check("sound", True, "a sequence of pictures has none")
+        yield Check("sound", True, "the result can't hold any")
         return
     yield _same("sound", _streams(before.sounds or []), _streams(after.sounds))
     for number, (was, now) in enumerate(zip(before.sounds or [], after.sounds, strict=False), 1):

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import av
+from av.container import InputContainer
 from av.stream import Disposition
+from av.video.stream import VideoStream
 
 # The tags of streams that are copied. Others, such as Matroska's sizes and durations, change with a cut.
 STREAM_TAGS = {"language", "title", "handler_name"}  # the last is MP4's title
@@ -40,10 +42,9 @@ class About:
         if container is None:
             return cls()
         with container:
-            videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-            if not videos:
+            video = video_of(container)
+            if video is None:
                 return cls()
-            video = videos[0]
             said = [video.metadata, container.metadata, *(each.metadata for each in container.streams.data)]
             codes = [tags[key] for tags in said for key in tags if key.lower() == "timecode"]
             return cls(
@@ -68,6 +69,12 @@ class About:
             if first < last:
                 cut.append({**chapter, "start": round(first / unit), "end": round(last / unit)})
         return cut
+
+
+def video_of(container: InputContainer) -> VideoStream | None:
+    """Return the video of a file: not a cover, and not the still that an animated AVIF starts with."""
+    videos = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
+    return next((each for each in videos if each.frames != 1), videos[0] if videos else None)
 
 
 def _is_own(key: str, tags: dict[str, str]) -> bool:

@@ -1,10 +1,11 @@
-"""Cameras and streams, by OpenCV: frames come as they come, once, and nobody knows how many."""
+"""What OpenCV reads: cameras and streams, whose frames come once, and files that only OpenCV can read."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from time import monotonic
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from zs2kit.clip import Clip, Color, Frame
+from zs2kit.clip import Anew, Clip, Color, Frame
 from zs2kit.errors import ClipError, UsageError, notify
 
 _CLOCK = Fraction(1, 90_000)
@@ -37,14 +38,37 @@ def capture(source: int | str, *, end: Fraction | float | None = None) -> Clip:
     name = f"camera {source}" if isinstance(source, int) else source
     if end is None:
         raise UsageError(f"{name} has no end", "say after how many seconds to stop, with `end`")
-    _hush()
+    hush()
     opened = cv2.VideoCapture(source)
     if not opened.isOpened():
         raise ClipError(f"there is no {name}" if isinstance(source, int) else f"{name} can't be opened")
     return captured(opened, name, float(end))
 
 
-def captured(source: Any, name: str = "the capture", end: float | None = None) -> Clip:
+def described(path: Path) -> Clip | None:
+    """Return a clip of what OpenCV finds in a file; None if that is nothing."""
+    import cv2
+
+    try:
+        name = os.fspath(path)
+        name.encode()
+    except UnicodeEncodeError:  # OpenCV crashes on such a name
+        return None
+    hush()
+
+    def opened() -> Clip:
+        return captured(cv2.VideoCapture(name), name, is_file=True)
+
+    try:
+        clip = opened()
+    except ClipError:
+        return None
+    return replace(clip, frames=Anew(lambda: iter(opened())), source=path)
+
+
+def captured(
+    source: Any, name: str = "the capture", end: float | None = None, *, is_file: bool | None = None
+) -> Clip:
     """Return a clip of an open ``cv2.VideoCapture``; of a file, with the times that it tells."""
     import cv2
 
@@ -53,7 +77,10 @@ def captured(source: Any, name: str = "the capture", end: float | None = None) -
         raise ClipError(f"{name} gives no picture", "check that it is on, and that nobody else uses it")
     height, width = first.shape[:2]
     rate = Fraction(source.get(cv2.CAP_PROP_FPS) or 25).limit_denominator(1001)
-    is_file = source.get(cv2.CAP_PROP_FRAME_COUNT) > 0
+    columns, rows = source.get(cv2.CAP_PROP_SAR_NUM), source.get(cv2.CAP_PROP_SAR_DEN)
+    aspect = Fraction(int(columns), int(rows)) if columns >= 1 and rows >= 1 else Fraction(1)
+    if is_file is None:
+        is_file = source.get(cv2.CAP_PROP_FRAME_COUNT) > 0
 
     def frames() -> Iterator[Frame]:
         image, last, started, count = first, -1, monotonic(), 0
@@ -70,10 +97,19 @@ def captured(source: Any, name: str = "the capture", end: float | None = None) -
                     notify("ended", f"{name} has ended, after {count} frames; what has come is used")
                 return
 
-    return Clip(frames(), width, height, rate, _CLOCK, color=Color().resolve(width, height), silent=True)
+    return Clip(
+        frames(),
+        width,
+        height,
+        rate,
+        _CLOCK,
+        sample_aspect_ratio=aspect,
+        color=Color().resolve(width, height),
+        silent=True,  # as far as OpenCV can tell
+    )
 
 
-def _hush() -> None:
+def hush() -> None:
     """Keep OpenCV from printing errors that we report ourselves."""
     import cv2
 

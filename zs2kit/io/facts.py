@@ -14,7 +14,10 @@ from av.video.format import VideoFormat
 
 from zs2kit.clip import Clip
 from zs2kit.errors import ClipError
+from zs2kit.io.about import video_of
+from zs2kit.io.output import CODECS, codec_for
 from zs2kit.io.reading import demux, is_turned, read, seek, shown
+from zs2kit.io.seeking import FileFrames
 
 
 @dataclass
@@ -39,7 +42,7 @@ class Facts:
     end: Fraction  # of the last frame
     turned: bool  # a tag tells players to turn or mirror the pictures
     undecodable: int  # how many frames are replaced by a neighbour
-    sounds: list[Sound] | None  # None for a sequence of pictures, which can't have any
+    sounds: list[Sound] | None  # None for a sequence of pictures or an animation, which can't have any
 
 
 def examine(
@@ -56,7 +59,7 @@ def examine(
     """
     is_sequence = not os.path.lexists(path)
     clip = read(path, start=start, end=end, rate=rate if is_sequence else None)
-    if is_sequence:
+    if not isinstance(clip.frames, FileFrames):  # PyAV has no part in it
         moments = [(frame.pts, frame.duration, True) for frame in clip]
         codec, turned = Path(path).suffix[1:].lower(), False
     else:
@@ -66,7 +69,7 @@ def examine(
         moments = [(first.pts, first.duration, first.own)]
         moments += [(pts, duration, own) for _, pts, duration, own in pictures]
     first_shown = moments[0][0] * clip.time_base
-    sounds = None if is_sequence else _sounds(clip, first_shown)
+    sounds = None if is_sequence or CODECS[codec_for(Path(path))].animation else _sounds(clip, first_shown)
     begin = first_shown
     if clip.start is None and begin >= 0:
         begin = max(Fraction(0), min([begin, *(each.times[0] for each in sounds or [] if each.times)]))
@@ -87,7 +90,8 @@ def examine(
 
 def _codec(path: str | Path) -> str:
     with av.open(f"file:{path}", metadata_errors="replace") as container:
-        return container.streams.video[0].codec_context.name
+        video = video_of(container)
+        return video.codec_context.name if video and video.codec_context else "unknown"
 
 
 def _sounds(clip: Clip, begin: Fraction) -> list[Sound]:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from zs2kit.encoding import Encoding
     from zs2kit.io.sequence import Pattern
 
-FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}  # suffix -> muxer
+CodecName = Literal["h264", "ffv1", "prores", "png", "tiff", "dpx", "exr", "jpeg", "gif", "webp"]
+
+FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}  # suffix of a film -> muxer
 PICTURES = {".png", ".tif", ".tiff", ".dpx", ".exr", ".jpg", ".jpeg"}  # suffixes of the files of sequences
 
 _RGB, _LIMITED_RANGE, _FULL_RANGE = 0, 1, 2  # FFmpeg's numbers
@@ -43,6 +45,7 @@ class Codec:
     quality: int | None = None  # the usual constant rate factor; None if there is only one quality
     segments: str = "nut"  # the muxer of segments: NUT takes any clock, but not every codec
     reorder: int = 0  # a frame leaves the encoder at most this many frames before its turn
+    animation: str = ""  # FFmpeg's name of the encoder that stores all segments anew, as an animation
 
 
 def halved(pix_fmt: str) -> tuple[bool, bool]:
@@ -95,6 +98,10 @@ def _shown(source: Encoding) -> Encoding:
     return replace(source, bits=8, floating=False, alpha=False, light="display")
 
 
+def _shown_with_alpha(source: Encoding) -> Encoding:
+    return replace(_shown(source), alpha=source.alpha)
+
+
 def _whole(source: Encoding) -> Encoding:
     """Whole numbers, as a display shows them."""
     return replace(source, bits=16 if source.floating else source.bits, floating=False, light="display")
@@ -124,6 +131,19 @@ def _prores_color(color: Color) -> Color:
 
 def _jpeg_color(color: Color) -> Color:
     return replace(color, colorspace=6, range=_FULL_RANGE)  # the only one of JPEG
+
+
+def _animation(encoder: str, suffix: str, bits: float) -> Codec:
+    return Codec(
+        "ffv1",
+        (suffix,),
+        {"g": "1"},
+        bits,
+        lambda clip: "bgra" if clip.encoding.alpha else "bgr0",
+        _rgb_color,
+        _shown_with_alpha,
+        animation=encoder,
+    )
 
 
 CODECS = {
@@ -177,16 +197,20 @@ CODECS = {
         _shown,
         segments="mov",
     ),
+    # Animations for the web
+    "gif": _animation("gif", ".gif", bits=4.0),
+    "webp": _animation("libwebp_anim", ".webp", bits=1.0),
 }
-
-
-_BY_ENDING = {f".{each.rpartition('.')[2]}": name for name, it in CODECS.items() for each in it.suffixes}
 
 
 def codec_for(path: Path) -> str:
     """Return the codec that the ending of a file's name stands for."""
-    suffix = path.suffix.lower()
-    return "h264" if suffix in FORMATS else _BY_ENDING.get(suffix, "h264")
+    ending = path.suffix.lower()
+    return next((name for name, it in CODECS.items() if ending in map(_ending, it.suffixes)), "h264")
+
+
+def _ending(suffix: str) -> str:
+    return f".{suffix.rpartition('.')[2]}"
 
 
 @dataclass(frozen=True)
@@ -197,18 +221,22 @@ class Output:
     """
 
     path: Path = field(metadata={"positional": True})
-    codec: Literal["h264", "ffv1", "prores", "png", "tiff", "dpx", "exr", "jpeg"] | None = option(
+    codec: CodecName | None = option(
         None,
         "How the result is stored: h264, for players; ffv1, lossless, in .mkv; prores, for video editors, in "
-        ".mov or .mkv; the others are pictures, named NAME.%04d.png.",
+        ".mov or .mkv; gif and webp, for the web; the others are pictures, named NAME.%04d.png.",
         shown="as the result's name says; h264 for .mp4, .mov and .mkv",
     )
     quality: int | None = option(
         None,
-        "The constant rate factor of h264: 0 is lossless, 51 the worst.",
+        "The constant rate factor of h264: 0 is lossless, which many players don't show, 51 the worst.",
         minimum=0,
         maximum=51,
         shown="18",
+    )
+    even_size: bool = option(
+        False,
+        "If a side is odd, add a row or a column: h264 of odd sizes is 4:4:4, which many players don't show.",
     )
     start_number: int | None = option(
         None,
@@ -238,11 +266,12 @@ class Output:
             raise UsageError(
                 f"can't write {path.name}: pictures are numbered", f"name them {path.stem}.%04d{path.suffix}"
             )
-        if suffix not in FORMATS and not pattern:
+        if not any(suffix in map(_ending, it.suffixes) for it in CODECS.values()):
+            endings = ", ".join([*FORMATS, ".gif", ".webp"])
             raise UsageError(
-                f"can't write {path.name}", f"give it a name that ends in {', '.join(FORMATS)} or .%04d.png"
+                f"can't write {path.name}", f"give it a name that ends in {endings} or .%04d.png"
             )
-        if suffix not in (each.rpartition("%04d")[2] for each in suffixes):
+        if suffix not in map(_ending, suffixes):
             raise UsageError(
                 f"can't write {path.name}: {name} goes into {' or '.join(suffixes)}",
                 "change the name's ending, or the codec",
@@ -254,11 +283,27 @@ class Output:
             )
         if self.quality is not None and self.store.quality is None:
             raise UsageError(f"`quality` is for h264, but {name} has only one quality", "leave it out")
+        if self.even_size and self.store.encoder != "libx264":
+            raise UsageError(f"`even_size` is for h264, but {name} stores any size", "leave it out")
 
     @property
     def store(self) -> Codec:
         """The codec."""
         return CODECS[self.codec or codec_for(self.path)]
+
+    @property
+    def is_film(self) -> bool:
+        """Whether the result is a file that can hold sound."""
+        return not (self.pattern or self.store.animation)
+
+    def size(self, clip: Clip) -> tuple[int, int]:
+        """Return the (width, height) with which the pictures of ``clip`` are stored."""
+        even = 2 if self.even_size else 1
+        return -(-clip.width // even) * even, -(-clip.height // even) * even
+
+    def pix_fmt(self, clip: Clip) -> str:
+        """Return FFmpeg's name of the pixel format in which ``clip`` is stored."""
+        return "yuv420p" if self.even_size else self.store.pix_fmt(clip)
 
     @property
     def pattern(self) -> Pattern | None:
@@ -299,6 +344,8 @@ class Output:
                     f"{path} exists", "choose another name, or allow overwriting: `overwrite=True`"
                 )
         _touch(path, path.name)
+        if not self.is_film:
+            return
         with copied(clip, self.sound) as (_, streams):
             sounds = [stream for stream in streams if stream.type == "audio"]
             for stream in sounds:
@@ -339,7 +386,7 @@ class Output:
 
         names = {"audio": "sound", "subtitle": "subtitles"}
         with copied(clip, self.sound) as (_, streams):
-            held = [] if self.pattern else [each for each in streams if holds(self.path, each)]
+            held = [each for each in streams if self.is_film and holds(self.path, each)]
             return [f"{names[each.type]} ({codec_of(each)})" for each in held]
 
     def tell_losses(self, clip: Clip) -> None:
@@ -347,42 +394,60 @@ class Output:
         from zs2kit.io.about import About, later
         from zs2kit.io.streams import codec_of, copied, holds
 
-        path, source, pictures = self.path, clip.source, self.pattern is not None
+        path, source, film = self.path, clip.source, self.is_film
         with copied(clip, self.sound) as (_, streams):
             names = {"audio": "sound track", "subtitle": "subtitle track"}
             unheld = [
                 f"{names[stream.type]} {stream.index} ({codec_of(stream)})"
                 for stream in streams
-                if pictures or not holds(path, stream)
+                if not film or not holds(path, stream)
             ]
-        if pictures and unheld:
+        if not film and unheld:
             notify(
                 "streams-lost",
-                f"{path} is a sequence of pictures, which can't hold the sound and the subtitles of {source}",
+                f"{path} is {'an animation' if self.store.animation else 'a sequence of pictures'}, which "
+                f"can't hold the sound and the subtitles of {source}",
             )
         elif unheld:
             notify(
                 "streams-lost",
                 f"{path.suffix} can't hold everything in {source}; left out: {', '.join(unheld)}",
             )
-        if (
-            self.store.encoder == "libx264"
-            and source is not None
-            and halved(self.store.pix_fmt(clip)) > halved(clip.pix_fmt)
-        ):
+        stored = "yuv420p" if self.store.animation == "libwebp_anim" else self.pix_fmt(clip)
+        if source is not None and halved(stored) > halved(clip.pix_fmt):
             notify(
                 "colours-halved",
-                f"{path} has one colour sample for each 2x2 pixels, as players expect of h264, but {source} "
-                "has more",
+                f"{path} has one colour sample for each 2x2 pixels, but {source} has more",
                 "to keep them, use `codec='ffv1'` or `codec='prores'`",
             )
+        if stored == "yuv444p":
+            notify(
+                "players",
+                f"{path} has an odd size, {clip.width}x{clip.height}, so it is h264 in 4:4:4, which many "
+                "players don't show",
+                "`even_size=True` adds a row or a column, and then all do",
+            )
         self._tell_light(clip)
+        if self.store.animation:
+            self._tell_web(clip)
         about = About.of(source)
-        if not pictures and about.timecode and later(about.timecode, 0, clip.rate) is None:
+        if film and about.timecode and later(about.timecode, 0, clip.rate) is None:
             notify(
                 "timecode-lost",
                 f"the timecode {about.timecode} of {source} isn't valid for {float(clip.rate):g} frames per "
                 f"second, so {path} has none",
+            )
+
+    def _tell_web(self, clip: Clip) -> None:
+        """Send notices about what browsers don't show as it is."""
+        if self.store.animation == "gif":
+            notify("colours-lost", f"{self.path} has 256 colours", "a .webp file has all of them")
+            if clip.encoding.alpha:
+                notify("alpha-lost", f"a pixel of {self.path} is transparent or opaque, nothing in between")
+        if clip.sample_aspect_ratio != 1:
+            notify(
+                "aspect-lost",
+                f"the pixels of {clip.source} are not square, but browsers show {self.path} as if they were",
             )
 
     def _tell_light(self, clip: Clip) -> None:
@@ -418,14 +483,15 @@ class Output:
         """Return what the file depends on beside the frames, for JSON."""
         import av
 
+        width, height = self.size(clip)
         return {
             "zs2kit": __version__,
             "av": av.__version__,
             "codec": self.codec or codec_for(self.path),
             "quality": self.store.quality if self.quality is None else self.quality,
             "sound": self.sound,
-            "width": clip.width,
-            "height": clip.height,
+            "width": width,
+            "height": height,
             "rate": str(clip.rate),
             "time base": str(clip.time_base),
             "sample aspect ratio": str(clip.sample_aspect_ratio),
@@ -455,7 +521,7 @@ def name_beside(clip: Path, word: str, codec: str | None = None) -> Path:
         stem = pattern.before.rstrip("._- ")
         suffix = clip.name[len(stem) :]
     suffixes = CODECS[codec or (codec_for(clip) if pattern else "h264")].suffixes
-    if f".{suffix.rpartition('.')[2]}".lower() not in (each.rpartition("%04d")[2] for each in suffixes):
+    if _ending(suffix).lower() not in map(_ending, suffixes):
         suffix = suffixes[0]
     return clip.with_name("-".join(filter(None, [stem, word])) + suffix)
 

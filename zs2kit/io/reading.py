@@ -14,24 +14,28 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache, partial
 from heapq import heapify, heappop, heappush
-from itertools import chain, islice, pairwise
+from itertools import chain, islice, pairwise, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
-import av.filter
 import numpy as np
+from av.codec import CodecContext
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition, Stream
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from zs2kit.clip import Anew, Clip, Color, Frame
 from zs2kit.encoding import Encoding
 from zs2kit.errors import ClipError, UsageError, notify
+from zs2kit.io import cameras, pillow
 from zs2kit.io import showing as showing  # so that clips show themselves in notebooks
+from zs2kit.io.about import video_of
 from zs2kit.io.cameras import address_of, capture, captured
+from zs2kit.io.filters import graph, pulled
 from zs2kit.io.pictures import DECODERS, Upright, encoding_of, rgb, upright_of
 from zs2kit.io.seeking import DecordFrames, FileFrames
 from zs2kit.io.sequence import RATE, Pattern, read_sequence
@@ -119,13 +123,16 @@ def read(
             else:
                 frames = FileFrames(clip, skip, _pyav_frames, frame_times)
             shows = shown(clip)
-    except _Undecodable:
-        described = _describe_with_opencv(source)
-        if described is None:
+    except _Undecodable as error:
+        whole = pillow.described(source) or (
+            None if isinstance(error, _Composed) else cameras.described(source)
+        )
+        if whole is None:
             raise
-        clip = replace(described, start=begin, end=stop)
-        frames = Anew(partial(_opencv_frames, clip, skip))
-        shows = _captured(clip)
+        clip = replace(whole, start=begin, end=stop)
+        clip.frame_count = whole.frame_count if (begin, stop) == (None, None) else None
+        frames = Anew(partial(_part, clip, skip))
+        shows = _part(clip)
     count = None if clip.frame_count is None else max(1, clip.frame_count - skip)
     opened = replace(clip, frames=frames, frame_count=count)
     if (begin, stop, skip) != (None, None, 0) and next(islice(shows, skip, None), None) is None:
@@ -225,6 +232,27 @@ class _Undecodable(ClipError):
     """PyAV finds no picture in the file, but another reader may."""
 
 
+class _Composed(_Undecodable):
+    """The file is a photo, or an animation, that consists of parts, of which PyAV sees each by itself."""
+
+
+def _check_composed(source: Path, container: InputContainer, video: VideoStream) -> None:
+    """Raise `_Composed` for an AVIF or HEIF that consists of tiles, and for an AVIF with alpha."""
+    kinds = [each.codec_context.format for each in container.streams.video if each.codec_context]
+    is_avif = container.metadata.get("major_brand") in ("avif", "avis")
+    if video.disposition & Disposition.dependent:
+        parts = "tiles"
+    elif is_avif and len({kind and len(kind.components) for kind in kinds}) > 1:
+        parts = "a picture and its alpha"
+    else:
+        return
+    if any(part.bits > 8 for kind in kinds if kind for part in kind.components):
+        raise ClipError(f"{source} consists of {parts}, of more than 8 bits", "convert it to PNG of 16 bits")
+    raise _Composed(
+        f"{source} consists of {parts}", "convert it to PNG, or install pillow-heif, which reads it"
+    )
+
+
 @contextmanager
 def _open(source: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Within this context a file and its first video stream are open; a sound file's cover is no video.
@@ -241,19 +269,20 @@ def _open(source: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     with container:
         if container.format.name in _TEXT_FORMATS:
             raise ClipError(f"{source} is text, not a video", "name a video file")
-        videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not videos and container.streams.audio:
+        video = video_of(container)
+        if video is None and container.streams.audio:
             raise ClipError(f"{source} has sound but no picture", "name a video file")
-        if not videos:
+        if video is None:
             raise _Undecodable(
                 f"{source} has no picture, or is cut short before the first one", "name a video file"
             )
-        if not videos[0].codec_context:
+        if not video.codec_context:
             raise _Undecodable(
                 f"{source} is encoded in a way that FFmpeg doesn't know", "convert it to H.264"
             )
+        _check_composed(source, container, video)
         try:
-            yield container, videos[0]
+            yield container, video
         except av.FFmpegError as error:
             raise ClipError(
                 f"{source} can't be read to its end ({error.strerror})", "get a complete copy of it"
@@ -354,14 +383,25 @@ class _Due:
 
 def _decode(container: InputContainer, stream: VideoStream, due: _Due | None = None) -> Iterator[VideoFrame]:
     """Decode what can be decoded: a damaged packet costs at most its picture and those predicted from it."""
+    decoder = _decoder(stream)
     for packet, shown in chain(_packets(container, stream), [(None, False)]):
         if due and packet:
             due.add(packet, shown)
         try:
-            pictures = stream.decode(packet)
+            pictures = decoder.decode(packet)
         except av.FFmpegError:
             continue
         yield from pictures
+
+
+def _decoder(stream: VideoStream) -> VideoCodecContext:
+    """Return what decodes a video; for VP8 and VP9 with alpha, libvpx, as FFmpeg's own leave that out."""
+    wanted = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
+    if wanted is None or stream.metadata.get("alpha_mode") != "1":
+        return stream.codec_context
+    decoder = CodecContext.create(wanted, "r")
+    assert isinstance(decoder, VideoCodecContext)
+    return decoder
 
 
 class Shown(NamedTuple):
@@ -488,10 +528,6 @@ def _describe(source: Path, deinterlace: bool = False) -> Clip:
         found = [(stream, frame.pts)]
         starts = [pts * each.time_base for each, pts in told + found if pts is not None and each.time_base]
         encoding = encoding_of(frame)
-        if (
-            stream.metadata.get("alpha_mode") == "1" and not encoding.alpha
-        ):  # VP8's and VP9's, beside the picture
-            notify("transparent", f"{source} is transparent in places; the result will not be")
         color = _color(frame).resolve(frame.width, frame.height)
         if encoding.alpha:
             pixels = rgb(frame, encoding, color, (frame.width, frame.height))
@@ -618,36 +654,27 @@ def _pyav_frames(clip: Clip, skip: int = 0) -> Iterator[Frame]:
 
 def _deinterlaced(pictures: Iterator[Shown]) -> Iterator[Shown]:
     """Make a whole picture of each, from its own halves and its neighbours'."""
-    graph: Any = None
+    bwdif: Any = None
     kind = None
     waiting: deque[Shown] = deque()
 
     def done() -> Iterator[Shown]:
-        with suppress(av.BlockingIOError, av.EOFError):
-            while True:
-                picture = graph.vpull()
-                yield waiting.popleft()._replace(picture=picture, own=True)
+        for picture in pulled(bwdif):
+            yield waiting.popleft()._replace(picture=picture, own=True)
 
     for number, each in enumerate(pictures):
         found = each.picture.width, each.picture.height, each.picture.format.name
-        if found != kind:
-            if graph is not None:
-                graph.push(None)
-                yield from done()
-            graph, kind = av.filter.Graph(), found
-            graph.link_nodes(
-                graph.add_buffer(
-                    width=found[0], height=found[1], format=each.picture.format, time_base=Fraction(1, 90_000)
-                ),
-                graph.add("bwdif", "mode=send_frame:deint=all"),
-                graph.add("buffersink"),
-            ).configure()
-        waiting.append(each)
         each.picture.pts, each.picture.time_base = number * 3600, Fraction(1, 90_000)
-        graph.push(each.picture)
+        if found != kind:
+            if bwdif is not None:
+                bwdif.push(None)
+                yield from done()
+            bwdif, kind = graph("bwdif", "mode=send_frame:deint=all", each.picture), found
+        waiting.append(each)
+        bwdif.push(each.picture)
         yield from done()
-    if graph is not None:
-        graph.push(None)
+    if bwdif is not None:
+        bwdif.push(None)
         yield from done()
 
 
@@ -667,56 +694,8 @@ def seek(container: InputContainer, stream: Stream, start: Fraction) -> None:
             container.seek(math.floor((start - 1) / stream.time_base), stream=stream)
 
 
-def _describe_with_opencv(source: Path) -> Clip | None:
-    import cv2
-
-    try:
-        os.fspath(source).encode()
-    except UnicodeEncodeError:  # OpenCV crashes on such a name
-        return None
-    # OpenCV would print errors that we report ourselves; its FFmpeg is silenced by an environment variable.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    capture = cv2.VideoCapture(str(source))
-    found, image = capture.read()
-    if not found:
-        return None
-    rate = Fraction(capture.get(cv2.CAP_PROP_FPS) or 25).limit_denominator(1001)
-    aspect = capture.get(cv2.CAP_PROP_SAR_NUM), capture.get(cv2.CAP_PROP_SAR_DEN)
-    capture.release()
-    return Clip(
-        frames=(),
-        width=image.shape[1],
-        height=image.shape[0],
-        rate=rate,
-        time_base=Fraction(1, 90_000),
-        source=source,
-        sample_aspect_ratio=Fraction(int(aspect[0]), int(aspect[1])) if all(aspect) else Fraction(1),
-        color=Color().resolve(image.shape[1], image.shape[0]),
-        silent=True,  # as far as OpenCV can tell
-    )
-
-
-def _opencv_frames(clip: Clip, skip: int = 0) -> Iterator[Frame]:
-    return islice(_captured(clip), skip, None)
-
-
-def _captured(clip: Clip) -> Iterator[Frame]:
-    import cv2
-
+def _part(clip: Clip, skip: int = 0) -> Iterator[Frame]:
+    """Yield the frames between the clip's start and end, of a clip whose ``frames`` are all of its file's."""
     begin, stop = _ticks(clip)
-    last = -1
-    capture = cv2.VideoCapture(str(clip.source))
-    try:
-        while True:
-            found, image = capture.read()
-            if not found:
-                return
-            seconds = Fraction(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
-            last = max(last + 1, round(seconds / clip.time_base))
-            if last >= stop:
-                return
-            if last >= begin:
-                yield Frame(image[:, :, ::-1].astype(np.uint8), last, frame_ticks(clip))
-    finally:
-        capture.release()
+    within = takewhile(lambda frame: frame.pts < stop, clip.frames)
+    return islice((frame for frame in within if frame.pts >= begin), skip, None)

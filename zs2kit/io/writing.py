@@ -26,6 +26,7 @@ from zs2kit.clip import Clip, Color, Frame
 from zs2kit.encoding import Encoding
 from zs2kit.errors import ClipError, Receiver, notify, receiving
 from zs2kit.io.about import STREAM_TAGS, About, later
+from zs2kit.io.animations import write_animation
 from zs2kit.io.matroska import write_aspect
 from zs2kit.io.output import FORMATS, Output
 from zs2kit.io.pictures import SWSCALE_WHITE
@@ -92,7 +93,17 @@ def write(
                     finished = _pictures(clip, journal, output)
                 else:
                     finished = {folder / path.name: path}
-                    _join(folder / path.name, clip, about, journal, output)
+                    if output.is_film:
+                        _join(folder / path.name, clip, about, journal, output)
+                    else:
+                        ends = [*journal.times, journal.times[-1] + journal.duration]
+                        write_animation(
+                            folder / path.name,
+                            output.store.animation,
+                            clip,
+                            sorted(folder.glob("*.segment")),
+                            [pts * clip.time_base for pts in ends],
+                        )
             except av.FFmpegError as error:
                 raise unwritable(path, error) from error
             try:
@@ -119,17 +130,18 @@ def _output(path: Path, muxer: str | None = None) -> OutputContainer:
 def _encode(clip: Clip, journal: Journal, output: Output, progress: Report | None) -> None:
     """Encode the frames into segments until the journal is complete; pts in the segments start at 0."""
     store = output.store
-    pix_fmt, color = store.pix_fmt(clip), _stored_color(output, clip)
+    pix_fmt, color = output.pix_fmt(clip), _stored_color(output, clip)
+    size, encoding = output.size(clip), store.encoding(clip.encoding)
     options: dict[str, Any] = dict(store.options)
     if store.encoder == "exr":
-        options["format"] = "half" if store.encoding(clip.encoding).bits == 16 else "float"
+        options["format"] = "half" if encoding.bits == 16 else "float"
     if store.quality is not None:
         options["crf"] = str(store.quality if output.quality is None else output.quality)
     times = journal.times[: journal.finished]
     frames = journal.frames(progress)
     while (first := next(frames, None)) is not None:
         with _output(segment_file(journal.folder, len(times)), store.segments) as container:
-            stream = container.add_stream(store.encoder, clip.rate, width=clip.width, height=clip.height)
+            stream = container.add_stream(store.encoder, clip.rate, width=size[0], height=size[1])
             assert isinstance(stream, VideoStream)
             stream.pix_fmt = pix_fmt
             stream.codec_context.time_base = clip.time_base
@@ -137,7 +149,7 @@ def _encode(clip: Clip, journal: Journal, output: Output, progress: Report | Non
             stream.options = options
             for frame in chain([first], islice(frames, journal.segment - 1)):
                 _check(frame, len(times), clip, times[-1] if times else None)
-                picture = _picture(frame, clip, store.encoding(clip.encoding), color, pix_fmt)
+                picture = _picture(frame, clip, encoding, color, pix_fmt, size)
                 times.append(frame.pts)
                 picture.pts, picture.time_base = frame.pts - times[0], clip.time_base
                 container.mux(stream.encode(picture))
@@ -204,12 +216,16 @@ def _array(frame: Frame, source: Encoding, target: Encoding, pix_fmt: str) -> tu
     return numbers, "rgba64le" if target.alpha else "rgb48le"
 
 
-def _picture(frame: Frame, clip: Clip, target: Encoding, color: Color, pix_fmt: str) -> VideoFrame:
-    """Return a frame in the form that the encoder takes.
+def _picture(
+    frame: Frame, clip: Clip, target: Encoding, color: Color, pix_fmt: str, size: tuple[int, int]
+) -> VideoFrame:
+    """Return a frame in the form that the encoder takes, at a ``size`` (width, height) that isn't smaller.
 
     Our reader repeats a colour sample of 4:2:0 over 2x2 pixels; averaging over them gives it back unchanged.
     """
     numbers, name = _array(frame, clip.encoding, target, pix_fmt)
+    if size != (clip.width, clip.height):
+        numbers = np.pad(numbers, ((0, size[1] - clip.height), (0, size[0] - clip.width), (0, 0)), "edge")
     picture = VideoFrame.from_ndarray(np.ascontiguousarray(numbers), format=name)
     if color.colorspace == _RGB:
         if pix_fmt != name:
@@ -277,7 +293,7 @@ def _join(target: Path, clip: Clip, about: About, journal: Journal, output: Outp
     if target.suffix.lower() != ".mkv" and both:
         link_chapters(target, chapters)
     if target.suffix.lower() == ".mkv" and clip.sample_aspect_ratio != 1:
-        write_aspect(target, clip.sample_aspect_ratio * clip.width / clip.height)
+        write_aspect(target, clip.sample_aspect_ratio * Fraction(*output.size(clip)))
 
 
 def _describe(
