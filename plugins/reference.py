@@ -30,9 +30,10 @@ ADAPTERS = {
 
 @dataclass(eq=False)
 class Reference(Plugin):
-    """Draws what a picture of yours shows, with an IP-Adapter: someone's look, a place, a style.
+    """Draws what a picture of yours shows: someone's look, a place, a style.
 
-    Only the middle of the picture is used, cut to a square. The prompt counts, too, so don't let it name
+    Stable Diffusion sees it by an IP-Adapter, which uses only the middle of the picture, cut to a square.
+    FLUX.1 Kontext and FLUX.2 see the whole picture themselves. The prompt counts, too, so don't let it name
     what the picture should decide. Without a picture, each shot uses its own first frame, as it is drawn
     without the plugin, so that the figures change less.
     """
@@ -44,7 +45,7 @@ class Reference(Plugin):
     )
     scale: float = option(
         1.0,
-        "How much the picture counts, compared with the prompt; 0 means not at all.",
+        "How much the picture counts, compared with the prompt; 0 means not at all. FLUX takes 0 and 1 only.",
         minimum=0,
         maximum=1,
     )
@@ -62,8 +63,35 @@ class Reference(Plugin):
 
     @hookimpl
     def setup(self, model: Model, denoiser: Denoiser) -> None:
+        self._as_tokens = model.network.shows
         if self.scale == 0:
             return
+        if self._as_tokens:
+            self._check_tokens(model)
+            self._picture = None if self.image is None else _read(self.image)
+        else:
+            self._adapt(model, denoiser)
+
+    def _check_tokens(self, model: Model) -> None:
+        if model.network.edits:
+            raise ModelError(
+                f"reference: {model.name} reads its pictures together with the prompt, and zs2kit shows it the "
+                "source only",
+                "use FLUX.2, or Stable Diffusion",
+            )
+        if self.scale != 1:
+            raise UsageError(
+                f"`reference.scale` can't be {self.scale:g}, since {model.name} sees a picture or doesn't",
+                "use 1 or 0",
+            )
+        if self.adapter:
+            raise UsageError(
+                f"`reference.adapter` has no effect with {model.name}, which sees pictures by itself",
+                "leave it out",
+            )
+
+    def _adapt(self, model: Model, denoiser: Denoiser) -> None:
+        """Have the U-Net use the adapter whenever a chunk is sampled."""
         from PIL import Image
         from transformers import CLIPVisionModelWithProjection
 
@@ -138,13 +166,20 @@ class Reference(Plugin):
         self._shown, self._blank = shown[:, None], blank[:, None]  # (1, pictures, ...)
 
     @hookimpl
-    def prepare(self, chunk: Chunk) -> None:
-        if not self.wants_first:
+    def prepare(self, chunk: Chunk, model: Model) -> None:
+        if self.scale == 0:
             return
         from PIL import Image
 
-        if chunk.first is not None:
-            self._show(Image.fromarray(chunk.first))
+        first = None if chunk.first is None else Image.fromarray(chunk.first)
+        if self._as_tokens:
+            picture = first if self.wants_first else self._picture
+            self._tokens = [_encoded(picture, model, chunk.height * chunk.width)] if picture else []
+            return
+        if not self.wants_first:
+            return
+        if first:
+            self._show(first)
         for processor in self._processors.values():
             processor.scale = [0.0 if chunk.first is None else self.scale]
 
@@ -152,8 +187,24 @@ class Reference(Plugin):
     def denoiser_inputs(self, branch: Branch, latents: torch.Tensor) -> DenoiserInputs | None:
         if self.scale == 0:
             return None
+        if self._as_tokens:
+            return DenoiserInputs(shown=self._tokens)
         embeds = self._shown if branch.conditional else self._blank
         return DenoiserInputs(conditions={"image_embeds": [embeds.to(latents.dtype)]})
+
+
+def _encoded(picture: Any, model: Model, area: int) -> torch.Tensor:
+    """Return the latents (1, channels, height, width) of a picture of at most ``area`` pixels, or made so."""
+    import numpy as np
+    import torch
+
+    shrunk = min(1.0, (area / (picture.width * picture.height)) ** 0.5)
+    width, height = (
+        max(1, round(shrunk * side / model.multiple)) * model.multiple
+        for side in (picture.width, picture.height)
+    )
+    pixels = torch.from_numpy(np.array(picture.resize((width, height)))).permute(2, 0, 1)[None]
+    return model.encode(pixels.to(model.device) / 127.5 - 1)
 
 
 @contextmanager

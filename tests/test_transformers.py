@@ -23,7 +23,7 @@ import zs2kit
 from zs2kit import Model, Plugin, cli, hookimpl
 from zs2kit.attention import TemporalMomentum, attached, self_attention
 from zs2kit.carry import Carry
-from zs2kit.errors import ModelError, UsageError
+from zs2kit.errors import ModelError, PluginError, UsageError
 from zs2kit.networks.base import Branch, per_frame
 from zs2kit.networks.families import FAMILIES
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
@@ -202,6 +202,69 @@ def test_options_of_other_models_are_refused():
         zs2kit.edit(drawn_clip(1), PROMPT, model=load("flux-kontext"), plugins=[plugin])
     with pytest.raises(ModelError, match="instruct needs an Instruct-Pix2Pix model"):
         zs2kit.edit(drawn_clip(1), PROMPT, model=load("z-image"), plugins=[Instruct()])
+
+
+# Reference: a picture as further tokens, too
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("picture") / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (*SIZE, 3), np.uint8)).save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["flux-kontext", "flux2-dev", "flux2-klein-base"])
+def test_a_reference_is_shown_as_the_pipeline_does(kind, picture):
+    model = load(kind)
+    ours = {"momentum": 0, "divergence": MAX_DIVERGENCE, "guidance_scale": 3.0}
+    shown = Image.open(picture)
+    theirs = by_the_pipeline(model, [shown] * FRAMES, **EDITED[kind])
+    assert difference(pixels(model, [Reference(image=picture)], **ours), theirs) <= 1e-5
+    assert difference(pixels(model, [Reference(image=picture, scale=0)], **ours), theirs) > 1e-3
+
+
+def test_a_reference_comes_after_the_source(picture):
+    model, plugins = load("flux2-klein"), [Reference(image=picture), Instruct()]
+    (chunk,) = cut(model)
+    both = [[Image.fromarray(each), Image.open(picture)] for each in chunk.images]
+    theirs = by_the_pipeline(model, both)
+    assert difference(pixels(model, plugins, momentum=0, divergence=MAX_DIVERGENCE), theirs) <= 1e-5
+    with pytest.raises(PluginError, match="can be shown one picture only"):
+        pixels(load("flux-kontext"), plugins)
+
+
+def test_without_a_picture_the_first_frame_of_a_shot_is_the_reference():
+    model = load("flux2-klein")
+    plain, referred = pixels(model, sizes=[2, 1]), pixels(model, [Reference()], [2, 1])
+    assert difference(referred, plain) > 1e-3
+    assert difference(referred, pixels(model, [Reference()])) <= SAME
+
+
+def test_a_reference_of_any_size_is_fitted(tmp_path):
+    """A larger picture gets as many pixels as a frame has, a smaller one keeps its size."""
+    from zs2kit_plugins.reference import _encoded
+
+    model = load("flux2-klein")
+    shapes = [
+        tuple(_encoded(Image.new("RGB", size), model, SIZE[0] * SIZE[1]).shape[2:])
+        for size in [(800, 400), (32, 48), (3000, 10)]
+    ]
+    pixels = [(height * model.vae_scale, width * model.vae_scale) for height, width in shapes]
+    assert pixels == [(48, 104), (48, 32), (8, 1240)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "plugin", "message"),
+    [
+        ("qwen-image-edit-plus", Reference(), "zs2kit shows it the source only; use FLUX.2"),
+        ("flux2-klein", Reference(scale=0.5), "`reference.scale` can't be 0.5"),
+        ("flux2-klein", Reference(adapter="a.safetensors"), "`reference.adapter` has no effect"),
+    ],
+)
+def test_references_that_can_not_be_shown_are_refused(kind, plugin, message):
+    with pytest.raises((ModelError, UsageError), match=message):
+        pixels(load(kind), [Instruct(), plugin])
 
 
 # The laws, edit by edit

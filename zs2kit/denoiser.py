@@ -115,6 +115,10 @@ class Denoiser:
                     f"the condition '{min(both)}' is given twice", "use only one of the two plugins"
                 )
             conditions.update(each.conditions)
+        if shown := [picture for each in given for picture in each.shown]:
+            conditions["image_latents"] = [*conditions.get("image_latents", []), *shown]
+        if "image_latents" in conditions and not network.shows:
+            raise PluginError(f"{self.model.name} can't be shown pictures", "use another model")
         extra: list[torch.Tensor] = self.hook.channels(step=step, branch=branch, latents=latents)
         if self.surroundings is not None:
             extra = [*extra, self.surroundings]

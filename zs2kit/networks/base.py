@@ -55,12 +55,15 @@ class DenoiserInputs:
     """What a plugin adds to one call of the network.
 
     ``down`` and ``mid`` are residuals as a diffusers ControlNet returns them (already scaled); those of
-    several plugins are added up. ``conditions`` are added to those of the branch.
+    several plugins are added up. ``conditions`` are added to those of the branch. ``shown``: latents of
+    pictures that the network is shown as further tokens, (1 or frames, channels, height, width) each, if its
+    `Network.shows` says that it can be; they come after those of the branch.
     """
 
     down: Sequence[torch.Tensor] = ()
     mid: torch.Tensor | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
+    shown: Sequence[torch.Tensor] = ()
 
 
 class Network(Protocol):

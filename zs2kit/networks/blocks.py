@@ -233,8 +233,6 @@ class Blocks:
         inputs = {name: _typed(value, dtype) for name, value in conditions.items()}
         embeds = prompt_embeds.to(dtype)
         pictures: list[torch.Tensor] = inputs.pop("image_latents", [])
-        if pictures and not self.shows:
-            raise PluginError(f"{self.called} can't be shown pictures", "use another model")
         if self.edits and not pictures:
             raise self._needs_picture()
         inputs |= {

@@ -155,7 +155,7 @@ def rows() -> list[Row]:
     for family in FAMILIES.values():
         does = ["instruct"] if family.shows else []
         if not family.edits:  # or it draws nothing without its source
-            does = ["text", *does, "strength", "invert"]
+            does = ["text", *does, *(["reference"] if family.shows else []), "strength", "invert"]
         does += ["mask", "colour", "LoRA"]
         guided = family.guidance_scale > family.unguided
         guidance = f"guidance {family.guidance_scale:g}" if guided else "no guidance"
