@@ -75,8 +75,8 @@ class Reference(Plugin):
     def _check_tokens(self, model: Model) -> None:
         if model.network.edits:
             raise ModelError(
-                f"reference: {model.name} reads its pictures together with the prompt, and zs2kit shows it the "
-                "source only",
+                f"reference: {model.name} reads its pictures together with the prompt, and zs2kit shows it "
+                "the source only",
                 "use FLUX.2, or Stable Diffusion",
             )
         if self.scale != 1:
