@@ -396,7 +396,15 @@ def test_files_that_are_no_controlnets_for_the_model(model, folder, tiny_folders
         save_file(weights, tmp_path / f"{name}.safetensors")
         return Edges(model=str(tmp_path / f"{name}.safetensors"))
 
-    assert "this file is not a ControlNet" in refusal(model, of("unet", model.unet.state_dict()))
+    assert "is a denoiser alone, not a ControlNet" in refusal(model, of("unet", model.unet.state_dict()))
+    edges = diffusers.ControlNetModel.from_pretrained(folder / "controlnet_edges").state_dict()
+    for key, kind in {
+        "lora_controlnet": "a Control-LoRA",
+        "control_add_embedding.linear_1.weight": "a ControlNet-Union",
+        "difference": "a ControlNet that was saved as a difference",
+    }.items():
+        plugin = of("other", edges | {key: torch.zeros(1)})
+        assert f"is {kind}, not a ControlNet; use a plain ControlNet" in refusal(model, plugin)
     other = diffusers.ControlNetModel.from_pretrained(tiny_folders["sdxl"] / "controlnet_edges")
     assert "made for another family of models than" in refusal(model, of("sdxl", other.state_dict()))
     assert "made for another family" in refusal(

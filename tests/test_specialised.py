@@ -7,7 +7,10 @@ import re
 import shutil
 from pathlib import Path
 
+import accelerate
+import diffusers
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -141,23 +144,46 @@ def pipeline(model: Model, prompt: str = "a red robot") -> torch.Tensor:
     return torch.cat([model.pipeline(prompt, latents=each[None], **how).images for each in noise])
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "sdxl"])
-def test_loras_as_kohya_writes_them(tiny_folders, tmp_path, kind):
+def as_kohya(matrices: dict[str, torch.Tensor], *, xl: bool = False) -> dict[str, torch.Tensor]:
     """Other names, for SDXL those of the original code, and an alpha by which the matrices are scaled."""
-    folder = tiny_folders[kind]
-    base = Model.load(folder)
-    matrices = {key: value for key, value in lora(base).items() if key.startswith("unet.")}
     kohya = {}
+    parts = {"unet": "unet", "text_encoder": "te1" if xl else "te", "text_encoder_2": "te2"}
     for key, value in matrices.items():
-        layer, _, matrix = key.removesuffix(".weight").removeprefix("unet.").rpartition(".")
-        if kind == "sdxl":
+        part, _, rest = key.removesuffix(".weight").partition(".")
+        layer, _, matrix = rest.rpartition(".")
+        if part == "unet" and xl:
             layer = renamed(unet_name(layer + "."), UNET).removesuffix(".")
-        layer = "lora_unet_" + layer.replace(".", "_")
+        if part != "unet" and not layer.startswith("text_model."):  # which older versions of the library say
+            layer = f"text_model.{layer}"
+        layer = f"lora_{parts[part]}_{layer.replace('.', '_')}"
         kohya[f"{layer}.{'lora_down' if matrix == 'lora_A' else 'lora_up'}.weight"] = value
         kohya[f"{layer}.alpha"] = torch.tensor(1.0)  # of rank 2: half
+    return kohya
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "sdxl"])
+def test_loras_as_kohya_writes_them(tiny_folders, tmp_path, kind, monkeypatch):
+    whole = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")  # as it always trains a text encoder
+    monkeypatch.setitem(LAYERS, "text_encoder", whole)
+    monkeypatch.setitem(LAYERS, "text_encoder_2", whole)
+    folder = tiny_folders[kind]
+    base = Model.load(folder)
+    matrices = lora(base)
+    kohya = as_kohya(matrices, xl=kind == "sdxl")
     made = weights(Model.load(folder, loras={saved(kohya, tmp_path / "kohya.safetensors"): 1}))
     for name, before in weights(base).items():
         assert torch.allclose(made[name], before + 0.5 * change(matrices, name), atol=1e-6), name
+
+
+def test_textual_inversions_in_a_lora_are_left_out_and_named(sd, tmp_path):
+    """As A1111 bundles them."""
+    matrices = {key: it for key, it in lora(Model.load(sd)).items() if key.startswith("unet.")}
+    for number, each in enumerate((matrices, as_kohya(matrices))):
+        wanted = weights(Model.load(sd, loras={saved(each, tmp_path / "plain.safetensors"): 1}))
+        more = each | {"bundle_emb.robot.string_to_param.*": torch.randn(1, 16)}
+        with pytest.warns(UserWarning, match="textual inversions, which are left out: robot; save each"):
+            made = weights(Model.load(sd, loras={saved(more, tmp_path / f"{number}.safetensors"): 1}))
+        assert all(torch.equal(made[name], wanted[name]) for name in wanted)
 
 
 def test_a_lora_of_sdxl_reaches_both_text_encoders(sdxl, tmp_path):
@@ -231,7 +257,8 @@ def test_what_is_no_lora(sd, tmp_path):
     matrices = lora(Model.load(sd))
     dora = matrices | {"unet.conv_in.dora_scale": torch.ones(8)}
     assert "DoRA" in refused(sd, loras={saved(dora, tmp_path / "dora.safetensors"): 1})
-    assert "is not a LoRA" in refused(sd, loras={sd / "unet" / "diffusion_pytorch_model.safetensors": 1})
+    unet = sd / "unet" / "diffusion_pytorch_model.safetensors"
+    assert "is a denoiser alone, not a LoRA" in refused(sd, loras={unet: 1})
     assert "is not a LoRA" in refused(sd, loras={saved({}, tmp_path / "empty.safetensors"): 1})
     (tmp_path / "torn.safetensors").write_bytes(b"torn")
     assert "is not a safetensors file" in refused(sd, loras={tmp_path / "torn.safetensors": 1})
@@ -239,6 +266,46 @@ def test_what_is_no_lora(sd, tmp_path):
     assert "safetensors" in refused(sd, loras={tmp_path / "pickle.bin": 1})
     assert "no such file" in refused(sd, loras={"chalk": 1})
     assert "no .safetensors file" in refused(sd, loras={tmp_path.parent: 1})
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("lora_unet_mid_block_attentions_0_proj_in.hada_w1_a", "a LoHa"),
+        ("lycoris_transformer_blocks_0_attn_to_k.lokr_w1", "a LoKr"),
+        ("lora_unet_conv_in.lora_mid.weight", "a LoRA in three parts"),
+        ("unet.conv_in.dora_scale", "a DoRA"),
+        ("base_model.model.conv_in.lora_A.weight", "a LoRA as peft saves it"),
+    ],
+)
+def test_loras_of_other_kinds_are_named(sd, tmp_path, key, kind):
+    """diffusers can't load them, or loads a part."""
+    file = saved(lora(Model.load(sd)) | {key: torch.ones(2, 2)}, tmp_path / "a.safetensors")
+    assert f"is {kind}" in (text := refused(sd, loras={file: 1})) and text.endswith(
+        ("a plain LoRA", "weights")
+    )
+
+
+def test_files_in_the_wrong_place_are_named(sd, tmp_path):
+    model = Model.load(sd)
+    controlnet = diffusers.ControlNetModel.from_pretrained(sd / "controlnet_edges")
+    files = {
+        name: saved(tensors, tmp_path / f"{name}.safetensors")
+        for name, tensors in {
+            "a LoRA": as_kohya(lora(model)),
+            "a VAE": model.vae.state_dict(),
+            "a ControlNet": controlnet.state_dict(),
+            "a denoiser alone": model.unet.state_dict(),
+            "a whole checkpoint": single_file(model),
+        }.items()
+    }
+    for name, file in files.items():
+        if name != "a whole checkpoint":
+            assert f"is {name}, not a whole checkpoint" in refused(file, config=sd)
+        if name != "a LoRA":
+            assert f"is {name}, not a LoRA" in refused(sd, loras={file: 1})
+        if name not in ("a VAE", "a whole checkpoint"):
+            assert f"is {name}, not a VAE" in refused(sd, vae=file)
 
 
 # Textual inversion
@@ -410,6 +477,108 @@ def test_a_single_file_takes_a_lora_too(sd, tmp_path):
     loras = {saved(lora(model), tmp_path / "lora.safetensors"): 0.5}
     ours, theirs = Model.load(file, config=sd, loras=loras), Model.load(sd, loras=loras)
     assert torch.equal(frames(ours), frames(theirs))
+
+
+@pytest.mark.parametrize("marks", [{"v_pred"}, {"v_pred", "ztsnr"}])
+def test_a_single_file_says_what_its_network_predicts(sd, tmp_path, marks):
+    """As files of SDXL's fine-tunes do, whose family predicts noise."""
+    model = Model.load(sd)
+    tensors = single_file(model) | {each: torch.zeros(0) for each in marks}
+    found = Model.load(saved(tensors, tmp_path / "v.safetensors"), config=sd).pipeline.scheduler.config
+    assert (
+        found.prediction_type == "v_prediction"
+        and model.pipeline.scheduler.config.prediction_type == "epsilon"
+    )
+    assert found.rescale_betas_zero_snr == ("ztsnr" in marks)
+
+
+# A VAE in place of the checkpoint's own
+
+
+def other_vae(own: diffusers.AutoencoderKL) -> diffusers.AutoencoderKL:
+    """One whose decoder was trained on, as those that people use have: its latents are the same."""
+    vae = diffusers.AutoencoderKL.from_config(own.config)
+    vae.load_state_dict(own.state_dict())
+    vae.decoder.conv_out.weight.data *= -1
+    return vae
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "sdxl"])
+def test_a_vae_may_be_another(tiny_folders, tmp_path, kind):
+    """As a folder, and as files with all names in use, alone and in a whole checkpoint."""
+    model = Model.load(tiny_folders[kind])
+    before = frames(model)
+    other = other_vae(model.vae)
+    other.save_pretrained(tmp_path / "vae")
+    model.pipeline.register_modules(vae=other)
+    swapped = Model(model.pipeline, "swapped")
+    wanted = frames(swapped)
+    assert (wanted - before).abs().max() > 1e-2
+    whole = {key: it for key, it in single_file(swapped).items() if kind == "epsilon" or "first_stage" in key}
+    alone = {key.removeprefix("first_stage_model."): it for key, it in whole.items() if "first_stage" in key}
+    old = {r"to_q\.": "query.", r"to_k\.": "key.", r"to_v\.": "value.", r"to_out\.0\.": "proj_attn."}
+    files = {
+        "alone": alone,
+        "whole": whole,
+        "half": {key: it.half().float() for key, it in alone.items()},
+        "ours": other.state_dict(),
+        "old": {renamed(key, old): it.clone() for key, it in other.state_dict().items()},
+    }
+    names = {name: saved(tensors, tmp_path / f"{name}.safetensors") for name, tensors in files.items()}
+    for name, vae in {**names, "folder": tmp_path / "vae"}.items():
+        found = frames(Model.load(tiny_folders[kind], vae=vae))
+        assert (found - wanted).abs().max() <= (0.05 if name == "half" else 0), name
+
+
+def test_a_vae_of_another_family_is_refused(sd, tmp_path):
+    torch.manual_seed(1)
+    own = Model.load(sd).vae
+    other = diffusers.AutoencoderKL.from_config(own.config)  # other latents
+    wide = diffusers.AutoencoderKL.from_config({**own.config, "latent_channels": 16})
+    for number, vae in enumerate((other, wide)):
+        vae.save_pretrained(tmp_path / str(number))
+        file = saved(vae.state_dict(), tmp_path / f"{number}.safetensors")
+        for name in (tmp_path / str(number), file):
+            assert "made for another family of models" in refused(sd, vae=name)
+    assert "is a UNet2DConditionModel" in refused(sd, vae=sd / "unet")
+    assert "no such folder" in refused(sd, vae=tmp_path / "nothing")
+
+
+# A pipeline that a script has loaded
+
+
+def test_a_pipeline_is_a_model(sd):
+    """With what the script did to it: here a LoRA that isn't merged, and a VAE in tiles."""
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(sd, safety_checker=None)
+    how = {"plugins": (), "num_inference_steps": 2}
+    plain = [each.image for each in zs2kit.edit(drawn_clip(2), "a", model=sd, **how)]
+    ours = [each.image for each in zs2kit.edit(drawn_clip(2), "a", model=pipeline, **how)]
+    assert np.array_equal(ours, plain)
+    assert Model(pipeline).name == str(sd)
+    for cls in (diffusers.StableDiffusionImg2ImgPipeline, diffusers.StableDiffusionInpaintPipeline):
+        other = cls(**pipeline.components, requires_safety_checker=False)
+        again = [each.image for each in zs2kit.edit(drawn_clip(2), "a", model=other, **how)]
+        assert np.array_equal(again, plain)
+
+
+def test_what_a_script_did_to_its_pipeline_is_kept_or_refused(sd, tmp_path):
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(sd, safety_checker=None)
+    matrices = lora(Model.load(sd))
+    file = saved(
+        {key: it for key, it in matrices.items() if key.startswith("unet.")}, tmp_path / "a.safetensors"
+    )
+    pipeline.load_lora_weights(file, adapter_name="a")
+    pipeline.vae.enable_slicing()
+    assert (frames(Model(pipeline)) - frames(Model.load(sd, loras={file: 1}))).abs().max() <= 1e-4
+    accelerate.cpu_offload_with_hook(pipeline.unet, "cpu")
+    with pytest.raises(ModelError, match="moves its parts between devices"):
+        Model(pipeline)
+    controlnet = diffusers.ControlNetModel.from_pretrained(sd / "controlnet_edges")
+    steered = diffusers.StableDiffusionControlNetPipeline.from_pretrained(
+        sd, controlnet=controlnet, safety_checker=None
+    )
+    with pytest.warns(UserWarning, match="the ControlNet of this pipeline isn't used; give it to the plugin"):
+        Model(steered)
 
 
 def test_a_single_file_needs_its_configs(sd, wide, tmp_path):

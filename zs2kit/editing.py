@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from pluggy import PluginManager
 
 from zs2kit import plugins as plugins_
@@ -60,7 +61,7 @@ def edit(
     prompt: Prompts | None = None,
     *,
     plugins: Sequence[Plugin] | None = None,
-    model: str | Path | Model | None = None,
+    model: str | Path | Model | DiffusionPipeline | None = None,
     settings: Settings | None = None,
     progress: Report | None = None,
     notices: Receiver | None = None,
@@ -79,7 +80,8 @@ def edit(
     plugins: instances, such as ``Pose(scale=0.8)``; they are copied, not changed. If none of them looks at
     the clip, ``Strength()`` is added, or ``Instruct()`` for a model that edits by instructions, and a notice
     says so. An empty list draws from the text alone, in the clip's size and length.
-    model: a `Model`, or what `Model.load` takes; None is the plugins' default model or the bundled one.
+    model: a `Model`, what `Model.load` takes, or a pipeline of diffusers; None is the plugins' default model
+    or the bundled one.
     settings: a `Settings`; its fields may also be given here by their names, which then win.
     progress: called with a `Progress` after every denoising step; what it raises ends the edit.
     notices: called with a `Notice` for what the user should know; None makes them Python warnings.
@@ -101,7 +103,7 @@ def generate(
     frames: int = 48,
     rate: Fraction | float = 12,
     plugins: Sequence[Plugin] = (),
-    model: str | Path | Model | None = None,
+    model: str | Path | Model | DiffusionPipeline | None = None,
     settings: Settings | None = None,
     progress: Report | None = None,
     notices: Receiver | None = None,
@@ -147,7 +149,7 @@ def generate(
 def _edit(
     clip: Clip,
     plugins: Sequence[Plugin] | None,
-    model: str | Path | Model | None,
+    model: str | Path | Model | DiffusionPipeline | None,
     settings: Settings,
     progress: Report | None,
     notices: Receiver | None,
@@ -206,9 +208,11 @@ def _looks(plugin: Plugin) -> bool:
     return plugin.follows_source is not None or hasattr(plugin, "keep")
 
 
-def _loaded(model: str | Path | Model | None, plugins: Sequence[Plugin]) -> Model:
+def _loaded(model: str | Path | Model | DiffusionPipeline | None, plugins: Sequence[Plugin]) -> Model:
     if isinstance(model, Model):
         return model
+    if isinstance(model, DiffusionPipeline):
+        return Model(model)
     return Model.load(model or plugins_.default_model(plugins) or BUNDLED)
 
 

@@ -19,6 +19,7 @@ from zs2kit.domain import Domain
 from zs2kit.errors import ModelError, notify
 from zs2kit.networks.base import Embeds, Network
 from zs2kit.networks.controlnet import controlnet_from_file
+from zs2kit.networks.files import weights_file
 from zs2kit.networks.hub import folder_with
 from zs2kit.networks.loading import (
     BUNDLED,
@@ -31,7 +32,6 @@ from zs2kit.networks.loading import (
     only_variant,
     own_tiny_vae,
     tiny_vae_on_the_hub,
-    weights_file,
 )
 from zs2kit.schedule import is_flow
 from zs2kit.vae import VAE
@@ -46,7 +46,8 @@ _CONFIG = "config.json"
 class Model:
     """A checkpoint with a U-Net or a transformer, loaded once and used for any number of clips.
 
-    pipeline: its diffusers pipeline, which embeds prompts and loads LoRAs. name: its name in messages.
+    pipeline: its diffusers pipeline, which embeds prompts and loads LoRAs. name: its name in messages; None
+    is the pipeline's own.
     folder: where side networks of its own may lie. domain: what it knows, if that is little and it says so.
     tiny_vae: an ``AutoencoderTiny`` for flow momentum's ``estimates``; None is the checkpoint's own VAE.
 
@@ -57,12 +58,14 @@ class Model:
     def __init__(
         self,
         pipeline: Any,
-        name: str,
+        name: str | None = None,
         folder: Path | None = None,
         default_prompt: str = "",
         domain: Domain | None = None,
         tiny_vae: Any = None,
     ) -> None:
+        name = name or str(pipeline.name_or_path or type(pipeline).__name__)
+        _check_pipeline(pipeline, name)
         if hasattr(pipeline, "unet") and not hasattr(pipeline, "encode_prompt"):  # Instruct-Pix2Pix's own
             pipeline = diffusers.StableDiffusionPipeline(**pipeline.components, requires_safety_checker=False)
         self.network: Network = network_of(pipeline, name)
@@ -98,6 +101,7 @@ class Model:
         config: str | Path | None = None,
         loras: Mapping[str, float] | Mapping[Path, float] | None = None,
         embeddings: Sequence[str | Path] = (),
+        vae: str | Path | None = None,
         device: str | None = None,
         dtype: str | None = None,
         tiny_vae: str | Path = "auto",
@@ -111,6 +115,8 @@ class Model:
         to the checkpoint's: .safetensors files, folders, names on the hub (REPOSITORY or REPOSITORY/FILE),
         or, for a bundled model, the name of a bundled LoRA. embeddings: textual inversions, named likewise.
         A prompt calls one by the token that its file gives, or else by the file's name without suffix.
+        vae: a VAE in place of the checkpoint's own: a .safetensors file (of a VAE or of a whole checkpoint),
+        a folder or a name on the hub; its latents must be those of the checkpoint's.
         device: as torch calls it; by default the accelerator if there is one. dtype: float32, float16 or
         bfloat16; by default float32, but on CUDA float16, or bfloat16 for a transformer if the device has
         it. tiny_vae: a fast stand-in for the VAE
@@ -124,7 +130,13 @@ class Model:
         """
         with loading(name):
             pipeline, folder, prompt = load_pipeline(
-                name, config=config, loras=loras, embeddings=embeddings, device=device, dtype=dtype
+                name,
+                config=config,
+                loras=loras,
+                embeddings=embeddings,
+                vae=vae,
+                device=device,
+                dtype=dtype,
             )
             domain = Domain.of(folder_of(name))
             if domain and (loras or embeddings):  # which teach it words
@@ -334,6 +346,26 @@ class Model:
             variant = only_variant(folder)
             network = cls.from_pretrained(folder, use_safetensors=True, variant=variant, dtype=self.dtype)
             return network.to(self.device).eval()
+
+
+def _check_pipeline(pipeline: Any, name: str) -> None:
+    """Raise `ModelError` for what a script may have done to its pipeline, but an edit can't follow."""
+    modules = [each for each in pipeline.components.values() if isinstance(each, torch.nn.Module)]
+    if any(hasattr(each, "_hf_hook") for each in modules):
+        raise ModelError(
+            f"{name}: this pipeline moves its parts between devices (enable_model_cpu_offload)",
+            "load it without that",
+        )
+    if hasattr(pipeline, "unet") and pipeline.unet.config.encoder_hid_dim_type == "ip_image_proj":
+        raise ModelError(
+            f"{name}: this pipeline has an IP-Adapter", "unload it, and use the plugin reference instead"
+        )
+    if getattr(pipeline, "controlnet", None) is not None:
+        notify(
+            "unused-controlnet",
+            f"{name}: the ControlNet of this pipeline isn't used",
+            "give it to the plugin control, as a folder or file",
+        )
 
 
 def _is_diffusers(cls: Any) -> bool:

@@ -250,6 +250,12 @@ _SHARED = (
         "name; may be repeated.",
     ),
     flag(
+        "--vae",
+        metavar="NAME",
+        group=WHAT,
+        help="A VAE in place of the model's own: a .safetensors file, a folder or a hub name.",
+    ),
+    flag(
         "--tiny-vae",
         metavar="NAME",
         default="auto",
@@ -325,6 +331,7 @@ class Shared:
     config: str | None
     loras: Sequence[tuple[str, float]]
     embeddings: Sequence[str]
+    vae: str | None
     tiny_vae: str
     save_settings: Path | None
     sheet: Path | None
@@ -381,6 +388,7 @@ class Shared:
             embeddings=self.embeddings,
             device=self.device,
             dtype=self.dtype,
+            vae=self.vae,
             tiny_vae=self.tiny_vae,
         )
         log.info("model %s on %s in %s", loaded.name, loaded.device, loaded.dtype)
@@ -483,6 +491,7 @@ class Shared:
                     "config": self.config,
                     "loras": dict(self.loras),
                     "embeddings": self.embeddings,
+                    "vae": self.vae,
                     "tiny_vae": self.tiny_vae,
                     "device": str(model.device),
                     "dtype": str(model.dtype).removeprefix("torch."),

@@ -163,6 +163,7 @@ def _of_report(
             "config": model["config"],
             "loras": [f"{name}:{weight!r}" for name, weight in model["loras"].items()],
             "embeddings": list(model["embeddings"]),
+            "vae": model.get("vae"),
             "tiny_vae": model.get("tiny_vae"),
             "device": model["device"],
             "dtype": model["dtype"],

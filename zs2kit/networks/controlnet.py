@@ -12,10 +12,7 @@ from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 from safetensors.torch import load_file
 
 from zs2kit.errors import ModelError
-from zs2kit.networks.loading import keys_in
-
-# A tensor that each ControlNet has, under the names of diffusers and of the original code
-_MARKS = ("controlnet_cond_embedding.conv_in.weight", "input_hint_block.0.weight")
+from zs2kit.networks.files import CONTROLNET, keys_in, kind_of, of_another_kind
 
 
 def controlnet_from_file(name: str | Path, file: Path, model: str, unet: Any, channels: int) -> Any:
@@ -24,8 +21,10 @@ def controlnet_from_file(name: str | Path, file: Path, model: str, unet: Any, ch
     name, model: of the file and of the U-Net's model, for messages. Raises `ModelError` if the file has no
     ControlNet, or one for another family of models.
     """
-    if not any(key.endswith(_MARKS) for key in keys_in(file)):
-        raise ModelError(f"{name}: this file is not a ControlNet", "give a ControlNet's file or folder")
+    keys = keys_in(file)
+    # The first ControlNets came in one file with the whole checkpoint.
+    if kind_of(keys) is not CONTROLNET and not any(key.startswith("control_model.") for key in keys):
+        raise of_another_kind(name, keys, CONTROLNET)
     try:
         weights = convert_controlnet_checkpoint(load_file(file), unet.config)
         network = _empty(unet, channels, weights, pooled="shuffle" in file.stem)

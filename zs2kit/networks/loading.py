@@ -5,23 +5,25 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from diffusers.loaders.single_file_utils import SingleFileComponentError
+from accelerate import init_empty_weights
+from diffusers.loaders.single_file_utils import SingleFileComponentError, convert_ldm_vae_checkpoint
 from huggingface_hub import try_to_load_from_cache
-from safetensors import safe_open
 from safetensors.torch import load_file
 
-from zs2kit.errors import ModelError, UsageError, Zs2Error, first_line
+from zs2kit.errors import ModelError, UsageError, Zs2Error, first_line, notify
 from zs2kit.networks.base import Network
 from zs2kit.networks.blocks import Blocks
 from zs2kit.networks.families import FAMILIES, known
-from zs2kit.networks.hub import ON_THE_HUB, check_whole, checkpoint_folder, folder_with
+from zs2kit.networks.files import CHECKPOINT, LORA, VAE_ALONE, keys_in, kind_of, of_another_kind, weights_file
+from zs2kit.networks.hub import ON_THE_HUB, checkpoint_folder, folder_with
 from zs2kit.networks.unet import UNet
 from zs2kit.quiet import quiet
 from zs2kit.vae import VAE
@@ -56,6 +58,7 @@ def load_pipeline(
     config: str | Path | None = None,
     loras: Mapping[str, float] | Mapping[Path, float] | None = None,
     embeddings: Sequence[str | Path] = (),
+    vae: str | Path | None = None,
     device: str | None = None,
     dtype: str | None = None,
 ) -> tuple[Any, Path | None, str]:
@@ -96,6 +99,9 @@ def load_pipeline(
         )
     network_of(pipeline, str(name))  # refuses other families before anything is added to them
     pipeline.to(where)
+    if vae is not None:
+        with loading(vae, "VAE"):
+            pipeline.register_modules(vae=load_vae(vae, pipeline, str(name)))
     for lora, weight in (loras or {}).items():
         add_lora(pipeline, str(name), lora, lora_files[lora], weight)
     for embedding, file in embedding_files.items():
@@ -177,19 +183,20 @@ def add_lora(pipeline: Any, model: str, name: str | Path, file: Path, weight: fl
     foreign = ModelError(
         f"{name} was made for another family of models than {model}", "choose a LoRA for this one"
     )
-    if any("dora_scale" in key for key in keys_in(file)):  # diffusers skips these tensors
-        raise ModelError(f"{name}: this is a DoRA, and only a part of it would load", "use a plain LoRA")
+    if kind_of(keys := keys_in(file)) is not LORA:
+        raise of_another_kind(name, keys, LORA)
+    source = _source_of_lora(name, file)
     with quiet():
         try:
             unet = {"unet_config": pipeline.unet.config} if hasattr(pipeline, "unet") else {}
-            found = pipeline.lora_state_dict(file, use_safetensors=True, **unet)
+            found = pipeline.lora_state_dict(copy(source), use_safetensors=True, **unet)
             matrices = found[0] if isinstance(found, tuple) else found
         except Exception as error:  # as in `loading`
             raise ModelError(f"{name}: can't be loaded as a LoRA: {first_line(error)}") from error
         if not matrices or not all("lora" in key for key in matrices):
             raise ModelError(f"{name}: this file is not a LoRA")
         try:
-            pipeline.load_lora_weights(file, adapter_name="lora", use_safetensors=True)
+            pipeline.load_lora_weights(copy(source), adapter_name="lora", use_safetensors=True)
         except Exception as error:  # matrices of other shapes, or for layers that don't exist
             raise foreign from error
     parts = [each for each in pipeline._lora_loadable_modules if getattr(pipeline, each) is not None]
@@ -199,6 +206,73 @@ def add_lora(pipeline: Any, model: str, name: str | Path, file: Path, weight: fl
     # This leaves plain layers, which are as fast as before, and what plugins and attention processors expect.
     pipeline.fuse_lora(parts, lora_scale=weight)
     pipeline.unload_lora_weights()
+
+
+def _source_of_lora(name: str | Path, file: Path) -> Any:
+    """Return a LoRA's file; or its tensors, without the textual inversions that A1111 may put into it."""
+    tensors = load_file(file)
+    added = sorted({key.split(".")[1] for key in tensors if key.startswith("bundle_emb.")})
+    if not added:
+        return file  # which may also say how its matrices are scaled
+    notify(
+        "lora-embeddings",
+        f"{name} comes with textual inversions, which are left out: {', '.join(added)}",
+        "save each in a file of its own and give it with `embeddings`",
+    )
+    return {key: it for key, it in tensors.items() if not key.startswith("bundle_emb.")}
+
+
+def load_vae(name: str | Path, pipeline: Any, model: str) -> Any:
+    """Load a VAE to use in place of the pipeline's own, for the ``model`` of that name.
+
+    Raises `ModelError` if it can't be loaded, or if it was made for another family of models.
+    """
+    own = pipeline.vae
+    foreign = ModelError(
+        f"{name} was made for another family of models than {model}: its latents are others",
+        "choose a VAE for this one",
+    )
+    if Path(name).suffix == ".safetensors":
+        file = weights_file(name, "diffusion_pytorch_model.safetensors", option="vae")
+        if not any("decoder.conv_in" in key for key in keys_in(file)):  # it may be a whole checkpoint's
+            raise of_another_kind(name, keys_in(file), VAE_ALONE)
+        vae = _vae_from_file(file, own)
+    else:
+        folder = folder_with(name, ["config.json", "diffusion_pytorch_model.safetensors"], "vae")
+        config = own.load_config(folder)
+        if (kind := config.get("_class_name")) != type(own).__name__:
+            raise ModelError(
+                f"{name} is a {kind}", f"give a VAE like the model's own, a {type(own).__name__}"
+            )
+        check_layers(str(name), config)
+        vae = type(own).from_pretrained(folder, use_safetensors=True, variant=only_variant(folder))
+    dtype, where = own.dtype, own.device
+    # In half precision, the one to be replaced may overflow.
+    if vae is None or not _is_twin(vae.to(where, torch.float32).eval(), own.float()):
+        raise foreign
+    return vae.to(dtype)
+
+
+def _vae_from_file(file: Path, own: Any) -> Any:
+    """Return the VAE in a .safetensors file, alone or in a checkpoint, with the config of a model's ``own``.
+
+    Returns None if the file has other layers. The names are those of the original code, or diffusers', of
+    which the first ones are not today's.
+    """
+    today = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+    weights = load_file(file)
+    if any(".down_blocks." in key for key in weights):
+        for old, new in today.items():
+            weights = {key.replace(old, new): value for key, value in weights.items()}
+    try:
+        if not any(".down_blocks." in key for key in weights):
+            weights = convert_ldm_vae_checkpoint(weights, own.config)
+        with init_empty_weights():
+            vae = type(own).from_config(own.config)
+        vae.load_state_dict(weights, assign=True)
+    except (AttributeError, KeyError, RuntimeError):
+        return None
+    return vae
 
 
 def add_embedding(pipeline: Any, model: str, name: str | Path, file: Path) -> None:
@@ -274,13 +348,12 @@ def tiny_vae_on_the_hub(vae: Any) -> str | None:
 
 
 def _is_twin(tiny: Any, vae: Any) -> bool:
-    """Whether the tiny VAE encodes a picture, smooth clouds of many sizes, as ``vae`` does.
+    """Whether a VAE, such as a tiny one, encodes a picture, smooth clouds of many sizes, as ``vae`` does.
 
-    A twin errs by a third of what there is to encode, one for other latents by more than all of it.
+    A tiny twin errs by a third of what there is to encode, one for other latents by more than all of it.
     """
     ours, theirs = VAE(tiny), VAE(vae)
-    scale = 2 ** (len(tiny.config.encoder_block_out_channels) - 1)
-    if (scale, ours.channels) != (theirs.scale, theirs.channels):
+    if (ours.scale, ours.channels) != (theirs.scale, theirs.channels):
         return False
     generator = torch.Generator().manual_seed(0)
     coarse = [torch.rand(1, 3, side, side, generator=generator) - 0.5 for side in (2, 4, 8, 16, 32)]
@@ -293,12 +366,15 @@ def _is_twin(tiny: Any, vae: Any) -> bool:
 
 
 def _single_file(path: Path, config: str | Path | None, weights: dict[str, Any]) -> Any:
-    is_xl = any(key.startswith("conditioner.") for key in keys_in(path))
+    keys = keys_in(path)
+    is_xl = any(key.startswith("conditioner.") for key in keys)
     cls = diffusers.StableDiffusionXLPipeline if is_xl else diffusers.StableDiffusionPipeline
     try:
-        return cls.from_single_file(str(path), config=None if config is None else str(config), **weights)
+        pipeline = cls.from_single_file(str(path), config=None if config is None else str(config), **weights)
     except SingleFileComponentError:  # says which part is missing in the file
-        raise
+        if kind_of(keys) in (None, CHECKPOINT):
+            raise
+        raise of_another_kind(path, keys, CHECKPOINT) from None
     except Exception as error:
         if config is not None:
             raise ModelError(
@@ -309,42 +385,12 @@ def _single_file(path: Path, config: str | Path | None, weights: dict[str, Any])
             f"{path}: can't be loaded: the configs of its parts can't be fetched from the hub",
             "name the folder of a checkpoint of its family, which has them: `config=FOLDER`",
         ) from error
-
-
-def weights_file(
-    name: str | Path, usual: str, bundled: Iterable[str] = (), *, option: str | None = None
-) -> Path:
-    """Return the .safetensors file called ``name``; in a folder or a repository, the one called ``usual``.
-
-    option: what names it, such as pose.model, for messages.
-    """
-    path = Path(name)
-    if path.is_dir():
-        found = [path / usual] if (path / usual).is_file() else list(path.glob("*.safetensors"))
-        if not found:
-            raise ModelError(f"{name}: this folder has no .safetensors file")
-        if len(found) > 1:
-            raise ModelError(f"{name}: this folder has {len(found)} .safetensors files", "name one of them")
-        return found[0]
-    if path.suffix in (".bin", ".pt", ".pth", ".ckpt") or (path.is_file() and path.suffix != ".safetensors"):
-        raise ModelError(f"{name}: weights load from .safetensors files only", "convert it first")
-    if path.is_file():
-        return path
-    on_the_hub = re.fullmatch(rf"({ON_THE_HUB})(?:/(.+\.safetensors))?", str(name))
-    if not on_the_hub:
-        known = f"bundled are: {', '.join(sorted(bundled))}" if bundled else ""
-        raise ModelError(f"{name}: no such file, folder or name on the hub", known)
-    file = on_the_hub[2] or usual
-    return folder_with(on_the_hub[1], [file], option, inside=file) / file
-
-
-def keys_in(path: Path) -> list[str]:
-    """Return the names of the tensors in a file; raise `ModelError` if it is not a safetensors file."""
-    if path.suffix != ".safetensors":
-        raise ModelError(f"{path}: weights load from .safetensors files only", "convert it first")
-    check_whole(path)
-    with safe_open(path, framework="pt") as tensors:
-        return list(tensors.keys())
+    if "v_pred" in keys:  # by which trainers mark what the configs of the family don't say
+        given = {**pipeline.scheduler.config, "prediction_type": "v_prediction"}
+        if "ztsnr" in keys:
+            given |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        pipeline.register_modules(scheduler=type(pipeline.scheduler).from_config(given))
+    return pipeline
 
 
 @contextmanager
