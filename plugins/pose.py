@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,12 +14,15 @@ from zs2kit import hookimpl, notify, option
 from zs2kit.control import Control
 from zs2kit.detectors import Detector, load_detector
 from zs2kit.errors import ModelError, UsageError
+from zs2kit.plugins import name_of
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from zs2kit.clip import Chunk, Clip
     from zs2kit.model import Model
+    from zs2kit.people import Person
 
 CONTROLNETS = {
     "sd1": "lllyasviel/control_v11p_sd15_openpose",
@@ -31,26 +36,37 @@ class Pose(Control):
     """Finds the figures' skeletons in the source and has the model draw its own figures in those poses.
 
     If the checkpoint has a pose ControlNet of its own, as the bundled one does, it is used. Otherwise it is
-    lllyasviel's for Stable Diffusion 1, thibaud's for 2 and xinsir's for XL.
+    lllyasviel's for Stable Diffusion 1, thibaud's for 2 and xinsir's for XL. The bundled model draws puppets,
+    one at a time: from a clip of people it follows one person, and the skeleton gets a puppet's proportions.
     """
 
     detector: Literal["auto", "puppets", "person", "openpose", "dwpose"] = option(
         "auto",
-        "What finds the poses: puppets is the checkpoint's own detector, person finds people and needs no "
-        "download. auto is openpose where its options are set, else person, but for a checkpoint with a "
-        "detector of its own, which it uses unless the clip's first frames show people.",
+        "What finds the poses: puppets is the checkpoint's own detector, and person finds people and needs "
+        "no download. auto means openpose if one of its options is set, and else person; if the checkpoint "
+        "has a detector of its own, auto means puppets, unless the clip's first frames show people.",
     )
+    smooth: bool = option(True, "Smooth the points that person finds, so that they don't tremble.")
     annotators: str | None = option(
         None, "Folder or hub name of openpose's weights; none is lllyasviel/Annotators."
     )
     hands: bool = option(False, "Let openpose find hands too.")
     face: bool = option(False, "Let openpose find faces too.")
 
+    _puppet = False  # whether a person's skeleton gets the proportions of the model's own figures
+
+    @property
+    def follows_source(self) -> bool:
+        """Whether the result moves as the source does; a puppet's limbs go other ways than a person's."""
+        return not self._puppet
+
     def controlnet(self, model: Model) -> str | Path:
         return model.bundled("controlnet_pose") or self.usual(model, CONTROLNETS)
 
     def load_detector(self, model: Model, clip: Clip) -> None:
         self._without: set[int] = set()  # frames in which no figure was found
+        self._told = False  # whether a notice said that one of several people is followed
+        self._rate, self._draws = float(clip.rate), model.name
         own = model.bundled("detector")
         kind = self._choose(own, model, clip) if self.detector == "auto" else self.detector
         if kind != "openpose" and (self.hands or self.face):
@@ -59,16 +75,71 @@ class Pose(Control):
                 "use openpose, or leave them out",
             )
         self._people_on = str(model.device) if kind == "person" else None
+        self._puppet = kind == "person" and own is not None and self.model in (None, "controlnet_pose")
         if kind == "puppets":
             self._detector = _puppets(model, own)
         elif kind != "person":
             parts = {"include_hand": self.hands, "include_face": self.face} if kind == "openpose" else {}
             self._detector = load_detector(kind, model.device, self.annotators, plugin="pose", **parts)
 
+    @hookimpl
+    def prepare(
+        self, chunk: Chunk, model: Model, carry: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor] | None:
+        if self.scale == 0:
+            return None
+        if not self._people_on:
+            super().prepare(chunk, model)
+            return None
+        import torch
+
+        from zs2kit.people import Tracker
+
+        name = f"{name_of(self)}.people"
+        state = json.loads(carry[name].cpu().numpy().tobytes()) if name in carry else None
+        self._tracker = Tracker(self._rate, self.smooth, state)
+        super().prepare(chunk, model)
+        stored = json.dumps(self._tracker.state).encode()
+        return {name: torch.frombuffer(bytearray(stored), dtype=torch.uint8)}
+
     def detect(self, images: NDArray[np.uint8], chunk: Chunk) -> NDArray[np.uint8]:
-        maps = _people(chunk, self._people_on) if self._people_on else self._detector(images)
+        maps = self._people(chunk, self._people_on) if self._people_on else self._detector(images)
         self._without |= {index for index, each in zip(chunk.indices, maps, strict=True) if not each.any()}
         return maps
+
+    def _people(self, chunk: Chunk, device: str) -> NDArray[np.uint8]:
+        """Draw skeletons at the model's size; people are looked for in the source, which shows more."""
+        from zs2kit.people import draw_skeletons, find_people, to_openpose
+        from zs2kit.puppets.human import retarget
+
+        assert chunk.frames is not None and chunk.fit is not None
+        fit = chunk.fit
+        scale = np.divide(fit.scaled, fit.source)[::-1]  # of x and y
+        maps = []
+        for people in find_people(chunk.frames, device):
+            people = self._tracker.follow(people)
+            if self._puppet:
+                self._tell_several(people)
+                followed = [self._tracker.leader(people)]
+            else:
+                followed = [person.points for person in people]
+            skeletons = [to_openpose(points) for points in followed if points is not None]
+            for points in skeletons:
+                points[:, :2] = (points[:, :2] + 0.5) * scale - 0.5 + fit.offset[::-1]
+            if self._puppet:
+                skeletons = [retarget(points) for points in skeletons]
+            maps.append(draw_skeletons(skeletons, *fit.padded))
+        return np.stack(maps)
+
+    def _tell_several(self, people: list[Person]) -> None:
+        if len(people) > 1 and not self._told:
+            self._told = True
+            notify(
+                "several-figures",
+                f"pose: the clip shows several people, and {self._draws} has learned to draw one figure at a "
+                "time, so it follows the largest",
+                "cut out the part of the picture that you want, or use another `model`",
+            )
 
     def _choose(self, own: Path | None, model: Model, clip: Clip) -> str:
         if self.hands or self.face or self.annotators:
@@ -129,18 +200,3 @@ def _puppets(model: Model, folder: Path | None) -> Detector:
         return np.stack([np.maximum.reduce(each) for each in skeletons])
 
     return maps
-
-
-def _people(chunk: Chunk, device: str) -> NDArray[np.uint8]:
-    """Skeletons at the model's size; people are looked for in the source, where there is more to be seen."""
-    from zs2kit.people import draw_people, find_people
-
-    assert chunk.frames is not None and chunk.fit is not None
-    fit = chunk.fit
-    scale = np.divide(fit.scaled, fit.source)[::-1]  # of x and y
-    maps = []
-    for people in find_people(chunk.frames, device):
-        for person in people:
-            person.points[:, :2] = (person.points[:, :2] + 0.5) * scale - 0.5 + fit.offset[::-1]
-        maps.append(draw_people(people, *fit.padded))
-    return np.stack(maps)

@@ -12,8 +12,8 @@ import torch
 import zs2kit
 from zs2kit import Plugin, hookimpl, motion
 from zs2kit.carry import Carry
-from zs2kit.editing import default_flow_momentum
 from zs2kit.motion import AGREEMENT, MOMENTUM, SHARES, TOLERANCE, FlowMomentum
+from zs2kit.scan import default_flow_momentum
 from zs2kit.schedule import SCHEDULERS, estimate, make_scheduler, steps_of
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan
 from zs2kit_plugins.control import AnyControl

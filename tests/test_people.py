@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from zs2kit.people import Person, Tracker, draw_people, find_people, silhouette, to_openpose
+from zs2kit.people import Person, Tracker, draw_skeletons, find_people, silhouette, to_openpose
 from zs2kit.people.convert import dense
 from zs2kit.people.detection import Region, letterbox, tiles
 from zs2kit.people.network import WEIGHTS
@@ -198,11 +197,11 @@ def test_openpose_gets_its_points(woman):
     hidden = woman.points.copy()
     hidden[12, 2] = 0.1
     assert to_openpose(hidden)[[1, 2], 2].tolist() == [0, 0] and to_openpose(hidden)[5, 2] > 0
-    drawn = draw_people([woman], 256, 256)
+    drawn = draw_skeletons([body], 256, 256)
     np.testing.assert_array_equal(drawn, draw_skeleton(body, 256, 256))
-    aside = replace(woman, points=woman.points + np.float32([30, 0, 0]))
-    assert (draw_people([woman, aside], 256, 256) > 0).sum() > (drawn > 0).sum()
-    assert not draw_people([], 32, 32).any()
+    aside = body + np.float32([30, 0, 0])
+    assert (draw_skeletons([body, aside], 256, 256) > 0).sum() > (drawn > 0).sum()
+    assert not draw_skeletons([], 32, 32).any()
 
 
 def walkers(frames, seed=0, noise=2.0):

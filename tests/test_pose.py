@@ -15,11 +15,12 @@ import pytest
 import torch
 
 import zs2kit
-from zs2kit.clip import Chunk, Fit
 from zs2kit.errors import ModelError, UsageError
 from zs2kit.people import find_people, to_openpose
 from zs2kit.puppets.detector import detect, detect_each
+from zs2kit.puppets.human import retarget
 from zs2kit.puppets.pictures import scene
+from zs2kit.puppets.skeleton import draw_skeleton
 from zs2kit.puppets.world import render
 from zs2kit.testing import chunks, drawn_clip, tiny_model
 from zs2kit_plugins.pose import Pose
@@ -96,33 +97,112 @@ def test_options_out_of_range_are_refused(other, options):
         zs2kit.edit(drawn_clip(1), model=other, plugins=[Pose(**options)])
 
 
-def walking(frames=2, width=640):
-    """A clip of a woman who walks, in the middle of a wide grey picture; it can be iterated over again."""
+def walking(frames=2, width=640, step=0, seen=None):
+    """A clip of a woman in the middle of a wide grey picture, who moves by ``step`` pixels a frame.
+
+    She is there in the frames of ``seen``, or in all. It can be iterated over again.
+    """
     crop = cv2.imread(str(Path(__file__).parent / "people" / "crop.png"))[..., ::-1]
-    image = np.full((320, width, 3), 128, np.uint8)
-    image[40:296, width // 2 - 128 : width // 2 + 128] = crop
-    images = [zs2kit.Frame(image, index) for index in range(frames)]
+    images = []
+    for index in range(frames):
+        image = np.full((320, width, 3), 128, np.uint8)
+        if seen is None or index in seen:
+            left = width // 2 - 128 + step * index
+            image[40:296, left : left + 256] = crop
+        images.append(zs2kit.Frame(image, index))
     return zs2kit.Clip(images, width, 320, Fraction(12), Fraction(1, 12), frames)
 
 
+def maps_of(plugin, model, clip, sizes):
+    """The maps (frames, 128, 128, 3) that a plugin makes of a clip, cut into chunks of ``sizes``."""
+    plugin.load_detector(model, clip)
+    carry, maps = {}, []
+    for chunk in chunks(clip, sizes, model):
+        carry = plugin.prepare(chunk, model, carry)
+        maps.append(np.rint(plugin._maps.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8))
+    return np.concatenate(maps)
+
+
+@pytest.fixture(scope="module")
+def puppets():
+    return zs2kit.Model.load()
+
+
 def test_people_are_drawn_where_they_are_in_the_models_picture(other):
-    plugin, clip = Pose(detector="person"), walking()
+    clip = walking()
+    (chunk,) = chunks(clip, [2], other, (128, 128))
+    plugin = Pose(detector="person")
     plugin.load_detector(other, clip)
-    fit = Fit.into((320, 640), (128, 128), 16)
-    frames = [frame.image for frame in clip]
-    images = np.stack([fit.apply(image) for image in frames])
-    chunk = Chunk(0, 2, *fit.padded, frames=frames, fit=fit)
-    maps = plugin.detect(images, chunk)
-    assert maps.shape == images.shape and maps[0].any()
-    rows, columns = np.nonzero(maps[0].any(axis=2))
-    (woman,) = find_people(frames[:1])[0]
+    plugin.prepare(chunk, other, {})
+    first = plugin._maps[0].permute(1, 2, 0).numpy()
+    rows, columns = np.nonzero(first.any(axis=2))
+    (woman,) = find_people([next(iter(clip)).image])[0]
     seen = to_openpose(woman.points)
     seen = seen[seen[:, 2] > 0]
-    expected = (seen[:, :2] + 0.5) / 5 - 0.5 + fit.offset[::-1]
+    expected = (seen[:, :2] + 0.5) / 5 - 0.5 + chunk.fit.offset[::-1]
     limits = [columns.min(), rows.min(), columns.max(), rows.max()]
     assert np.abs(np.array(limits) - [*expected.min(axis=0), *expected.max(axis=0)]).max() < 4
-    one = Chunk(1, 1, *fit.padded, frames=frames[1:], fit=fit)
-    np.testing.assert_array_equal(plugin.detect(images[1:], one)[0], maps[1])
+    assert plugin.follows_source
+
+
+def test_points_are_smoothed_alike_in_chunks_and_as_a_whole(puppets):
+    clip = walking(4, step=6)
+    whole, cut, rough = (
+        maps_of(Pose(detector="person", smooth=smooth), puppets, clip, sizes)
+        for smooth, sizes in ((True, [4]), (True, [2, 2]), (False, [4]))
+    )
+    np.testing.assert_array_equal(whole, cut)
+    np.testing.assert_array_equal(whole[0], rough[0])
+    assert not np.array_equal(whole[1:], rough[1:])  # the control
+
+
+def test_a_person_gives_the_bundled_model_a_puppets_skeleton(puppets):
+    clip, plugin = walking(), Pose()
+    with pytest.warns(UserWarning, match="pose.detector is person"):
+        (first, _) = maps_of(plugin, puppets, clip, [2])
+    (chunk,) = chunks(clip, [2], puppets)
+    (woman,) = find_people([next(iter(clip)).image])[0]
+    points = to_openpose(woman.points)
+    points[:, :2] = (points[:, :2] + 0.5) * chunk.fit.scaled[1] / 640 - 0.5 + chunk.fit.offset[::-1]
+    np.testing.assert_array_equal(first, draw_skeleton(retarget(points), *chunk.fit.padded))
+    assert not plugin.follows_source  # a puppet's limbs go other ways than the picture
+    with pytest.warns(UserWarning, match="pose.detector is person"):
+        edit = zs2kit.edit(clip, "a red robot", plugins=[Pose()], model=puppets)
+    assert edit.settings.flow_momentum == 0
+    other = Pose(detector="puppets")
+    maps_of(other, puppets, clip, [2])
+    assert other.follows_source
+
+
+def test_of_several_people_the_largest_is_followed_and_that_is_said(puppets):
+    crop = cv2.imread(str(Path(__file__).parent / "people" / "crop.png"))[..., ::-1]
+    small = cv2.resize(crop, (160, 160), interpolation=cv2.INTER_AREA)
+    images = []
+    for index in range(3):
+        image = np.full((320, 640, 3), 128, np.uint8)
+        image[120:280, 40:200] = small
+        if index != 1:
+            image[40:296, 320:576] = crop
+        images.append(image)
+    plugin = Pose(detector="person")
+    clip = zs2kit.Clip.from_images(images, 12)
+    with pytest.warns(
+        UserWarning, match="the clip shows several people, and .* it follows the largest"
+    ) as told:
+        maps = maps_of(plugin, puppets, clip, [1, 1, 1])
+    assert len(told) == 1
+    assert not maps[:, :, :64].any() and all(each[:, 64:].any() for each in maps)  # also while she isn't seen
+    assert not plugin._without
+
+
+def test_frames_without_a_person_are_counted(puppets):
+    clip = replace(walking(6, seen=(0, 1)), rate=Fraction(4))  # she is remembered for half a second
+    plugin = Pose(detector="person")
+    maps = maps_of(plugin, puppets, clip, [6])
+    assert [each.any() for each in maps] == [True] * 4 + [False] * 2
+    np.testing.assert_array_equal(maps[3], maps[1])
+    with pytest.warns(UserWarning, match=r"no figure was found in 2 of 6 frames \(the first is frame 4\)"):
+        plugin.finish(6)
 
 
 def test_what_finds_the_poses_is_chosen_by_the_model_and_the_clip(other):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import ControlNetModel, StableDiffusionPipeline, UNet2DModel
+from diffusers import ControlNetModel, StableDiffusionPipeline, UNet2DConditionModel, UNet2DModel
 from transformers import ResNetForImageClassification
 
 from zs2kit.puppets import diffusion, networks, pictures, train
@@ -27,6 +27,7 @@ def work(tmp_path_factory):
     for stage in ("vae", "decoder", "reconstructions"):
         train.train(stage, run)
     train.make_latents(run, 64)
+    train.make_latents(run, 32, human=True)
     for stage in ("unet", *train.CONTROLNETS, "detector", "estimator", "classifier"):
         train.train(stage, run)
     train.export(run, folder / "weights")
@@ -56,6 +57,22 @@ def test_exported_side_networks_load(work):
         assert maps.shape == (3, 96, 160) and maps.dtype == np.float32
         assert 0 <= maps.min() < maps.max() <= 1
         assert (maps[2:] == last).all()
+
+
+def test_the_controlnet_of_poses_sees_how_people_stand(work):
+    ordinary, both = (diffusion.Diffusion(Run(work), 1, human=human) for human in (False, True))
+    assert len(ordinary.shards) == 1 and len(both.shards) == 2 and both.scale == ordinary.scale
+    stored, drawn = both.shards[1][1], render(pictures.scene(5, human=True)).keypoints
+    np.testing.assert_array_equal(stored[5], drawn)
+
+
+def test_the_controlnet_of_poses_can_be_trained_on_from_the_packages_weights(tmp_path):
+    train.train("restore", Run(tmp_path))
+    network = ControlNetModel.from_pretrained(train.WEIGHTS / "controlnet_pose")
+    restored = networks.controlnet(UNet2DConditionModel.from_pretrained(train.WEIGHTS / "unet"))
+    assert load_weights(restored, Run(tmp_path), "controlnet_pose") > 0
+    for name, weight in restored.state_dict().items():
+        assert torch.equal(weight, network.state_dict()[name]), name
 
 
 def test_export_leaves_what_others_made(work):

@@ -30,6 +30,7 @@ def models() -> dict[str, Model]:
 def mistaken(hook: str, result: Callable[[Any], Any]) -> Plugin:
     """A plugin called 'mistaken' whose ``hook`` returns ``result`` of what it is given."""
     methods = {
+        "prepare": lambda self, chunk: result(chunk),
         "keep": lambda self, chunk: result(chunk),
         "estimate": lambda self, estimate: result(estimate),
         "decoded": lambda self, pixels: result(pixels),
@@ -56,6 +57,8 @@ START = (
     f"return a tuple of a tensor of float32 {LATENTS} on cpu, as `noise` is, and a step, an int from 0 to 1"
 )
 MISTAKES: list[tuple[str, Callable[[Any], Any], str, str]] = [
+    ("prepare", lambda _: torch.ones(2), "a tensor of float32 2", "return a dict of tensors by their names"),
+    ("prepare", lambda _: {"mistaken.a": 3}, "a dict with 3 as 'mistaken.a'", "a dict of tensors by their"),
     ("keep", lambda _: np.ones((FRAMES, 32, 32)), f"a NumPy array of float64 {FRAMES}x32x32", KEEP),
     ("keep", lambda _: np.ones((FRAMES, 32, 32), bool), f"a NumPy array of bool {FRAMES}x32x32", KEEP),
     ("keep", lambda _: np.ones((32, 32), np.float32), "a NumPy array of float32 32x32", KEEP),

@@ -21,8 +21,12 @@ from zs2kit.cli.options import HOW, SETTINGS, derived
 from zs2kit.cli.terminal import worded
 from zs2kit.editing import settled
 from zs2kit.errors import UsageError
+from zs2kit.motion import MOMENTUM
+from zs2kit.plugins import manager
+from zs2kit.scan import Scan
 from zs2kit.settings import changed, options, takes_fields
 from zs2kit.testing import drawn_clip
+from zs2kit_plugins.pose import Pose
 
 
 def run(*args: object, **extra: Any) -> Result:
@@ -123,9 +127,11 @@ def test_a_setting_out_of_range_has_one_message_everywhere(name: str, tmp_path: 
 
 def test_what_is_none_is_settled_in_one_place(tiny_folders: dict[str, Path]) -> None:
     model = Model.load(tiny_folders["epsilon"])
-    edits, texts = settled(Settings(), model, []), settled(Settings(), model, [], blank=True)
+    edits, texts = settled(Settings(), model), settled(Settings(), model, blank=True)
     left = {each.name for each in dataclasses.fields(Settings) if getattr(edits, each.name) is None}
-    assert left == {"size", "chunk_size"}  # which depend on the clip and on memory
+    assert left == {"size", "chunk_size", "flow_momentum"}  # by clip, memory, and plugins
+    assert Scan(model, manager([Pose()]), drawn_clip(), edits).settings.flow_momentum == MOMENTUM
+    assert Scan(model, manager([]), drawn_clip(), edits).settings.flow_momentum == 0
     assert (edits.noise, edits.divergence, edits.num_inference_steps) == ("dependency", 0.01, 20)
     assert (texts.noise, texts.divergence, texts.guidance_scale) == ("orbit", 0.02, 5.0)
 

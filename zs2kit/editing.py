@@ -38,7 +38,6 @@ from zs2kit.io.sequence import Pattern
 from zs2kit.journal import fingerprint
 from zs2kit.memory import free
 from zs2kit.model import Model
-from zs2kit.motion import MOMENTUM
 from zs2kit.networks.loading import BUNDLED
 from zs2kit.plugins import Plugin
 from zs2kit.progress import Pace, Progress, Report
@@ -165,7 +164,7 @@ def _edit(
     if by_default:
         hooks = plugins_.manager(plugins)
         _check_prompts(settings, hooks)
-    settings = settled(settings, model, plugins, blank=clip.blank)
+    settings = settled(settings, model, blank=clip.blank)
     smallest = model.multiple
     if settings.size and min(settings.size) < smallest and not clip.blank:
         raise UsageError(f"`size` must be at least {smallest}x{smallest} for {model.name}")
@@ -216,11 +215,11 @@ def _loaded(model: str | Path | Model | DiffusionPipeline | None, plugins: Seque
     return Model.load(model or plugins_.default_model(plugins) or BUNDLED)
 
 
-def settled(settings: Settings, model: Model, plugins: Sequence[Plugin], *, blank: bool = False) -> Settings:
-    """Return the settings with every None replaced by what suits the model and the kind of work.
+def settled(settings: Settings, model: Model, *, blank: bool = False) -> Settings:
+    """Return the settings with None replaced by what suits the model and the kind of work.
 
-    blank: the clip is made of text alone. An edit moves as its source does; a clip made of text alone has
-    only its noise to move it, which has to move steadily.
+    That of ``flow_momentum`` stays, since `Scan` replaces it by what the plugins say. blank: the clip is made
+    of text alone; it has only its noise to move it, which has to move steadily.
     """
     usual: dict[str, Any] = {
         "prompt": model.default_prompt,
@@ -229,7 +228,6 @@ def settled(settings: Settings, model: Model, plugins: Sequence[Plugin], *, blan
         "guidance_scale": model.network.guidance_scale,
         "noise": "orbit" if blank else "dependency",
         "divergence": 0.02 if blank else 0.01,
-        "flow_momentum": 0.0 if blank else default_flow_momentum(plugins),
     }
     return replace(settings, **{name: it for name, it in usual.items() if getattr(settings, name) is None})
 
@@ -248,16 +246,6 @@ def _tell_beyond(model: Model, settings: Settings, frame: Frame | None) -> None:
             f"{model.name} is {model.domain.about}: {', and '.join(why)}",
             "for anything else, use another `model`; see docs/models.md",
         )
-
-
-def default_flow_momentum(plugins: Sequence[Plugin]) -> float:
-    """Return the default flow momentum of an edit with these plugins.
-
-    It is 0 if no plugin says, by `follows_source`, that the result moves as the source does, or if one says
-    that it doesn't.
-    """
-    said = [each.follows_source for each in plugins]
-    return MOMENTUM if True in said and False not in said else 0.0
 
 
 def _described(plugin: Plugin) -> dict[str, Any]:
@@ -354,7 +342,8 @@ class Edit(Clip):
             while group := list(islice(frames, self.chunk_size or MOST)):
                 if not self._compared:
                     self._compared = True
-                    _tell_beyond(self.scan.model, self.settings, None if self.clip.blank else group[0])
+                    drawn_anew = self.clip.blank or self.scan.moves_itself
+                    _tell_beyond(self.scan.model, self.settings, None if drawn_anew else group[0])
                 chunk, drawn = self.attempt(group, place, draw)
                 place.index, place.carry = place.index + chunk.length, drawn.carry
                 yield from finished(chunk, drawn, group[: chunk.length], self.encoding)

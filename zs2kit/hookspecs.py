@@ -7,7 +7,7 @@ several plugins return is combined in such a way that their order doesn't matter
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -51,8 +51,14 @@ def guidance(
 
 
 @hookspec
-def prepare(chunk: Chunk, model: Model) -> None:
+def prepare(
+    chunk: Chunk, model: Model, carry: Mapping[str, torch.Tensor]
+) -> Mapping[str, torch.Tensor] | None:
     """Look at the chunk's frames before it is drawn, and store on self what later hooks need.
+
+    If a frame's results depend on earlier frames, return what the next chunk must know of them, as named
+    tensors; begin each name with the plugin's. ``carry`` is what the plugins returned for the chunk before,
+    and is empty at the start of a shot. It is saved with the edit, so a resumed one gives the same frames.
 
     It is called again when a chunk is drawn again: in parts, if memory ran out, or in float32 (see
     ``model.dtype``), if numbers overflowed in half precision. If any plugin wants a shot's first frame, this

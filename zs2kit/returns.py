@@ -34,6 +34,18 @@ def check(plugin: str, hook: str, result: Any, given: Given) -> None:
 Fault = tuple[str, str] | None  # what was returned, and what is wanted; None if that is the same
 
 
+def _prepare(result: Any, given: Given) -> Fault:
+    import torch
+
+    wanted = "a dict of tensors by their names"
+    if not isinstance(result, Mapping):
+        return _described(result), wanted
+    for name, value in result.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            return f"a dict with {_described(value)} as {name!r}", wanted
+    return None
+
+
 def _keep(result: Any, given: Given) -> Fault:
     import numpy as np
 
@@ -137,6 +149,7 @@ def _denoiser_inputs(result: Any, given: Given) -> Fault:
 
 
 WANTED: dict[str, Callable[[Any, Given], Fault]] = {
+    "prepare": _prepare,
     "guidance": _guidance,
     "initial_latents": _initial_latents,
     "denoiser_inputs": _denoiser_inputs,

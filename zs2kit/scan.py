@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
@@ -23,12 +23,15 @@ from zs2kit.encoding import Encoding
 from zs2kit.errors import ModelError, notify
 from zs2kit.memory import peak_of
 from zs2kit.model import Embedded, Model
-from zs2kit.motion import FlowMomentum, acts
+from zs2kit.motion import MOMENTUM, FlowMomentum, acts
 from zs2kit.networks.base import Branch
 from zs2kit.noise import make_noise
+from zs2kit.plugins import Plugin
 from zs2kit.sampler import Kept, sample
 from zs2kit.schedule import Step, from_noise, steps_of
 from zs2kit.settings import Settings
+
+OF_PLUGINS = "plugins/"  # what plugins' names begin with in the carry
 
 
 class Drawn(NamedTuple):
@@ -60,32 +63,38 @@ class _Started(NamedTuple):
 class Scan:
     """What is drawn and how; calling it draws one more chunk.
 
-    hooks: the plugins', whose `setup` is called here. settings: none of them is None.
+    hooks: the plugins', whose `setup` is called here. settings: none of them is None, except perhaps
+    ``flow_momentum``, which then depends on what the plugins say after `setup`.
     """
 
     def __init__(self, model: Model, hooks: PluginManager, clip: Clip, settings: Settings) -> None:
         self.hook: Any = hooks.hook
         self.model = model
-        self.settings = settings
         self.denoiser = Denoiser(model, hooks.hook, settings.momentum)
         self.carry_on_host = False
         self.wants_first = any(each.wants_first for each in hooks.get_plugins())
         self._embedded: Embedded = {}  # the prompts, each embedded once
         self._told = False  # whether a notice said that numbers overflow
-        if settings.flow_momentum and model.faster:
+        guidance.check(model, settings)
+        if model.network.edits and not self.hook.guidance.get_hookimpls():
+            raise ModelError(
+                f"{model.name} edits pictures, and draws nothing from text alone", "use the plugin instruct"
+            )
+        self.settings = settings
+        scheduler = self._scheduler(*(settings.size or model.native_size))
+        self.hook.setup(model=model, denoiser=self.denoiser, scheduler=scheduler, clip=clip)
+        # Whether the result has a motion of its own, and with it, perhaps, nothing of what the clip shows
+        self.moves_itself = any(each.follows_source is False for each in hooks.get_plugins())
+        if settings.flow_momentum is None:
+            usual = 0.0 if clip.blank else default_flow_momentum(hooks.get_plugins())
+            self.settings = replace(settings, flow_momentum=usual)
+        if self.settings.flow_momentum and model.faster:
             notify(
                 "default-tiny-vae",
                 f"flow momentum uses the model's own VAE, since {model.faster}, which is several times as "
                 "fast, is not on this machine",
                 f"`tiny_vae='{model.faster}'` downloads it",
             )
-        guidance.check(model, settings)
-        if model.network.edits and not self.hook.guidance.get_hookimpls():
-            raise ModelError(
-                f"{model.name} edits pictures, and draws nothing from text alone", "use the plugin instruct"
-            )
-        scheduler = self._scheduler(*(settings.size or model.native_size))
-        self.hook.setup(model=model, denoiser=self.denoiser, scheduler=scheduler, clip=clip)
 
     def __call__(
         self, carry: Carry, chunk: Chunk, after_step: Callable[[Step], object] = lambda step: None
@@ -162,7 +171,7 @@ class Scan:
     def _start(self, carry: Carry, following: Carry, chunk: Chunk) -> _Started:
         """Call the hooks that are called once per chunk, and do all else that comes before its first step."""
         settings, model = self.settings, self.model
-        branches, keep = self._prepare(chunk)
+        branches, keep = self._prepare(chunk, carry, following)
         scheduler = self._scheduler(chunk.height, chunk.width)
         noise = self._noise(carry, following, chunk, "initial")
         motion = None
@@ -199,13 +208,17 @@ class Scan:
         # Infinity must not pass for black or white.
         return changed.clamp(0, 1).where(changed.isfinite(), torch.nan)
 
-    def _prepare(self, chunk: Chunk) -> tuple[Sequence[Branch], NDArray[np.float32] | None]:
+    def _prepare(
+        self, chunk: Chunk, carry: Carry, following: Carry
+    ) -> tuple[Sequence[Branch], NDArray[np.float32] | None]:
         """Have the plugins look at the chunk; return the branches of its guidance and the mask of what stays.
 
         The mask is (frames, source height, source width), or None if all is drawn.
         """
         settings = self.settings
-        self.hook.prepare(chunk=chunk, model=self.model)
+        known = {name[len(OF_PLUGINS) :]: carry[name] for name in carry if name.startswith(OF_PLUGINS)}
+        for told in self.hook.prepare(chunk=chunk, model=self.model, carry=known):
+            following.update({OF_PLUGINS + name: tensor for name, tensor in told.items()})
         given: list[Sequence[Branch]] = self.hook.guidance(
             prompt=settings.prompts[0],
             negative_prompt=settings.negative_prompt,
@@ -282,7 +295,7 @@ class Scan:
             with self.model.lock, self.denoiser.sampling(Carry(), following):
                 noise = self._noise(Carry(), Carry(), chunk, "initial")
                 middle = steps[len(steps) // 2]
-                self.denoiser.guided(noise, middle, self._prepare(chunk)[0])
+                self.denoiser.guided(noise, middle, self._prepare(chunk, Carry(), Carry())[0])
                 self.hook.estimate(step=middle, estimate=noise, chunk=chunk)
                 pixels = torch.zeros((chunk.length, 3, chunk.height, chunk.width), device=noise.device)
                 self.hook.decoded(chunk=chunk, pixels=pixels)
@@ -340,6 +353,16 @@ class Scan:
                 for tensor in part.state_dict().values()
             ]
             return f"{zlib.crc32(torch.cat(tensors).numpy().tobytes()):08x}"
+
+
+def default_flow_momentum(plugins: Iterable[Plugin]) -> float:
+    """Return the default flow momentum of an edit with these plugins.
+
+    It is 0 if no plugin says, by `follows_source`, that the result moves as the source does, or if one says
+    that it doesn't.
+    """
+    said = [each.follows_source for each in plugins]
+    return MOMENTUM if True in said and False not in said else 0.0
 
 
 def chunk_of(clip: Clip, frames: Sequence[Frame], index: int, fit: Fit) -> Chunk:

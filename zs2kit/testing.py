@@ -256,7 +256,7 @@ def make_scan(
         "divergence": 0.4,
         "flow_momentum": 0.0,
     }
-    how = settled(Settings(**{**quick, **settings}), model, plugins)
+    how = settled(Settings(**{**quick, **settings}), model)
     return Scan(model, manager(plugins), clip or drawn_clip(), how)
 
 

@@ -43,7 +43,7 @@ def measure(name: str | None, repeats: int) -> None:
     maps = torch.from_numpy(pose.detect(chunk.images, chunk)).permute(0, 3, 1, 2)
     maps = maps.to(model.device, model.dtype) / 255
     how = Settings(prompt=PROMPT, num_inference_steps=STEPS, guidance_scale=GUIDANCE, flow_momentum=0.0)
-    scan = Scan(model, plugins.manager([pose]), clip, settled(how, model, [pose]))
+    scan = Scan(model, plugins.manager([pose]), clip, settled(how, model))
     drawn = scan(Carry(), chunk)  # what a later chunk starts from; it also warms the networks up
     assert isinstance(drawn, Drawn)
     controlnet = scan.denoiser.networks["pose"]

@@ -5,7 +5,7 @@
 """
 
 from .pose import Person, find_people, shows_people, silhouette
-from .skeleton import draw_people, to_openpose
+from .skeleton import draw_skeletons, to_openpose
 from .tracking import Tracker
 
-__all__ = ["Person", "Tracker", "draw_people", "find_people", "shows_people", "silhouette", "to_openpose"]
+__all__ = ["Person", "Tracker", "draw_skeletons", "find_people", "shows_people", "silhouette", "to_openpose"]

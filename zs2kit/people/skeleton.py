@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from zs2kit.puppets.skeleton import draw_skeleton
 
-from .pose import Person
-
 VISIBLE = 0.3  # the least visibility of a point that is drawn
 LEFT_SHOULDER, RIGHT_SHOULDER = 11, 12
 ORDER = (0, 0, 12, 14, 16, 11, 13, 15, 24, 26, 28, 23, 25, 27, 5, 2, 8, 7)
@@ -30,9 +28,9 @@ def to_openpose(points: NDArray[np.floating]) -> NDArray[np.float32]:
     return body
 
 
-def draw_people(people: Iterable[Person], height: int, width: int) -> NDArray[np.uint8]:
-    """Draw everybody's skeleton on black: (height, width, 3) RGB; where two cross, it is the lighter one."""
+def draw_skeletons(skeletons: Iterable[NDArray[np.floating]], height: int, width: int) -> NDArray[np.uint8]:
+    """Draw skeletons, each (18, 3), on black: (height, width, 3) RGB; the lighter one where two cross."""
     picture = np.zeros((height, width, 3), np.uint8)
-    for person in people:
-        picture = np.maximum(picture, draw_skeleton(to_openpose(person.points), height, width))
+    for skeleton in skeletons:
+        picture = np.maximum(picture, draw_skeleton(skeleton, height, width))
     return picture

@@ -42,12 +42,17 @@ class Tracker:
         self.rate = rate  # frames in a second
         self.smooth = smooth
         self._next: int = state["next"] if state else 0
+        self._leader: int | None = state["leader"] if state else None
         self._tracks = [Track(**track) for track in state["tracks"]] if state else []
 
     @property
     def state(self) -> dict[str, Any]:
         """All that the tracker knows, as plain data."""
-        return {"next": self._next, "tracks": [asdict(track) for track in self._tracks]}
+        return {
+            "next": self._next,
+            "leader": self._leader,
+            "tracks": [asdict(track) for track in self._tracks],
+        }
 
     def follow(self, people: Sequence[Person]) -> list[Person]:
         """Return the people of the next frame with their numbers; nobody is left out, and nobody is added."""
@@ -64,6 +69,21 @@ class Tracker:
             points = np.array(track.smooth, np.float32) if self.smooth else person.points
             followed.append(replace(person, points=points, number=track.number))
         return followed
+
+    def leader(self, people: Sequence[Person]) -> NDArray[np.float32] | None:
+        """Return the points (33, 3) of one of those that `follow` returned; None if there is nobody.
+
+        It is the largest at first, and the same one for as long as that one is remembered, even where unseen:
+        the points are then those of the last time.
+        """
+        known = {track.number: track for track in self._tracks}
+        if self._leader not in known:
+            largest = max(people, key=lambda person: person.region.side, default=None)
+            self._leader = None if largest is None else largest.number
+        if self._leader is None:
+            return None
+        track = known[self._leader]
+        return np.array(track.smooth if self.smooth else track.seen, np.float32)
 
     def _match(self, people: Sequence[Person]) -> list[tuple[int, Track]]:
         """Pair people with tracks, those first who are nearest to where they were."""

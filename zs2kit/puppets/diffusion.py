@@ -46,13 +46,18 @@ class Batch(NamedTuple):
 class Diffusion:
     """What the U-Net and its ControlNets learn from: noised latents, fresh captions, v as the target."""
 
-    def __init__(self, run: Run, shards: int | None = None) -> None:
-        """Learn from the first ``shards`` files of latents, or from all."""
+    def __init__(self, run: Run, shards: int | None = None, *, human: bool = False) -> None:
+        """Learn from the first ``shards`` files of latents, or from all.
+
+        With ``human``, also from the scenes of figures that stand as people do; their numbers come last.
+        """
         self.run = run
         self.shards = latents(run.work)[:shards]
         if not self.shards:
             raise SystemExit("no latents yet: run the stage 'latents' first")
         self.scale = 1 / float(np.std(self.shards[0][0].astype(np.float32)))
+        if human:
+            self.shards += latents(run.work, "human_latents")
         self.scheduler = networks.scheduler()
         self.words = tokenizer(run)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from .canvas import Canvas
 from .captions import is_held_out
+from .human import human_pose
 from .networks import GROUPS, SIZE
 from .places import PLACES, paint
 from .world import Scene, random_scene, render
@@ -27,22 +28,29 @@ class Shard(NamedTuple):
     labels: NDArray[np.uint8]  # (pictures, 3): number of the kind, the colour and the place
 
 
-def scene(number: int, split: str = "train") -> Scene:
-    """The scene of this number. Scenes to train on are never of a held-out triple; the others are of any."""
+def scene(number: int, split: str = "train", *, human: bool = False) -> Scene:
+    """The scene of this number; ``human`` is whether the figure stands as a person might.
+
+    Scenes to train on are never of a held-out triple; the others are of any.
+    """
     rng = np.random.default_rng((SPLITS.index(split), number))
-    found = random_scene(rng)
+
+    def any_scene() -> Scene:
+        return random_scene(rng, pose=human_pose(rng) if human else None)
+
+    found = any_scene()
     while split == "train" and is_held_out(found.kind, found.colour, found.place):
-        found = random_scene(rng)
+        found = any_scene()
     return found
 
 
-def draw(numbers: range, split: str = "train") -> Shard:
+def draw(numbers: range, split: str = "train", *, human: bool = False) -> Shard:
     """Render the scenes of these numbers."""
     images = np.empty((len(numbers), SIZE, SIZE, 3), np.uint8)
     keypoints = np.empty((len(numbers), 18, 3), np.float32)
     labels = np.empty((len(numbers), len(GROUPS)), np.uint8)
     for i, number in enumerate(numbers):
-        shown = scene(number, split)
+        shown = scene(number, split, human=human)
         picture = render(shown, SIZE)
         images[i], keypoints[i] = picture.image, picture.keypoints
         labels[i] = [names.index(getattr(shown, group)) for group, names in GROUPS.items()]
@@ -87,12 +95,14 @@ def save_array(path: Path, array: NDArray[Any]) -> None:
     os.replace(partial, path)
 
 
-def latents(work: Path) -> list[tuple[NDArray[np.float16], NDArray[np.float32], NDArray[np.uint8]]]:
+def latents(
+    work: Path, folder: str = "latents"
+) -> list[tuple[NDArray[np.float16], NDArray[np.float32], NDArray[np.uint8]]]:
     """What is cached so far: latents (SHARD, 4, SIZE / 8, SIZE / 8), keypoints and labels of each shard."""
-    names = sorted(path.name.split(".")[0] for path in (work / "latents").glob("*.labels.npy"))
+    names = sorted(path.name.split(".")[0] for path in (work / folder).glob("*.labels.npy"))
     return [
         tuple(
-            np.load(work / "latents" / f"{name}.{part}.npy", mmap_mode="r")
+            np.load(work / folder / f"{name}.{part}.npy", mmap_mode="r")
             for part in ("latents", "keypoints", "labels")
         )
         for name in names

@@ -5,6 +5,7 @@
     python -m zs2kit.puppets.train vae --minutes 20 --processes 2 --cooldown --crop 128 --batch 3
     python -m zs2kit.puppets.train reconstructions
     python -m zs2kit.puppets.train latents --count 200000
+    python -m zs2kit.puppets.train human_latents --count 20000
     python -m zs2kit.puppets.train unet --minutes 120 --processes 2
     python -m zs2kit.puppets.train controlnet_pose --minutes 60 --processes 2
     python -m zs2kit.puppets.train controlnet_depth --minutes 30 --batch 24
@@ -29,7 +30,8 @@ zero over this run and keeps the result beside, as NAME.cooled.pt, which export 
 more steps. To train on from a cooled network, rename it to NAME.pt. A ControlNet needs some minutes to follow
 a U-Net that went on; those of depth and edges begin as copies of the one of poses. Ctrl-C and SIGTERM save
 what there is. `restore` takes VAE, U-Net and tokenizer from the package's weights, for whoever has no
-checkpoints of them: stages that learn from these need no more than that and `latents`.
+checkpoints of them, and the ControlNet of poses: stages that learn from these need no more than that,
+`latents` and `human_latents`.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
@@ -72,6 +74,7 @@ WEIGHTS = Path(__file__).with_name("weights")
 PICTURE_SHARDS = 10  # for the VAE, the detector and the classifier
 CONTROLNETS = ("controlnet_pose", "controlnet_depth", "controlnet_edges")
 EMPTY = 1024  # places with nobody in them
+JITTER = 0.02  # the largest error of a skeleton's points, as a standard deviation in figure heights
 
 
 def train_vae(run: Run) -> None:
@@ -112,17 +115,20 @@ def _train_vae(name: str, network: Any, run: Run) -> None:
 
 
 @torch.no_grad()
-def make_latents(run: Run, count: int) -> None:
-    """Encode scenes to latents, as the means of the posterior, until there are `count`."""
+def make_latents(run: Run, count: int, *, human: bool = False) -> None:
+    """Encode scenes to latents, as the means of the posterior, until there are `count`.
+
+    With ``human`` they are of figures that stand as people do, and lie in a folder of their own.
+    """
     network = load_vae(run)
-    folder = run.work / "latents"
+    folder = run.work / ("human_latents" if human else "latents")
     for index in range(run.rank, -(-count // SHARD), run.processes):
         if (folder / f"{index:05d}.labels.npy").exists():
             continue
         pictures = (
             shard(run.work, index)
-            if index < PICTURE_SHARDS
-            else draw(range(index * SHARD, (index + 1) * SHARD))
+            if index < PICTURE_SHARDS and not human
+            else draw(range(index * SHARD, (index + 1) * SHARD), human=human)
         )
         encoded = []
         with torch.autocast(run.device, torch.bfloat16):
@@ -135,7 +141,7 @@ def make_latents(run: Run, count: int) -> None:
         save_array(
             folder / f"{index:05d}.labels.npy", pictures.labels
         )  # last: a shard with labels is complete
-        print(f"latents {index + 1} shards, {(index + 1) * SHARD} pictures", flush=True)
+        print(f"{folder.name} {index + 1} shards, {(index + 1) * SHARD} pictures", flush=True)
 
 
 def train_unet(run: Run) -> None:
@@ -153,13 +159,17 @@ def train_unet(run: Run) -> None:
 
 
 def train_controlnet_pose(run: Run) -> None:
-    """The ControlNet of skeletons."""
-    points = [shard(run.work, i).keypoints for i in range(PICTURE_SHARDS)]
+    """The ControlNet of skeletons, also of those that people make, with a detector's errors."""
+    data = Diffusion(run, PICTURE_SHARDS, human=True)
 
-    def skeleton(number: int, _: np.random.Generator) -> NDArray[np.uint8]:
-        return draw_skeleton(points[number // SHARD][number % SHARD], SIZE, SIZE)
+    def skeleton(number: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+        points = np.array(data.shards[number // SHARD][1][number % SHARD])
+        if rng.random() < 0.5:
+            height = np.ptp(points[:, 1])
+            points[:, :2] += rng.normal(0, rng.uniform(0, JITTER) * height, (18, 2))
+        return draw_skeleton(points, SIZE, SIZE)
 
-    _train_controlnet("controlnet_pose", skeleton, run)
+    _train_controlnet("controlnet_pose", skeleton, data)
 
 
 def train_controlnet_depth(run: Run) -> None:
@@ -169,7 +179,7 @@ def train_controlnet_depth(run: Run) -> None:
     def depth(number: int, _: np.random.Generator) -> NDArray[np.uint8]:
         return depths[number // SHARD][number % SHARD, ..., 0]
 
-    _train_controlnet("controlnet_depth", depth, run)
+    _train_controlnet("controlnet_depth", depth, Diffusion(run, PICTURE_SHARDS))
 
 
 def train_controlnet_edges(run: Run) -> None:
@@ -181,18 +191,19 @@ def train_controlnet_edges(run: Run) -> None:
         found = cv2.Canny(images[number // SHARD][number % SHARD], low, low * float(rng.uniform(1.6, 2.4)))
         return np.asarray(found, np.uint8)
 
-    _train_controlnet("controlnet_edges", edges, run)
+    _train_controlnet("controlnet_edges", edges, Diffusion(run, PICTURE_SHARDS))
 
 
 def _train_controlnet(
-    name: str, draw_map: Callable[[int, np.random.Generator], NDArray[np.uint8]], run: Run
+    name: str, draw_map: Callable[[int, np.random.Generator], NDArray[np.uint8]], data: Diffusion
 ) -> None:
     """A ControlNet on the frozen U-Net, of maps of the scenes: (SIZE, SIZE, 3), or (SIZE, SIZE) if grey."""
-    data, both = Diffusion(run, PICTURE_SHARDS), text_to_image(run)
+    run = data.run
+    both = text_to_image(run)
     load_weights(both, run, "unet")
     both.requires_grad_(False)
     network = networks.controlnet(both["unet"])
-    if run.path("controlnet_pose").exists():
+    if run.path("controlnet_pose").exists() or run.path("controlnet_pose.cooled").exists():
         load_weights(network, run, "controlnet_pose")  # which knows how to steer, only not yet by what
     train_faster(network, run)
 
@@ -349,13 +360,21 @@ def make_reconstructions(run: Run) -> None:
 
 
 def restore(run: Run) -> None:
-    """Take VAE, text encoder, U-Net and tokenizer from the package's weights, as results of a cooldown."""
+    """Take VAE, text encoder, U-Net, tokenizer and the ControlNet of poses from the package's weights.
+
+    They are then there as results of a cooldown.
+    """
     shutil.copytree(WEIGHTS / "tokenizer", run.work / "tokenizer", dirs_exist_ok=True)
     steps = json.loads((WEIGHTS / "training.json").read_text())
     vae = AutoencoderKL.from_pretrained(WEIGHTS / "vae")
     encoder = CLIPTextModel.from_pretrained(WEIGHTS / "text_encoder")
     unet = UNet2DConditionModel.from_pretrained(WEIGHTS / "unet")
-    for name, network in (("vae", vae), ("unet", nn.ModuleDict({"text_encoder": encoder, "unet": unet}))):
+    controlnet = ControlNetModel.from_pretrained(WEIGHTS / "controlnet_pose")
+    for name, network in (
+        ("vae", vae),
+        ("unet", nn.ModuleDict({"text_encoder": encoder, "unet": unet})),
+        ("controlnet_pose", controlnet),
+    ):
         save({"ema": network.state_dict(), "step": steps.get(name, 0)}, run.path(f"{name}.cooled"))
 
 
@@ -448,7 +467,7 @@ def train(stage: str, run: Run) -> None:
 
 
 @click.command(help=__doc__)
-@click.argument("stage", type=click.Choice([*STAGES, "latents", "export"]))
+@click.argument("stage", type=click.Choice([*STAGES, "latents", "human_latents", "export"]))
 @click.option(
     "--work",
     type=click.Path(path_type=Path),
@@ -468,7 +487,9 @@ def train(stage: str, run: Run) -> None:
 @click.option(
     "--processes", default=1, show_default=True, help="Processes that share the work, one core each."
 )
-@click.option("--count", default=40_000, show_default=True, help="latents: how many there are to be.")
+@click.option(
+    "--count", default=40_000, show_default=True, help="latents, human_latents: how many there are to be."
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -499,8 +520,8 @@ def _work(rank: int, stage: str, run: Run, count: int) -> None:
         path = str(run.work / f"{stage}.rendezvous")
         store = torch.distributed.FileStore(path, run.processes)  # type: ignore[attr-defined]
         torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=run.processes)
-    if stage == "latents":
-        make_latents(run, count)
+    if stage in ("latents", "human_latents"):
+        make_latents(run, count, human=stage == "human_latents")
     else:
         train(stage, run)
 

@@ -140,8 +140,8 @@ def render(scene: Scene, size: int = 128) -> Picture:
 def _paint(scene: Scene, canvas: Canvas) -> Points:
     """Paint a scene and return the figure's joints (18, 2) in frame units."""
     stage = places.paint(canvas, scene.place, scene.background, scene.pan)
-    joints, head = _joints(scene.pose)
-    sole = _sole(joints)
+    joints, head = joints_of(scene.pose)
+    sole = sole_of(joints)
     origin = np.array([scene.x, scene.ground - (sole + scene.pose.lift) * scene.height])
     joints, head = origin + joints * scene.height, origin + head * scene.height
     feet = joints[[figures.R_ANKLE, figures.L_ANKLE], 0]
@@ -163,7 +163,7 @@ def _paint(scene: Scene, canvas: Canvas) -> Points:
     return joints
 
 
-def _joints(pose: Pose) -> tuple[Points, Points]:
+def joints_of(pose: Pose) -> tuple[Points, Points]:
     """The joints (18, 2) and the middle of the head (2,), in figure units around the middle of the hips."""
     lean = math.radians(pose.lean)
     up = np.array([math.sin(lean), -math.cos(lean)])
@@ -197,18 +197,19 @@ def _swing(angle: float, side: int) -> Points:
     return np.array([side * math.sin(a), math.cos(a)])
 
 
-def _sole(joints: Points) -> float:
+def sole_of(joints: Points) -> float:
+    """How far the lower sole is below the middle of the hips, in figure units, for joints (18, 2)."""
     return float(joints[[figures.R_ANKLE, figures.L_ANKLE], 1].max()) + figures.SOLE
 
 
 def _extent(kind: str, pose: Pose) -> tuple[float, float, float]:
     """How far the drawn figure reaches left, right and up from hips and ground, in figure units."""
-    joints, head = _joints(pose)
+    joints, head = joints_of(pose)
     crown = float(head[1]) - figures.HEAD_RADIUS - figures.ABOVE[kind]
     top = min(float(joints[:, 1].min()) - figures.HAND_RADIUS, crown)
     left = min(float(joints[:, 0].min()) - 0.07, float(head[0]) - 0.28)
     right = max(float(joints[:, 0].max()) + 0.07, float(head[0]) + 0.28)
-    return left, right, _sole(joints) + pose.lift - top
+    return left, right, sole_of(joints) + pose.lift - top
 
 
 def _fit(scene: Scene, poses: Iterable[Pose]) -> tuple[float, tuple[float, float], float]:
@@ -268,7 +269,7 @@ def _free_pose(rng: np.random.Generator) -> Pose:
 
 def _plausible(pose: Pose) -> bool:
     """Whether the face is free, the legs are not crossed and at least one of them bears the figure."""
-    joints, _ = _joints(pose)
+    joints, _ = joints_of(pose)
     face = joints[[figures.NOSE, figures.R_EYE, figures.L_EYE]]
     for elbow in (figures.R_ELBOW, figures.L_ELBOW):
         bone = joints[elbow] + np.linspace(0, 1.15, 5)[:, None] * (joints[elbow + 1] - joints[elbow])
