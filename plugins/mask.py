@@ -139,14 +139,32 @@ def _drawn(masks: Companion) -> Regions:
 
 
 def _check_light(masks: Companion) -> None:
-    """`UsageError` if masks are all but black, though something is in them, such as numbers of classes."""
-    lightest = max(int(image.max()) for image in masks.first(LOOK))
-    if 0 < lightest < 16 and not masks.has_palette:
+    """See whether masks are white on black, as they are read; and not numbers of classes, or in the alpha.
+
+    Raises `UsageError` if they are not; if they are too dark here and there, sends a notice.
+    """
+    if masks.has_palette:
+        return
+    if masks.encoding.alpha:
         raise UsageError(
-            f"`mask.clip`: the lightest pixel of {masks.path} is {lightest} of 255, so nothing would be "
-            "redrawn",
-            "make the region to redraw white",
+            f"`mask.clip`: parts of {masks.path} are transparent, but its colours say what is redrawn",
+            "save it without transparency, white where the source is to be redrawn",
         )
+    pictures = [frame.image if frame.stored is None else frame.stored for frame in masks.first(LOOK)]
+    largest = 1 if masks.encoding.floating else int(np.iinfo(pictures[0].dtype).max)
+    lightest = max(each.mean(axis=2).max() for each in pictures)
+    if not 0 < lightest <= largest / 2:
+        return
+    what = f"the lightest pixel of {masks.path} is {lightest:.3g} of {largest}"
+    if lightest < largest / 16:
+        raise UsageError(
+            f"`mask.clip`: {what}, so nothing would be redrawn", "make the region to redraw white"
+        )
+    notify(
+        "dark-masks",
+        f"mask: {what} in the first pictures; what isn't lighter than half stays",
+        "make the region to redraw white",
+    )
 
 
 def _choose(model: Model, clip: Clip) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import diffusers
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
 import zs2kit
 from zs2kit import Model
-from zs2kit.errors import UsageError
+from zs2kit.errors import ModelError, UsageError
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
 from zs2kit.schedule import (
     FLOW_SCHEDULERS,
@@ -246,3 +247,22 @@ def test_a_unet_of_flow_matching_says_how_it_is_sampled(flow, tmp_path):
     with pytest.warns(UserWarning, match="flow matching, since its scheduler is a FlowMatchEuler"):
         model = Model.load(tmp_path)
     assert model.network.scheduler == "euler"
+
+
+def test_the_shift_counts_whatever_a_scheduler_calls_it():
+    config = DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    ).config
+    ours, theirs = (make_scheduler("euler", each, 4, CPU).sigmas for each in (config, CONFIG))
+    assert torch.equal(ours, theirs)
+    unshifted = make_scheduler("euler", FlowMatchEulerDiscreteScheduler().config, 4, CPU).sigmas
+    assert difference(ours, unshifted) > 0.1
+
+
+@pytest.mark.parametrize("scheduler", ["EDMEulerScheduler", "IPNDMScheduler", "RePaintScheduler"])
+def test_other_noise_levels_are_refused(tiny_folders, scheduler):
+    """Not taken for flow matching because their configs don't say what is predicted."""
+    pipeline = Model.load(tiny_folders["epsilon"]).pipeline
+    pipeline.register_modules(scheduler=getattr(diffusers, scheduler)())
+    with pytest.raises(ModelError, match=f"noise levels that zs2kit can't sample, those of a {scheduler}"):
+        Model(pipeline, "other")

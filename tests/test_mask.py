@@ -257,3 +257,30 @@ def test_masks_with_a_palette_mean_all_that_is_not_black(tiny, tmp_path):
     Image.fromarray(classes).save(dark)  # the same numbers as grey levels: nobody sees them
     with pytest.raises(UsageError, match=r"lightest pixel of .*dark\.png is 1 of 255"):
         edit(tiny, Mask(clip=str(dark)))
+
+
+def test_masks_that_would_not_be_read_as_they_are_meant_say_so(tiny, tmp_path):
+    """Cut-outs, labels of 16 bits, and classes in grey or in colour."""
+    region = np.zeros((32, 32), np.uint8)
+    region[8:24, 8:24] = 255
+    none = np.zeros_like(region)
+
+    def noticed(name: str, picture: np.ndarray) -> list[str]:
+        Image.fromarray(picture).save(tmp_path / name)
+        notices = []
+        plugin = Mask(clip=str(tmp_path / name), grow=0, feather=0)
+        zs2kit.edit(drawn_clip(2), "a", model=tiny, plugins=[plugin], notices=notices.append)
+        return [each.message for each in notices]
+
+    assert not noticed("white.png", region) and not noticed(
+        "opaque.png", np.dstack([region] * 3 + [none + 255])
+    )
+    for name, colours in {"cut-out": none, "hole": none + 90}.items():
+        with pytest.raises(UsageError, match="are transparent, but its colours say what is redrawn"):
+            noticed(f"{name}.png", np.dstack([colours] * 3 + [region]))
+    with pytest.raises(UsageError, match=r"lightest pixel of .* is 3 of 65535, so nothing would be redrawn"):
+        noticed("labels.png", (region // 85).astype(np.uint16))
+    assert not noticed("deep.png", region.astype(np.uint16) * 257)
+    for name, dark in {"grey": region // 3, "red": np.dstack([region, none, none])}.items():
+        (message,) = noticed(f"{name}.png", dark)
+        assert message.endswith("is 85 of 255 in the first pictures; what isn't lighter than half stays")

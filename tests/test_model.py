@@ -6,6 +6,7 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -383,6 +384,27 @@ def test_a_folder_with_one_variant_alone_loads(tmp_path, tiny_folders):
     half, whole = Model.load(folder), Model.load(tiny_folders["epsilon"])
     for name, tensor in half.unet.state_dict().items():
         assert torch.equal(tensor, whole.unet.state_dict()[name])
+
+
+def halved(folder: Path, *parts: str, variant: str = "fp16") -> None:
+    for part in parts:
+        for each in (folder / part).glob("*.safetensors"):
+            each.rename(each.with_name(each.name.replace(".safetensors", f".{variant}.safetensors")))
+
+
+def test_a_folder_of_which_some_parts_are_there_in_one_variant(tmp_path, tiny_folders):
+    """Downloaded to save space: the U-Net in half precision, also in several files, and the rest as it is."""
+    whole = Model.load(tiny_folders["epsilon"])
+    folder = shutil.copytree(tiny_folders["epsilon"], tmp_path / "half")
+    halved(folder, "unet")
+    assert torch.equal(Model.load(folder).unet.conv_in.weight, whole.unet.conv_in.weight)
+    shutil.rmtree(folder / "unet")
+    whole.unet.save_pretrained(folder / "unet", max_shard_size="20KB", variant="fp16")
+    assert len(list((folder / "unet").glob("*.fp16-0*"))) > 1
+    assert torch.equal(Model.load(folder).unet.conv_in.weight, whole.unet.conv_in.weight)
+    halved(folder, "vae", variant="bf16")
+    with pytest.raises(ModelError, match="different variants; download one of them"):
+        Model.load(folder)
 
 
 def test_a_model_is_not_pickled_and_says_what_to_do(tiny):

@@ -47,6 +47,7 @@ class Companion:
         fits = ours == clips or (self._goes_on and (ours or 0) > (clips or 0))
         if not self.is_picture and ours and clips and not fits:
             raise self._other_length(ours, clips)
+        self.encoding = opened.encoding
         self.has_palette = opened.pix_fmt == "pal8"  # its numbers are classes rather than colours
         self._frames: Iterator[Frame] = iter(opened)
         self._picture = next(self._frames).image if self.is_picture else None
@@ -54,11 +55,9 @@ class Companion:
         self._held: deque[NDArray[np.uint8]] = deque()
         self._position = 0
 
-    def first(self, count: int) -> list[NDArray[np.uint8]]:
+    def first(self, count: int) -> list[Frame]:
         """Return the first pictures, at most so many."""
-        if self._picture is not None:
-            return [self._picture]
-        return [frame.image for frame in islice(self._read(), count)]
+        return list(islice(self._read(), count))
 
     def frames_of(self, chunk: Chunk) -> list[NDArray[np.uint8]]:
         """Return the pictures for the chunk's frames, each (source height, source width, 3) RGB.

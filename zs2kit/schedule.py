@@ -81,7 +81,14 @@ def _check_steps(name: str, num_inference_steps: int, most: int) -> None:
 def is_flow(config: Any) -> bool:
     """Whether a scheduler with this config is for flow matching: the network predicts noise minus picture."""
     # FlowMatchEuler and FlowMatchLCM predict nothing else, so their configs don't say so.
-    return bool(config.get("prediction_type", "flow_prediction") == "flow_prediction")
+    return bool(
+        config.get("prediction_type", "flow_prediction" if "shift" in config else "") == "flow_prediction"
+    )
+
+
+def is_known(config: Any) -> bool:
+    """Whether models with this scheduler's config can be sampled: not by EDM's noise levels, for example."""
+    return "sigma_data" not in config and (is_flow(config) or "prediction_type" in config)
 
 
 def flow_euler(name: str, config: Any, num_inference_steps: int) -> Any:
@@ -95,8 +102,9 @@ def flow_euler(name: str, config: Any, num_inference_steps: int) -> Any:
             f"scheduler '{name}' can't be used with this model, which was trained by flow matching",
             f"choose from {', '.join(FLOW_SCHEDULERS)}",
         )
+    shift = {"shift": config["flow_shift"]} if "flow_shift" in config else {}  # other solvers' name for it
     with quiet():
-        euler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(config)
+        euler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(config, **shift)
     _check_steps(name, num_inference_steps, euler.config.num_train_timesteps)
     return euler
 

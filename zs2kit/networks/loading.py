@@ -93,7 +93,7 @@ def load_pipeline(
         pipeline = diffusers.DiffusionPipeline.from_pretrained(
             folder,
             use_safetensors=True,
-            variant=only_variant(folder, "*/*.safetensors"),
+            variant=only_variant(folder, *(each.name for each in folder.iterdir() if each.is_dir())),
             safety_checker=None,  # it checks pictures, which never pass through the pipeline
             **weights,
         )
@@ -170,12 +170,23 @@ def _brings_code(name: str | Path) -> ModelError:
     return ModelError(f"{name} comes with code of its own, which zs2kit never runs", "use another checkpoint")
 
 
-def only_variant(folder: Path, files: str = "*.safetensors") -> str | None:
-    """Return the variant, such as fp16, that all weights of a folder are of; None if some are of none."""
-    names = [each.name for each in folder.glob(files)]
-    found = {match[1] for name in names if (match := re.search(r"\.(\w+)\.safetensors$", name))}
-    plain = [name for name in names if not re.search(r"\.(\w+)\.safetensors$", name)]
-    return found.pop() if len(found) == 1 and not plain else None
+def only_variant(folder: Path, *parts: str) -> str | None:
+    """Return the variant, such as fp16, in which alone the weights of a folder, or of ``parts`` of it, exist.
+
+    Returns None if all exist in none. Raises `ModelError` if parts exist in different variants only.
+    """
+    needed: set[str] = set()
+    for each in parts or (".",):
+        files = [file.name for file in (folder / each).glob("*.safetensors")]
+        # Weights may be split: model.fp16-00001-of-00002.safetensors
+        found = {re.sub(r"^[^.-]*\.?(\w*)(-\d+-of-\d+)?\.safetensors$", r"\1", name) for name in files}
+        if found and "" not in found:
+            needed = found & needed if needed else found
+            if not needed:
+                raise ModelError(
+                    f"{folder}: its parts are there in different variants", "download one of them"
+                )
+    return min(needed, default=None)
 
 
 def add_lora(pipeline: Any, model: str, name: str | Path, file: Path, weight: float) -> None:

@@ -14,7 +14,7 @@ from zs2kit.attention import self_attention
 from zs2kit.errors import ModelError
 from zs2kit.networks.base import Branch, DenoiserInputs, Embeds
 from zs2kit.quiet import quiet
-from zs2kit.schedule import Step, is_flow, make_scheduler
+from zs2kit.schedule import Step, is_flow, is_known, make_scheduler
 
 
 class UNet:
@@ -36,10 +36,10 @@ class UNet:
                 f"{called}: its denoiser has no self-attention (attn1) that could be given momentum",
                 "use Stable Diffusion 1, 2 or XL, or another checkpoint with a UNet2DConditionModel",
             )
-        if "sigma_data" in pipeline.scheduler.config:
+        if not is_known(pipeline.scheduler.config):
             raise ModelError(
-                f"{called} was trained with noise levels that zs2kit can't sample, those of EDM "
-                f"({type(pipeline.scheduler).__name__})",
+                f"{called} was trained with noise levels that zs2kit can't sample, those of a "
+                f"{type(pipeline.scheduler).__name__}",
                 "use another checkpoint of Stable Diffusion 1, 2 or XL",
             )
         self.module: Any = module
