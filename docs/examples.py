@@ -372,6 +372,69 @@ for check in verify("clip.mp4", "clip.mp4"):
     print("ok" if check.ok else "WRONG", check.name, check.says)
 """,
     # zs2kit.testing
+    "Filter": """
+from dataclasses import dataclass
+
+from zs2kit import Filter, option
+
+
+@dataclass(eq=False)
+class Darker(Filter):
+    \"\"\"Makes a clip darker.\"\"\"
+
+    share: float = option(0.5, "How much of the light is left.", minimum=0, maximum=1)
+
+    def run(self, passage, carry):
+        return passage.pixels * self.share
+
+
+zs2kit.write("darker.mp4", Darker(0.8)(clip), overwrite=True)
+""",
+    "Filtered": """
+from dataclasses import dataclass
+
+from zs2kit import Filter
+
+
+@dataclass(eq=False)
+class Twice(Filter):
+    \"\"\"Shows each frame twice, for half as long.\"\"\"
+
+    per_frame = 2
+
+    def run(self, passage, carry):
+        return passage.pixels.repeat_interleave(2, dim=0)
+
+
+edited = zs2kit.edit(clip, "a clown", plugins=[Pose()], model=model, num_inference_steps=1)
+filtered = Twice()(edited)
+print(filtered.rate == 2 * clip.rate, filtered.clip is edited)  # True True
+zs2kit.write("twice.mp4", filtered, overwrite=True)
+""",
+    "testing.check_filter": """
+from dataclasses import dataclass
+
+from zs2kit import Filter, option
+from zs2kit.testing import check_filter
+
+
+@dataclass(eq=False)
+class Darker(Filter):
+    \"\"\"Makes a clip darker.\"\"\"
+
+    share: float = option(0.5, "How much of the light is left.", minimum=0, maximum=1)
+
+    def run(self, passage, carry):
+        return passage.pixels * self.share
+
+
+check_filter(Darker(), neutral={"share": 1})
+""",
+    "testing.two_shots": """
+from zs2kit.testing import two_shots
+
+print([frame.pts for frame in two_shots([3, 2])])  # [0, 1001, 3003, 4004, 6006]
+""",
     "testing.check_plugin": """
 from zs2kit.testing import check_plugin
 from zs2kit_plugins.strength import Strength

@@ -292,6 +292,7 @@ SECTIONS: dict[str, tuple[str, Sequence[str] | None]] = {
         ["Progress", "ProgressBar", "Notice", "notify", "Zs2Error", "Stopped"],
     ),
     "Plugins": ("zs2kit", ["Plugin", "option", "hookimpl"]),
+    "Filters": ("zs2kit", ["Filter", "Filtered"]),
     "zs2kit.metrics": ("zs2kit.metrics", None),
     "zs2kit.plan": ("zs2kit.plan", None),
     "zs2kit.verify": ("zs2kit.verify", None),
@@ -304,6 +305,7 @@ NOTES = {
     "zs2kit.verify": "Whether a result has everything that its source has. `zs2kit verify` prints it.",
     "zs2kit.testing": "For tests of plugins: [the guide](plugins.md#test) shows how.",
     "Plugins": "[Write a plugin](plugins.md) is the guide; [Hooks](hooks.md) lists the hooks.",
+    "Filters": "[Filters](filters.md) says what there is, and how to write one.",
     "Models": "[Models](models.md) says what can be loaded.",
 }
 # Members of the classes that python.md shows.
@@ -312,6 +314,7 @@ MEMBERS = {
     "Settings": ["prompts", "described", "restored"],
     "Clip": ["from_images", "with_frames", "frame", "at", "chunks"],
     "Output": ["check", "copied", "tell_losses", "left"],
+    "Filter": ["size", "prepare", "run", "declared", "__call__"],
     "Model": ["load", "device", "dtype", "native_size", "multiple"],
 }
 ALIASES = {
@@ -431,7 +434,12 @@ def cli_page() -> str:
 
 def _sentence(command: click.Command) -> str:
     """The first sentence of a command's help."""
-    return " ".join(text(command.callback).partition("\n\n")[0].split())
+    return " ".join(_help(command).partition("\n\n")[0].split())
+
+
+def _help(command: click.Command) -> str:
+    """What a command's help says, as Markdown."""
+    return inspect.cleandoc(command.help or "").replace("``", "`")
 
 
 def _variables() -> str:
@@ -450,7 +458,7 @@ def described_command(path: str, command: click.Command) -> str:
     main = click.Context(cli.main, info_name="zs2kit", **cli.main.context_settings)
     context = click.Context(command, info_name=path, parent=main)
     usage = " ".join(command.collect_usage_pieces(context))
-    lines = [f"## {path}\n", f"```text\n{path} {usage}\n```\n", f"{text(command.callback)}\n"]
+    lines = [f"## {path}\n", f"```text\n{path} {usage}\n```\n", f"{_help(command)}\n"]
     groups: dict[str, list[str]] = {}
     for each in command.get_params(context):
         record = each.get_help_record(context)
@@ -541,7 +549,8 @@ def described_name(thing: Any, module: str, example: str) -> str:
     else:
         listed = fields(thing) if inspect.isclass(thing) else ""
         typed = name in ("Settings", "Output")
-        if name not in ("Edit", "Plugin", "Model", "Stopped", "Features") and not (listed and not typed):
+        plain = ("Edit", "Filter", "Plugin", "Model", "Stopped", "Features")
+        if name not in plain and not (listed and not typed):
             lines.append(signature(thing, name))
         lines.append(f"{listed_text(thing)}\n")
         if typed:

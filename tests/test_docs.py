@@ -93,22 +93,19 @@ def test_every_option_of_a_plugin_is_documented(name: str) -> None:
         assert f"| `{name}.{each.name}` | {each.takes} | " in section and each.help in section
 
 
-@pytest.mark.parametrize("file", ["zs2kit_example.py", "tests/test_example.py"])
-def test_the_page_for_authors_shows_the_files_that_are_written(file: str) -> None:
-    assert f"```python\n{(TEMPLATE / file).read_text()}```" in (DOCS / "plugins.md").read_text()
-
-
-def test_the_page_for_authors_shows_the_entry_point() -> None:
-    entry = re.search(
-        r"^\[project.entry-points.zs2kit\]\n.*\n", (TEMPLATE / "pyproject.toml").read_text(), re.M
-    )
-    assert f"```toml\n{entry[0]}```" in (DOCS / "plugins.md").read_text()
+@pytest.mark.parametrize("word", ["plugin", "filter"])
+def test_the_page_for_authors_shows_the_files_that_are_written(word: str) -> None:
+    page, template = (DOCS / f"{word}s.md").read_text(), TEMPLATE / word
+    for file in ("zs2kit_example.py", "tests/test_example.py"):
+        assert f"```python\n{(template / file).read_text()}```" in page
+    entry = re.search(r"^\[project.entry-points.*\]\n.*\n", (template / "pyproject.toml").read_text(), re.M)
+    assert f"```toml\n{entry[0]}```" in page
 
 
 def test_files_that_are_named_exist() -> None:
     for path in DOCS.glob("*.md"):
         for file in re.findall(r"`((?:plugins|samples|docs|tests)/\w+\.\w+)`", path.read_text()):
-            assert (ROOT / file).exists() or (TEMPLATE / file).exists(), f"{path.name}: {file}"
+            assert (ROOT / file).exists() or (TEMPLATE / "plugin" / file).exists(), f"{path.name}: {file}"
 
 
 def test_the_page_on_the_house_names_files_and_names_that_exist() -> None:

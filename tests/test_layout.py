@@ -43,6 +43,7 @@ LAYERS = [
     {"control", "puppets", "report", "scan"},
     {"people"},
     {"editing", "zs2kit_plugins"},
+    {"filters"},
     {"plan", "tiny_transformers"},
     {"cli", "testing", "puppets.evaluate"},
     {"bench", "__main__"},
@@ -145,8 +146,9 @@ def test_everything_public_is_described(path: Path) -> None:
         # Methods too, where the toolkit's own users meet them; those of a subclass are described by its base.
         if isinstance(node, ast.ClassDef) and not node.bases and path.parent.name != "puppets":
             public += [each for each in node.body if not getattr(each, "name", "_").startswith("_")]
-        is_hook = "hookimpl" in [ast.unparse(each) for each in node.decorator_list]  # hookspecs does
-        assert is_hook or ast.get_docstring(node), f"{path.name}: {node.name}"
+        marks = {ast.unparse(each) for each in getattr(node, "decorator_list", ())}
+        elsewhere = marks & {"hookimpl", "overload"}  # in hookspecs, and in the function itself
+        assert elsewhere or ast.get_docstring(node), f"{path.name}: {node.name}"
 
 
 def flags(code: str) -> list[str]:
@@ -239,10 +241,10 @@ def test_a_command_that_is_wrong_is_seen(line: str) -> None:
 
 def test_options_in_documented_sentences_exist() -> None:
     for path in PAGES:
-        commands = r"zs2kit ((?:edit|generate|metrics|plan|plugins|verify)(?!\w)[^`\n]*)"
+        commands = r"zs2kit ((?:edit|filters?|generate|metrics|plan|plugins|verify)(?!\w)[^`\n]*)"
         for call in re.findall(commands, path.read_text()):
             command = cli.main.commands[re.split(r"\W", call)[0]]
-            if call.startswith("plugins new"):
+            if re.match(r"(plugins|filters) new", call):
                 command = cli.plugins.commands["new"]
             known = {option for parameter in command.params for option in parameter.opts} | {"--help", "-h"}
             assert {word for word in call.split() if re.match(r"--?[a-z]", word)} <= known, call

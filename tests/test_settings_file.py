@@ -109,7 +109,7 @@ def test_a_plugin_that_is_used_twice(clip: Path, tiny_folders: dict[str, Path], 
 
 
 def sets(context: click.Context) -> list[str]:
-    return with_sets(context, context.params["plugins"], context.params["settings"])
+    return with_sets(context, context.params["plugins"], context.params["sets"])
 
 
 def test_what_is_typed_comes_first(look: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_report_of_text_alone_draws_it_again(tiny_folders: dict[str, Path], tm
     ("text", "says"),
     [
         ("stepz = 3", "there is no option 'stepz'; did you mean steps?"),
-        ("[poze]\nscale = 1", "there is no plugin 'poze'; did you mean pose?"),
+        ("[poze]\nscale = 1", "there is no plugin or filter 'poze'; did you mean pose?"),
         ("[pose]\nscael = 1", "pose has no option 'scael'; did you mean scale?"),
         ("steps = many", "can't be read as settings: Invalid value (at line 1, column 9)"),
         ("steps = 2023-01-01", "steps can't be datetime.date(2023, 1, 1)"),

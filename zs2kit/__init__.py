@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from zs2kit.errors import Stopped as Stopped
     from zs2kit.errors import Zs2Error as Zs2Error
     from zs2kit.errors import notify as notify
+    from zs2kit.filters import Filter as Filter
+    from zs2kit.filters import Filtered as Filtered
     from zs2kit.hookspecs import hookimpl as hookimpl
     from zs2kit.io import Output as Output
     from zs2kit.io import read as read
@@ -32,6 +34,8 @@ __version__ = "0.2.0"
 _PUBLIC = {
     "Clip": "zs2kit.io.showing",  # where it learns to show itself in notebooks
     "Edit": "zs2kit.editing",
+    "Filter": "zs2kit.filters.base",
+    "Filtered": "zs2kit.filters.filtered",
     "Frame": "zs2kit.clip",
     "Model": "zs2kit.model",
     "Notice": "zs2kit.errors",
@@ -51,7 +55,7 @@ _PUBLIC = {
     "write": "zs2kit.io",
 }
 # Modules that `import zs2kit` alone is enough for
-_MODULES = ("errors", "io", "metrics", "plan", "plugins", "sheet", "testing", "verify")
+_MODULES = ("errors", "filters", "io", "metrics", "plan", "plugins", "sheet", "testing", "verify")
 __all__ = sorted(_PUBLIC)
 
 

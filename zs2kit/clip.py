@@ -32,6 +32,9 @@ class Frame(NamedTuple):
     pts: int  # presentation time, in ticks of the clip's time_base
     duration: int = 0  # in ticks; 0: until the next frame. `write` uses the last frame's
     stored: NDArray[Any] | None = None  # as the source has it, if that is more: see the clip's encoding
+    cut: bool | None = None  # whether a shot starts with it; None: not found out
+    source: Frame | None = None  # what it was drawn from, if it was edited
+    keep: NDArray[np.float32] | None = None  # where it is the source's own: 1 there, (height, width)
 
 
 @dataclass(frozen=True)
@@ -104,10 +107,10 @@ class Clip:
             frames = Anew(partial(numbered, images, (height, width)))
         return cls(frames, width, height, rate, 1 / rate, len(images) if again else None)  # type: ignore[arg-type]
 
-    def with_frames(self, frames: Iterable[Frame]) -> Clip:
-        """Return a clip like this one, but with other frames."""
+    def with_frames(self, frames: Iterable[Frame], **changes: Any) -> Clip:
+        """Return a clip like this one, but with other frames; ``changes``: of further fields."""
         facts = {each.name: getattr(self, each.name) for each in fields(Clip) if each.init}
-        return Clip(**{**facts, "frames": frames})
+        return Clip(**{**facts, "frames": frames, **changes})
 
     def __repr__(self) -> str:
         """Say what it is, without reading a frame."""
@@ -323,15 +326,21 @@ class Fit:
         bottom, right = self.padded[0] - self.scaled[0] - top, self.padded[1] - self.scaled[1] - left
         return cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_REPLICATE)
 
+    def cropped(self, image: NDArray[Any]) -> NDArray[Any]:
+        """(padded height, padded width, ...) -> (scaled height, scaled width, ...)."""
+        top, left = self.offset
+        return image[top : top + self.scaled[0], left : left + self.scaled[1]]
+
     def undo(self, image: NDArray[Any]) -> NDArray[Any]:
         """(padded height, padded width, ...) -> (source height, source width, ...)."""
-        import cv2
+        return resized(self.cropped(image), self.source)
 
-        top, left = self.offset
-        image = image[top : top + self.scaled[0], left : left + self.scaled[1]]
-        if image.shape[:2] == self.source:
-            return np.ascontiguousarray(image)
-        shrinks = self.source[0] < image.shape[0]
-        return cv2.resize(
-            image, self.source[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-        )
+
+def resized(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Bring a picture (height, width, ...) to ``size``: averaged if it shrinks, else interpolated."""
+    import cv2
+
+    if image.shape[:2] == size:
+        return np.ascontiguousarray(image)
+    way = cv2.INTER_AREA if size[0] < image.shape[0] else cv2.INTER_CUBIC
+    return cv2.resize(image, size[::-1], interpolation=way)

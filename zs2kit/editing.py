@@ -24,6 +24,7 @@ from pluggy import PluginManager
 from zs2kit import plugins as plugins_
 from zs2kit.carry import Carry, HostCarry
 from zs2kit.clip import Anew, Chunk, Clip, Fit, Frame, numbered
+from zs2kit.encoding import Encoding
 from zs2kit.errors import (
     ModelError,
     Receiver,
@@ -33,9 +34,7 @@ from zs2kit.errors import (
     notify,
     receiving,
 )
-from zs2kit.io.reading import opened
-from zs2kit.io.sequence import Pattern
-from zs2kit.journal import fingerprint
+from zs2kit.io.reading import described, opened
 from zs2kit.memory import free
 from zs2kit.model import Model
 from zs2kit.networks.loading import BUNDLED
@@ -43,7 +42,7 @@ from zs2kit.plugins import Plugin
 from zs2kit.progress import Pace, Progress, Report
 from zs2kit.scan import Broken, Drawn, Scan, chunk_of, finished
 from zs2kit.schedule import Step
-from zs2kit.settings import Prompts, Settings, changed, options, takes_fields
+from zs2kit.settings import Prompts, Settings, changed, takes_fields
 from zs2kit.shots import shots
 
 log = logging.getLogger(__name__)
@@ -173,7 +172,7 @@ def _edit(
     used = {}
     for name, plugin in plugins_.named(plugins):
         kind = plugins_.kind_of(plugin)
-        used[kind if name == kind else f"{kind}:{name}"] = _described(plugin)
+        used[kind if name == kind else f"{kind}:{name}"] = plugins_.described(plugin)
     edit = Edit(clip, Scan(model, hooks, clip, settings), fit, used, progress, notices)
     for plugin in by_default:
         notify(
@@ -248,15 +247,6 @@ def _tell_beyond(model: Model, settings: Settings, frame: Frame | None) -> None:
         )
 
 
-def _described(plugin: Plugin) -> dict[str, Any]:
-    """Return the plugin's options, with a fingerprint of each file that they name."""
-    values = {each.name: getattr(plugin, each.name) for each in options(type(plugin))}
-    files = {
-        name: value for name, value in values.items() if isinstance(value, str) and Path(value).is_file()
-    }
-    return values | {f"{name}'s file": fingerprint([Path(value)]) for name, value in files.items()}
-
-
 @dataclass
 class Place:
     """How far an iteration over an edit has come: ``index`` frames are drawn; the next need ``carry``."""
@@ -294,6 +284,7 @@ class Edit(Clip):
         self._progress = progress
         self._notices = notices
         self._stopping = Event()
+        self._fitted = True  # whether pictures are brought to the source's size
         self._compared = False  # the clip and the prompts, with what the model knows
         self._place = Place(0, Carry())
 
@@ -314,6 +305,18 @@ class Edit(Clip):
         """Return the frames from ``index`` on; ``carry`` is what they must know about those before."""
         self._place = Place(index, carry)
         return self._told(self._frames(self._place))
+
+    def unfitted(self) -> Edit:
+        """Return this edit with pictures of the size in which the model draws them, without its padding.
+
+        Nothing of the source is put back there. `zs2kit.scan.fitted` does both.
+        """
+        other = copy(self)
+        other._fitted, other._place, other.frames = False, Place(0, Carry()), other
+        other.height, other.width = self.fit.scaled
+        other.sample_aspect_ratio = Fraction(1)
+        other.encoding = Encoding(bits=8 if self.encoding.is_plain else 16)
+        return other
 
     def stop(self) -> None:
         """End the current iteration, or else the next one; any thread may call this.
@@ -346,7 +349,7 @@ class Edit(Clip):
                     _tell_beyond(self.scan.model, self.settings, None if drawn_anew else group[0])
                 chunk, drawn = self.attempt(group, place, draw)
                 place.index, place.carry = place.index + chunk.length, drawn.carry
-                yield from finished(chunk, drawn, group[: chunk.length], self.encoding)
+                yield from finished(chunk, drawn, group[: chunk.length], self.encoding, fit=self._fitted)
                 frames = chain(group[chunk.length :], frames)
         self.scan.hook.finish(frames=place.index)
 
@@ -477,10 +480,9 @@ class Edit(Clip):
     def describe(self) -> dict[str, Any] | None:
         """Return all that the frames depend on, for JSON; None if there is no source file to fingerprint."""
         clip, model = self.clip, self.scan.model
-        if clip.source is None and not clip.blank:
+        source = described(clip)
+        if source is None:
             return None
-        pattern = Pattern.of(clip.source) if clip.source else None
-        files = [pattern.path(each) for each in pattern.numbers()] if pattern else [clip.source]
         return {
             **self.settings.described(),
             "size": list(self.fit.padded),
@@ -490,10 +492,5 @@ class Edit(Clip):
             "dtype": str(model.dtype),
             "device": model.device.type,
             "torch": torch.__version__,
-            "source": fingerprint([file for file in files if file]),
-            "start": clip.start,
-            "end": clip.end,
-            "deinterlaced": clip.deinterlaced,
-            "reader": clip.reader,
-            "frames": clip.frame_count,
+            **source,
         }

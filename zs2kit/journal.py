@@ -17,7 +17,7 @@ import sys
 import tempfile
 import zlib
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
@@ -64,6 +64,10 @@ class Saved(Protocol):
         """The bytes that the tensors take."""
         ...
 
+    def items(self) -> Iterable[tuple[str, Any]]:
+        """Return the tensors with their names."""
+        ...
+
     def save(self, path: Path) -> None:
         """Write the tensors to a safetensors file."""
         ...
@@ -92,6 +96,10 @@ class Resumable(Protocol):
 
     def frames_from(self, index: int, carry: Any) -> Iterator[Frame]:
         """Return the frames from ``index`` on; ``carry`` is what they must know about those before."""
+        ...
+
+    def stop(self) -> None:
+        """Have the iteration under way end."""
         ...
 
     def describe(self) -> dict[str, Any] | None:

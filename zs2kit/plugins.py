@@ -1,4 +1,7 @@
-"""Plugins: their base class, which are installed, how one is built from strings, and files of a new one."""
+"""Plugins, and what they have in common with filters.
+
+That is: which are installed, how one is built from strings, and the files of a new one.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, overload
 
 import pluggy
 
@@ -28,11 +31,19 @@ from zs2kit.settings import nearest, options, suggestion
 
 trace = logging.getLogger("zs2kit.hooks")  # one line for every call of a hook, at level DEBUG
 
-GROUP = "zs2kit"  # the entry-point group in which distributions name their plugins
-RESERVED = ("new", "none")  # words of the command line, which can't be plugins' names
+RESERVED = ("new", "none")  # words of the command line, which can't be names
 
 
-class Plugin:
+class Extension:
+    """What plugins and filters are: dataclasses whose fields are options, named by entry points."""
+
+    _group: ClassVar[str]  # the entry-point group in which distributions name them
+    _word: ClassVar[str]  # what one is called in messages
+    # What this one is called, where several of the kind are used; None is the name of its kind
+    _called: str | None = None
+
+
+class Plugin(Extension):
     """The base of all plugins, which are dataclasses: their fields are options, their methods hooks.
 
     Its attributes are what zs2kit needs to know about a plugin apart from its hooks. To change one, a plugin
@@ -46,13 +57,19 @@ class Plugin:
     wants_first: ClassVar[bool] = False
     # The checkpoint to use if the user names none, as `zs2kit.Model.load` takes it
     default_model: ClassVar[str | None] = None
-    # What this one is called, where an edit has several of the kind; None is the plugin's name
-    _called: str | None = None
+    _group, _word = "zs2kit", "plugin"
 
 
-def installed() -> dict[str, EntryPoint]:
-    """Return the installed plugins' entry points by name, sorted, without importing any."""
-    return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)}
+E = TypeVar("E", bound=Extension)
+
+
+def installed(base: type[Extension] = Plugin) -> dict[str, EntryPoint]:
+    """Return the installed plugins' entry points by name, sorted, without importing any.
+
+    base: `zs2kit.Filter` for filters.
+    """
+    found = entry_points(group=base._group)
+    return {entry.name: entry for entry in sorted(found, key=lambda entry: entry.name)}
 
 
 def summary(entry: EntryPoint) -> str:
@@ -75,40 +92,45 @@ def summary(entry: EntryPoint) -> str:
     return ""
 
 
-def load(name: str) -> type[Plugin]:
-    """Import the plugin class called ``name``.
+@overload
+def load(name: str) -> type[Plugin]: ...
+@overload
+def load(name: str, base: type[E]) -> type[E]: ...
+def load(name: str, base: type[Extension] = Plugin) -> type[Extension]:
+    """Import the plugin class called ``name``, or the filter class if ``base`` is `zs2kit.Filter`.
 
     Raises `UsageError` if there is none, `PluginError` if it can't be imported or two have that name.
     """
-    known = installed()
+    word, known = base._word, installed(base)
     if name not in known:
-        raise UsageError(f"no plugin is called '{name}'", suggestion(name, known))
-    if len(claims := {entry.value for entry in entry_points(group=GROUP, name=name)}) > 1:
+        raise UsageError(f"no {word} is called '{name}'", suggestion(name, known))
+    if len(claims := {entry.value for entry in entry_points(group=base._group, name=name)}) > 1:
         raise PluginError(
-            f"two plugins are called '{name}': {' and '.join(sorted(claims))}", "uninstall one of them"
+            f"two {word}s are called '{name}': {' and '.join(sorted(claims))}", "uninstall one of them"
         )
     try:
         cls = known[name].load()
     except (Exception, SystemExit) as error:  # a third party's module may raise anything
-        raise PluginError(f"plugin '{name}' can't be imported: {_named_error(error)}") from error
-    if not (isinstance(cls, type) and issubclass(cls, Plugin) and dataclasses.is_dataclass(cls)):
+        raise PluginError(f"{word} '{name}' can't be imported: {_named_error(error)}") from error
+    if not (isinstance(cls, type) and issubclass(cls, base) and dataclasses.is_dataclass(cls)):
         raise PluginError(
-            f"plugin '{name}' ({known[name].value}) is not a dataclass derived from zs2kit.Plugin",
-            "put @dataclass(eq=False) above the class, and derive it from Plugin",
+            f"{word} '{name}' ({known[name].value}) is not a dataclass derived from zs2kit.{base.__name__}",
+            f"put @dataclass(eq=False) above the class, and derive it from {base.__name__}",
         )
     return cls
 
 
-def fault(name: str) -> str | None:
-    """Import the plugin called ``name``; return what is wrong with its class, options or hooks, or None."""
+def fault(name: str, base: type[Extension] = Plugin) -> str | None:
+    """Import what is called ``name``; return what is wrong with its class, options or hooks, or None."""
     try:
-        cls = load(name)
-        check(cls())
-        manager([cls()])
+        built = load(name, base)()
+        check(built, base)
+        if isinstance(built, Plugin):
+            manager([built])
     except Zs2Error as error:
         return str(error)
     except Exception as error:
-        return f"plugin '{name}' can't be created: {_named_error(error)}"
+        return f"{base._word} '{name}' can't be created: {_named_error(error)}"
     return None
 
 
@@ -116,64 +138,87 @@ def _named_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
-def kind_of(plugin: Plugin) -> str:
-    """Return the name of a plugin's entry point, or else that of its class in lower case."""
-    cls = type(plugin)
+def kind_of(it: Extension) -> str:
+    """Return the name of a plugin's or filter's entry point, or else that of its class in lower case."""
+    cls = type(it)
     value = f"{cls.__module__}:{cls.__qualname__}"
     return next(
-        (entry.name for entry in entry_points(group=GROUP) if entry.value == value), cls.__name__.lower()
+        (entry.name for entry in entry_points(group=it._group) if entry.value == value), cls.__name__.lower()
     )
 
 
 def parted(text: str) -> tuple[str, str]:
-    """Return kind and name of a plugin that is written as KIND or as KIND:NAME."""
+    """Return kind and name of a plugin or filter that is written as KIND or as KIND:NAME."""
     kind, _, name = text.partition(":")
     return kind, name or kind
 
 
-def name_of(plugin: Plugin) -> str:
-    """Return a plugin's name for messages: its own, or else its kind's."""
-    return plugin._called or kind_of(plugin)
+def name_of(it: Extension) -> str:
+    """Return a plugin's or filter's name for messages: its own, or else its kind's."""
+    return it._called or kind_of(it)
 
 
-def build(name: str, settings: Mapping[str, str], called: str | None = None) -> Plugin:
+def described(it: Extension) -> dict[str, Any]:
+    """Return the options of a plugin or filter, with a fingerprint of each file that they name."""
+    from zs2kit.journal import fingerprint  # not above: listing plugins needs no numpy
+
+    values = {each.name: getattr(it, each.name) for each in options(type(it))}
+    files = {
+        name: value for name, value in values.items() if isinstance(value, str) and Path(value).is_file()
+    }
+    return values | {f"{name}'s file": fingerprint([Path(value)]) for name, value in files.items()}
+
+
+@overload
+def build(name: str, settings: Mapping[str, str], called: str | None = None) -> Plugin: ...
+@overload
+def build(name: str, settings: Mapping[str, str], called: str | None, base: type[E]) -> E: ...
+def build(
+    name: str,
+    settings: Mapping[str, str],
+    called: str | None = None,
+    base: type[Extension] = Plugin,
+) -> Extension:
     """Return the plugin called ``name`` with its options set from strings.
 
-    called: its own name, if an edit uses several of the kind.
+    called: its own name, if several of the kind are used. base: `zs2kit.Filter` for a filter.
 
     Raises `UsageError` for an unknown plugin or option, and for a value that is not allowed.
     """
-    cls = load(name)
+    cls = load(name, base)
     known = {each.name: each for each in options(cls)}
     values = {}
     for key, text in settings.items():
         if key not in known:
-            raise UsageError(f"plugin '{called or name}' has no option '{key}'", suggestion(key, known))
+            raise UsageError(f"{base._word} '{called or name}' has no option '{key}'", suggestion(key, known))
         try:
             values[key] = known[key].parse(text)
         except ValueError as error:
             raise UsageError(f"`{called or name}.{key}` {error}, not '{text}'") from None
-    plugin = cls(**values)
-    plugin._called = called
-    check(plugin)
-    return plugin
+    built = cls(**values)
+    built._called = called
+    check(built, base)
+    return built
 
 
-def check(plugin: object) -> None:
-    """Raise an error if ``plugin`` can't be used as one.
+def check(it: object, base: type[Extension] = Plugin) -> None:
+    """Raise an error if ``it`` can't be used as a plugin, or as a filter if ``base`` is `zs2kit.Filter`.
 
-    `UsageError` if it isn't a plugin, or an option has a value that is not allowed; `PluginError` for an
-    attribute whose name is nearly one of `Plugin`'s.
+    `UsageError` if it isn't one, or an option has a value that is not allowed; `PluginError` for an
+    attribute whose name is nearly one of the base's.
     """
-    if not isinstance(plugin, Plugin) or not dataclasses.is_dataclass(plugin):
-        raise UsageError(f"{plugin!r} is not a plugin", "give an instance of a plugin class, such as Pose()")
-    name, cls = name_of(plugin), type(plugin)
-    declared = [each for each in vars(Plugin) if not each.startswith("_")]
+    if not isinstance(it, base) or not dataclasses.is_dataclass(it):
+        such = "Pose" if base is Plugin else "Smooth"
+        raise UsageError(
+            f"{it!r} is not a {base._word}", f"give an instance of a {base._word} class, such as {such}()"
+        )
+    name, cls = name_of(it), type(it)
+    declared = [each for each in vars(base) if not each.startswith("_")]
     ours = {*declared, *vars(hookspecs), *(each.name for each in dataclasses.fields(cls))}
-    for attribute in {each for base in cls.__mro__[:-1] for each in vars(base)} - ours:
+    for attribute in {each for cls in cls.__mro__[:-1] for each in vars(cls)} - ours:
         if not attribute.startswith("_") and (meant := nearest(attribute, declared)):
-            raise PluginError(f"plugin '{name}' has a {attribute}, which zs2kit doesn't know", meant)
-    check_options(plugin, f"{name}.")
+            raise PluginError(f"{base._word} '{name}' has a {attribute}, which zs2kit doesn't know", meant)
+    check_options(it, f"{name}.")
 
 
 def named(plugins: Sequence[Plugin]) -> list[tuple[str, Plugin]]:
@@ -343,24 +388,24 @@ def default_model(plugins: Sequence[Plugin]) -> str | None:
     return next(iter(wanted), None)
 
 
-def write_new(name: str, folder: Path) -> None:
+def write_new(name: str, folder: Path, base: type[Extension] = Plugin) -> None:
     """Write the distribution of a new plugin called ``name`` to ``folder``, which must be new or empty.
 
-    It is complete: it installs, it works, and its test passes. Raises `UsageError` for a name or a folder
-    that can't be used.
+    It is complete: it installs, it works, and its test passes. base: `zs2kit.Filter` for a new filter. Raises
+    `UsageError` for a name or a folder that can't be used.
     """
     cls = "".join(part.capitalize() for part in name.split("_"))
     fits = re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) and len(name) <= 64
     if not fits or keyword.iskeyword(cls) or name in RESERVED:
         raise UsageError(
-            f"a plugin can't be called '{name:.70}'",
+            f"a {base._word} can't be called '{name:.70}'",
             "use up to 64 lower-case letters, digits and _, such as soft_edges",
         )
-    if name in installed() or find_spec(f"zs2kit_{name}"):
-        raise UsageError(f"there is already a plugin called '{name}'", "choose another name")
+    if name in installed(base) or find_spec(f"zs2kit_{name}"):
+        raise UsageError(f"there is already a {base._word} called '{name}'", "choose another name")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(f"{folder} already exists", "choose another folder: `out=FOLDER`")
-    template = files("zs2kit") / "template"
+    template = files("zs2kit") / "template" / base._word
     for source in ("pyproject.toml", "README.md", "zs2kit_example.py", "tests/test_example.py"):
         text = (template / source).read_text(encoding="utf-8")
         target = folder / source.replace("example", name)

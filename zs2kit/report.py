@@ -25,14 +25,17 @@ def versions() -> dict[str, str]:
     }
 
 
-def described(options: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def described(
+    options: Mapping[str, Mapping[str, Any]], base: type[plugins.Extension] = plugins.Plugin
+) -> list[dict[str, Any]]:
     """Return the name, distribution, version and options of each plugin.
 
-    options: by the plugin's name, or KIND:NAME where it has a name of its own.
+    options: by the plugin's name, or KIND:NAME where it has a name of its own. base: `zs2kit.Filter` for
+    filters.
     """
     found = []
     for name, values in options.items():
-        entry = plugins.installed()[plugins.parted(name)[0]]
+        entry = plugins.installed(base)[plugins.parted(name)[0]]
         assert entry.dist is not None  # entry_points() always sets it
         found.append(
             {"name": name, "distribution": entry.dist.name, "version": entry.dist.version, "options": values}

@@ -17,7 +17,7 @@ from pluggy import PluginManager
 
 from zs2kit import guidance
 from zs2kit.carry import Carry, HostCarry
-from zs2kit.clip import Chunk, Clip, Fit, Frame
+from zs2kit.clip import Chunk, Clip, Fit, Frame, resized
 from zs2kit.denoiser import Denoiser
 from zs2kit.encoding import Encoding
 from zs2kit.errors import ModelError, notify
@@ -375,38 +375,58 @@ def chunk_of(clip: Clip, frames: Sequence[Frame], index: int, fit: Fit) -> Chunk
     return chunk
 
 
-def finished(chunk: Chunk, drawn: Drawn, frames: Sequence[Frame], encoding: Encoding) -> Iterator[Frame]:
+def finished(
+    chunk: Chunk, drawn: Drawn, frames: Sequence[Frame], encoding: Encoding, *, fit: bool = True
+) -> Iterator[Frame]:
     """Yield ``frames`` with the drawn pictures, at the source's size; where the mask says so, the source's.
 
-    Pictures of 16 bits, float or HDR are drawn and mixed as they are shown, and stored in the source's
-    ``encoding``; what stays has the source's numbers to the bit, and so has alpha.
+    encoding: of what is yielded. ``fit=False`` yields the pictures as the model has drawn them, without its
+    padding, for `fitted` to bring them to a size.
     """
     assert chunk.fit is not None
-    if not encoding.is_plain and all(frame.stored is not None for frame in frames):
-        yield from _stored(chunk, drawn, frames, encoding)
-        return
-    for index, (frame, image) in enumerate(zip(frames, to_images(drawn.pixels), strict=False)):
-        image = chunk.fit.undo(image)
-        if drawn.keep is not None:
-            mask = drawn.keep[index, :, :, None]
-            image = (mask * frame.image + (1 - mask) * image).round().astype(np.uint8)
-        yield frame._replace(image=image)
+    for index, (frame, pixels) in enumerate(zip(frames, drawn.pixels, strict=False)):
+        picture = chunk.fit.cropped(pixels.permute(1, 2, 0).float().cpu().numpy())
+        keep = None if drawn.keep is None else drawn.keep[index]
+        source = None if chunk.frames is None else frame
+        edited = frame._replace(source=source, keep=keep)
+        if fit:
+            yield fitted(picture, edited, (frame.image.shape[0], frame.image.shape[1]), encoding)
+        elif encoding.is_plain:
+            yield edited._replace(image=to_image(picture))
+        else:
+            stored = encoding.stored(picture)
+            yield edited._replace(image=encoding.image(stored), stored=stored)
 
 
-def _stored(chunk: Chunk, drawn: Drawn, frames: Sequence[Frame], encoding: Encoding) -> Iterator[Frame]:
-    assert chunk.fit is not None
-    pictures = drawn.pixels.permute(0, 2, 3, 1).float().cpu().numpy()
-    for index, (frame, shown) in enumerate(zip(frames, pictures, strict=False)):
-        source = frame.stored
-        assert source is not None
-        shown = np.clip(chunk.fit.undo(shown), 0, 1)
-        mask = None if drawn.keep is None else drawn.keep[index, :, :, None]
+def fitted(picture: NDArray[np.float32], frame: Frame, size: tuple[int, int], encoding: Encoding) -> Frame:
+    """Return ``frame`` with a ``picture`` (height, width, 3) in [0, 1], brought to ``size`` (height, width).
+
+    Where the frame has a mask of what is kept, and its source that size, the source stays. Pictures of 16
+    bits, float or HDR are mixed as they are shown, and stored in the source's ``encoding``; what stays has
+    the source's numbers to the bit, and so has alpha.
+    """
+    source = frame.source or frame
+    mask = None
+    if frame.keep is not None and frame.keep.shape == size:
+        mask = frame.keep[:, :, None]
+    if encoding.is_plain or source.stored is None:
+        image = resized(to_image(picture), size)
         if mask is not None:
-            shown = mask * encoding.shown(source) + (1 - mask) * shown
-        stored = encoding.stored(shown, source[..., 3] if encoding.alpha else None)
-        if mask is not None:
-            stored = np.where(mask == 1, source, stored)
-        yield frame._replace(image=encoding.image(stored), stored=stored)
+            image = (mask * source.image + (1 - mask) * image).round().astype(np.uint8)
+        return frame._replace(image=image, stored=None)
+    shown = np.clip(resized(picture, size), 0, 1)
+    if mask is not None:
+        shown = mask * encoding.shown(source.stored) + (1 - mask) * shown
+    alpha = resized(source.stored[..., 3], size) if encoding.alpha else None
+    stored = encoding.stored(shown, alpha)
+    if mask is not None:
+        stored = np.where(mask == 1, source.stored, stored)
+    return frame._replace(image=encoding.image(stored), stored=stored)
+
+
+def to_image(picture: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A picture in [0, 1] -> uint8."""
+    return (picture * 255).round().astype(np.uint8)
 
 
 def to_images(pixels: torch.Tensor) -> NDArray[np.uint8]:

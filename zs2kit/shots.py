@@ -27,8 +27,9 @@ SIDE = 256  # pixels: the longer side of frames as they are compared
 def shots(clip: Clip, cuts: Cuts) -> Iterator[tuple[int, Frame]]:
     """Yield, for each frame of ``clip``, the position of its shot's first frame and the frame itself.
 
-    cuts: "auto" to detect them, or times in seconds on the clip's own clock; the frame nearest to each time
-    starts a shot. A clip that is made of text alone has no cuts. Detection reads `LOOK_AHEAD` frames ahead.
+    The frame's ``cut`` then says whether it is that first one. cuts: "auto" to detect them, or times in
+    seconds on the clip's own clock; the frame nearest to each time starts a shot. A clip that is made of text
+    alone has no cuts. Detection reads `LOOK_AHEAD` frames ahead.
     """
     if clip.blank:
         cuts = ()
@@ -37,7 +38,7 @@ def shots(clip: Clip, cuts: Cuts) -> Iterator[tuple[int, Frame]]:
         if cut:
             first = index
             log.info("a shot starts at frame %d, %.2f s", index, frame.pts * clip.time_base)
-        yield first, frame
+        yield first, frame._replace(cut=index == first)
 
 
 def _given(clip: Clip, cuts: Cuts) -> Iterator[tuple[Frame, bool]]:

@@ -1,4 +1,4 @@
-"""For tests: tiny models of the real classes, created on the spot, a drawn clip, and the laws for plugins."""
+"""For tests: tiny models of the real classes, drawn clips, and the laws for plugins and for filters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import functools
 import json
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,6 +25,8 @@ from zs2kit.carry import Carry
 from zs2kit.clip import Anew, Chunk, Clip, Fit, Frame
 from zs2kit.editing import Edit, edit, settled
 from zs2kit.errors import PluginError
+from zs2kit.filters.base import Filter
+from zs2kit.filters.filtered import shots_of
 from zs2kit.hookspecs import hookimpl
 from zs2kit.model import Model
 from zs2kit.plugins import Plugin, manager, name_of
@@ -321,6 +323,124 @@ def check_plugin(
         if neutral is not None:
             _check_neutral(trial, neutral)
         _check_threads(trial)
+
+
+def check_filter(
+    filter: Filter, *, neutral: Mapping[str, Any] | None = None, clip: Clip | None = None
+) -> None:
+    """Take a drawn clip through ``filter`` and assert the laws that every filter must obey.
+
+    It has an effect. The result has the size, the rate, the number of frames and the times that it declares.
+    The same twice gives equal frames. It doesn't show how many frames the filter gets at once, what came
+    before a cut, or whether it was interrupted and resumed at any frame. Afterwards the caller's filter is as
+    before. Two filtered clips in two threads give what each gives alone.
+
+    neutral: options with which the filter changes nothing, such as ``{"factor": 1}``. clip: another clip to
+    take; it must have two shots or more, and be iterable many times.
+
+    Raises AssertionError with the law that is broken, and the usual cause.
+    """
+    clip = clip or two_shots()
+    given = dict(vars(filter))
+    whole = list(filter(clip))
+    assert vars(filter) == given, (
+        "the filter is not what it was: usually it shares a list with its copies; let prepare() make what "
+        "the filter needs, and keep that on self"
+    )
+    _check_declared(filter, clip, whole)
+    _check_filters(clip, whole)
+    _check_again(filter(clip), whole, "the same twice", "random numbers without a seed of their own")
+    for size in (1, 2, 3, len(whole)):
+        made = filter(clip)
+        made.filter.chunk_size = size  # type: ignore[misc]  # of the copy
+        cause = "something is computed over all frames of the passage; compute it frame by frame"
+        _check_again(made, whole, f"with up to {size} frames at once", cause)
+    _check_last_shot(filter, clip, whole)
+    _check_resumed(filter, clip, whole)
+    if neutral is not None:
+        neutral_one = dataclasses.replace(filter, **neutral)  # type: ignore[type-var]
+        options = ", ".join(f"{name}={value!r}" for name, value in neutral.items())
+        cause = "the option is not looked at everywhere"
+        _check_again(neutral_one(clip), list(clip), f"with {options}, which should change nothing,", cause)
+    with ThreadPoolExecutor(2) as threads:
+        for frames in threads.map(lambda _: list(filter(clip)), range(2)):
+            _check_again(frames, whole, "in two threads at once", "something is kept on the class")
+
+
+def two_shots(lengths: Sequence[int] = (5, 4), *, side: int = 32) -> Clip:
+    """Return a drawn clip of shots of these lengths, each unlike the one before, with uneven times."""
+    rate = Fraction(30000, 1001)
+
+    def draw() -> Iterator[Frame]:
+        pts = 0
+        for shot, length in enumerate(lengths):
+            for frame in drawn_clip(length, width=side, height=side):
+                image = frame.image[..., ::-1] // 3 if shot % 2 else frame.image
+                lasts = 1001 * (1 + pts // 1001 % 3)  # one to three ticks of the nominal rate
+                yield Frame(np.ascontiguousarray(image), pts, lasts)
+                pts += lasts
+
+    return Clip(Anew(draw), side, side, rate, Fraction(1, 30000), sum(lengths))
+
+
+def _check_declared(filter: Filter, clip: Clip, whole: Sequence[Frame]) -> None:
+    declared, source = filter.declared(clip), list(clip)
+    assert len(whole) == declared.frame_count, f"{len(whole)} frames, not {declared.frame_count} as declared"
+    sizes = {frame.image.shape[:2] for frame in whole}
+    assert sizes == {(declared.height, declared.width)}, f"pictures of {sizes}, not of the declared size"
+    ends = [frame.pts + frame.duration for frame in (source[-1], whole[-1])]
+    for before, after in zip(source, whole[:: filter.per_frame], strict=True):
+        assert before.pts * clip.time_base == after.pts * declared.time_base, "a frame has another time"
+    assert all(a.pts < b.pts for a, b in pairwise(whole)), "frames are not in the order of their times"
+    assert ends[0] * clip.time_base == ends[1] * declared.time_base, "the clip has another duration"
+
+
+def _check_filters(clip: Clip, whole: Sequence[Frame]) -> None:
+    same = len(whole) == clip.frame_count and all(
+        np.array_equal(a.image, b.image) for a, b in zip(clip, whole, strict=True)
+    )
+    assert not same, (
+        "the filter changes nothing, so the other laws would hold just because it has no effect: usually an "
+        "option is set to a value that does nothing"
+    )
+
+
+def _check_again(made: Iterable[Frame], whole: Sequence[Frame], how: str, cause: str) -> None:
+    frames = list(made)
+    assert [each.pts for each in frames] == [each.pts for each in whole], f"{how}, frames have other times"
+    pairs = zip(frames, whole, strict=True)
+    worst = max((_apart(a, b) for a, b in pairs), default=0)
+    most = 0 if "twice" in how else 1  # of 255: a difference of 1 may be rounding
+    assert worst <= most, f"{how}, frames differ by up to {worst} of 255: usually {cause}"
+
+
+def _check_last_shot(filter: Filter, clip: Clip, whole: Sequence[Frame]) -> None:
+    marked = list(shots_of(clip))
+    starts = [place for place, frame in enumerate(marked) if frame.cut]
+    assert len(starts) > 1, "the clip has a single shot"
+    alone = Clip.from_images([frame.image for frame in marked[starts[-1] :]], clip.rate)
+    pairs = zip(whole[starts[-1] * filter.per_frame :], filter(alone), strict=True)
+    worst = max(_apart(a, b) for a, b in pairs)
+    assert worst <= 1, (
+        f"a shot differs by up to {worst} of 255 from the same shot alone: usually something of the frames "
+        "before the cut is kept on self; keep it in the carry"
+    )
+
+
+def _check_resumed(filter: Filter, clip: Clip, whole: Sequence[Frame]) -> None:
+    made = filter(clip)
+    with TemporaryDirectory(prefix="zs2kit-") as folder:
+        path = Path(folder) / "carry.safetensors"
+        for done, _ in enumerate(made, 1):
+            if made.index == done:
+                made.carry.save(path)
+                rest = filter(clip).frames_from(done, Carry.load(path))
+                cause = "something is kept on self from one call to the next; keep it in the carry"
+                _check_again(rest, whole[done:], f"resumed after {done} frames", cause)
+
+
+def _apart(a: Frame, b: Frame) -> int:
+    return int(np.abs(a.image.astype(int) - b.image).max())
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ import click
 
 from zs2kit import __version__
 from zs2kit.cli.edit import edit
+from zs2kit.cli.filter import filter_
 from zs2kit.cli.generate import generate
 from zs2kit.cli.metrics import metrics
 from zs2kit.cli.models import models
 from zs2kit.cli.plan import plan
-from zs2kit.cli.plugins import plugins
+from zs2kit.cli.plugins import filters, plugins
 from zs2kit.cli.terminal import Commands
 from zs2kit.cli.verify import verify
 
@@ -32,5 +33,5 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _command in (edit, generate, metrics, models, plan, plugins, verify):
+for _command in (edit, filter_, filters, generate, metrics, models, plan, plugins, verify):
     main.add_command(_command)

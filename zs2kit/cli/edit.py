@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from zs2kit.io import Output
 
 
-def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options for reading its clip or clips, and for writing the result."""
+def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options for reading its clip or clips, and for the result's name."""
     for option in (
         flag(
             "--fps",
@@ -67,14 +67,20 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="The result; for several clips, a folder.  [default: next to CLIP, named after the plugins: "
             "CLIP-pose.mp4]",
         ),
-        flag(
-            "--prompt",
-            group=WHAT,
-            help="What the result should show.  [default: the model's own; only the bundled models have one]",
-        ),
     ):
         command = option(command)
     return command
+
+
+def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the same, and the one for the prompt."""
+    prompt = flag(
+        "--prompt",
+        group=WHAT,
+        help="What the result should show.  [default: the model's own; only the bundled models have one]",
+    )
+    given: Callable[..., Any] = prompt(reading_options(command))
+    return given
 
 
 def _required(context: click.Context, parameter: click.Parameter, value: Sequence[Path]) -> Sequence[Path]:
@@ -146,8 +152,9 @@ def edit(
                 raise UsageError("nothing can be written beside standard output", "name the result: `out`")
             out = Path(temporary, "standard output.mkv")
         display.stage("looking at the clip" if len(clips) == 1 else "looking at the clips")
-        chosen = shared.build()
+        chosen, filters = shared.build()
         from zs2kit import io
+        from zs2kit.filters import declared
         from zs2kit.io.cameras import address_of
 
         def look(job: Job) -> tuple[Callable[[], Clip], Clip, Output]:
@@ -167,7 +174,7 @@ def edit(
                 )
             source = read_source()
             output = job.shared.opened_output(job.out, display)
-            output.check(source)
+            output.check(declared(source, filters))
             job.shared.check_beside([job.clip, job.out])
             return read_source, source, output
 
@@ -192,6 +199,7 @@ def edit(
         display.stage("loading the model")
         model = shared.load(chosen)
         from zs2kit.editing import edit
+        from zs2kit.filters import through
 
         shared.say_prompt(prompt, model)
 
@@ -200,9 +208,10 @@ def edit(
             edited = edit(
                 source, prompt, plugins=chosen, model=model, progress=display.update, **shared.settings
             )
+            made = through(edited, filters)
             of = f" {job.clip} ({clips.index(job.clip) + 1} of {len(clips)})" if len(clips) > 1 else ""
             display.stage(f"editing{of}")
-            shared.write(output, edited)
+            shared.write(output, made)
             display.stop()
             if named == STANDARD:
                 with job.out.open("rb") as result:
@@ -211,7 +220,7 @@ def edit(
                 # Before the rest, which may still fail. In bytes, since a name may not be text, or not fit
                 # the encoding.
                 click.echo(os.fsencode(job.out))
-            job.shared.write_beside(job.out, edited, read_source, **of_source)
+            job.shared.write_beside(job.out, edited, made, read_source, **of_source)
             display.start()
 
         shared.save()

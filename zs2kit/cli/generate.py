@@ -66,7 +66,7 @@ def generate(
         )
     with shared.manners(), shared.display() as display:
         display.stage("loading the model")
-        chosen = shared.build()
+        chosen, filters = shared.build()
         from zs2kit import io
         from zs2kit.clip import Clip
 
@@ -77,6 +77,7 @@ def generate(
         shared.check_beside([out])
         model = shared.load(chosen)
         from zs2kit.editing import generate
+        from zs2kit.filters import through
 
         shared.say_prompt(prompt, model)
         by_frame = {0: model.default_prompt if prompt is None else prompt, **dict(prompts)}
@@ -91,7 +92,8 @@ def generate(
         )
         shared.save()
         display.stage("generating")
-        shared.write(output, generated)
+        made = through(generated, filters)
+        shared.write(output, made)
         display.stop()
         click.echo(os.fsencode(out))
-        shared.write_beside(out, generated, frames=frames, rate=str(fps))
+        shared.write_beside(out, generated, made, frames=frames, rate=str(fps))

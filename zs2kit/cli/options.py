@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -29,8 +29,10 @@ from zs2kit.settings import Option, Settings, options, parse_time
 if TYPE_CHECKING:
     from zs2kit.clip import Clip
     from zs2kit.editing import Edit
+    from zs2kit.filters import Filter, Filtered
     from zs2kit.model import Model
     from zs2kit.plugins import Plugin
+    from zs2kit.progress import Progress
 
 WHAT, HOW, FILES, MACHINE = "What to draw", "How to draw it", "Input and output", "Machine and messages"
 
@@ -109,38 +111,43 @@ TIME = Parsed("time", parse_time, "seconds (12.5) or [HH:]MM:SS (1:02.5)")
 RATE = Parsed("frame rate", _rate, "24, 23.976 or 30000/1001")
 
 
-class PluginName(click.ParamType[str]):
-    """The name of a plugin."""
+class ExtensionName(click.ParamType[str]):
+    """The name of a plugin, or of a filter."""
 
-    name = "plugin"
+    def __init__(self, *, filters: bool = False) -> None:
+        self.name = "filter" if filters else "plugin"
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Return the installed plugins whose names start with ``incomplete``."""
+        """Return the installed ones whose names start with ``incomplete``."""
         from zs2kit import plugins
+        from zs2kit.filters import Filter
 
-        return [CompletionItem(each) for each in plugins.installed() if each.startswith(incomplete)]
+        known = plugins.installed(Filter if self.name == "filter" else plugins.Plugin)
+        return [CompletionItem(each) for each in known if each.startswith(incomplete)]
 
 
-class PluginOption(click.ParamType[str]):
-    """PLUGIN.OPTION=VALUE."""
+class ExtensionOption(click.ParamType[str]):
+    """NAME.OPTION=VALUE."""
 
     name = "setting"
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Return the options of the chosen plugins, or of all; after a =, the choices of that option."""
+        """Return the options of chosen plugins and filters, or of all; after a =, an option's choices."""
         from zs2kit import plugins
+        from zs2kit.filters import Filter
 
         found = []
-        for plugin in ctx.params.get("plugins") or plugins.installed():
-            kind, name = plugins.parted(plugin)
-            for each in options(plugins.load(kind)):
-                values = [*each.choices, *(["true", "false"] if each.type is bool else [])]
-                key = f"{name}.{each.name}="
-                found += [key + value for value in values] if incomplete.startswith(key) else [key]
+        for base, key in ((plugins.Plugin, "plugins"), (Filter, "filters")):
+            for chosen in ctx.params.get(key) or plugins.installed(base):
+                kind, name = plugins.parted(chosen)
+                for each in options(plugins.load(kind, base)):
+                    values = [*each.choices, *(["true", "false"] if each.type is bool else [])]
+                    start = f"{name}.{each.name}="
+                    found += [start + value for value in values] if incomplete.startswith(start) else [start]
         return [CompletionItem(each) for each in found if each.startswith(incomplete)]
 
 
@@ -177,8 +184,8 @@ OF_A_SOURCE = ("flow_momentum", "cuts")  # settings that have no use without a s
 
 PATH = click.Path(path_type=Path)
 
-_SHARED = (
-    flag(
+_SHARED = {
+    "settings_file": flag(
         "--settings",
         "settings_file",
         type=PATH,
@@ -189,17 +196,17 @@ _SHARED = (
         help="Read options from a file: TOML, as --save-settings writes it, or a report, to draw with the "
         "same settings again. Options on the command line override those of the file.",
     ),
-    flag(
+    "save_settings": flag(
         "--save-settings",
         type=PATH,
         metavar="TOML",
         group=WHAT,
         help="Also write the given options to a file for --settings.",
     ),
-    flag(
+    "plugins": flag(
         "--plugin",
         "plugins",
-        type=PluginName(),
+        type=ExtensionName(),
         metavar="NAME",
         multiple=True,
         group=WHAT,
@@ -207,30 +214,40 @@ _SHARED = (
         "draws from the prompt alone.  [default: strength, or instruct for a model that edits by "
         "instructions]",
     ),
-    flag(
-        "--set",
-        "settings",
-        type=PluginOption(),
-        metavar="PLUGIN.OPTION=VALUE",
+    "filters": flag(
+        "--then",
+        "filters",
+        type=ExtensionName(filters=True),
+        metavar="NAME",
         multiple=True,
         group=WHAT,
-        help="Set an option of a plugin, such as pose.scale=0.8 (a.scale=0.8 for control:a); may be "
-        "repeated. See 'zs2kit plugins NAME'.",
+        help="Take the result through a filter; may be repeated, and they come in this order. To use one "
+        "twice, name each use: smooth:a, smooth:b.",
     ),
-    flag(
+    "sets": flag(
+        "--set",
+        "sets",
+        type=ExtensionOption(),
+        metavar="NAME.OPTION=VALUE",
+        multiple=True,
+        group=WHAT,
+        help="Set an option of a plugin or filter, such as pose.scale=0.8 (a.scale=0.8 for control:a); may "
+        "be repeated. See 'zs2kit plugins NAME' and 'zs2kit filters NAME'.",
+    ),
+    "model": flag(
         "--model",
         metavar="NAME",
         group=WHAT,
         help="A diffusers folder, a .safetensors file or a hub name.  [default: puppets, the bundled model]",
     ),
-    flag(
+    "config": flag(
         "--config",
         metavar="FOLDER",
         group=WHAT,
         help="Where the configs for a .safetensors file given as --model come from: any checkpoint folder of "
         "the same family.  [default: the hub]",
     ),
-    flag(
+    "loras": flag(
         "--lora",
         "loras",
         type=_lora,
@@ -240,7 +257,7 @@ _SHARED = (
         help="Add a LoRA to the model: a .safetensors file, a folder, a hub name, or the name of a bundled "
         "one; may be repeated.",
     ),
-    flag(
+    "embeddings": flag(
         "--embedding",
         "embeddings",
         metavar="NAME",
@@ -249,13 +266,13 @@ _SHARED = (
         help="Teach the model the token of a textual inversion: a .safetensors file, a folder or a hub "
         "name; may be repeated.",
     ),
-    flag(
+    "vae": flag(
         "--vae",
         metavar="NAME",
         group=WHAT,
         help="A VAE in place of the model's own: a .safetensors file, a folder or a hub name.",
     ),
-    flag(
+    "tiny_vae": flag(
         "--tiny-vae",
         metavar="NAME",
         default="auto",
@@ -264,20 +281,20 @@ _SHARED = (
         "AutoencoderTiny, or none.  [default: the model's own, else taesd or taesdxl if it is in the hub's "
         "cache]",
     ),
-    *(
-        derived(each, MACHINE if name == "chunk_size" else WHAT if "prompt" in name else HOW)
+    **{
+        name: derived(each, MACHINE if name == "chunk_size" else WHAT if "prompt" in name else HOW)
         for name, each in SETTINGS.items()
         if name not in ("prompt", *OF_A_SOURCE)
-    ),
-    *(derived(each, FILES) for each in OUTPUT.values()),
-    flag(
+    },
+    **{name: derived(each, FILES) for name, each in OUTPUT.items()},
+    "sheet": flag(
         "--sheet",
         type=PATH,
         metavar="PNG",
         group=FILES,
         help="Also write a contact sheet, with the source above the result; for several clips, a folder.",
     ),
-    flag(
+    "report": flag(
         "--report",
         type=PATH,
         metavar="JSON",
@@ -285,19 +302,19 @@ _SHARED = (
         help="Also write a report: how good the result is, and everything needed to draw it again; for "
         "several clips, a folder.",
     ),
-    flag(
+    "device": flag(
         "--device",
         metavar="NAME",
         group=MACHINE,
         help="Where to compute: cpu, cuda, mps.  [default: the fastest available]",
     ),
-    flag(
+    "dtype": flag(
         "--dtype",
         type=click.Choice(["float32", "float16", "bfloat16"]),
         group=MACHINE,
         help="The precision to compute in.  [default: what suits the device]",
     ),
-    flag(
+    "progress": flag(
         "--progress",
         type=click.Choice(KINDS),
         default="auto",
@@ -305,105 +322,66 @@ _SHARED = (
         help="How to show progress: bar, lines (one every ten seconds), json (one object per line) or none.  "
         "[default: a bar on a terminal, else lines]",
     ),
-    flag("--quiet", is_flag=True, group=MACHINE, help="Print only errors, warnings and the result's name."),
-    flag("--verbose", is_flag=True, group=MACHINE, help="Print what is done, and with which settings."),
-    flag(
+    "quiet": flag(
+        "--quiet", is_flag=True, group=MACHINE, help="Print only errors, warnings and the result's name."
+    ),
+    "verbose": flag(
+        "--verbose", is_flag=True, group=MACHINE, help="Print what is done, and with which settings."
+    ),
+    "trace_hooks": flag(
         "--trace-hooks",
         is_flag=True,
         group=MACHINE,
         help="Print each call of a plugin's hook: its arguments, its result, and how long it takes.",
     ),
-)
+}
 
 
 @dataclass(frozen=True)
-class Shared:
-    """The values of the options that the commands have in common.
+class Common:
+    """The values of the options that all commands have that write a clip.
 
-    settings, output: the options of `Settings` and `Output` that were given, by name.
+    output: the options of `Output` that were given, by name. sets: those of plugins and filters.
     """
 
-    settings: Mapping[str, Any]
     output: Mapping[str, Any]
-    plugins: Sequence[str]
-    plugin_settings: Sequence[str]
-    model: str | None
-    config: str | None
-    loras: Sequence[tuple[str, float]]
-    embeddings: Sequence[str]
-    vae: str | None
-    tiny_vae: str
+    filters: Sequence[str]
+    sets: Sequence[str]
     save_settings: Path | None
     sheet: Path | None
     report: Path | None
-    device: str | None
-    dtype: str | None
     progress: str
     quiet: bool
     verbose: bool
-    trace_hooks: bool
 
     def manners(self, **extra: Any) -> Any:
         """See `zs2kit.cli.terminal.manners`."""
-        return manners(quiet=self.quiet, verbose=self.verbose, trace_hooks=self.trace_hooks, **extra)
+        return manners(quiet=self.quiet, verbose=self.verbose, **extra)
 
     @property
     def word(self) -> str:
         """What the result is named after by default."""
         from zs2kit.plugins import parted
 
-        return "-".join(dict.fromkeys(parted(each)[0] for each in self.plugins if each != "none")) or "edit"
+        return "-".join(dict.fromkeys(parted(each)[0] for each in self.filters))
 
-    def build(self) -> list[Plugin] | None:
-        """Return the plugins, with their options; None if none is named.
+    def build_filters(self, plugins: Sequence[str] = ()) -> list[Filter]:
+        """Return the filters, with their options; ``plugins``: the names of those that are used beside them.
 
         Everything that is quick to check is checked here, so that a typing error shows before a model loads.
         """
         if self.quiet and self.verbose:
             raise UsageError("--quiet and --verbose can't be used together", "use one of them")
-        if len(dict(self.loras)) < len(self.loras):
-            raise UsageError("--lora names the same LoRA twice", "give it once, with the sum of the weights")
-        Settings(**self.settings)
-        names = [each for each in self.plugins if each != "none"]
-        if names and "none" in self.plugins:
-            raise UsageError("--plugin none can't be used with another plugin", "leave it out")
-        chosen = _by_plugin(names, self.plugin_settings)
-        from zs2kit import plugins
-
-        built = [plugins.build(kind, values, name) for name, (kind, values) in chosen.items()]
-        return built if self.plugins else None
-
-    def load(self, plugins: Sequence[Plugin] | None) -> Model:
-        """Load the model: the one that is named, or the plugins' default, or the bundled one."""
-        choose_waiting()
-        hush()
+        chosen = _chosen(plugins, self.filters, self.sets)
         from zs2kit import plugins as plugins_
-        from zs2kit.model import Model
-        from zs2kit.networks.loading import BUNDLED
+        from zs2kit.filters import Filter
 
-        loaded = Model.load(
-            self.model or plugins_.default_model(plugins or ()) or BUNDLED,
-            config=self.config,
-            loras=dict(self.loras),
-            embeddings=self.embeddings,
-            device=self.device,
-            dtype=self.dtype,
-            vae=self.vae,
-            tiny_vae=self.tiny_vae,
-        )
-        log.info("model %s on %s in %s", loaded.name, loaded.device, loaded.dtype)
-        return loaded
+        named = [plugins_.parted(each)[1] for each in self.filters]
+        return [plugins_.build(*chosen[name], name, Filter) for name in named]
 
     def display(self) -> Display:
         """Return what shows how far the command is."""
         return make_display(self.progress, self.quiet)
-
-    def say_prompt(self, prompt: object, model: Model) -> None:
-        """Print which prompt is used if no ``prompt`` is given."""
-        if prompt is None and not self.quiet:
-            default = model.default_prompt
-            kind = f"the model's own: '{default}'" if default else "an empty one"
-            say(f"no prompt; using {kind}")
 
     def opened_output(self, out: Path, display: Display) -> Output:
         """Return the output for ``out``; on a terminal, ask whether to resume an interrupted edit."""
@@ -438,52 +416,167 @@ class Shared:
         if self.save_settings:
             from zs2kit.beside import write_beside
 
-            text = settings_file.saved(click.get_current_context(), list(self.plugin_settings))
+            text = settings_file.saved(click.get_current_context(), list(self.sets))
             write_beside(self.save_settings, text.encode())
 
-    def write(self, output: Output, edited: Edit) -> None:
-        """Draw the frames of ``edited`` and write them."""
+    def write(
+        self, output: Output, made: Edit | Filtered, progress: Callable[[Progress], object] | None = None
+    ) -> None:
+        """Make the frames of ``made`` and write them; ``progress`` is called after each."""
         from zs2kit import io
 
-        log.info("settings: %s", ", ".join(f"{k}={v!r}" for k, v in edited.settings.described().items()))
-        for name, chosen in edited.plugins.items():
-            log.info("plugin %s: %s", name, ", ".join(f"{k}={v!r}" for k, v in chosen.items()))
+        for kind in ("plugins", "filters"):
+            for name, chosen in (made.describe() or {}).get(kind, {}).items():
+                log.info("%s %s: %s", kind[:-1], name, ", ".join(f"{k}={v!r}" for k, v in chosen.items()))
         done = 0
 
         def left() -> int | None:
-            return edited.index - done or edited.chunk_size
+            return made.index - done or made.chunk_size
 
-        def report(count: int) -> None:
+        def report(count: Progress) -> None:
             nonlocal done
             done = count
-            if asked() and edited.index == done:
+            if progress is not None:
+                progress(count)
+            if asked() and made.index == done:
                 raise click.Abort
 
         with stoppable(left) as asked:
-            io.write(output, edited, progress=report)
+            io.write(output, made, progress=report)
+
+    def write_sheet(self, out: Path, read_source: Callable[[], Clip] | None) -> None:
+        """Write the sheet, of the result and of its source if there is one."""
+        if self.sheet:
+            from zs2kit import io
+            from zs2kit.sheet import write_sheet
+
+            source = {"source": read_source()} if read_source else {}
+            write_sheet(self.sheet, {**source, "result": io.read(out)})
+
+    def write_report(
+        self,
+        out: Path,
+        made: Edit | Filtered,
+        read_source: Callable[[], Clip] | None,
+        about: Mapping[str, Any],
+        chunk_size: int | None = None,
+    ) -> None:
+        """Write the report on the result, with what is known ``about`` it."""
+        from zs2kit import io
+        from zs2kit.filters import Filter, filters_of, source_frames
+        from zs2kit.metrics import measure
+        from zs2kit.plugins import Plugin
+        from zs2kit.report import described, write_report
+
+        assert self.report is not None
+        known, source = made.describe() or {}, read_source() if read_source else None
+        contents = {
+            "result": os.fspath(out),
+            **({"source": known["source"]} if source else {}),
+            **about,
+            **({"plugins": described(known["plugins"], Plugin)} if "plugins" in known else {}),
+            "filters": described(known.get("filters", {}), Filter),
+            "metrics": measure(
+                source_frames(io.read(out), filters_of(made), source), source, chunk_size=chunk_size
+            ),
+        }
+        write_report(self.report, ["zs2kit", *click.get_current_context().obj], contents)
+
+
+@dataclass(frozen=True)
+class Shared(Common):
+    """The values of the options that the commands have in common that draw.
+
+    settings: the options of `Settings` that were given, by name.
+    """
+
+    settings: Mapping[str, Any]
+    plugins: Sequence[str]
+    model: str | None
+    config: str | None
+    loras: Sequence[tuple[str, float]]
+    embeddings: Sequence[str]
+    vae: str | None
+    tiny_vae: str
+    device: str | None
+    dtype: str | None
+    trace_hooks: bool
+
+    def manners(self, **extra: Any) -> Any:
+        """See `zs2kit.cli.terminal.manners`."""
+        return super().manners(trace_hooks=self.trace_hooks, **extra)
+
+    @property
+    def word(self) -> str:
+        """What the result is named after by default."""
+        from zs2kit.plugins import parted
+
+        used = dict.fromkeys(parted(each)[0] for each in self.plugins if each != "none")
+        return "-".join(filter(None, ["-".join(used) or "edit", super().word]))
+
+    def build(self) -> tuple[list[Plugin] | None, list[Filter]]:
+        """Return the plugins, with their options, and the filters; None for plugins if none is named.
+
+        Everything that is quick to check is checked here, so that a typing error shows before a model loads.
+        """
+        if len(dict(self.loras)) < len(self.loras):
+            raise UsageError("--lora names the same LoRA twice", "give it once, with the sum of the weights")
+        Settings(**self.settings)
+        names = [each for each in self.plugins if each != "none"]
+        if names and "none" in self.plugins:
+            raise UsageError("--plugin none can't be used with another plugin", "leave it out")
+        filters = self.build_filters(names)
+        chosen = _chosen(names, self.filters, self.sets)
+        from zs2kit import plugins
+
+        named = [plugins.parted(each)[1] for each in names]
+        built = [plugins.build(*chosen[name], name) for name in named]
+        return (built if self.plugins else None), filters
+
+    def load(self, plugins: Sequence[Plugin] | None) -> Model:
+        """Load the model: the one that is named, or the plugins' default, or the bundled one."""
+        choose_waiting()
+        hush()
+        from zs2kit import plugins as plugins_
+        from zs2kit.model import Model
+        from zs2kit.networks.loading import BUNDLED
+
+        loaded = Model.load(
+            self.model or plugins_.default_model(plugins or ()) or BUNDLED,
+            config=self.config,
+            loras=dict(self.loras),
+            embeddings=self.embeddings,
+            device=self.device,
+            dtype=self.dtype,
+            vae=self.vae,
+            tiny_vae=self.tiny_vae,
+        )
+        log.info("model %s on %s in %s", loaded.name, loaded.device, loaded.dtype)
+        return loaded
+
+    def say_prompt(self, prompt: object, model: Model) -> None:
+        """Print which prompt is used if no ``prompt`` is given."""
+        if prompt is None and not self.quiet:
+            default = model.default_prompt
+            kind = f"the model's own: '{default}'" if default else "an empty one"
+            say(f"no prompt; using {kind}")
 
     def write_beside(
-        self, out: Path, edited: Edit, read_source: Callable[[], Clip] | None = None, **about: Any
+        self,
+        out: Path,
+        edited: Edit,
+        made: Edit | Filtered,
+        read_source: Callable[[], Clip] | None = None,
+        **about: Any,
     ) -> None:
         """Write the sheet and the report on the result, and on its source if there is one.
 
         about: further settings for the report.
         """
-        from zs2kit import io
-
-        if self.sheet:
-            from zs2kit.sheet import write_sheet
-
-            source = {"source": read_source()} if read_source else {}
-            write_sheet(self.sheet, {**source, "result": io.read(out)})
+        self.write_sheet(out, read_source)
         if self.report:
-            from zs2kit.metrics import measure
-            from zs2kit.report import described, write_report
-
             model, known = edited.scan.model, edited.describe() or {}
             contents = {
-                "result": os.fspath(out),
-                **({"source": known["source"]} if read_source else {}),
                 "settings": {**edited.settings.described(), **about},
                 "model": {
                     "name": model.name,
@@ -496,64 +589,82 @@ class Shared:
                     "device": str(model.device),
                     "dtype": str(model.dtype).removeprefix("torch."),
                 },
-                "plugins": described(edited.plugins),
-                "metrics": measure(
-                    io.read(out),
-                    read_source() if read_source else None,
-                    chunk_size=self.settings.get("chunk_size"),
-                ),
             }
-            write_report(self.report, ["zs2kit", *click.get_current_context().obj], contents)
+            self.write_report(out, made, read_source, contents, self.settings.get("chunk_size"))
 
 
-def shared(*, without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+C = TypeVar("C", bound=Common)
+
+
+def shared(
+    kind: type[C] = Shared,  # type: ignore[assignment]
+    *,
+    without: Sequence[str] = (),
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the common options, as an argument ``shared``, ``without`` the named settings."""
+    of = {each.name for each in fields(kind)}
+    names = {"settings_file", "sets", *of, *OUTPUT, *(SETTINGS if "settings" in of else ())}
 
     def give(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
         def call(**values: Any) -> None:
             del values["settings_file"]  # its options are among the others
-            values["plugin_settings"] = settings_file.with_sets(
-                click.get_current_context(), values["plugins"], values.pop("settings")
-            )
-            values["settings"] = given(
-                {name: values.pop(name, None) for name in SETTINGS if name != "prompt"}
-            )
+            used = (*values.get("plugins", ()), *values.setdefault("filters", ()))
+            values["sets"] = settings_file.with_sets(click.get_current_context(), used, values["sets"])
+            if "settings" in of:
+                values["settings"] = given(
+                    {name: values.pop(name, None) for name in SETTINGS if name != "prompt"}
+                )
             values["output"] = given({name: values.pop(name) for name in OUTPUT})
-            common = {each.name: values.pop(each.name) for each in fields(Shared)}
-            command(**values, shared=Shared(**common))
+            common = {each.name: values.pop(each.name) for each in fields(kind)}
+            command(**values, shared=kind(**common))
 
-        of_a_source = (derived(SETTINGS[name], HOW) for name in OF_A_SOURCE if name not in without)
-        for option in reversed((*_SHARED, *of_a_source)):
-            call = option(call)
+        of_a_source = {name: derived(SETTINGS[name], HOW) for name in OF_A_SOURCE}
+        for name, option in reversed((_SHARED | of_a_source).items()):
+            if name in names and name not in without:
+                call = option(call)
         return call
 
     return give
 
 
-def _by_plugin(plugins: Sequence[str], settings: Sequence[str]) -> dict[str, tuple[str, dict[str, str]]]:
-    """Return the plugins' kinds and settings by their names; raise `UsageError` if they don't fit."""
+def _chosen(
+    plugins: Sequence[str], filters: Sequence[str], sets: Sequence[str]
+) -> dict[str, tuple[str, dict[str, str]]]:
+    """Return the kinds and settings of plugins and filters by their names.
+
+    Raises `UsageError` if they don't fit.
+    """
     from zs2kit.plugins import parted
 
     chosen: dict[str, tuple[str, dict[str, str]]] = {}
-    for plugin in plugins:
-        kind, name = parted(plugin)
+    for flag, each in [*(("--plugin", each) for each in plugins), *(("--then", each) for each in filters)]:
+        kind, name = parted(each)
         if name != kind and not re.fullmatch(r"[A-Za-z]\w*", name):
-            raise UsageError(f"--plugin {plugin}: '{name}' is not a valid name", "use letters, digits and _")
+            raise UsageError(f"{flag} {each}: '{name}' is not a valid name", "use letters, digits and _")
+        if name in chosen and flag == "--then" and name in (parted(plugin)[1] for plugin in plugins):
+            raise UsageError(
+                f"{flag} {each}: a plugin is called {name}, too", f"give it another name: {kind}:a"
+            )
         if name in chosen:
             raise UsageError(
-                f"--plugin {plugin} is given twice", f"give it once, or two names: {kind}:a and {kind}:b"
+                f"{flag} {each} is given twice", f"give it once, or two names: {kind}:a and {kind}:b"
             )
         chosen[name] = kind, {}
-    for setting in settings:
+    for setting in sets:
         key, equals, value = setting.partition("=")
         name, dot, option = key.partition(".")
         if not (name and dot and option and equals):
             raise UsageError(
-                f"--set can't read '{setting}'", "write PLUGIN.OPTION=VALUE, such as pose.scale=0.8"
+                f"--set can't read '{setting}'", "write NAME.OPTION=VALUE, such as pose.scale=0.8"
             )
         if name not in chosen:
-            raise UsageError(f"--set {setting} is for a plugin that is not used", f"add --plugin {name}")
+            from zs2kit.filters import Filter
+            from zs2kit.plugins import installed
+
+            flag = "--then" if name in installed(Filter) else "--plugin"
+            word = "filter" if flag == "--then" else "plugin"
+            raise UsageError(f"--set {setting} is for a {word} that is not used", f"add {flag} {name}")
         values = chosen[name][1]
         if option in values:
             raise UsageError(f"--set {key} is given twice", "give it once")

@@ -27,7 +27,7 @@ from zs2kit.errors import ClipError, Notice
     "result.",
 )
 @flag("--json", "as_json", is_flag=True, group=FILES, help="Print JSON.")
-@shared()
+@shared(without=["filters"])
 def plan(
     clip: Path,
     prompt: str | None,
@@ -49,7 +49,7 @@ def plan(
     said: list[Notice] = []
     with shared.manners(notices=said.append), shared.display() as display:
         display.stage("looking at the clip")
-        chosen = shared.build()
+        chosen, _ = shared.build()
         from zs2kit import io
 
         source = io.read(clip, start=start, end=end, rate=fps, deinterlace=deinterlace, reader=reader)

@@ -64,7 +64,7 @@ def saved(context: click.Context, sets: Sequence[str]) -> str:
     for parameter in context.command.params:
         name = parameter.name or ""
         by_default = context.get_parameter_source(name) in (None, ParameterSource.DEFAULT)
-        if name in _OF_A_RUN or name not in names or name == "settings" or by_default:
+        if name in _OF_A_RUN or name not in names or name == "sets" or by_default:
             continue
         if (value := context.params[name]) is not None:
             lines.append(f"{names[name]} = {_toml(_plain(name, value))}")
@@ -109,20 +109,30 @@ def _of_toml(
     path: Path, content: dict[str, Any], context: click.Context
 ) -> tuple[dict[str, Any], dict[str, str]]:
     from zs2kit import plugins
+    from zs2kit.filters import Filter
 
     known = _keys(context.command)
     parameters = {each.name: each for each in context.command.params}
     values: dict[str, Any] = {}
     sets: dict[str, str] = {}
-    chosen = []
+    bases: dict[str, type[plugins.Extension]] = {"plugins": plugins.Plugin, "filters": Filter}
+    bases = {name: base for name, base in bases.items() if name in parameters}
+    chosen: dict[str, list[str]] = {name: [] for name in bases}
     for key, value in content.items():
         if isinstance(value, dict):
-            kinds = {name: kind for kind, name in map(plugins.parted, values.get("plugins", []))}
-            kind = kinds.get(key, key)
-            if kind not in plugins.installed():
-                raise UsageError(f"{path}: there is no plugin '{key}'", suggestion(key, plugins.installed()))
-            chosen += [] if key in kinds else [key]
-            names = [each.name for each in options(plugins.load(kind))]
+            kinds = {
+                called: (kind, name)
+                for name in bases
+                for kind, called in map(plugins.parted, values.get(name, []))
+            }
+            of = next((name for name, base in bases.items() if key in plugins.installed(base)), None)
+            if key not in kinds and of is None:
+                every = [each for base in bases.values() for each in plugins.installed(base)]
+                words = " or ".join(base._word for base in bases.values())
+                raise UsageError(f"{path}: there is no {words} '{key}'", suggestion(key, every))
+            kind, group = kinds.get(key) or (key, of or "")
+            chosen[group] += [] if key in kinds else [key]
+            names = [each.name for each in options(plugins.load(kind, bases[group]))]
             for option, given in value.items():
                 if option not in names:
                     raise UsageError(f"{path}: {key} has no option '{option}'", suggestion(option, names))
@@ -141,9 +151,9 @@ def _of_toml(
             ]
         else:
             values[name] = _text(path, key, value)
-    named = values.get("plugins", [])
-    if chosen:
-        values["plugins"] = [*named, *chosen]
+    for name, further in chosen.items():
+        if further:
+            values[name] = [*values.get(name, []), *further]
     return values, sets
 
 
@@ -151,44 +161,55 @@ def _of_report(
     path: Path, content: dict[str, Any], command: click.Command
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return what a report says as options of ``command``; those that it hasn't are left out."""
+    names = {each.name for each in command.params}
     try:
-        settings, model = dict(content["settings"]), content["model"]
-        prompts = settings.pop("prompt")
-        prompts = prompts if isinstance(prompts, dict) else {"0": prompts}
-        values: dict[str, Any] = {
-            "prompt": prompts.pop("0"),
-            "prompts": [[frame, text] for frame, text in prompts.items()],
-            "fps": settings.pop("rate", None),
-            "model": model["name"],
-            "config": model["config"],
-            "loras": [f"{name}:{weight!r}" for name, weight in model["loras"].items()],
-            "embeddings": list(model["embeddings"]),
-            "vae": model.get("vae"),
-            "tiny_vae": model.get("tiny_vae"),
-            "device": model["device"],
-            "dtype": model["dtype"],
-            "plugins": [each["name"] for each in content["plugins"]] or ["none"],
-        }
-        if size := settings.pop("size"):
-            values["size"] = f"{size[1]}x{size[0]}"
-        cuts = settings.pop("cuts")
-        values["cuts"] = cuts if isinstance(cuts, str) else ",".join(map(str, cuts)) or "none"
-        values |= {name: _text(path, name, value) for name, value in settings.items() if value is not None}
+        values = _of_drawing(path, content) if "plugins" in names else {}
+        values["filters"] = [each["name"] for each in content.get("filters", [])]
         from zs2kit import plugins
+        from zs2kit.filters import Filter
 
         sets = {}
-        for each in content["plugins"]:
+        used: list[tuple[Any, type[plugins.Extension]]] = []
+        used += [(each, Filter) for each in content.get("filters", [])]
+        if "plugins" in names:
+            used += [(each, plugins.Plugin) for each in content["plugins"]]
+        for each, base in used:
             kind, called = plugins.parted(each["name"])
-            names = {option.name for option in options(plugins.load(kind))}
+            known = {option.name for option in options(plugins.load(kind, base))}
             for name, value in each["options"].items():
-                if name in names:  # beside them are fingerprints of files
+                if name in known:  # beside them are fingerprints of files
                     sets[f"{called}.{name}"] = "none" if value is None else _text(path, name, value)
     except (AttributeError, LookupError, TypeError) as error:
-        raise UsageError(f"{path} is not a report", "give one that an edit has written") from error
-    names = {each.name for each in command.params}
+        raise UsageError(f"{path} is not a report", f"give one that {command.name} has written") from error
     if command.name == "generate" and values["plugins"] == ["none"]:
         values["plugins"] = []
     return {name: it for name, it in values.items() if name in names and it is not None}, sets
+
+
+def _of_drawing(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Return what the report on an edit or a generated clip says as options, but for those of filters."""
+    settings, model = dict(content["settings"]), content["model"]
+    prompts = settings.pop("prompt")
+    prompts = prompts if isinstance(prompts, dict) else {"0": prompts}
+    values: dict[str, Any] = {
+        "prompt": prompts.pop("0"),
+        "prompts": [[frame, text] for frame, text in prompts.items()],
+        "fps": settings.pop("rate", None),
+        "model": model["name"],
+        "config": model["config"],
+        "loras": [f"{name}:{weight!r}" for name, weight in model["loras"].items()],
+        "embeddings": list(model["embeddings"]),
+        "vae": model.get("vae"),
+        "tiny_vae": model.get("tiny_vae"),
+        "device": model["device"],
+        "dtype": model["dtype"],
+        "plugins": [each["name"] for each in content["plugins"]] or ["none"],
+    }
+    if size := settings.pop("size"):
+        values["size"] = f"{size[1]}x{size[0]}"
+    cuts = settings.pop("cuts")
+    values["cuts"] = cuts if isinstance(cuts, str) else ",".join(map(str, cuts)) or "none"
+    return values | {name: _text(path, name, value) for name, value in settings.items() if value is not None}
 
 
 def _text(path: Path, key: str, value: Any) -> str:

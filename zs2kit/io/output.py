@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from zs2kit import __version__
 from zs2kit.errors import ClipError, UsageError, notify
+from zs2kit.settings import LARGEST, option
 from zs2kit.settings import check as check_options
-from zs2kit.settings import option
 
 if TYPE_CHECKING:
     from zs2kit.clip import Clip, Color
@@ -325,6 +325,12 @@ class Output:
         from zs2kit.io.streams import codec_of, copied, holds
 
         path, pattern = self.path, self.pattern
+        if self.store.encoder == "libx264" and max(clip.width, clip.height) > LARGEST:
+            raise ClipError(
+                f"{path} would be {clip.width}x{clip.height} pixels, but h264 stores no more than "
+                f"{LARGEST}x{LARGEST}",
+                "make it smaller, or use `codec='ffv1'`",
+            )
         if os.path.isdir(path):
             raise ClipError(f"{path} is a folder", "name a file in it")
         if not os.path.isdir(path.parent):

@@ -39,6 +39,7 @@ from zs2kit.io.filters import graph, pulled
 from zs2kit.io.pictures import DECODERS, Upright, encoding_of, rgb, upright_of
 from zs2kit.io.seeking import DecordFrames, FileFrames
 from zs2kit.io.sequence import RATE, Pattern, read_sequence
+from zs2kit.journal import fingerprint
 from zs2kit.settings import suggestion
 
 READERS = ("pyav", "decord")
@@ -169,6 +170,22 @@ def opened(clip: Any) -> Clip:
         f"a {type(clip).__name__} is not a clip",
         "give a path, a clip from zs2kit.read, or pictures with zs2kit.Clip.from_images",
     )
+
+
+def described(clip: Clip) -> dict[str, Any] | None:
+    """Return which frames of which files ``clip`` has, for JSON; None if it is of no file."""
+    if clip.source is None and not clip.blank:
+        return None
+    pattern = Pattern.of(clip.source) if clip.source else None
+    files = [pattern.path(each) for each in pattern.numbers()] if pattern else [clip.source]
+    return {
+        "source": fingerprint([file for file in files if file]),
+        "start": clip.start,
+        "end": clip.end,
+        "deinterlaced": clip.deinterlaced,
+        "reader": clip.reader,
+        "frames": clip.frame_count,
+    }
 
 
 def _named_in(folder: Path) -> str:

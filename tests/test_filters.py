@@ -1,0 +1,542 @@
+"""Filters: what they get and declare, the laws that `check_filter` asserts, chains after an edit."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+import zs2kit
+from zs2kit import Filter, cli, io, option
+from zs2kit.carry import Carry
+from zs2kit.clip import Anew, Clip
+from zs2kit.errors import PluginError, UsageError
+from zs2kit.filters import declared, through
+from zs2kit.testing import check_filter, drawn_clip, two_shots
+from zs2kit_plugins.mask import Mask
+
+
+@dataclass(eq=False)
+class Twice(Filter):
+    """Puts the mean of a frame and the next between them."""
+
+    ahead = 1
+    per_frame = 2
+
+    def run(self, passage, carry):
+        seen = torch.cat([passage.pixels, passage.ahead])
+        following = torch.cat([seen[1:], seen[-1:]])[: len(passage.pixels)]
+        return torch.stack([passage.pixels, (passage.pixels + following) / 2], 1).flatten(0, 1)
+
+
+@dataclass(eq=False)
+class Trail(Filter):
+    """Averages over the frames before."""
+
+    length: float = option(0.5, "How much is left.", minimum=0, maximum=1)
+    chunk_size = 3
+
+    def run(self, passage, carry):
+        made, last = [], carry.get("last", passage.pixels[0])
+        for picture in passage.pixels:
+            last = torch.lerp(picture, last, self.length)
+            made.append(last)
+        carry["last"] = last
+        return torch.stack(made)
+
+
+@dataclass(eq=False)
+class Larger(Filter):
+    """Repeats pixels of what the model has drawn, four times."""
+
+    factor: int = option(1, "How much larger than the source.", minimum=1)
+    model_size = True
+
+    def size(self, height, width):
+        return height * self.factor, width * self.factor
+
+    def run(self, passage, carry):
+        return torch.nn.functional.interpolate(passage.pixels, scale_factor=4)
+
+
+def run(*args: object) -> Result:
+    """Run the command line in this process."""
+    return CliRunner().invoke(cli.main, [str(each) for each in args])
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of five frames, 48x32, at 29.97 per second."""
+    clip = drawn_clip(5, width=48, height=32, rate=Fraction(30000, 1001))
+    return io.write(tmp_path_factory.mktemp("clip") / "clip.mp4", clip)
+
+
+@pytest.fixture
+def edited(source, tiny_folders):
+    def edited(**more):
+        quick = {"num_inference_steps": 2, "chunk_size": 2, "flow_momentum": 0.0, "plugins": []}
+        return zs2kit.edit(source, "a robot", model=tiny_folders["epsilon"], **{**quick, **more})
+
+    return edited
+
+
+# The laws
+
+
+@pytest.mark.parametrize("filter", [Twice(), Trail(), Larger(2)], ids=lambda each: type(each).__name__)
+def test_they_keep_the_laws(filter):
+    check_filter(filter, neutral={"length": 0.0} if isinstance(filter, Trail) else None)
+
+
+@dataclass(eq=False)
+class Random(Trail):
+    def run(self, passage, carry):
+        return passage.pixels * random.random()
+
+
+@dataclass(eq=False)
+class WholePassage(Trail):
+    def run(self, passage, carry):
+        return passage.pixels - passage.pixels.mean()
+
+
+@dataclass(eq=False)
+class Remembers(Trail):
+    last = None
+
+    def run(self, passage, carry):
+        self.last, last = passage.pixels[-1], self.last
+        return passage.pixels * 0.5 + 0.5 * (0 if last is None else last)
+
+
+@dataclass(eq=False)
+class Shares(Trail):
+    def __post_init__(self):
+        self.seen = []
+
+    def run(self, passage, carry):
+        Shares.level = getattr(Shares, "level", 0.0) + 0.1
+        return passage.pixels * (1 - Shares.level % 1)
+
+
+@dataclass(eq=False)
+class Nothing(Trail):
+    def run(self, passage, carry):
+        return passage.pixels
+
+
+@dataclass(eq=False)
+class OtherCount(Trail):
+    def declared(self, clip):
+        return super().declared(clip).with_frames((), frame_count=clip.frame_count + 1)
+
+
+@pytest.mark.parametrize(
+    "filter, broken",
+    [
+        (Random(), "the same twice"),
+        (WholePassage(), "frames at once"),
+        (Remembers(), "frames at once|a shot differs|resumed"),
+        (Shares(), "the same twice"),
+        (Nothing(), "changes nothing"),
+        (OtherCount(), "9 frames, not 10 as declared"),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_a_broken_law_is_found(filter, broken):
+    with pytest.raises(AssertionError, match=broken):
+        check_filter(filter)
+
+
+def test_what_is_not_neutral_is_found():
+    with pytest.raises(AssertionError, match=r"length=0.3, which should change nothing"):
+        check_filter(Trail(), neutral={"length": 0.3})
+
+
+# What a filter gets
+
+
+@dataclass(eq=False)
+class Watches(Filter):
+    """Notes what it is given."""
+
+    ahead = 2
+    chunk_size = 2
+
+    def prepare(self, clip):
+        self.given = []
+
+    def run(self, passage, carry):
+        self.given.append((passage.index, len(passage.pixels), len(passage.ahead), len(carry)))
+        carry["seen"] = passage.pixels[-1]
+        return passage.pixels
+
+
+def test_no_passage_reaches_over_a_cut():
+    watching = Watches()(two_shots([5, 4]))
+    list(watching)
+    assert watching.filter.given == [(0, 2, 2, 0), (2, 2, 1, 1), (4, 1, 0, 1), (5, 2, 2, 0), (7, 2, 0, 1)]
+
+
+def test_it_sees_the_source_of_an_edit(edited):
+    seen = []
+
+    @dataclass(eq=False)
+    class Sees(Filter):
+        def run(self, passage, carry):
+            seen.append(passage.sources)
+            return passage.pixels
+
+    list(Sees()(edited()))
+    frames = [frame.image for frame in edited().clip]
+    assert [tuple(each.shape) for each in seen] == [(1, 3, 32, 48)] * 5
+    assert all(
+        np.array_equal((each[0].permute(1, 2, 0) * 255).round().numpy(), frame)
+        for each, frame in zip(seen, frames, strict=True)
+    )
+    seen.clear()
+    list(Sees()(drawn_clip(2)))
+    assert seen == [None, None]
+
+
+@pytest.mark.parametrize(
+    "returned, says",
+    [
+        (None, "returned None"),
+        (torch.zeros(2, 3, 4, 4), r"returned a tensor \(2, 3, 4, 4\) from run\(\), not a tensor \(1, 3, h"),
+        (torch.full((1, 3, 4, 4), torch.nan), "returned numbers that are not finite at frame 0"),
+        (ValueError("no"), r"failed in run\(\): ValueError: no"),
+    ],
+)
+def test_what_it_must_not_return(returned, says):
+    @dataclass(eq=False)
+    class Wrong(Filter):
+        def run(self, passage, carry):
+            if isinstance(returned, Exception):
+                raise returned
+            return returned
+
+    with pytest.raises(PluginError, match=f"filter 'wrong' {says}"):
+        list(Wrong()(drawn_clip(2)))
+
+
+def test_its_options_are_checked():
+    with pytest.raises(UsageError, match=r"trail.length"):
+        Trail(2.0)(drawn_clip(2))
+    with pytest.raises(UsageError, match="is not a filter"):
+        zs2kit.Filtered(drawn_clip(2), Mask())
+
+
+# Times, sizes and depth
+
+
+def test_rates_are_exact(edited, tmp_path):
+    made = Larger(2)(Twice()(Twice()(edited())))
+    assert (made.rate, made.time_base.denominator, made.frame_count) == (Fraction(120000, 1001), 120000, 20)
+    out = io.read(io.write(tmp_path / "out.mp4", made))
+    assert (out.rate, out.width, out.height) == (Fraction(120000, 1001), 96, 64)
+    assert [frame.pts * out.time_base for frame in out] == [Fraction(1001 * k, 120000) for k in range(20)]
+
+
+def test_times_of_a_variable_rate_are_kept():
+    clip = two_shots([3, 3])
+    before, made = list(clip), list(Twice()(clip))
+    assert [frame.pts for frame in made[::2]] == [2 * frame.pts for frame in before]
+    assert all(
+        b.pts - a.pts == c.pts - b.pts for a, b, c in zip(made[::2], made[1::2], made[2::2], strict=False)
+    )
+    assert made[-1].pts + made[-1].duration == 2 * (before[-1].pts + before[-1].duration)
+
+
+def test_the_model_size_is_brought_to_the_source_last(edited):
+    """An enlarger gets what the model drew, 32x21 of a source of 48x32, also through a filter before it."""
+    sizes = []
+
+    @dataclass(eq=False)
+    class Measures(Larger):
+        def run(self, passage, carry):
+            sizes.append(tuple(passage.pixels.shape[2:]))
+            return super().run(passage, carry)
+
+    for clip in (edited(), Trail()(edited())):
+        frame = next(iter(Measures()(clip)))
+        assert frame.image.shape == (32, 48, 3)
+    assert {*sizes} == {(21, 32)}
+    direct = next(iter(Trail()(edited()))).image
+    assert np.abs(direct.astype(int) - frame.image).max() > 8  # pixels were repeated rather than interpolated
+
+
+def test_deep_pictures_stay_deep(tmp_path):
+    deep = drawn_clip(3, width=48, height=32)
+    path = io.write(tmp_path / "deep.mkv", deep, codec="ffv1")
+    source = io.write(tmp_path / "deep.%04d.png", path)
+    frames = [frame.image.astype(np.uint16) * 257 + 100 for frame in io.read(source)]
+    import cv2
+
+    for number, each in enumerate(frames, 1):
+        cv2.imwrite(str(tmp_path / f"sixteen.{number:04}.png"), each[..., ::-1])
+    clip = io.read(tmp_path / "sixteen.%04d.png")
+    made = list(Trail(0.0)(clip))
+    for frame, was in zip(made, clip, strict=True):
+        assert np.array_equal(frame.stored, was.stored)
+    made = list(Twice()(clip))
+    between = (made[0].stored.astype(int) + made[2].stored) / 2
+    assert np.abs(made[1].stored - between).max() <= 1
+
+
+# Masks
+
+
+@pytest.fixture
+def masked(edited, source, tmp_path):
+    half = np.zeros((32, 48, 3), np.uint8)
+    half[:, :24] = 255
+    path = io.write(tmp_path / "half.mkv", Clip.from_images([half] * 5, 30), codec="ffv1")
+
+    def masked():
+        return edited(plugins=[Mask(clip=str(path), feather=0)])
+
+    return masked
+
+
+def test_a_mask_holds_through_an_enlarger(masked):
+    for made in (Larger()(masked()), Larger()(Trail(0.9)(masked()))):
+        for frame, was in zip(made, masked().clip, strict=True):
+            assert np.array_equal(frame.image[frame.keep == 1], was.image[frame.keep == 1])
+            assert 0.2 < (frame.keep == 1).mean() < 0.8
+
+
+@pytest.mark.parametrize("filter", [Larger(2), Trail()], ids=lambda each: type(each).__name__)
+def test_a_mask_that_does_not_hold_is_said(masked, filter):
+    with pytest.warns(UserWarning, match="no longer the source's own after filter") as said:
+        list(filter(masked()))
+    assert len(said) == 1
+
+
+# Resuming
+
+
+def test_a_chain_is_resumed_at_every_frame(edited, tmp_path):
+    def chain():
+        return Larger(2)(Trail()(Twice()(edited())))
+
+    whole = [frame.image for frame in chain()]
+    made, places = chain(), []
+    for done, _ in enumerate(made, 1):
+        if made.index == done:
+            made.carry.save(tmp_path / "carry.safetensors")
+            places.append(done)
+            rest = chain().frames_from(done, Carry.load(tmp_path / "carry.safetensors"))
+            for frame, was in zip(rest, whole[done:], strict=True):
+                assert np.array_equal(frame.image, was)
+    assert {4, 8} <= {*places}
+
+
+def test_an_interrupted_chain_gives_the_same_file(edited, tmp_path, monkeypatch):
+    monkeypatch.setattr("zs2kit.journal.SHARE", 1e9)  # save whenever that is possible
+
+    def chain():
+        return Trail()(Twice()(edited()))
+
+    def fail(progress):
+        if progress == 7:
+            raise RuntimeError("on purpose")
+
+    whole = io.write(tmp_path / "whole.mkv", chain(), codec="ffv1")
+    with pytest.raises(RuntimeError):
+        io.write(tmp_path / "out.mkv", chain(), codec="ffv1", progress=fail)
+    steps = []
+    resumed = Trail()(Twice()(edited(progress=lambda progress: steps.append(int(progress)))))
+    out = io.write(tmp_path / "out.mkv", resumed, codec="ffv1", resume=True)
+    assert out.read_bytes() == whole.read_bytes()
+    assert steps and min(steps) >= 4  # the first four of five frames are not drawn again
+
+
+def test_other_options_are_not_resumed(edited, tmp_path, monkeypatch):
+    monkeypatch.setattr("zs2kit.journal.SHARE", 1e9)
+
+    def fail(progress):
+        if progress == 3:
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        io.write(tmp_path / "out.mkv", Trail()(edited()), codec="ffv1", progress=fail)
+    with pytest.raises(zs2kit.Zs2Error, match=r"filters.trail.length 0.5, not 0.6"):
+        io.write(tmp_path / "out.mkv", Trail(0.6)(edited()), codec="ffv1", resume=True)
+
+
+def test_a_clip_that_is_not_edited_is_resumed(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("zs2kit.journal.SHARE", 1e9)
+
+    def fail(progress):
+        if progress == 5:
+            raise RuntimeError
+
+    whole = io.write(tmp_path / "whole.mkv", Twice()(source), codec="ffv1")
+    with pytest.raises(RuntimeError):
+        io.write(tmp_path / "out.mkv", Twice()(source), codec="ffv1", progress=fail)
+    out = io.write(tmp_path / "out.mkv", Twice()(source), codec="ffv1", resume=True)
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_an_edit_stops_through_its_filters(edited):
+    made = Trail()(Twice()(edited()))
+    frames = iter(made)
+    list(islice(frames, 2))
+    made.stop()
+    with pytest.raises(zs2kit.Stopped):
+        list(frames)
+
+
+def test_only_a_few_frames_are_held():
+    """A chain holds no more of a long clip than of a short one."""
+    alive = 0
+
+    def frames():
+        nonlocal alive
+        for frame in two_shots([40, 40]):
+            alive += 1
+            yield frame
+
+    clip = two_shots([40, 40]).with_frames(Anew(frames))
+    for done, _ in enumerate(Trail()(Twice()(clip)), 1):
+        assert alive - done / 2 < 12
+
+
+def test_the_library_declares_a_chain(source):
+    filters = [Twice(), Larger(2)]
+    clip = io.read(source)
+    what = declared(clip, filters)
+    made = through(clip, filters)
+    assert [(each.width, each.height, each.rate, each.frame_count) for each in (what, made)] == [
+        (96, 64, Fraction(60000, 1001), 10)
+    ] * 2
+
+
+# The command line, with filters of others
+
+
+@pytest.fixture(scope="module")
+def new(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `zs2kit filters new` wrote."""
+    folder = tmp_path_factory.mktemp("new") / "zs2kit-soft_trail"
+    done = run("filters", "new", "soft_trail", "--out", folder)
+    assert (done.exit_code, done.stdout) == (0, f"{folder}\n"), done.output
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(new: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with that filter installed."""
+    site = tmp_path_factory.mktemp("site")
+    offline = ["--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", *offline, "--target", site, "."],
+        cwd=new,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return site
+
+
+@pytest.fixture
+def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.syspath_prepend(site)
+    return site
+
+
+def test_a_new_filter_passes_its_test(new, site, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+    done = subprocess.run(tests, cwd=new, capture_output=True, text=True)
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_filters_are_listed_and_described(installed):
+    listed = run("filters")
+    assert "soft_trail" in listed.stdout and "Leaves a trail" in listed.stdout
+    described = run("filters", "soft_trail")
+    assert "soft_trail.OPTION=VALUE" in described.stdout and "from 0 to 1" in described.stdout
+    assert run("filters", "--check").exit_code == 0
+    assert "did you mean soft_trail" in run("filters", "soft_tail").stderr
+
+
+def test_a_clip_is_filtered_twice(installed, source, tmp_path):
+    out, report = tmp_path / "out.mkv", tmp_path / "out.json"
+    then = ["--then", "soft_trail", "--then", "soft_trail:b", "--set", "b.length=0.9"]
+    done = run(
+        "filter",
+        source,
+        *then,
+        "--codec",
+        "ffv1",
+        "-o",
+        out,
+        "--report",
+        report,
+        "--sheet",
+        tmp_path / "s.png",
+    )
+    assert (done.exit_code, done.stdout) == (0, f"{out}\n"), done.output
+    about = json.loads(report.read_text())
+    assert [(each["name"], each["options"]) for each in about["filters"]] == [
+        ("soft_trail", {"length": 0.5}),
+        ("soft_trail:b", {"length": 0.9}),
+    ]
+    assert about["metrics"]["frames"] == 5
+    again = tmp_path / "again.mkv"
+    done = run("filter", source, "--settings", report, "-o", again, "--codec", "ffv1")
+    assert done.exit_code == 0, done.output
+    assert again.read_bytes() == out.read_bytes()
+
+
+def test_an_edit_is_filtered(installed, source, tiny_folders, tmp_path):
+    report, look = tmp_path / "out.json", tmp_path / "look.toml"
+    given = ["--plugin", "none", "--model", tiny_folders["epsilon"], "--steps", 1, "--prompt", "x"]
+    then = ["--then", "soft_trail", "--set", "soft_trail.length=0.25"]
+    done = run(
+        "edit", source, *given, *then, "-o", tmp_path / "out.mp4", "--report", report, "--save-settings", look
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(report.read_text())["filters"][0]["options"] == {"length": 0.25}
+    assert 'then = ["soft_trail"]' in look.read_text() and "[soft_trail]" in look.read_text()
+    for settings in (report, look):
+        done = run("edit", source, "--settings", settings, "-o", tmp_path / "again.mp4", "--overwrite")
+        assert done.exit_code == 0, done.output
+        assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "out.mp4").read_bytes()
+    done = run("generate", "x", *given[2:-2], "--frames", 2, *then, "-o", tmp_path / "made.mp4")
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        ([], "no filter is named"),
+        (["--then", "soft_tail"], "no filter is called 'soft_tail'; did you mean soft_trail?"),
+        (["--then", "soft_trail", "--then", "soft_trail"], "is given twice; give it once, or two names"),
+        (["--then", "soft_trail:a.b"], "'a.b' is not a valid name"),
+        (["--set", "soft_trail.length=1", "--then", "soft_trail:b"], "add --then soft_trail"),
+        (["--then", "soft_trail", "--set", "soft_trail.lenght=1"], "did you mean length?"),
+        (["--then", "soft_trail", "--set", "soft_trail.length=2"], "from 0 to 1, not 2"),
+    ],
+)
+def test_wrong_usage_is_one_line(installed, source, words, says, tmp_path):
+    done = run("filter", source, *words, "-o", tmp_path / "out.mp4")
+    assert done.exit_code == 2 and says in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_filter_cannot_have_a_plugins_name(installed, source):
+    done = run("edit", source, "--plugin", "strength", "--then", "soft_trail:strength")
+    assert done.exit_code == 2 and "a plugin is called strength, too; give it another name" in done.stderr

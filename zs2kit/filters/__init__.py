@@ -1,0 +1,36 @@
+"""Filters: what makes another clip of a clip, after an edit or on its own.
+
+`zs2kit.filters.base` says what a filter is, `zs2kit.filters.filtered` takes a clip through one. The others
+come along with zs2kit.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zs2kit.filters.base import Filter as Filter
+    from zs2kit.filters.base import Passage as Passage
+    from zs2kit.filters.base import declared as declared
+    from zs2kit.filters.filtered import Filtered as Filtered
+    from zs2kit.filters.filtered import filters_of as filters_of
+    from zs2kit.filters.filtered import source_frames as source_frames
+    from zs2kit.filters.filtered import through as through
+
+# Looked up on first use, since the command line lists filters before torch is imported.
+_MODULES = {
+    "Filter": "base",
+    "Filtered": "filtered",
+    "Passage": "base",
+    "declared": "base",
+    "filters_of": "filtered",
+    "source_frames": "filtered",
+    "through": "filtered",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'zs2kit.filters' has no attribute {name!r}")
+    return getattr(import_module(f"zs2kit.filters.{_MODULES[name]}"), name)

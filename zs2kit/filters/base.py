@@ -1,0 +1,101 @@
+"""What a filter is: a dataclass of options that makes other pictures of those of a clip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from zs2kit.plugins import Extension
+
+if TYPE_CHECKING:
+    import torch
+
+    from zs2kit.carry import Carry
+    from zs2kit.clip import Clip
+    from zs2kit.filters.filtered import Filtered
+
+
+class Filter(Extension):
+    """The base of all filters, which are dataclasses: their fields are options.
+
+    A filter has a method `run`, which gets a few frames of a shot and returns what becomes of them; the rest
+    of the class says how many frames these are, and what size and rate the result has. zs2kit does all else:
+    times, cuts, what is between two chunks, colours of more than 8 bits, resuming.
+
+    Calling a filter with a clip, ``Smooth(2)(clip)``, returns the filtered clip, whose frames are made while
+    it is iterated over. It works on a copy of itself.
+    """
+
+    _group, _word = "zs2kit.filters", "filter"
+
+    # The most frames that `run` gets at once. It must not change the result.
+    chunk_size: ClassVar[int] = 1
+    # How many frames of the shot after these `run` sees beside them, where the shot has so many
+    ahead: ClassVar[int] = 0
+    # How many frames `run` returns for each one that it gets; the others are shown between it and the next
+    per_frame: ClassVar[int] = 1
+    # Whether, after an edit, it gets the pictures as the model has drawn them, rather than brought to the
+    # source's size. Bringing its own ones there, and putting back what a mask keeps, is then the last step.
+    model_size: ClassVar[bool] = False
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the result's (height, width) for a clip of this size.
+
+        Pictures of any other size that `run` returns are brought to it. For a filter with `model_size` the
+        arguments are the source's, and its pictures are not.
+        """
+        return height, width
+
+    def prepare(self, clip: Clip) -> None:
+        """Load what it needs, and raise a `Zs2Error` if it can't be used with ``clip``.
+
+        Called once for each filtered clip, before any frame is made. ``clip`` has the size of the pictures
+        that `run` will get.
+        """
+
+    def run(self, passage: Passage, carry: Carry) -> torch.Tensor:
+        """Return what becomes of the passage's frames, (frames * per_frame, 3, any height, any width).
+
+        Values are floats in [0, 1]; those outside are clipped. ``carry`` holds named tensors: what this call
+        stores there the next one finds, also after an interruption. It is empty at the start of each shot.
+        It is called without gradients.
+        """
+        raise NotImplementedError
+
+    def declared(self, clip: Clip) -> Clip:
+        """Return a clip without frames that is what the result will be: size, rate and number of frames."""
+        height, width = self.size(clip.height, clip.width)
+        return clip.with_frames(
+            (),
+            width=width,
+            height=height,
+            rate=clip.rate * self.per_frame,
+            time_base=clip.time_base / self.per_frame,
+            frame_count=clip.frame_count and clip.frame_count * self.per_frame,
+        )
+
+    def __call__(self, clip: Clip) -> Filtered:
+        """Return ``clip`` filtered; raise what `prepare` raises, or `UsageError` for a wrong value."""
+        from zs2kit.filters.filtered import Filtered  # needs torch
+
+        return Filtered(clip, self)
+
+
+def declared(clip: Clip, filters: Sequence[Filter]) -> Clip:
+    """Return a clip without frames that is what ``clip`` will be after ``filters``."""
+    for each in filters:
+        clip = each.declared(clip)
+    return clip
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Consecutive frames of one shot on their way through a filter; tensors are float32 on the CPU."""
+
+    index: int  # position of the first frame in the clip
+    pixels: torch.Tensor  # (frames, 3, height, width) in [0, 1], as a display shows them
+    ahead: torch.Tensor  # the frames of the shot after these, as many as the filter sees, or fewer: as above
+    # The same frames and those ahead as they were before an edit, at their own size: (frames + ahead, 3,
+    # source height, source width). None if the clip isn't edited, or if there is no source for one of them.
+    sources: torch.Tensor | None = None

@@ -1,0 +1,313 @@
+"""Filtered clips: a clip's frames on their way through a filter."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from copy import copy
+from itertools import islice
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+from zs2kit import plugins
+from zs2kit.carry import Carry
+from zs2kit.clip import Anew, Clip, Frame, resized
+from zs2kit.encoding import Encoding
+from zs2kit.errors import PluginError, Zs2Error, first_line, is_out_of_memory, notify
+from zs2kit.filters.base import Filter, Passage
+from zs2kit.io.reading import described, frame_ticks, opened
+from zs2kit.journal import Resumable
+from zs2kit.scan import fitted
+from zs2kit.shots import shots
+
+T = TypeVar("T", bound=Clip)
+
+
+class _State(NamedTuple):
+    """What the next frames must know about those before: as the journal saves it, one `Carry`."""
+
+    taken: int  # frames of the clip
+    waiting: list[Frame]  # those that are taken but not filtered
+    carry: Carry  # the filter's
+
+
+class Filtered(Clip):
+    """A clip whose frames go through ``filter`` while it is iterated over, a few at a time.
+
+    Like `Edit`, it can be resumed between any two chunks. ``clip`` is what is filtered. Size, rate, time base
+    and number of frames are those that the filter declares; everything else is the clip's.
+    """
+
+    def __init__(self, clip: Clip | Any, filter: Filter) -> None:
+        plugins.check(filter, Filter)
+        self.clip = clip = opened(clip)
+        self.filter = dataclasses.replace(filter)  # type: ignore[type-var]
+        self.filter._called = filter._called
+        facts = vars(self.filter.declared(clip))
+        super().__init__(**{each.name: facts[each.name] for each in dataclasses.fields(Clip) if each.init})
+        self.frames = self
+        self._take(unfitted(clip) if self.filter.model_size else clip)
+        self._told = False  # whether a notice said that what a mask keeps is changed
+        self.filter.prepare(self._input)
+
+    def _take(self, clip: Clip) -> None:
+        """Have ``clip`` be what the frames are taken from."""
+        self._input = clip
+        self._work = clip if isinstance(clip, Resumable) else None
+        self._index = 0
+        self._state = _State(0, [], Carry())
+
+    def unfitted(self) -> Clip:
+        """Return this clip with pictures of the size in which the edit's model draws them, if there is one.
+
+        A filter with `model_size` has brought them to their size already.
+        """
+        if self.filter.model_size:
+            return self
+        other = copy(self)
+        other._take(unfitted(self._input))
+        clip = other._input
+        other.height, other.width = self.filter.size(clip.height, clip.width)
+        other.sample_aspect_ratio, other.encoding = clip.sample_aspect_ratio, clip.encoding
+        other.frames, other._told = other, True
+        return other
+
+    @property
+    def chunk_size(self) -> int | None:
+        """How many frames of an edit are drawn at once; None if that isn't known, or nothing is drawn."""
+        return None if self._work is None else self._work.chunk_size
+
+    @chunk_size.setter
+    def chunk_size(self, size: int | None) -> None:
+        if self._work is not None:
+            self._work.chunk_size = size
+
+    @property
+    def index(self) -> int:
+        """How many frames are made; more than were taken if the clip is not between two chunks."""
+        return self._index
+
+    @property
+    def carry(self) -> Carry:
+        """What the next frames must know."""
+        state, work = self._state, self._work
+        return Carry(
+            {
+                "taken": torch.tensor(state.taken),
+                **_packed(state.waiting),
+                **{f"filter/{name}": tensor.cpu() for name, tensor in state.carry.items()},
+                **{f"clip/{name}": tensor for name, tensor in (work.carry.items() if work else ())},
+            }
+        )
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self.frames_from(0, Carry())
+
+    def frames_from(self, index: int, carry: Carry) -> Iterator[Frame]:
+        """Return the frames from ``index`` on; ``carry`` is what they must know about those before."""
+        taken = int(carry["taken"]) if "taken" in carry else 0
+        self._index = index
+        self._state = _State(taken, _unpacked(_within(carry, "waiting/")), _within(carry, "filter/"))
+        if self._work is not None:
+            return self._frames(self._work.frames_from(taken, _within(carry, "clip/")))
+        return self._frames(islice(shots_of(self._input), taken, None))
+
+    def stop(self) -> None:
+        """Have the edit end, as `Edit.stop` does."""
+        if self._work is not None:
+            self._work.stop()
+
+    def describe(self) -> dict[str, Any] | None:
+        """Return all that the frames depend on, for JSON; None if there is no source file to fingerprint."""
+        about = self._work.describe() if self._work else described(self._input)
+        if about is None:
+            return None
+        before = about.pop("filters", {})
+        kind, name = plugins.kind_of(self.filter), plugins.name_of(self.filter)
+        if name in map(itemgetter(1), map(plugins.parted, before)):  # used twice in a script, without a name
+            name = f"{name}{len(before) + 1}"
+        used = kind if name == kind else f"{kind}:{name}"
+        return {**about, "filters": {**before, used: plugins.described(self.filter)}}
+
+    def _frames(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        """Yield what becomes of the ``frames`` that the clip still has, and of those that are waiting."""
+        made, ended = self._index, False
+        while self._state.waiting or not ended:
+            taken, waiting, carry = self._state
+            # All that the clip has drawn together is taken first: between two chunks it can be resumed.
+            between = self._work is None or self._work.index == taken
+            count = self._ready(waiting, ended) if between else 0
+            pictures: Sequence[torch.Tensor] = ()
+            if count:
+                carry = Carry() if waiting[0].cut else Carry(carry)
+                pictures = list(self._run(waiting, count, taken - len(waiting), carry))
+                given, waiting = waiting[: count + 1], waiting[count:]
+            elif (frame := next(frames, None)) is not None:
+                taken, waiting = taken + 1, [*waiting, frame]
+            else:
+                ended = True
+            self._state = _State(taken, waiting, carry)
+            self._index = made + len(pictures) + (self._work.index - taken if self._work else 0)
+            if count:
+                for frame in self._timed(given, pictures):
+                    made += 1
+                    yield frame
+
+    def _ready(self, waiting: Sequence[Frame], ended: bool) -> int:
+        """Return how many of the frames that are ``waiting`` can be filtered together now."""
+        shot, size = _shot(waiting), self.filter.chunk_size
+        if shot < len(waiting) or ended:
+            return min(shot, size)
+        needed = max(self.filter.ahead, self.filter.per_frame > 1)  # or one, which tells the time
+        return size if shot >= size + needed else 0
+
+    @torch.no_grad()
+    def _run(self, waiting: Sequence[Frame], count: int, index: int, carry: Carry) -> torch.Tensor:
+        """Return what the filter makes of the first ``count`` frames that are ``waiting``."""
+        filter, name = self.filter, plugins.name_of(self.filter)
+        seen = waiting[: min(_shot(waiting), count + filter.ahead)]
+        pixels = torch.stack([_pixels(frame, self._input.encoding) for frame in seen])
+        sources = [_pixels(frame.source) for frame in seen if frame.source is not None]
+        passage = Passage(
+            index,
+            pixels[:count],
+            pixels[count:],
+            torch.stack(sources) if len(sources) == len(seen) else None,
+        )
+        try:
+            made = filter.run(passage, carry)
+        except Exception as error:  # a third party's code may raise anything
+            if isinstance(error, Zs2Error) or is_out_of_memory(error):
+                raise
+            why = f"{type(error).__name__}: {first_line(error)}"
+            raise PluginError(f"filter '{name}' failed in run(): {why}") from error
+        shape = (count * filter.per_frame, 3)
+        if not isinstance(made, torch.Tensor) or made.ndim != 4 or made.shape[:2] != shape:
+            told = f"a tensor {tuple(made.shape)}" if isinstance(made, torch.Tensor) else repr(made)
+            raise PluginError(
+                f"filter '{name}' returned {told:.80} from run(), not a tensor ({shape[0]}, 3, height, width)"
+            )
+        if not made.isfinite().all():
+            raise PluginError(f"filter '{name}' returned numbers that are not finite at frame {index}")
+        return made
+
+    def _timed(self, frames: Sequence[Frame], pictures: Sequence[torch.Tensor]) -> Iterator[Frame]:
+        """Yield the ``pictures`` made of ``frames``, evenly spaced in the time of each.
+
+        There is a frame more, which tells that time, except at the end of the clip.
+        """
+        times, size = self.filter.per_frame, (self.height, self.width)
+        for place, picture in enumerate(pictures):
+            which, part = divmod(place, times)
+            frame, after = frames[which], frames[which + 1 : which + 2]
+            new = frame
+            if times > 1:  # ticks become shorter, by as much as the frames do
+                lasts = after[0].pts - frame.pts if after else frame.duration or frame_ticks(self._input)
+                new = frame._replace(pts=frame.pts * times + part * lasts, duration=lasts)
+            if part:
+                new = new._replace(cut=False, source=None, keep=None)
+            keep = new.keep
+            if not self.filter.model_size:
+                new = new._replace(keep=None)
+            if frame.keep is not None and not self._told and (new.keep is None or new.keep.shape != size):
+                self._told = True
+                notify(
+                    "mask-filtered",
+                    f"what the mask keeps is no longer the source's own after filter "
+                    f"'{plugins.name_of(self.filter)}'",
+                )
+            shown = picture.clamp(0, 1).permute(1, 2, 0).float().cpu().numpy()
+            yield fitted(shown, new, size, self.encoding)._replace(keep=keep)
+
+
+def shots_of(clip: Clip) -> Iterator[Frame]:
+    """Yield the frames of a clip, each with the mark whether a shot starts with it."""
+    return (frame for _, frame in shots(clip, "auto"))
+
+
+def unfitted(clip: Clip) -> Clip:
+    """Return an edit, or a filtered one, with pictures of the model's size; any other clip as it is."""
+    other: Clip = clip.unfitted() if hasattr(clip, "unfitted") else clip
+    return other
+
+
+def through(clip: T, filters: Sequence[Filter]) -> T | Filtered:
+    """Return ``clip`` after ``filters``, in this order."""
+    made: T | Filtered = clip
+    for each in filters:
+        made = each(made)
+    return made
+
+
+def filters_of(clip: Clip) -> list[Filter]:
+    """Return the filters that a clip goes through, in order; none if it is not filtered."""
+    return [*filters_of(clip.clip), clip.filter] if isinstance(clip, Filtered) else []
+
+
+def source_frames(result: Clip, filters: Sequence[Filter], source: Clip | None) -> Clip:
+    """Return of a filtered ``result`` the frames that ``source`` has too, at its size, to compare both."""
+    times = math.prod(each.per_frame for each in filters)
+    size = (result.height, result.width) if source is None else (source.height, source.width)
+
+    def frames() -> Iterator[Frame]:
+        for frame in islice(result, 0, None, times):
+            yield frame._replace(image=resized(frame.image, size), stored=None)
+
+    return result.with_frames(Anew(frames), height=size[0], width=size[1], rate=result.rate / times)
+
+
+def _shot(frames: Sequence[Frame]) -> int:
+    """Return how many of the ``frames`` belong to the shot of the first one."""
+    return next((place for place, frame in enumerate(frames[1:], 1) if frame.cut), len(frames))
+
+
+def _pixels(frame: Frame, encoding: Encoding | None = None) -> torch.Tensor:
+    """Return a frame as a display shows it: (3, height, width), from 0 to 1."""
+    if encoding is None or encoding.is_plain or frame.stored is None:
+        shown = frame.image.astype(np.float32) / np.float32(255)
+    else:
+        shown = encoding.shown(frame.stored)
+    return torch.from_numpy(shown).permute(2, 0, 1).contiguous()
+
+
+def _within(carry: Carry, prefix: str) -> Carry:
+    return Carry({name.removeprefix(prefix): it for name, it in carry.items() if name.startswith(prefix)})
+
+
+def _packed(frames: Sequence[Frame]) -> Carry:
+    """Return frames as named tensors."""
+    packed = Carry()
+    for place, frame in enumerate(frames):
+        for kind, each in {"frame": frame, "source": frame.source}.items():
+            if each is not None:
+                key = f"waiting/{place:03}/{kind}"
+                cut = -1 if each.cut is None else int(each.cut)
+                packed[f"{key}/times"] = torch.tensor([each.pts, each.duration, cut])
+                for name in ("image", "stored", "keep"):
+                    if (array := getattr(each, name)) is not None:
+                        packed[f"{key}/{name}"] = torch.from_numpy(np.array(array))
+    return packed
+
+
+def _unpacked(packed: Carry) -> list[Frame]:
+    """Return the frames that `_packed` made tensors of, without its prefix."""
+
+    def frame(key: str) -> Frame | None:
+        times = packed.get(f"{key}/times")
+        if times is None:
+            return None
+        image, stored, keep = (
+            None if tensor is None else tensor.numpy()
+            for tensor in (packed.get(f"{key}/{name}") for name in ("image", "stored", "keep"))
+        )
+        assert image is not None
+        pts, duration, cut = times.tolist()
+        return Frame(image, pts, duration, stored, None if cut < 0 else bool(cut), keep=keep)
+
+    places = sorted({name.partition("/")[0] for name in packed})
+    frames = [(frame(f"{place}/frame"), frame(f"{place}/source")) for place in places]
+    return [each._replace(source=source) for each, source in frames if each is not None]
