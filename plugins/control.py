@@ -40,8 +40,8 @@ class AnyControl(Control):
     )
     maps: str | None = option(
         None,
-        "Your own maps, instead of a detector: a video of the clip's size and length (start and end apply to "
-        "it, too), or one picture for all frames.",
+        "Your own maps, instead of a detector: a video of the size and length of the clip's file (start and "
+        "end apply to it, too), or one picture for all frames.",
     )
 
     @property

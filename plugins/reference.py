@@ -103,6 +103,7 @@ class Reference(Plugin):
                 f"`reference.adapter`: {file} needs its image encoder in the folder image_encoder next to it"
             )
         encoder = model.load_network(CLIPVisionModelWithProjection, file.parent / "image_encoder")
+        _check_encoder(file, encoder.config)
         pipeline = copy.copy(model.pipeline)  # the copy shares the U-Net; the encoder is the copy's alone
         pipeline.register_modules(image_encoder=encoder, feature_extractor=None)
         unet = model.unet
@@ -278,6 +279,32 @@ def _layers_in(file: Path) -> dict[str, tuple[int, ...]]:
     if not layers:
         raise ModelError(f"`reference.adapter`: {file} is not an IP-Adapter")
     return layers
+
+
+def _check_encoder(file: Path, encoder: Any) -> None:
+    """Raise `ModelError` if an adapter was made for embeddings of another kind than an encoder's.
+
+    encoder: its config. The plain kind takes the picture's embedding, the others the features of patches.
+    """
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as tensors:
+        projection = [key.removeprefix("image_proj.") for key in tensors.keys()]  # noqa: SIM118  # not a dict
+        if "proj.2.weight" in projection or any("perceiver_resampler" in key for key in projection):
+            raise ModelError(
+                f"`reference.adapter`: {file} is for faces (FaceID), which reference doesn't recognise",
+                "use a plain IP-Adapter",
+            )
+        for name, given in {"proj": encoder.projection_dim, "proj_in": encoder.hidden_size}.items():
+            if f"{name}.weight" not in projection:
+                continue
+            wanted = tensors.get_slice(f"image_proj.{name}.weight").get_shape()[1]
+            if wanted != given:
+                raise ModelError(
+                    f"`reference.adapter`: {file} was made for another image encoder, with {wanted} numbers "
+                    f"rather than {given}",
+                    "put that one next to it; files named vit-h need models/image_encoder of h94/IP-Adapter",
+                )
 
 
 def _layers_of(unet: Any) -> dict[str, tuple[int, ...]]:

@@ -86,6 +86,23 @@ def test_a_sequence_has_a_picture_for_each_frame_whatever_its_time(uneven, tmp_p
     companion.finish(len(expected))  # no picture of the whole is said to be too many
 
 
+@pytest.mark.parametrize(("start", "end"), [(None, None), (0.2, None), (0.9, None), (0.2, 1.1), (None, 0.85)])
+def test_a_video_has_a_picture_for_each_frame_whatever_its_time(uneven, tmp_path, start, end):
+    """Masks of a phone's clip, as programs write them: at a rate of their own."""
+    pictures = [frame.image for frame in zs2kit.read(uneven)]
+    source = zs2kit.read(uneven, start=start, end=end)
+    expected = [round(float(frame.image.mean()) / 20) for frame in source]
+    maps = zs2kit.write(tmp_path / "maps.mkv", zs2kit.Clip.from_images(pictures, 30), codec="ffv1")
+    companion = Companion(maps, source)
+    assert levels(companion, 0, len(expected)) == expected
+    companion.finish(len(expected))
+    more = zs2kit.write(
+        tmp_path / "more.mkv", zs2kit.Clip.from_images(pictures[:1] + pictures, 30), codec="ffv1"
+    )
+    with pytest.raises(ClipError, match="give one that has a picture for each of the clip's frames"):
+        Companion(more, source)
+
+
 def test_a_sequence_that_is_too_short(uneven, tmp_path):
     maps = zs2kit.write(tmp_path / "map.%03d.png", drawn_clip(10))
     with pytest.raises(ClipError, match="has 8 frames, but the clip has 10"):

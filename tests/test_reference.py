@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import zs2kit
 from zs2kit import Model, Plugin, hookimpl
@@ -45,7 +46,6 @@ def save_adapter(folder, unet, *, tokens=0, seed=0):
     """
     import transformers
     from diffusers.models.embeddings import ImageProjection, IPAdapterPlusImageProjection
-    from safetensors.torch import save_file
 
     torch.manual_seed(seed)
     encoder = transformers.CLIPVisionModelWithProjection(
@@ -393,16 +393,6 @@ def test_a_model_that_wears_an_adapter_already(tiny_folders, adapter, plugin):
     assert "doesn't support IP-Adapters" in message(model, ModelError, plugin)
 
 
-def test_an_image_encoder_of_another_adapter(tiny, tmp_path, adapter, plugin):
-    plugin.adapter = str(save_adapter(tmp_path, tiny.unet))
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    settings = CLIPVisionConfig.from_pretrained(adapter.parent / "image_encoder").to_dict()
-    other = CLIPVisionModelWithProjection(CLIPVisionConfig(**settings | {"projection_dim": 40}))
-    other.save_pretrained(tmp_path / "image_encoder")
-    assert "can't be used" in message(tiny, ModelError, plugin)
-
-
 def test_an_adapter_without_its_image_encoder(tiny, tmp_path, adapter, plugin):
     plugin.adapter = str(shutil.copy(adapter, tmp_path))
     assert "in the folder image_encoder next to it" in message(tiny, ModelError, plugin)
@@ -434,3 +424,24 @@ def test_a_picture_that_can_not_be_read(tiny, tmp_path, picture, plugin):
     for path in (tmp_path / "text.png", tmp_path / "cut.png", tmp_path / "missing.png", tmp_path):
         plugin.image = str(path)
         assert "can't be read as a picture" in message(tiny, UsageError, plugin)
+
+
+@pytest.mark.parametrize("tokens", [0, 4])
+def test_an_adapter_says_which_encoder_it_needs(tiny, tmp_path, tokens):
+    """As SDXL's, of which some need the encoder of another folder of their repository."""
+    import transformers
+
+    file = save_adapter(tmp_path, tiny.unet, tokens=tokens)
+    config = transformers.CLIPVisionConfig.from_pretrained(tmp_path / "image_encoder")
+    config.projection_dim, config.hidden_size = 40, 32
+    transformers.CLIPVisionModelWithProjection(config).save_pretrained(tmp_path / "image_encoder")
+    picture = tmp_path / "red.png"
+    Image.new("RGB", (32, 32), "red").save(picture)
+    plugin = Reference(image=str(picture), adapter=str(file))
+    numbers = "16 numbers rather than 32" if tokens else "24 numbers rather than 40"
+    with pytest.raises(ModelError, match=f"another image encoder, with {numbers}; put that one next to it"):
+        zs2kit.edit(drawn_clip(1), "a", plugins=[plugin], model=tiny)
+    weights = load_file(file)
+    save_file({**weights, "image_proj.proj.2.weight": torch.zeros(2, 2)}, file)
+    with pytest.raises(ModelError, match="is for faces"):
+        zs2kit.edit(drawn_clip(1), "a", plugins=[plugin], model=tiny)

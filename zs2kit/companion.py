@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from zs2kit.clip import Chunk, Clip, Frame
 from zs2kit.errors import ClipError, notify
 from zs2kit.io import read
-from zs2kit.io.reading import frames_before
+from zs2kit.io.reading import frames_before, frames_in_file, read_from
 from zs2kit.io.sequence import Pattern
 
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}  # a single picture, for all frames
@@ -22,10 +22,10 @@ PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}  # a sing
 class Companion:
     """A video with a picture for every frame of ``clip``, or one picture for all of them.
 
-    A video is cut to the same start and end as ``clip``. A sequence of pictures, mask.%04d.png, has no times:
-    its pictures belong to the frames of the clip's file, one after the other, also where these are shown for
-    different times. A plugin opens it in `setup`, so that sizes and, if both are known, lengths
-    are compared before any work. Raises `ClipError` if they differ, or if the file can't be read.
+    Pictures belong to the frames of the clip's file, one after the other, whatever their times are: a video
+    may have another rate, and a sequence, mask.%04d.png, has none. A plugin opens it in `setup`, so that
+    sizes and, if both are known, lengths are compared before any work. Raises `ClipError` if they differ, or
+    if the file can't be read.
     """
 
     def __init__(self, path: str | Path, clip: Clip) -> None:
@@ -33,7 +33,7 @@ class Companion:
         self.is_sequence = Pattern.of(self.path) is not None and not self.path.exists()
         self.is_picture = self.path.suffix.lower() in PICTURES and not self.is_sequence
         self.clip = clip
-        self._skipped = frames_before(clip) if self.is_sequence else 0
+        self._skipped = 0 if self.is_picture else frames_before(clip)
         opened = self._read()
         if (opened.width, opened.height) != (clip.width, clip.height):
             raise ClipError(
@@ -42,11 +42,12 @@ class Companion:
                 "give one that has the clip's size",
             )
         ours, clips = opened.frame_count, clip.frame_count
-        # The pictures of a sequence may go on after the clip's end.
-        self._goes_on = self.is_sequence and clip.end is not None
-        fits = ours == clips or (self._goes_on and (ours or 0) > (clips or 0))
-        if not self.is_picture and ours and clips and not fits:
-            raise self._other_length(ours, clips)
+        self._goes_on = clip.end is not None  # and so may the companion
+        if not self.is_picture and ours and clips:
+            if not self.is_sequence and self._goes_on:  # a video is of the whole of the clip's file
+                clips = max(clips, (frames_in_file(clip) or 0) - self._skipped)
+            if ours < clips or (ours > clips and not (self.is_sequence and self._goes_on)):
+                raise self._other_length(ours, clips)
         self.encoding = opened.encoding
         self.has_palette = opened.pix_fmt == "pal8"  # its numbers are classes rather than colours
         self._frames: Iterator[Frame] = iter(opened)
@@ -93,7 +94,7 @@ class Companion:
             return read(self.path)
         if self.is_sequence:
             return read(self.path, rate=self.clip.rate, skip=self._skipped)
-        return read(self.path, start=self.clip.start, end=self.clip.end)
+        return read_from(self.path, self._skipped)
 
     def _other_length(self, ours: int, clips: int | None) -> ClipError:
         return ClipError(

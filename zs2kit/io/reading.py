@@ -612,6 +612,25 @@ def frames_before(clip: Clip) -> int:
     return sum(pts is not None and pts < begin for pts in times)
 
 
+def frames_in_file(clip: Clip) -> int | None:
+    """Return how many frames a clip's file has, also outside its start and end; None if not known."""
+    if clip.source is None or not os.path.lexists(clip.source):
+        return clip.frame_count
+    return _count(replace(clip, start=None, end=None))
+
+
+def read_from(source: Path, number: int) -> Clip:
+    """Read a video from a frame on, counted from 0, without decoding those before if the times tell where.
+
+    Raises what `read` raises.
+    """
+    clip = read(source)
+    times = frame_times(clip) if number and isinstance(clip.frames, FileFrames) else None
+    if times is None or number >= len(times):
+        return read(source, skip=number) if number else clip
+    return read(source, start=times[number] * clip.time_base - clip.origin)
+
+
 def frame_times(clip: Clip) -> array[int] | None:
     """Return the pts of all of a file's frames by its packets, in order; None if packets have none."""
     assert clip.source is not None
