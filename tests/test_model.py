@@ -17,6 +17,7 @@ import zs2kit
 from zs2kit import Model
 from zs2kit.control import Control
 from zs2kit.errors import ModelError, UsageError
+from zs2kit.networks.loading import only_variant
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan, tiny_model
 from zs2kit_plugins.instruct import Instruct
@@ -390,6 +391,18 @@ def halved(folder: Path, *parts: str, variant: str = "fp16") -> None:
     for part in parts:
         for each in (folder / part).glob("*.safetensors"):
             each.rename(each.with_name(each.name.replace(".safetensors", f".{variant}.safetensors")))
+
+
+def test_a_name_with_a_hyphen_is_no_variant(tmp_path):
+    """Such as that of the bundled model's IP-Adapter, which lies beside the parts of its pipeline."""
+    for name in ("reference/ip-adapter", "unet/diffusion_pytorch_model-00001-of-00002"):
+        path = tmp_path / f"{name}.safetensors"
+        path.parent.mkdir()
+        path.touch()
+    assert only_variant(tmp_path, "reference", "unet") is None
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "model.fp16-00001-of-00002.safetensors").touch()
+    assert only_variant(tmp_path, "reference", "unet", "vae") == "fp16"
 
 
 def test_a_folder_of_which_some_parts_are_there_in_one_variant(tmp_path, tiny_folders):

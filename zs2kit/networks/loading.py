@@ -179,7 +179,7 @@ def only_variant(folder: Path, *parts: str) -> str | None:
     for each in parts or (".",):
         files = [file.name for file in (folder / each).glob("*.safetensors")]
         # Weights may be split: model.fp16-00001-of-00002.safetensors
-        found = {re.sub(r"^[^.-]*\.?(\w*)(-\d+-of-\d+)?\.safetensors$", r"\1", name) for name in files}
+        found = {re.sub(r"^[^.]*\.?(\w*)(-\d+-of-\d+)?\.safetensors$", r"\1", name) for name in files}
         if found and "" not in found:
             needed = found & needed if needed else found
             if not needed:
