@@ -138,7 +138,7 @@ class Pose(Control):
                 "several-figures",
                 f"pose: the clip shows several people, and {self._draws} has learned to draw one figure at a "
                 "time, so it follows the largest",
-                "cut out the part of the picture that you want, or use another `model`",
+                "crop the clip to the one that you want, or use another `model`",
             )
 
     def _choose(self, own: Path | None, model: Model, clip: Clip) -> str:
@@ -164,6 +164,9 @@ class Pose(Control):
                 "no-figure",
                 f"pose: no figure was found in {len(self._without)} of {frames} frames "
                 f"(the first is frame {min(self._without)}); their maps are empty",
+                "crop the clip to the people: who is less than a quarter as tall as the picture may be missed"
+                if self._people_on
+                else "",
             )
 
 

@@ -63,7 +63,6 @@ ANNOTATORS = {
     "leres": Annotator("LeresDetector", ("res101.pth", "latest_net_G.pth")),
     "openpose": Annotator("OpenposeDetector", ("body_pose_model.pth", "hand_pose_model.pth", "facenet.pth")),
     "dwpose": Annotator("DWposeDetector", needs=("mmcv", "mmdet", "mmpose")),
-    "mediapipe_face": Annotator("MediapipeFaceDetector", needs=("mediapipe",)),
     "sam": Annotator("SamDetector", ("sam_vit_h_4b8939.pth",), "ybelkada/segment-anything", "checkpoints"),
     "shuffle": Annotator("ContentShuffleDetector"),
 }
@@ -113,7 +112,8 @@ def load_detector(
     folder = _annotators(annotator, weights, f"{plugin}.annotators") if annotator.files else None
     try:
         with _loading():
-            import controlnet_aux
+            with _hidden("mediapipe"):  # current ones lack what it expects, for a detector that we don't use
+                import controlnet_aux
 
             cls = getattr(controlnet_aux, annotator.cls)
             found = cls.from_pretrained(str(folder), **annotator.loading) if folder else cls()
@@ -181,6 +181,19 @@ def load_depth_estimator(name: str, device: torch.device, *, plugin: str) -> Det
         return np.stack(found)
 
     return maps
+
+
+@contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """Within this context ``package`` can't be imported, as if it were not installed."""
+    before = sys.modules.get(package)
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+        if before is not None:
+            sys.modules[package] = before
 
 
 @contextmanager
