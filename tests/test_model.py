@@ -409,6 +409,9 @@ def test_a_folder_of_which_some_parts_are_there_in_one_variant(tmp_path, tiny_fo
     """Downloaded to save space: the U-Net in half precision, also in several files, and the rest as it is."""
     whole = Model.load(tiny_folders["epsilon"])
     folder = shutil.copytree(tiny_folders["epsilon"], tmp_path / "half")
+    (folder / "adapters").mkdir()  # of other programs
+    (folder / "adapters" / "ip-adapter.safetensors").touch()
+    assert torch.equal(Model.load(folder).unet.conv_in.weight, whole.unet.conv_in.weight)
     halved(folder, "unet")
     assert torch.equal(Model.load(folder).unet.conv_in.weight, whole.unet.conv_in.weight)
     shutil.rmtree(folder / "unet")

@@ -44,6 +44,9 @@ _TINY_VAES = {  # by the channels and the scaling factor of the VAE's latents
     (16, 0.3611): "madebyollin/taef1",  # of FLUX.1 and Z-Image
     (16, 1.5305): "madebyollin/taesd3",
 }
+# The file names that it gives to weights, with their variant; they may be split:
+# model.fp16-00001-of-00002.safetensors
+_WEIGHTS_FILE = re.compile(r"(?:diffusion_pytorch_)?model\.?(\w*)(?:-\d+-of-\d+)?\.safetensors")
 _LAYERS = 100  # the most in one entry of a config: nobody has trained more, and building many more never ends
 
 
@@ -177,9 +180,8 @@ def only_variant(folder: Path, *parts: str) -> str | None:
     """
     needed: set[str] = set()
     for each in parts or (".",):
-        files = [file.name for file in (folder / each).glob("*.safetensors")]
-        # Weights may be split: model.fp16-00001-of-00002.safetensors
-        found = {re.sub(r"^[^.]*\.?(\w*)(-\d+-of-\d+)?\.safetensors$", r"\1", name) for name in files}
+        files = [_WEIGHTS_FILE.fullmatch(file.name) for file in (folder / each).glob("*.safetensors")]
+        found = {match[1] for match in files if match}
         if found and "" not in found:
             needed = found & needed if needed else found
             if not needed:
