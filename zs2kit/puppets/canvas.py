@@ -83,10 +83,16 @@ class Canvas:
     are set by whoever paints and end up in the maps. So depth and mask cannot disagree with the picture.
     """
 
-    def __init__(self, size: int, maps: bool = False) -> None:
+    def __init__(self, size: int, maps: bool = False, like: int | None = None) -> None:
+        """Start an empty picture of size x size pixels, or its maps.
+
+        like: draw what a picture of this smaller size shows. OpenCV's shapes reach about a pixel over their
+        edges, so the same scene has thicker outlines in a smaller picture.
+        """
         side = size * OVERSAMPLING
         self.size = size
         self.side = side
+        self.pen = size // (like or size)
         self.maps = maps
         self.near = 0.0
         self.figure = False
@@ -103,6 +109,8 @@ class Canvas:
             cv2.fillConvexPoly(self.pixels, fixed, paint, cv2.LINE_AA, _SHIFT)
         else:
             cv2.fillPoly(self.pixels, [fixed], paint, cv2.LINE_AA, _SHIFT)
+        if self.pen > 1:
+            cv2.polylines(self.pixels, [fixed], True, paint, self.pen, cv2.LINE_AA, _SHIFT)
 
     def decal(self, points: Points, colour: Colour) -> None:
         """Paint a convex polygon lying flat on what is there, like a shadow: only the picture shows it."""

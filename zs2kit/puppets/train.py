@@ -20,6 +20,8 @@
     python -m zs2kit.puppets.train lora --minutes 8
     python -m zs2kit.puppets.train estimates
     python -m zs2kit.puppets.train tiny_vae --minutes 40
+    python -m zs2kit.puppets.train enlarger_pairs
+    python -m zs2kit.puppets.train enlarger --minutes 60
     python -m zs2kit.puppets.train export
 
 Once there are latents the VAE's encoder is frozen for good, and `decoder` goes on improving its other half:
@@ -58,6 +60,7 @@ from transformers import CLIPTextModel
 from . import networks
 from .detector import HEATMAP, SPREAD, resize
 from .diffusion import Diffusion, load_vae, save_part, text_to_image, to_tensor, tokenizer, train_faster
+from .enlarger import export_enlarger, make_enlarger_pairs, train_enlarger
 from .estimator import estimate_logits
 from .flow import export_flow, train_flow
 from .instruct import export_instruct, make_pairs, train_instruct
@@ -445,6 +448,8 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "flow": train_flow,
     "estimates": make_estimates,
     "tiny_vae": train_tiny_vae,
+    "enlarger_pairs": make_enlarger_pairs,
+    "enlarger": train_enlarger,
     "restore": restore,
 }
 EXPORTED: list[Callable[[Run, Path], dict[str, int]]] = [
@@ -453,6 +458,7 @@ EXPORTED: list[Callable[[Run, Path], dict[str, int]]] = [
     export_reference,
     export_lora,
     export_tiny_vae,
+    export_enlarger,
     export_flow,
     export_domains,
 ]
@@ -482,7 +488,10 @@ def train(stage: str, run: Run) -> None:
 @click.option("--batch", type=int, help="Samples a step in each process.  [default: the stage's own]")
 @click.option("--rate", type=float, help="Learning rate.  [default: the stage's own]")
 @click.option(
-    "--crop", default=64, show_default=True, help="vae, decoder: pixels of a crop's side, at most 128."
+    "--crop",
+    default=64,
+    show_default=True,
+    help="vae, decoder, enlarger: pixels of a crop's side, at most 128.",
 )
 @click.option(
     "--processes", default=1, show_default=True, help="Processes that share the work, one core each."

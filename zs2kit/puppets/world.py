@@ -128,9 +128,12 @@ class Picture:
         return canvas.finish()
 
 
-def render(scene: Scene, size: int = 128) -> Picture:
-    """Draw a scene at size x size pixels (64 or more)."""
-    canvas = Canvas(size)
+def render(scene: Scene, size: int = 128, like: int | None = None) -> Picture:
+    """Draw a scene at size x size pixels (64 or more).
+
+    like: show exactly what the picture of this smaller size shows, with outlines as thick as there.
+    """
+    canvas = Canvas(size, like=like)
     joints = _paint(scene, canvas)
     keypoints = np.ones((18, 3), np.float32)
     keypoints[:, :2] = joints * size - 0.5

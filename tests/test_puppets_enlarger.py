@@ -1,0 +1,77 @@
+"""The enlarger makes pictures four times as large, sharper than interpolation does, and steady."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from zs2kit.networks.enlarger import Enlarger
+from zs2kit.puppets import diffusion, enlarger, pictures, train
+from zs2kit.puppets.diffusion import to_tensor
+from zs2kit.puppets.training import Run
+from zs2kit.puppets.world import render
+from zs2kit.puppets.yardsticks import psnr
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A work folder in which the enlarger, and what it learns from, took two steps."""
+    folder = tmp_path_factory.mktemp("enlarger")
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (diffusion, pictures, enlarger, train):
+            patch.setattr(module, "SHARD", 16)
+        patch.setattr(train, "PICTURE_SHARDS", 1)
+        patch.setattr(enlarger, "TWINS", 2)
+        patch.setattr(enlarger, "BATCH", 8)
+        run = Run(folder, steps=2, batch=4, crop=32)
+        train.train("vae", run)
+        train.make_latents(run, 16)
+        for stage in ("unet", "enlarger_pairs", "enlarger"):
+            train.train(stage, run)
+        train.export(run, folder / "weights")
+        yield folder
+
+
+def test_pairs_show_the_same_scene(work):
+    (made,) = enlarger.pairs(Run(work))
+    assert made.small.shape == (16, 128, 128, 3) and made.large.shape == (16, 512, 512, 3)
+    picture = render(pictures.scene(11), 512, like=128).image
+    assert (made.large[11] == picture).all()
+
+
+def test_twins_are_neighbouring_frames(work):
+    made = enlarger.twins(Run(work))
+    first, second = (to_tensor(made.large[:, place]) for place in (0, 1))
+    moved, inside = enlarger.warped(second, torch.from_numpy(made.flow.astype(np.float32)))
+    seen = torch.from_numpy(np.array(made.seen))[:, None] & inside
+    assert seen.float().mean() > 0.9
+    assert ((moved - first) * seen).square().mean() < 0.25 * ((second - first) * seen).square().mean()
+
+
+def test_a_large_picture_shows_what_a_small_one_does():
+    scenes = [pictures.scene(number) for number in range(6)]
+    small = np.stack([render(each).image for each in scenes])
+
+    def shrunk(like):
+        large = [render(each, 512, like=like).image for each in scenes]
+        return np.stack([cv2.resize(each, (128, 128), interpolation=cv2.INTER_AREA) for each in large])
+
+    assert psnr(small, shrunk(128)) > 41
+    assert psnr(small, shrunk(None)) < 31  # its outlines are thinner
+
+
+def test_the_exported_folder_loads(work):
+    network = Enlarger.from_pretrained(work / "weights/enlarger")
+    assert network(torch.zeros(1, 3, 95, 161)).shape == (1, 3, 380, 644)
+
+
+def test_untrained_it_is_cubic_interpolation():
+    image = render(pictures.scene(3)).image[:127, 1:]  # of odd sides
+    found = enlarger.by_network(Enlarger(), image[None])
+    cubic = cv2.resize(image, (4 * 127, 4 * 127), interpolation=cv2.INTER_CUBIC)
+    assert np.abs(found.astype(int)[0] - cubic).max() <= 1
+
+
+def test_without_pairs_training_says_what_to_run(tmp_path):
+    with pytest.raises(SystemExit, match="enlarger_pairs"):
+        enlarger.train_enlarger(Run(tmp_path))
