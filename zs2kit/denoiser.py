@@ -124,12 +124,13 @@ class Denoiser:
             extra = [*extra, self.surroundings]
         inputs = torch.cat([latents, *(each.to(latents) for each in extra)], dim=1)
         if inputs.shape[1] != network.channels:
-            by_instructions = network.channels == 2 * self.model.latent_channels
+            made_for = {
+                2 * self.model.latent_channels: "use it with instruct, the plugin that it was made for",
+                self.model.latent_channels + 3: "use it in diffuse, the filter that it was made for",
+            }
             raise PluginError(
                 f"{self.model.name} takes {network.channels} channels, not {inputs.shape[1]}",
-                "use it with instruct, the plugin that it was made for"
-                if by_instructions
-                else "use another model",
+                made_for.get(network.channels, "use another model"),
             )
         frames = len(latents)
         return _Call(

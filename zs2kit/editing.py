@@ -349,7 +349,14 @@ class Edit(Clip):
                     _tell_beyond(self.scan.model, self.settings, None if drawn_anew else group[0])
                 chunk, drawn = self.attempt(group, place, draw)
                 place.index, place.carry = place.index + chunk.length, drawn.carry
-                yield from finished(chunk, drawn, group[: chunk.length], self.encoding, fit=self._fitted)
+                yield from finished(
+                    chunk,
+                    drawn,
+                    group[: chunk.length],
+                    self.encoding,
+                    self.scan.model.enlarger,
+                    fit=self._fitted,
+                )
                 frames = chain(group[chunk.length :], frames)
         self.scan.hook.finish(frames=place.index)
 
@@ -385,7 +392,7 @@ class Edit(Clip):
         alone = copy(self)
         alone.chunk_size = 1
         chunk, drawn = alone.attempt([frame], Place(index, Carry()), lambda it: self.scan(Carry(), it))
-        (edited,) = finished(chunk, drawn, [frame], self.encoding)
+        (edited,) = finished(chunk, drawn, [frame], self.encoding, self.scan.model.enlarger)
         return edited
 
     def attempt(

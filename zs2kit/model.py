@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from zs2kit.domain import Domain
 from zs2kit.errors import ModelError, notify
 from zs2kit.networks.base import Embeds, Network
 from zs2kit.networks.controlnet import controlnet_from_file
+from zs2kit.networks.enlarging import Enlarging
 from zs2kit.networks.files import weights_file
 from zs2kit.networks.hub import folder_with
 from zs2kit.networks.loading import (
@@ -218,6 +220,12 @@ class Model:
         """(height, width) of the pictures that the checkpoint was trained on."""
         height, width = self.network.native_size
         return height * self.vae_scale, width * self.vae_scale
+
+    @cached_property
+    def enlarger(self) -> Enlarging | None:
+        """The network of its own that enlarges what it draws, from the folder ``enlarger``; None if none."""
+        folder = self.bundled("enlarger")
+        return None if folder is None else Enlarging.bundled(folder, self.device, self.dtype)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(channels, height, width) of the latents of a picture of ``height`` x ``width`` pixels."""

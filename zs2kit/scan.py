@@ -25,6 +25,7 @@ from zs2kit.memory import peak_of
 from zs2kit.model import Embedded, Model
 from zs2kit.motion import MOMENTUM, FlowMomentum, acts
 from zs2kit.networks.base import Branch
+from zs2kit.networks.enlarging import Enlarging
 from zs2kit.noise import make_noise
 from zs2kit.plugins import Plugin
 from zs2kit.sampler import Kept, sample
@@ -347,9 +348,11 @@ class Scan:
     def weights(self) -> str:
         """Return a fingerprint of the weights: a checksum of a few numbers of each tensor."""
         with self.model.lock:  # since other edits may change the model while they sample
+            enlarger = self.model.enlarger
+            own = [] if enlarger is None else [enlarger.network]
             tensors = [
                 tensor.flatten()[:: max(1, tensor.numel() // 8)].float().cpu()
-                for part in (*self.model.modules, *self.denoiser.networks.values())
+                for part in (*self.model.modules, *own, *self.denoiser.networks.values())
                 for tensor in part.state_dict().values()
             ]
             return f"{zlib.crc32(torch.cat(tensors).numpy().tobytes()):08x}"
@@ -376,11 +379,18 @@ def chunk_of(clip: Clip, frames: Sequence[Frame], index: int, fit: Fit) -> Chunk
 
 
 def finished(
-    chunk: Chunk, drawn: Drawn, frames: Sequence[Frame], encoding: Encoding, *, fit: bool = True
+    chunk: Chunk,
+    drawn: Drawn,
+    frames: Sequence[Frame],
+    encoding: Encoding,
+    enlarger: Enlarging | None = None,
+    *,
+    fit: bool = True,
 ) -> Iterator[Frame]:
     """Yield ``frames`` with the drawn pictures, at the source's size; where the mask says so, the source's.
 
-    encoding: of what is yielded. ``fit=False`` yields the pictures as the model has drawn them, without its
+    encoding: of what is yielded. enlarger: enlarges pictures that are smaller than the source; None is
+    interpolation. ``fit=False`` yields the pictures as the model has drawn them, without its
     padding, for `fitted` to bring them to a size.
     """
     assert chunk.fit is not None
@@ -390,7 +400,10 @@ def finished(
         source = None if chunk.frames is None else frame
         edited = frame._replace(source=source, keep=keep)
         if fit:
-            yield fitted(picture, edited, (frame.image.shape[0], frame.image.shape[1]), encoding)
+            height, width = frame.image.shape[:2]
+            if enlarger is not None and (height > picture.shape[0] or width > picture.shape[1]):
+                picture = enlarger(torch.from_numpy(picture).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+            yield fitted(picture, edited, (height, width), encoding)
         elif encoding.is_plain:
             yield edited._replace(image=to_image(picture))
         else:

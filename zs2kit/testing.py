@@ -45,6 +45,7 @@ _UNETS: dict[str, dict[str, Any]] = {
     "v_prediction": {"prediction_type": "v_prediction"},
     "instruct": {"unet": {"in_channels": 8, "out_channels": 4}},
     "sdxl": {"sdxl": True},
+    "upscaler": {"prediction_type": "v_prediction", "upscaler": True},
 }
 
 
@@ -62,6 +63,8 @@ class _TinyModels(Mapping[str, Path]):
         if kind not in _UNETS:
             return tiny_transformer(kind, path)
         tiny_model(path, **_UNETS[kind])
+        if kind == "upscaler":
+            return path
         _detector(18).save_pretrained(path / "detector")  # finds a figure's keypoints
         # Estimates depth and mask, for blocks of four pixels
         _detector(4 * 2, 4 * 3).save_pretrained(path / "estimator")
@@ -82,6 +85,7 @@ def tiny_models() -> Mapping[str, Path]:
     a U-Net are ``epsilon`` and ``v_prediction``, like Stable Diffusion 1.5, ``instruct``, which is like these
     but has eight input channels, and ``sdxl``. They have the side networks that the bundled model has, so
     that plugins find theirs. Those with a transformer are named after their families, such as ``flux-dev``.
+    ``upscaler`` is like Stable Diffusion's x4 upscaler, for the filter diffuse.
     """
     return _TinyModels()
 
@@ -92,6 +96,7 @@ def tiny_model(
     *,
     unet: dict[str, Any] | None = None,
     sdxl: bool = False,
+    upscaler: bool = False,
     seed: int = 0,
 ) -> Path:
     """Save a Stable Diffusion checkpoint with random weights to ``folder``; return it.
@@ -99,7 +104,7 @@ def tiny_model(
     It has the real diffusers and transformers classes, for pictures of 32x32 pixels and 8x8 latents. It also
     has ControlNets (``controlnet_pose``, ``controlnet_depth``, ``controlnet_edges``) that have an effect,
     unlike untrained ones. ``unet`` overrides entries of the U-Net's config; ``sdxl`` gives it two text
-    encoders and the further conditions of SDXL.
+    encoders and the further conditions of SDXL; ``upscaler`` makes it an x4 upscaler, without ControlNets.
     """
     import diffusers
 
@@ -123,8 +128,11 @@ def tiny_model(
             "addition_time_embed_dim": 8,
             "projection_class_embeddings_input_dim": 6 * 8 + width,  # six numbers, and the pooled text
         }
+    if upscaler:  # sees the small picture, and how noisy it was made
+        config |= {"in_channels": 4 + 3, "out_channels": 4, "num_class_embeds": 1000}
     parts: dict[str, Any] = {
         "vae": diffusers.AutoencoderKL(
+            scaling_factor=0.08333 if upscaler else 0.18215,
             block_out_channels=(8, 8, 8),
             down_block_types=("DownEncoderBlock2D",) * 3,
             up_block_types=("UpDecoderBlock2D",) * 3,
@@ -149,11 +157,14 @@ def tiny_model(
         if sdxl:
             second = {"text_encoder_2": _text_encoder(width, pooled=True), "tokenizer_2": parts["tokenizer"]}
             pipeline = diffusers.StableDiffusionXLPipeline(**parts, **second)
+        elif upscaler:
+            noising = diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.0001, beta_end=0.02)
+            pipeline = diffusers.StableDiffusionUpscalePipeline(**parts, low_res_scheduler=noising)
         else:
             none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
             pipeline = diffusers.StableDiffusionPipeline(**parts, **none)
         pipeline.save_pretrained(folder)
-        for kind in ("pose", "depth", "edges"):
+        for kind in () if upscaler else ("pose", "depth", "edges"):
             _controlnet(config).save_pretrained(folder / f"controlnet_{kind}")
     return folder
 

@@ -32,10 +32,11 @@ class Branch:
     """One call of the network per step; the guided prediction is the branches' sum of weight x prediction.
 
     prompt_embeds: (1 or frames, tokens, channels). conditions: further entries of a U-Net's
-    ``added_cond_kwargs``, each (1 or frames, ...); for a transformer, further inputs of its blocks, of which
-    ``image_latents`` is a list of latents that it is shown as further tokens. guidance_scale: for models that
-    take it as an input; None is none. conditional: whether the branch draws what the user asks for; if it
-    draws what guidance leads away from, or the source itself, it doesn't, and gets no reference picture.
+    ``added_cond_kwargs``, each (1 or frames, ...), and its ``class_labels`` (1 or frames,); for a
+    transformer, further inputs of its blocks, of which ``image_latents`` is a list of latents that it is
+    shown as further tokens. guidance_scale: for models that take it as an input; None is none. conditional:
+    whether the branch draws what the user asks for; if it draws what guidance leads away from, or the source
+    itself, it doesn't, and gets no reference picture.
     """
 
     name: str

@@ -72,7 +72,7 @@ def load_pipeline(
     for lora, weight in (loras or {}).items():
         if not math.isfinite(weight):
             raise UsageError(f"the weight of LoRA {lora} must be a finite number, not {weight}")
-    where = _device(device)
+    where = device_of(device)
     bundled = str(name) in _BUNDLED
     path, prompt = _BUNDLED.get(str(name), (Path(name), ""))
     _check_name(name, path, bundled, config)
@@ -81,7 +81,7 @@ def load_pipeline(
             check_layers(f"{name}/{each.parent.name}", json.loads(each.read_text(encoding="utf-8")))
     index = {} if path.is_file() else _index(name, path)
     _check_index(name, index)
-    weights = {"dtype": _dtype(dtype, where, transformer="transformer" in index)}
+    weights = {"dtype": dtype_of(dtype, where, transformer="transformer" in index)}
     if embeddings and "transformer" in index:
         raise ModelError(f"{name} doesn't support textual inversions", "leave `embeddings` out")
     own = {path.stem: path for path in (_WEIGHTS / "loras").glob("*.safetensors")} if bundled else {}
@@ -436,7 +436,11 @@ def _numbers(value: Any) -> Iterator[float]:
         yield from _numbers(each)
 
 
-def _device(name: str | None) -> torch.device:
+def device_of(name: str | None) -> torch.device:
+    """Return the device that torch calls so; None is the accelerator if there is one.
+
+    Raises `UsageError` if it can't be used.
+    """
     if name is None:
         for kind, backend in (("cuda", torch.cuda), ("mps", torch.backends.mps)):
             if backend.is_available():
@@ -450,7 +454,8 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def _dtype(name: str | None, device: torch.device, *, transformer: bool) -> torch.dtype:
+def dtype_of(name: str | None, device: torch.device, *, transformer: bool = False) -> torch.dtype:
+    """Return the data type called so; None is what suits the ``device``. Raises `UsageError` if unknown."""
     names = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if name is None:
         if device.type != "cuda":

@@ -145,12 +145,14 @@ class UNet:
         """See `Network`."""
         down = [each.down for each in given if each.down]
         mid = [each.mid for each in given if each.mid is not None]
+        added = {name: value for name, value in conditions.items() if name != "class_labels"}
         prediction: torch.Tensor = self.module(
             latents,
             step.timestep,
             encoder_hidden_states=prompt_embeds,
             timestep_cond=self._embedded(branches[0].guidance_scale, len(latents)),
-            added_cond_kwargs=dict(conditions) or None,
+            class_labels=conditions.get("class_labels"),
+            added_cond_kwargs=added or None,
             down_block_additional_residuals=[_total(each) for each in zip(*down, strict=True)] or None,
             mid_block_additional_residual=_total(mid) if mid else None,
             return_dict=False,
