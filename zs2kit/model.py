@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
@@ -91,6 +90,8 @@ class Model:
         self.tiny_vae = tiny_vae
         self.estimates = VAE(tiny_vae) if tiny_vae is not None else self._vae
         self.faster: str | None = None  # a tiny VAE on the hub that could be used, but isn't on this machine
+        own = self.bundled("enlarger")  # enlarges what it draws for clips that are larger
+        self.enlarger = None if own is None else Enlarging.bundled(own, self.device, self.dtype)
         self.lock = Lock()
         self._cut: set[str] = set()  # the prompts for which a notice was sent that they are too long
         self._embedded: Embedded | None = None  # what is known of an edit's prompts, while it samples
@@ -220,12 +221,6 @@ class Model:
         """(height, width) of the pictures that the checkpoint was trained on."""
         height, width = self.network.native_size
         return height * self.vae_scale, width * self.vae_scale
-
-    @cached_property
-    def enlarger(self) -> Enlarging | None:
-        """The network of its own that enlarges what it draws, from the folder ``enlarger``; None if none."""
-        folder = self.bundled("enlarger")
-        return None if folder is None else Enlarging.bundled(folder, self.device, self.dtype)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(channels, height, width) of the latents of a picture of ``height`` x ``width`` pixels."""
