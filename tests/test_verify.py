@@ -157,7 +157,7 @@ def test_the_command_prints_a_line_for_each_check(tmp_path: Path) -> None:
     bad = run(source, make(tmp_path / "bad.mp4", frames=11))
     assert bad.exit_code == 1
     assert "WRONG  frames: 11 instead of 12" in bad.stdout.splitlines()
-    assert "WRONG  sound: none instead of aac, mp3float" in bad.stdout.splitlines()
+    assert "WRONG  sound: none instead of aac, mp3" in bad.stdout.splitlines()
     (line,) = bad.stderr.splitlines()
     assert line.startswith("zs2kit: error: ") and "frames" in line
     found = json.loads(run(source, tmp_path / "bad.mp4", "--json").stdout)

@@ -139,7 +139,57 @@ def contents(path: Path) -> Contents:
         )
 
 
+class Track(NamedTuple):
+    """A tone in a file."""
+
+    codec: str
+    rate: int = 48000
+    layout: str = "stereo"
+    late: float = 0.0  # seconds
+
+
 # ---- what `make` doesn't do
+
+
+def sounding(path: Path, *, tracks: tuple[Track, ...], frames: int = 25) -> Path:
+    """A clip with other sounds than `make` can encode."""
+    picture_codec = "mpeg4" if path.suffix in (".avi", ".wmv", ".3gp") else "libx264"
+    packets = []
+    with av.open(str(path), "w") as container:
+        video = container.add_stream(picture_codec, 25, width=64, height=48)
+        video.pix_fmt, video.codec_context.time_base = "yuv420p", FRAME
+        video.options = {"crf": "8", "bf": "0"} if picture_codec == "libx264" else {"b": "4000000"}
+        sounds = [container.add_stream(each.codec, each.rate) for each in tracks]
+        for sound, track in zip(sounds, tracks, strict=True):
+            sound.layout = track.layout
+            if track.codec.startswith("wma"):
+                sound.codec_context.bit_rate = 128000
+            sound.options = {"strict": "-2"}
+        for index in range(frames):
+            picture = VideoFrame.from_ndarray(drawn(index), "rgb24").reformat(
+                format="yuv420p", dst_colorspace=5
+            )
+            picture.pts, picture.time_base = index, FRAME
+            packets += video.encode(picture)
+        packets += video.encode()
+        for number, (sound, track) in enumerate(zip(sounds, tracks, strict=True), 1):
+            steps = np.arange(frames * track.rate // 25) * 0.05 * number
+            channels = len(av.AudioLayout(track.layout).channels)
+            tones = [(8000 * np.sin(steps * each)).astype(np.int16) for each in range(1, channels + 1)]
+            whole = av.AudioFrame.from_ndarray(
+                np.stack(tones, axis=1).reshape(1, -1), format="s16", layout=track.layout
+            )
+            whole.sample_rate, whole.pts = track.rate, 0
+            size = sound.codec_context.frame_size or 1024
+            resampler = av.AudioResampler(sound.format, track.layout, track.rate, size)
+            for piece in resampler.resample(whole) + resampler.resample(None):
+                piece.pts = (piece.pts or 0) + round(track.late * track.rate)
+                piece.time_base = Fraction(1, track.rate)
+                packets += sound.encode(piece)
+            packets += sound.encode()
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            container.mux(packet)
+    return path
 
 
 def spoilt(path: Path, *, packets: tuple[int, ...], **settings: Any) -> Path:
@@ -467,6 +517,15 @@ ZOO: dict[str, Animal] = {
     "short sound.mp4": made(sound="aac", sound_seconds=0.2),
     "pcm.mov": made(sound="pcm_s16le", out=".mkv"),
     "opus.mkv": made(sound="libopus", time_base=MS),
+    "pcm without a layout.avi": Animal(
+        partial(sounding, tracks=(Track("pcm_s16le"),)), 25, out=".mp4", opencv=None
+    ),
+    "sound around.mkv": Animal(
+        partial(sounding, tracks=(Track("aac", layout="7.1"),)), 25, out=".mkv", opencv=None
+    ),
+    "late sounds.mkv": Animal(
+        partial(sounding, tracks=(Track("aac"), Track("ac3", layout="5.1", late=0.4))), 25, opencv=None
+    ),
     # counts and durations that are wrong
     "too long.mkv": made(
         replaced,

@@ -31,7 +31,7 @@ import zs2kit
 from zs2kit import io, journal, sampler
 from zs2kit.carry import Carry
 from zs2kit.errors import Zs2Error
-from zs2kit.io import writing
+from zs2kit.io import streams, writing
 from zs2kit.model import Model
 from zs2kit.testing import drawn_clip, tiny_model
 
@@ -104,7 +104,7 @@ POINTS: dict[str, Point | None] = {
     "journal rename, after": Point(Path, "replace", 4, after=True, meant=_of("journal.json")),
     "final join": Point(writing, "_join"),
     "packet write": Point(writing, "_video_packets", FRAMES // 2, items=True),
-    "audio copy": Point(writing, "copied_packets", 20, items=True),
+    "audio copy": Point(streams, "_copied_packets", 20, items=True),
     "final rename, before": Point(writing, "place"),
     "final rename, after": Point(writing, "place", after=True),
     "clean-up": Point(shutil, "rmtree", meant=_of(".zs2kit")),

@@ -77,6 +77,11 @@ def video_of(container: InputContainer) -> VideoStream | None:
     return next((each for each in videos if each.frames != 1), videos[0] if videos else None)
 
 
+def is_avif(container: InputContainer) -> bool:
+    """Whether a file is an AVIF, still or animated, whose alpha and first picture are videos, too."""
+    return container.metadata.get("major_brand") in ("avif", "avis")
+
+
 def _is_own(key: str, tags: dict[str, str]) -> bool:
     name, _, language = key.rpartition("-")
     repeated = len(language) == 3 and name in tags  # MP4 repeats its tags with their language

@@ -18,6 +18,7 @@ from zs2kit.io.about import video_of
 from zs2kit.io.output import CODECS, codec_for
 from zs2kit.io.reading import demux, is_turned, read, seek, shown
 from zs2kit.io.seeking import FileFrames
+from zs2kit.io.streams import codec_of
 
 
 @dataclass
@@ -107,7 +108,7 @@ def _sounds(clip: Clip, begin: Fraction) -> list[Sound]:
     try:
         with av.open(f"file:{clip.source}", metadata_errors="replace") as container:
             for stream in container.streams.audio:
-                codec = stream.codec_context.name if stream.codec_context else "unknown"
+                codec = codec_of(stream) or "unknown"
                 sounds[stream.index] = Sound(codec, stream.time_base or Fraction(1))
             if clip.start is not None:
                 seek(container, container.streams.audio[0], begin)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from zs2kit.clip import Clip, Color
     from zs2kit.encoding import Encoding
     from zs2kit.io.sequence import Pattern
+    from zs2kit.io.streams import Track
 
 CodecName = Literal["h264", "ffv1", "prores", "png", "tiff", "dpx", "exr", "jpeg", "gif", "webp"]
 
@@ -322,7 +323,7 @@ class Output:
         """Raise `ClipError` if `zs2kit.write` could not write this clip there."""
         from zs2kit import journal
         from zs2kit.io.sequence import check_pictures
-        from zs2kit.io.streams import codec_of, copied, holds
+        from zs2kit.io.streams import tracks
 
         path, pattern = self.path, self.pattern
         if self.store.encoder == "libx264" and max(clip.width, clip.height) > LARGEST:
@@ -352,15 +353,17 @@ class Output:
         _touch(path, path.name)
         if not self.is_film:
             return
-        with copied(clip, self.sound) as (_, streams):
-            sounds = [stream for stream in streams if stream.type == "audio"]
-            for stream in sounds:
-                if not any(holds(path, each) for each in sounds):
-                    other = "" if path.suffix.lower() == ".mkv" else " or write to a .mkv file"
-                    raise ClipError(
-                        f"{path.suffix} can't hold the sound of {clip.source} ({codec_of(stream)})",
-                        f"have it encoded as AAC (`sound='aac'`){other}",
-                    )
+        sounds = [each for each in self.tracks(clip) if each.kind == "sound"]
+        if sounds and not any(each.held for each in sounds):
+            ways = ["have it encoded as AAC (`sound='aac'`)"] if any(each.codec for each in sounds) else []
+            for suffix in self.store.suffixes:
+                if any(each.held for each in tracks(clip, suffix) if each.kind == "sound"):
+                    ways.append(f"write to a {suffix} file")
+            raise ClipError(
+                f"{path.suffix} can't hold the sound of {clip.source} "
+                f"({sounds[0].codec or 'of an unknown codec'})",
+                " or ".join(ways or ["leave it out (`sound='none'`)"]),
+            )
 
     def bytes(self, clip: Clip, frames: int) -> int:
         """Return roughly how many bytes the pictures of so many frames will take."""
@@ -388,36 +391,34 @@ class Output:
 
     def copied(self, clip: Clip) -> list[str]:
         """Return the streams of the clip's source that are copied, such as "sound (aac)"."""
-        from zs2kit.io.streams import codec_of, copied, holds
+        return [
+            f"{each.kind} ({each.name if each.kind == 'attachment' else each.codec})"
+            for each in self.tracks(clip)
+            if each.held
+        ]
 
-        names = {"audio": "sound", "subtitle": "subtitles"}
-        with copied(clip, self.sound) as (_, streams):
-            held = [each for each in streams if self.is_film and holds(self.path, each)]
-            return [f"{names[each.type]} ({codec_of(each)})" for each in held]
+    def tracks(self, clip: Clip) -> list[Track]:
+        """Return what the clip's source has besides its pictures."""
+        from zs2kit.io.streams import tracks
+
+        return tracks(clip, self.path.suffix.lower() if self.is_film else "", self.sound)
 
     def tell_losses(self, clip: Clip) -> None:
         """Send notices about what the clip's source has and the result can't hold."""
         from zs2kit.io.about import About, later
-        from zs2kit.io.streams import codec_of, copied, holds
 
-        path, source, film = self.path, clip.source, self.is_film
-        with copied(clip, self.sound) as (_, streams):
-            names = {"audio": "sound track", "subtitle": "subtitle track"}
-            unheld = [
-                f"{names[stream.type]} {stream.index} ({codec_of(stream)})"
-                for stream in streams
-                if not film or not holds(path, stream)
-            ]
-        if not film and unheld:
+        path, source = self.path, clip.source
+        unheld = [each for each in self.tracks(clip) if not each.held]
+        if self.is_film and unheld:
+            notify(
+                "streams-lost",
+                f"{path.suffix} can't hold everything in {source}; left out: {', '.join(map(str, unheld))}",
+            )
+        elif any(each.kind in ("sound", "subtitles") for each in unheld):
             notify(
                 "streams-lost",
                 f"{path} is {'an animation' if self.store.animation else 'a sequence of pictures'}, which "
                 f"can't hold the sound and the subtitles of {source}",
-            )
-        elif unheld:
-            notify(
-                "streams-lost",
-                f"{path.suffix} can't hold everything in {source}; left out: {', '.join(unheld)}",
             )
         stored = "yuv420p" if self.store.animation == "libwebp_anim" else self.pix_fmt(clip)
         if source is not None and halved(stored) > halved(clip.pix_fmt):
@@ -437,7 +438,7 @@ class Output:
         if self.store.animation:
             self._tell_web(clip)
         about = About.of(source)
-        if film and about.timecode and later(about.timecode, 0, clip.rate) is None:
+        if self.is_film and about.timecode and later(about.timecode, 0, clip.rate) is None:
             notify(
                 "timecode-lost",
                 f"the timecode {about.timecode} of {source} isn't valid for {float(clip.rate):g} frames per "

@@ -33,7 +33,7 @@ from zs2kit.encoding import Encoding
 from zs2kit.errors import ClipError, UsageError, notify
 from zs2kit.io import cameras, pillow
 from zs2kit.io import showing as showing  # so that clips show themselves in notebooks
-from zs2kit.io.about import video_of
+from zs2kit.io.about import is_avif, video_of
 from zs2kit.io.cameras import address_of, capture, captured
 from zs2kit.io.filters import graph, pulled
 from zs2kit.io.pictures import DECODERS, Upright, encoding_of, rgb, upright_of
@@ -256,10 +256,9 @@ class _Composed(_Undecodable):
 def _check_composed(source: Path, container: InputContainer, video: VideoStream) -> None:
     """Raise `_Composed` for an AVIF or HEIF that consists of tiles, and for an AVIF with alpha."""
     kinds = [each.codec_context.format for each in container.streams.video if each.codec_context]
-    is_avif = container.metadata.get("major_brand") in ("avif", "avis")
     if video.disposition & Disposition.dependent:
         parts = "tiles"
-    elif is_avif and len({kind and len(kind.components) for kind in kinds}) > 1:
+    elif is_avif(container) and len({kind and len(kind.components) for kind in kinds}) > 1:
         parts = "a picture and its alpha"
     else:
         return

@@ -15,7 +15,7 @@ import av
 import numpy as np
 from av.container import OutputContainer
 from av.packet import Packet
-from av.stream import Stream
+from av.stream import Disposition, Stream
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from zs2kit.clip import Clip, Color, Frame
 from zs2kit.encoding import Encoding
 from zs2kit.errors import ClipError, Receiver, notify, receiving
-from zs2kit.io.about import STREAM_TAGS, About, later
+from zs2kit.io.about import About, later
 from zs2kit.io.animations import write_animation
 from zs2kit.io.matroska import write_aspect
 from zs2kit.io.output import FORMATS, Output
@@ -34,7 +34,12 @@ from zs2kit.io.placing import place
 from zs2kit.io.quicktime import link_chapters
 from zs2kit.io.reading import demux, frame_ticks
 from zs2kit.io.reading import opened as opened_clip
-from zs2kit.io.streams import copied, copied_packets, encoded_sound, holds, sound_size, soundless
+from zs2kit.io.streams import (
+    copied,
+    encoded_sound,
+    sound_size,
+    soundless,
+)
 from zs2kit.journal import Journal, opened, segment_file, unwritable
 from zs2kit.progress import Report
 from zs2kit.settings import changed, takes_fields
@@ -256,7 +261,6 @@ def _join(target: Path, clip: Clip, about: About, journal: Journal, output: Outp
         origin = min(origin, round(clip.origin / clip.time_base))
     with (
         _output(target) as container,
-        copied(clip, output.sound) as (source, streams),
         av.open(f"file:{segments[0]}") as template,
     ):
         video = container.add_stream_from_template(template.streams.video[0], opaque=True)
@@ -268,17 +272,11 @@ def _join(target: Path, clip: Clip, about: About, journal: Journal, output: Outp
         ):  # its profiles differ by a tag that the template doesn't pass on
             video.codec_context.codec_tag = template.streams.video[0].codec_context.codec_tag
         packets = [_video_packets(segments, clip, journal, origin, output.store.reorder, video)]
-        copies = {}
-        for stream in streams:
-            if not holds(target, stream):  # a notice has told of it
-                continue
-            copy = copies[stream.index] = container.add_stream_from_template(stream)
-            copy.metadata.update({key: stream.metadata[key] for key in STREAM_TAGS & stream.metadata.keys()})
-            copy.disposition = stream.disposition
-        if source is not None and copies:
-            packets.append(copied_packets(source, clip, origin * clip.time_base, copies))
+        packets += copied(clip, output.tracks(clip), origin * clip.time_base, container)
         if output.sound == "aac":
             packets += encoded_sound(clip, origin * clip.time_base, container)
+        covers = [each for each in container.streams.video if each.disposition & Disposition.attached_pic]
+        chapters = len(container.streams) - len(covers) + 1  # the track that the muxer adds for the chapters
         _describe(container, video, clip, about, origin, times[-1] + journal.duration)
         started: set[Stream] = set()
         for packet in merge(*packets, key=_decoding_time):
@@ -288,7 +286,6 @@ def _join(target: Path, clip: Clip, about: About, journal: Journal, output: Outp
             except (av.InvalidDataError, av.PatchWelcomeError):
                 if packet.stream is video or packet.stream not in started:
                     raise  # otherwise it is a damaged packet of sound, which is left out
-        chapters = len(container.streams) + 1  # the track that the muxer adds for the chapters
         both = "timecode" in video.metadata and bool(container.chapters())
     if target.suffix.lower() != ".mkv" and both:
         link_chapters(target, chapters)
