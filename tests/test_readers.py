@@ -296,3 +296,66 @@ def test_pipes_that_are_wrong(
     ended, out, error = piped(data, tiny_folders, *words)
     assert (ended, out) == (code, b"")
     assert says in error and error.count(b"\n") == 1
+
+
+PRODUCER = """
+import sys, av
+share = float(sys.argv[2])
+class Pipe:
+    data = b""
+    def write(self, data):
+        Pipe.data += bytes(data)
+        return len(data)
+with av.open(sys.argv[1]) as source, av.open(Pipe(), "w", format=sys.argv[3]) as container:
+    copies = [container.add_stream_from_template(each, opaque=True) for each in source.streams]
+    for packet in source.demux():
+        if packet.size:
+            packet.stream = copies[packet.stream_index]
+            container.mux(packet)
+sys.stdout.buffer.write(Pipe.data[: int(share * len(Pipe.data))])
+"""
+
+
+@pytest.mark.parametrize("kind", ["nut", "matroska"])
+@pytest.mark.parametrize("share", [1, 0.6])
+def test_processes_on_both_sides(
+    tmp_path: Path, tiny_folders: dict[str, Path], kind: str, share: float
+) -> None:
+    """A pipe that ends in the middle is said; what has come is edited, and goes on to the next process."""
+    source = make(tmp_path / "a.mp4", frames=12, sound="aac", options={"g": "4", "bf": "0"})
+    words = ["edit", "-", "-o", "-", "--model", tiny_folders["epsilon"], "--plugin", "none", "--steps", 1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    before = subprocess.Popen(
+        [sys.executable, "-c", PRODUCER, source, str(share), kind], stdout=subprocess.PIPE, env=environment
+    )
+    middle = subprocess.Popen(
+        [sys.executable, "-m", "zs2kit", *map(str, words), "--prompt", "x", "--progress", "none"],
+        stdin=before.stdout,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+    code = "import av, sys; print(len(list(av.open(sys.stdin.buffer).decode(video=0))))"
+    after = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=middle.stdout, stdout=subprocess.PIPE, env=environment
+    )
+    for pipe in (before.stdout, middle.stdout):
+        pipe.close()
+    counted, _ = after.communicate(timeout=300)
+    said = middle.stderr.read().decode()
+    assert (before.wait(), middle.wait(), after.wait()) == (0, 0, 0), said
+    middle.stderr.close()
+    assert ("standard input ends in the middle; what has come is used" in said) == (share < 1)
+    assert int(counted) == 12 if share == 1 else 0 < int(counted) < 12
+
+
+def test_a_sheet_decodes_its_frames_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zs2kit.io import reading
+    from zs2kit.sheet import write_sheet
+
+    clip = io.read(make(tmp_path / "a.mp4", frames=40))
+    converted: list[int] = []
+    rgb = reading.rgb
+    monkeypatch.setattr(reading, "rgb", lambda *args: converted.append(1) or rgb(*args))
+    write_sheet(tmp_path / "a.png", {"a": clip}, columns=4)
+    assert len(converted) == 4

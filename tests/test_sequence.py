@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 from zoo import BT709, FULL, contents, drawn, make
 
 from zs2kit import Model, cli, edit, io, journal
@@ -418,3 +419,40 @@ def test_a_folder_of_pictures_suggests_their_name(tmp_path: Path, first: str, na
 def test_a_sequence_that_is_not_read_says_which_are(tmp_path: Path) -> None:
     with pytest.raises(ClipError, match=r"shot\.%04d\.psd is not a sequence .* of these kinds: \.png, \.tif"):
         io.read(tmp_path / "shot.%04d.psd")
+
+
+# ---- kinds that are read rightly, or refused in one line
+
+
+def test_floats_of_a_tiff_keep_their_numbers(tmp_path: Path) -> None:
+    numbers = (np.random.default_rng(0).random((48, 64, 3)) * 3).astype(np.float32)
+    cv2.imwrite(str(tmp_path / "a.0001.tif"), numbers[..., ::-1])
+    with pytest.warns(UserWarning, match="scene-linear"):
+        clip = io.read(tmp_path / "a.####.tif")
+    (frame,) = clip
+    np.testing.assert_array_equal(frame.stored, numbers)
+    out = io.write(tmp_path / "out.####.exr", clip)
+    with pytest.warns(UserWarning, match="scene-linear"):
+        (back,) = io.read(out)
+    np.testing.assert_array_equal(back.stored, numbers)
+
+
+@pytest.mark.parametrize("transfer", [1, 3])
+def test_log_encoded_dpx_is_refused(tmp_path: Path, transfer: int) -> None:
+    path = io.write(tmp_path / "a.####.dpx", Clip.from_images([drawn(0)], 25)).parent / "a.0001.dpx"
+    data = bytearray(path.read_bytes())
+    data[801] = transfer
+    path.write_bytes(data)
+    with pytest.raises(ClipError, match=r"a\.0001\.dpx is log-encoded; convert it to OpenEXR"):
+        io.read(tmp_path / "a.####.dpx")
+    with pytest.raises(ClipError, match="is log-encoded"):
+        io.read(path.rename(tmp_path / "one.dpx"))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+def test_cmyk_is_refused(tmp_path: Path, suffix: str) -> None:
+    Image.fromarray(drawn(0)).convert("CMYK").save(tmp_path / f"a.0001{suffix}")
+    with pytest.raises(ClipError, match=r"a\.0001.* is CMYK; convert it to RGB"):
+        io.read(tmp_path / f"a.####{suffix}")
+    with pytest.raises(ClipError, match="is CMYK"):
+        io.read((tmp_path / f"a.0001{suffix}").rename(tmp_path / "one.png"))

@@ -188,6 +188,10 @@ class Seekable(Protocol):
         """Return the frame that is shown at a time after the first one."""
         ...
 
+    def count(self) -> int | None:
+        """Return how many there are; None if only iterating tells."""
+        ...
+
 
 @dataclass(frozen=True)
 class Anew:

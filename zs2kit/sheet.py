@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zs2kit.beside import write_beside
+from zs2kit.clip import Seekable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,9 +84,13 @@ def _thumbnail(clip: Clip, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _evenly(clip: Clip, count: int) -> list[NDArray[np.uint8]]:
-    """Return at most ``count`` thumbnails, evenly spaced, of a clip whose length may be unknown."""
+    """Return at most ``count`` thumbnails, evenly spaced; of a file, only these frames are decoded."""
     import numpy as np
 
+    length = clip.frames.count() if isinstance(clip.frames, Seekable) else None
+    if length:
+        numbers = np.linspace(0, length - 1, min(count, length)).round().astype(int)
+        return [_thumbnail(clip, clip.frame(int(each)).image) for each in numbers]
     thumbnails: list[NDArray[np.uint8]] = []
     stride = 1
     for index, frame in enumerate(clip):

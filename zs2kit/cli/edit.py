@@ -146,7 +146,9 @@ def edit(
             if out is None or len(clips) > 1:
                 raise UsageError("standard input is a single clip without a name", "name the result: `out`")
             display.stage("reading standard input")
-            clips = [_standard_input(Path(temporary))]
+            from zs2kit.io.pipes import collect
+
+            clips = [collect(sys.stdin.buffer, Path(temporary, "standard input"))]
         if out == STANDARD:
             if shared.sheet or shared.report:
                 raise UsageError("nothing can be written beside standard output", "name the result: `out`")
@@ -237,19 +239,6 @@ def edit(
             attempt(job, functools.partial(make, job, looked))
     if failed:
         raise _failures(failed, clips)
-
-
-def _standard_input(folder: Path) -> Path:
-    """Return a file with all that comes on standard input, since frames and sound are read in turn."""
-    source = sys.stdin.buffer
-    if source.isatty():
-        raise UsageError("standard input is a terminal", "pipe a video to it")
-    path = folder / "standard input"
-    with path.open("wb") as file:
-        shutil.copyfileobj(source, file)
-    if not path.stat().st_size:
-        raise ClipError("nothing came on standard input", "see whether the program before the pipe failed")
-    return path
 
 
 def _unfinished(jobs: Sequence[Job]) -> list[Job]:

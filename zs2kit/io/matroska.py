@@ -1,4 +1,4 @@
-"""The shape of pixels in Matroska files, which FFmpeg's muxer doesn't write when PyAV calls it."""
+"""Matroska files: whether they are whole, and the shape of pixels, which FFmpeg doesn't write for PyAV."""
 
 from __future__ import annotations
 
@@ -50,6 +50,24 @@ def write_aspect(path: Path, aspect: Fraction) -> None:
             data[crc.content : crc.end] = zlib.crc32(data[crc.end : tracks.end]).to_bytes(4, "little")
         file.seek(0)
         file.write(data)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether the last element of a file ends with the file."""
+    size = path.stat().st_size
+    place = 0
+    with path.open("rb") as file:
+        while place < size:
+            file.seek(place)
+            head = bytearray(file.read(12).ljust(12, b"\0"))
+            if not head[0]:
+                return False
+            name, at = _number(head, 0, keep_length=True)
+            length, content = _number(head, at)
+            unknown = length == (1 << 7 * (content - at)) - 1
+            # A segment, and a cluster whose length wasn't known when it was started, are entered.
+            place += content if unknown or name == _SEGMENT else content + length
+    return place == size
 
 
 def _child(data: bytearray, start: int, end: int, name: int) -> _Element | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -35,6 +36,8 @@ DECODERS = {
 _EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 SWSCALE_WHITE = 65280  # what swscale's conversions between YUV and RGB of 16 bits take for white
 
+# What reading the first bytes raises if they are not as they should be
+_MALFORMED = (ValueError, struct.error, IndexError, KeyError, OverflowError)
 _NAMES = {"png": "a PNG", "tiff": "a TIFF", "dpx": "a DPX", "exr": "an EXR", "mjpeg": "a JPEG"}
 
 
@@ -46,18 +49,39 @@ class Head(NamedTuple):
     kind: str  # depth and channels, in words
 
 
+# Kinds that are not read, and what to do about them
+_REFUSED = {
+    "log-encoded": "convert it to OpenEXR, which is linear, or to what a display shows",
+    "CMYK": "convert it to RGB",
+}
+
+
 def head(path: Path) -> Head:
     """Read a picture's first bytes. Raises `ClipError` if it isn't what its name says."""
     kind = DECODERS[path.suffix.lower()]
     try:
         with path.open("rb") as file:
-            return {"png": _png, "tiff": _tiff, "dpx": _dpx, "exr": _exr, "mjpeg": _jpeg}[kind](file)
+            found = {"png": _png, "tiff": _tiff, "dpx": _dpx, "exr": _exr, "mjpeg": _jpeg}[kind](file)
     except OSError as error:
         raise ClipError(
             f"{path} can't be read ({error.strerror})", "check its name and permissions"
         ) from error
-    except (ValueError, struct.error, IndexError, KeyError, OverflowError) as error:
+    except _MALFORMED as error:
         raise ClipError(f"{path} is not {_NAMES[kind]} picture, or is damaged", "make it again") from error
+    _refuse(path, found.kind)
+    return found
+
+
+def check_kind(path: Path) -> None:
+    """Raise `ClipError` if a file, of any kind and name, is a picture of those that are not read."""
+    for read in (_tiff, _dpx, _jpeg):
+        with suppress(OSError, *_MALFORMED), path.open("rb") as file:
+            _refuse(path, read(file).kind)
+
+
+def _refuse(path: Path, kind: str) -> None:
+    if kind in _REFUSED:
+        raise ClipError(f"{path} is {kind}", _REFUSED[kind])
 
 
 def _png(file: BinaryIO) -> Head:
@@ -89,14 +113,17 @@ def _tiff(file: BinaryIO) -> Head:
     ends = [start + size for start, size in zip(of(273), of(279), strict=True)]  # of the strips
     if max(ends) > file.seek(0, 2):
         raise ValueError
-    return Head(of(256)[0], of(257)[0], f"{of(258, 1)[0]} bits, {of(277, 1)[0]} channels")
+    depth = f"{of(258, 1)[0]} bits, {of(277, 1)[0]} channels"
+    return Head(of(256)[0], of(257)[0], "CMYK" if of(262)[0] == 5 else depth)
 
 
 def _dpx(file: BinaryIO) -> Head:
     data = file.read(808)
     order = {b"SDPX": ">", b"XPDS": "<"}[data[:4]]
     width, height = struct.unpack(f"{order}II", data[772:780])
-    return Head(width, height, f"{data[803]} bits, {'RGBA' if data[800] == 51 else 'RGB'}")
+    depth = f"{data[803]} bits, {'RGBA' if data[800] == 51 else 'RGB'}"
+    # The transfer characteristic: 1 is printing density, 3 is logarithmic.
+    return Head(width, height, "log-encoded" if data[801] in (1, 3) else depth)
 
 
 def _exr(file: BinaryIO) -> Head:
@@ -165,7 +192,7 @@ def _jpeg(file: BinaryIO) -> Head:
         (size,) = struct.unpack(">H", file.read(2))
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             bits, height, width, channels = struct.unpack(">BHHB", file.read(6))
-            return Head(width, height, f"{bits} bits, {channels} channels")
+            return Head(width, height, "CMYK" if channels == 4 else f"{bits} bits, {channels} channels")
         file.seek(size - 2, 1)
         if file.read(1) != b"\xff":
             raise ValueError
@@ -269,10 +296,13 @@ def _unsited(picture: VideoFrame) -> VideoFrame:
 
 
 def _planes(picture: VideoFrame) -> NDArray[Any]:
-    """Return the numbers of a planar picture as they are: (height, width, 3 or 4) RGB; grey is repeated."""
+    """Return the numbers of a picture as they are: (height, width, 3 or 4) RGB; grey is repeated."""
     kind: VideoFormat = picture.format
     dtype = np.dtype(np.float16 if "f16" in kind.name else np.float32 if "f32" in kind.name else np.uint16)
     planes: Any = picture.planes
+    if len(planes) == 1 and len(kind.components) > 1:  # packed, as in a TIFF
+        whole = np.frombuffer(planes[0], dtype).reshape(picture.height, -1)
+        return whole[:, : picture.width * len(kind.components)].reshape(picture.height, picture.width, -1)
     parts = [np.frombuffer(each, dtype).reshape(each.height, -1)[:, : each.width] for each in planes]
     green, blue, red, *alpha = parts if len(parts) >= 3 else parts[:1] * 3 + parts[1:]
     return np.stack([red, green, blue, *alpha], axis=-1)

@@ -36,7 +36,7 @@ from zs2kit.io import showing as showing  # so that clips show themselves in not
 from zs2kit.io.about import is_avif, video_of
 from zs2kit.io.cameras import address_of, capture, captured
 from zs2kit.io.filters import graph, pulled
-from zs2kit.io.pictures import DECODERS, Upright, encoding_of, rgb, upright_of
+from zs2kit.io.pictures import DECODERS, Upright, check_kind, encoding_of, rgb, upright_of
 from zs2kit.io.seeking import DecordFrames, FileFrames
 from zs2kit.io.sequence import RATE, Pattern, read_sequence
 from zs2kit.journal import fingerprint
@@ -533,6 +533,7 @@ def _declared_end(stream: VideoStream) -> Fraction:
 
 def _describe(source: Path, deinterlace: bool = False) -> Clip:
     """Describe a file without its frames, by its header and its first frame."""
+    check_kind(source)
     with _open(source) as (container, stream):
         frame = next(_decode(container, stream), None)
         if frame is None:

@@ -50,6 +50,11 @@ class FileFrames:
             raise UsageError(f"{self.clip.source} has no frame {number}", "its first frame is 0")
         return found
 
+    def count(self) -> int | None:
+        """Return how many frames there are by their packets, which is None if these have no times."""
+        times = self.times(self.clip)
+        return None if times is None else max(0, len(times) - self.skip)
+
     def at(self, seconds: Fraction | float) -> Frame:
         """See `Clip.at`."""
         times = self.times(self.clip)
@@ -95,6 +100,10 @@ class DecordFrames:
         following = known[place + 1] if place + 1 < len(known) else None
         nominal = max(1, round(1 / (self.clip.rate * self.clip.time_base)))
         return Frame(image, known[place], nominal if following is None else following - known[place])
+
+    def count(self) -> int:
+        """Return how many frames there are by their packets."""
+        return len(self._known) - self.skip
 
     def at(self, seconds: Fraction | float) -> Frame:
         """See `Clip.at`."""

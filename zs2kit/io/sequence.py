@@ -184,6 +184,10 @@ class PictureFrames:
             return Frame(stored, self.first + number, 1)
         return Frame(encoding.image(stored), self.first + number, 1, stored)
 
+    def count(self) -> int:
+        """Return how many pictures there are."""
+        return len(self.pictures)
+
     def at(self, seconds: Fraction | float) -> Frame:
         """See `Clip.at`."""
         return self.frame(min(math.floor(seconds * self.rate), len(self.pictures) - 1))
