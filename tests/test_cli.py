@@ -649,3 +649,19 @@ def test_times(text: str, seconds: Fraction) -> None:
 def test_options_are_parsed_by_their_type() -> None:
     pose = plugins.build("pose", {"scale": "0.8", "hands": "yes", "detector": "openpose", "model": "none"})
     assert (pose.scale, pose.hands, pose.detector, pose.model) == (0.8, True, "openpose", None)
+
+
+def test_prompts_along_an_edit(clip: Path, checkpoint: Path, tmp_path: Path) -> None:
+    import zs2kit
+
+    command = ["edit", clip, "--model", checkpoint, "--plugin", "none", "--steps", 2, "--codec", "ffv1"]
+    along = ["--prompt", "a cat", "--at", 2, "a dog on a tree", "-o", tmp_path / "a.mkv"]
+    result = CliRunner().invoke(cli.main, [str(each) for each in (*command, *along)])
+    assert result.exit_code == 0, result.output
+    prompts = {0: "a cat", 2: "a dog on a tree"}
+    wanted = zs2kit.edit(io.read(clip), prompts, plugins=(), model=checkpoint, num_inference_steps=2)
+    for ours, theirs in zip(io.read(tmp_path / "a.mkv"), wanted, strict=True):
+        assert np.array_equal(ours.image, theirs.image)
+    twice = [*command, "--at", 1, "a", "--at", 1, "b"]
+    result = CliRunner().invoke(cli.main, [str(each) for each in twice])
+    assert result.exit_code == 2 and "names a frame twice" in result.output

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -345,8 +348,9 @@ def test_pictures_of_any_form_are_a_clip(form: str) -> None:
 @pytest.mark.parametrize(
     ("pictures", "says"),
     [
-        (np.zeros((2, 8, 8), np.uint8), "picture 0 is uint8 of shape"),
-        (np.zeros((2, 8, 8, 4), np.uint8), "give RGB pictures of shape"),
+        (np.zeros((8, 8, 3), np.uint8), "picture 0 is uint8 of shape"),  # a single picture
+        (np.zeros((8, 8, 4), np.uint8), "picture 0 is uint8 of shape"),
+        (np.zeros((2, 8, 8, 5), np.uint8), "give RGB pictures of shape"),
         (np.zeros((2, 8, 8, 3), np.int64), "picture 0 is int64"),
         (np.full((2, 8, 8, 3), np.nan), "give floats from 0 to 1"),
         (np.full((2, 8, 8, 3), 2.0), "has numbers from 2 to 2"),
@@ -368,9 +372,59 @@ def test_paths_are_clips_and_other_things_are_not(model: Model, source: Path, tm
     assert np.array_equal(images(edit), images(zs2kit.edit(io.read(source), "x", model=model, **QUICK)))
     out = zs2kit.write(tmp_path / "copy.mkv", source, codec="ffv1")
     assert np.array_equal(images(io.read(out)), images(io.read(source)))
-    for wrong in (7, b"clip.mp4", None):
+    for wrong in (7, None):
         with pytest.raises(UsageError, match=r"is not a clip; give a path.*Clip\.from_images"):
             zs2kit.edit(wrong, "x", model=model)  # type: ignore[arg-type]
+    for wrong in (source.read_bytes(), BytesIO(source.read_bytes())):
+        with pytest.raises(UsageError, match="is not a clip; write it to a file, and give that file's path"):
+            zs2kit.edit(wrong, "x", model=model)
+
+
+def test_pictures_of_other_kinds_are_taken(source: Path) -> None:
+    frames = list(io.read(source))
+    pictures = np.stack([frame.image for frame in frames])
+    assert np.array_equal(
+        images(Clip.from_images(frames, 12)), pictures
+    )  # as list(zs2kit.read(...)) gives them
+    assert np.array_equal(images(Clip.from_images(pictures.astype(np.uint16) * 257, 12)), pictures)
+    grey = pictures[..., 0]
+    assert np.array_equal(images(Clip.from_images(grey, 12)), np.stack([grey] * 3, -1))
+    with pytest.warns(UserWarning, match="alpha, which is left out"):
+        made = images(Clip.from_images(np.concatenate([pictures, pictures[..., :1]], -1), 12))
+    assert np.array_equal(made, pictures)
+
+
+def test_an_edit_is_not_pickled(model: Model, source: Path) -> None:
+    with pytest.raises(UsageError, match="an edit can't be pickled"):
+        pickle.dumps(zs2kit.edit(source, "x", model=model, **QUICK))
+
+
+def test_prompts_along_an_edit_may_have_the_keys_of_json(model: Model, source: Path) -> None:
+    prompts = {0: "a cat", 1: "a dog on a tree"}
+    ours = zs2kit.edit(source, json.loads(json.dumps(prompts)), model=model, **QUICK)
+    assert np.array_equal(images(ours), images(zs2kit.edit(source, prompts, model=model, **QUICK)))
+    with pytest.raises(UsageError, match="the prompt at frame 99 comes after the end: the clip has"):
+        zs2kit.edit(source, {0: "a", 99: "b"}, model=model, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "says"),
+    [
+        ("a (red:1.3) robot", "'(red:1.3)' in a prompt is read as it stands: weights of words"),
+        ("a ((red)) robot", "parentheses don't stress words"),
+        ("a robot BREAK on the beach", "BREAK is read as a word"),
+        ("a robot <lora:sticker:0.8>", "don't load; give them with `loras`"),
+        ("a [cat:dog:0.5]", "doesn't change from step to step"),
+    ],
+)
+def test_the_syntax_of_other_programs_is_said(model: Model, source: Path, prompt: str, says: str) -> None:
+    for texts in ({"prompt": prompt}, {"prompt": "a", "negative_prompt": prompt}):
+        notices: list[Any] = []
+        zs2kit.edit(source, model=model, notices=notices.append, **texts, **QUICK)
+        assert sum(says in str(each) for each in notices) == 1
+    notices = []
+    zs2kit.edit(source, "a robot (smiling) [sic] :)", model=model, notices=notices.append, **QUICK)
+    assert not any(each.kind == "prompt-syntax" for each in notices)
 
 
 def test_importing_zs2kit_is_enough() -> None:

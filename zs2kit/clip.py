@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zs2kit.encoding import Encoding
-from zs2kit.errors import ClipError, UsageError
+from zs2kit.errors import ClipError, UsageError, notify
 
 if TYPE_CHECKING:
     import torch
@@ -211,7 +211,9 @@ def numbered(images: Iterable[Any], size: tuple[int, int]) -> Iterator[Frame]:
 
 def _picture(image: Any, index: int, size: tuple[int, int] | None) -> NDArray[np.uint8]:
     """Convert a picture to (height, width, 3) RGB uint8; raise `ClipError` if it can't be one."""
-    if hasattr(image, "convert"):  # PIL's
+    if isinstance(image, Frame):
+        image = image.image
+    elif hasattr(image, "convert"):  # PIL's
         image = image.convert("RGB")
     elif hasattr(image, "asnumpy"):  # decord's
         image = image.asnumpy()
@@ -220,6 +222,14 @@ def _picture(image: Any, index: int, size: tuple[int, int] | None) -> NDArray[np
     array = np.asarray(image)
     if array.ndim == 3 and array.shape[2] != 3 and array.shape[0] == 3:
         array = array.transpose(1, 2, 0)
+    if array.ndim == 2 and array.shape[1] > 4:  # grey; else a row of a single picture in colour
+        array = np.repeat(array[:, :, None], 3, axis=2)
+    if array.ndim == 3 and array.shape[2] == 4:
+        if index == 0:
+            notify("alpha", "these pictures have alpha, which is left out")
+        array = array[:, :, :3]
+    if array.dtype == np.uint16:
+        array = array / 65535
     is_float = np.issubdtype(array.dtype, np.floating)
     if array.ndim != 3 or array.shape[2] != 3 or not (is_float or array.dtype == np.uint8):
         raise ClipError(

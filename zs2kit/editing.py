@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, fields, replace
@@ -156,6 +157,12 @@ def _edit(
         plugins_.check(plugin)
     hooks = plugins_.manager(plugins or ())
     _check_prompts(settings, hooks)  # before a model is loaded
+    if clip.frame_count and (late := max(settings.prompts)) >= clip.frame_count:
+        raise UsageError(
+            f"the prompt at frame {late} comes after the end: the clip has {clip.frame_count} frames",
+            "use an earlier frame",
+        )
+    _tell_syntax(settings)
     model = _loaded(model, plugins or ())
     steps = settings.num_inference_steps or model.network.num_inference_steps
     by_default = _added(plugins, model, clip, steps)
@@ -181,6 +188,25 @@ def _edit(
             "`plugins=()` draws from the text alone",
         )
     return edit
+
+
+# What other programs read in prompts -> what is said about it, and what to do
+_SYNTAX = {
+    r"<lora:[^>]+>": ("LoRAs in a prompt don't load", "give them with `loras`"),
+    r"\([^()]+:-?\d*\.?\d+\)": ("weights of words have no effect", "say it in other words"),
+    r"\(\([^()]+\)\)": ("parentheses don't stress words", "say it in other words"),
+    r"\bBREAK\b": ("BREAK is read as a word", "leave it out"),
+    r"\[[^\[\]|]*:[^\[\]|]*:\d*\.?\d+\]": ("a prompt doesn't change from step to step", "choose one"),
+}
+
+
+def _tell_syntax(settings: Settings) -> None:
+    """Send a notice about each kind of other programs' syntax in prompts; text encoders read it as text."""
+    texts = [*settings.prompts.values(), settings.negative_prompt]
+    for pattern, (what, remedy) in _SYNTAX.items():
+        found = next((match[0] for text in texts if (match := re.search(pattern, text))), None)
+        if found:
+            notify("prompt-syntax", f"'{found}' in a prompt is read as it stands: {what}", remedy)
 
 
 def _check_prompts(settings: Settings, hooks: PluginManager) -> None:
@@ -317,6 +343,12 @@ class Edit(Clip):
         other.sample_aspect_ratio = Fraction(1)
         other.encoding = Encoding(bits=8 if self.encoding.is_plain else 16)
         return other
+
+    def __reduce__(self) -> Any:
+        raise UsageError(
+            "an edit can't be pickled, and so not handed to another process",
+            "make it there, of a clip and a model that are loaded there",
+        )
 
     def stop(self) -> None:
         """End the current iteration, or else the next one; any thread may call this.

@@ -337,6 +337,9 @@ class Settings:
     seed: int = option(0, "The seed of the random numbers: another seed gives another result.", minimum=0)
 
     def __post_init__(self) -> None:
+        if isinstance(self.prompt, Mapping):  # JSON's keys are text
+            numbers = {int(key) if str(key).isdecimal() else key: it for key, it in self.prompt.items()}
+            object.__setattr__(self, "prompt", numbers)
         check(self)
 
     @property

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from zs2kit.cli.options import FILES, PATH, RATE, TIME, WHAT, Shared, flag, shared
+from zs2kit.cli.options import AT, FILES, PATH, RATE, TIME, WHAT, Shared, flag, shared
 from zs2kit.cli.terminal import Command, given, say_failure
 from zs2kit.errors import ClipError, UsageError, Zs2Error, is_out_of_memory, notify
 
@@ -103,6 +103,7 @@ class Job(NamedTuple):
 @click.command(cls=Command)
 @click.argument("clips", metavar="CLIP...", type=PATH, nargs=-1, callback=_required)
 @source_options
+@AT
 @flag(
     "--camera",
     metavar="N",
@@ -116,6 +117,7 @@ def edit(
     clips: Sequence[Path],
     camera: int | None,
     prompt: str | None,
+    prompts: Sequence[tuple[int, str]],
     out: Path | None,
     start: Fraction | None,
     end: Fraction | None,
@@ -134,6 +136,8 @@ def edit(
     """
     if start is not None and end is not None and start >= end:
         raise UsageError("`start` must be before `end`")
+    if len(dict(prompts)) < len(prompts):
+        raise UsageError("--at names a frame twice", "give each frame one prompt")
     if camera is not None:
         if clips:
             raise UsageError("--camera comes instead of CLIP", "leave one of them out")
@@ -204,11 +208,12 @@ def edit(
         from zs2kit.filters import through
 
         shared.say_prompt(prompt, model)
+        by_frame = {0: model.default_prompt if prompt is None else prompt, **dict(prompts)}
 
         def make(job: Job, looked: tuple[Callable[[], Clip], Clip, Output]) -> None:
             read_source, source, output = looked
             edited = edit(
-                source, prompt, plugins=chosen, model=model, progress=display.update, **shared.settings
+                source, by_frame, plugins=chosen, model=model, progress=display.update, **shared.settings
             )
             made = through(edited, filters)
             of = f" {job.clip} ({clips.index(job.clip) + 1} of {len(clips)})" if len(clips) > 1 else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from zs2kit.cli.options import FILES, OF_A_SOURCE, PATH, RATE, WHAT, Shared, flag, shared
+from zs2kit.cli.options import AT, FILES, OF_A_SOURCE, PATH, RATE, WHAT, Shared, flag, shared
 from zs2kit.cli.terminal import Command
 from zs2kit.errors import UsageError
 
@@ -33,16 +33,7 @@ from zs2kit.errors import UsageError
     group=WHAT,
     help="Frames per second: 12, 23.976, 30000/1001.  [default: 12]",
 )
-@flag(
-    "--at",
-    "prompts",
-    type=(click.IntRange(1), str),
-    metavar="FRAME PROMPT",
-    multiple=True,
-    group=WHAT,
-    help="Another prompt, from this frame on; until then, the prompt before gradually turns into it. May be "
-    "repeated.",
-)
+@AT
 @flag("-o", "--out", type=PATH, group=FILES, help="The result.  [default: here, named after the prompt]")
 @shared(without=OF_A_SOURCE)
 def generate(

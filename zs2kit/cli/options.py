@@ -483,6 +483,18 @@ class Common:
         write_report(self.report, ["zs2kit", *click.get_current_context().obj], contents)
 
 
+AT = flag(
+    "--at",
+    "prompts",
+    type=(click.IntRange(1), str),
+    metavar="FRAME PROMPT",
+    multiple=True,
+    group=WHAT,
+    help="Another prompt, from this frame on; until then, the prompt before gradually turns into it. May be "
+    "repeated.",
+)
+
+
 @dataclass(frozen=True)
 class Shared(Common):
     """The values of the options that the commands have in common that draw.

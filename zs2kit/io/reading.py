@@ -166,6 +166,10 @@ def opened(clip: Any) -> Clip:
             "zs2kit.Clip.from_images(pictures, rate) shows more or fewer",
         )
         return made
+    if isinstance(clip, bytes) or hasattr(clip, "read"):
+        raise UsageError(
+            f"a {type(clip).__name__} is not a clip", "write it to a file, and give that file's path"
+        )
     raise UsageError(
         f"a {type(clip).__name__} is not a clip",
         "give a path, a clip from zs2kit.read, or pictures with zs2kit.Clip.from_images",
