@@ -22,6 +22,7 @@ from typing import Any
 import click
 
 from zs2kit import cli, clip, denoiser, hookspecs, model, plugins, schedule, settings
+from zs2kit.filters import Filter
 from zs2kit.io import Output
 from zs2kit.networks import base, families
 
@@ -72,7 +73,12 @@ line](cli.md) has the remaining options, such as `--model`, and the environment 
 `zs2kit plugins NAME` prints the same. Set an option with `--set pose.scale=0.8` on the command line, or
 with `Pose(scale=0.8)` in Python.
 
-{plugins}"""
+{plugins}
+# Filters that come with zs2kit
+
+`zs2kit filters NAME` prints the same. [Filters](filters.md) says how they are used.
+
+{filters}"""
 
 CLI = """# The command line
 
@@ -355,12 +361,15 @@ def hooks_page() -> str:
 def options_page() -> str:
     """Return docs/options.md."""
     ours = [name for name, entry in plugins.installed().items() if entry.value.startswith("zs2kit_plugins.")]
+    from_here = plugins.installed(Filter).items()
+    filters = [name for name, entry in from_here if entry.value.startswith("zs2kit.filters.")]
     return OPTIONS.format(
         text_of_settings=text(settings.Settings),
         settings=table(settings.Settings),
         text_of_output=text(Output),
         output=table(Output),
         plugins="\n".join(described_plugin(name) for name in ours),
+        filters="\n".join(described_plugin(name, Filter) for name in filters),
     )
 
 
@@ -393,9 +402,9 @@ def fields(cls: type) -> str:
     return "\n".join(shown)
 
 
-def described_plugin(name: str) -> str:
-    """A plugin by its docstring and a table of its options."""
-    cls = plugins.load(name)
+def described_plugin(name: str, kind: type[plugins.Extension] = plugins.Plugin) -> str:
+    """A plugin, or a filter, by its docstring and a table of its options."""
+    cls = plugins.load(name, kind)
     return f"## {name}\n\n{text(cls)}\n\n{table(cls, f'{name}.')}"
 
 

@@ -11,18 +11,20 @@ from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
 
 import zs2kit
-from zs2kit import Filter, cli, io, option
+from zs2kit import Filter, cli, io, option, plan
 from zs2kit.carry import Carry
 from zs2kit.clip import Anew, Clip
 from zs2kit.errors import PluginError, UsageError
-from zs2kit.filters import declared, through
+from zs2kit.filters import Smooth, Steady, declared, through
 from zs2kit.testing import check_filter, drawn_clip, two_shots
+from zs2kit.verify import verify
 from zs2kit_plugins.mask import Mask
 
 
@@ -421,6 +423,139 @@ def test_the_library_declares_a_chain(source):
     assert [(each.width, each.height, each.rate, each.frame_count) for each in (what, made)] == [
         (96, 64, Fraction(60000, 1001), 10)
     ] * 2
+
+
+def test_a_plan_and_a_check_know_of_filters(edited, source, tmp_path):
+    made = Larger(2)(Twice()(edited()))
+    found = plan.plan(made, tmp_path / "out.mp4")
+    assert (found.frames, found.filtered_frames, found.filtered_size) == (5, 10, (96, 64))
+    assert 0 < found.filter_seconds < found.seconds and not found.obstacles
+    assert "filters     twice, larger: 96x64, 10 frames, 59.9401 per second" in plan.lines(found)
+    out = io.write(tmp_path / "out.mp4", made)
+    assert all(each.ok for each in verify(source, out, filters=[Twice(), Larger(2)]))
+    wrong = {each.name for each in verify(source, out, filters=[Twice()]) if not each.ok}
+    assert wrong == {"size"}
+    assert {each.name for each in verify(source, out) if not each.ok} >= {"size", "frames"}
+
+
+# Those that come with zs2kit
+
+
+@pytest.mark.parametrize(
+    "filter, neutral",
+    [(Smooth(2), {"factor": 1}), (Smooth(3), None), (Steady(), {"momentum": 0.0})],
+    ids=["twice", "three times", "steady"],
+)
+def test_ours_keep_the_laws(filter, neutral):
+    check_filter(filter, neutral=neutral)
+
+
+def moving(step: int, frames: int = 5) -> Clip:
+    """A textured square that moves over a textured ground, by ``step`` pixels from frame to frame."""
+    generator = np.random.default_rng(0)
+    ground, square = (
+        cv2.resize(generator.integers(0, 256, (each, each, 3), np.uint8), (side, side))
+        for each, side in ((12, 96), (6, 32))
+    )
+
+    def image(place: int) -> np.ndarray:
+        picture = ground.copy()
+        picture[32:64, 16 + place : 48 + place] = square
+        return picture
+
+    return Clip.from_images([image(step * each) for each in range(frames)], 25)
+
+
+def test_frames_in_between_are_where_things_move():
+    made, true = list(Smooth(2)(moving(6, 4))), list(moving(3, 7))
+    for here, there in zip(made[1::2], true[1::2], strict=False):
+        mean = (true[there.pts - 1].image.astype(float) + true[there.pts + 1].image) / 2
+        error, blended = (np.square(each - there.image.astype(float)).mean() for each in (here.image, mean))
+        assert error < blended / 3
+    assert np.array_equal(made[-1].image, made[-2].image)  # the last one has no neighbour
+
+
+def test_nothing_is_put_between_two_shots():
+    clip = two_shots([3, 3], side=64)
+    made, before = list(Smooth(2)(clip)), list(clip)
+    assert np.array_equal(made[5].image, before[2].image)
+    assert np.array_equal(made[6].image, before[3].image) and made[6].cut
+
+
+def flickering(clip: Clip, levels: int) -> list[np.ndarray]:
+    return [
+        np.clip(frame.image.astype(int) + (levels if place % 2 else -levels), 0, 255).astype(np.uint8)
+        for place, frame in enumerate(clip)
+    ]
+
+
+def change(images) -> float:
+    """How much the mean of a still part changes from frame to frame."""
+    return float(np.abs(np.diff([image[:20].mean() for image in images])).mean())
+
+
+def test_flicker_is_taken_out_but_not_motion(tmp_path):
+    still = moving(2, 8)
+    images = flickering(still, 4)
+    clip = Clip.from_images(images, 25)
+    source = io.write(tmp_path / "source.mkv", still, codec="ffv1")
+    own = [frame.image for frame in Steady()(clip)]
+    along = [frame.image for frame in Steady(source=str(source))(clip)]
+    assert change(own) < 0.5 * change(images) and change(along) < 0.3 * change(images)
+    for made, was in zip(along, still, strict=True):
+        assert np.abs(made.astype(int) - was.image).mean() < 6
+
+
+def test_steady_uses_the_source_of_an_edit(edited):
+    seen = []
+
+    @dataclass(eq=False)
+    class Watched(Steady):
+        def run(self, passage, carry):
+            seen.append(passage.sources is not None)
+            return super().run(passage, carry)
+
+    list(Watched()(edited()))
+    list(Watched()(Twice()(edited())))
+    assert seen == [True] * 2 + [False] * 3
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["--then", "smooth", "--set", "smooth.factor=0"], "a whole number from 1 to 16, not 0"),
+        (["--then", "smooth", "--set", "smooth.factor=1.5"], "a whole number from 1 to 16, not '1.5'"),
+        (["--then", "steady", "--set", "steady.source=none.mp4"], "none.mp4"),
+    ],
+)
+def test_wrong_options_of_ours(source, words, says, tmp_path):
+    done = run("filter", source, *words, "-o", tmp_path / "out.mp4")
+    assert done.exit_code in (1, 2) and says in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not [*tmp_path.iterdir()]
+
+
+def test_one_frame_cannot_be_smoothed(tmp_path):
+    clip = io.write(tmp_path / "one.mp4", drawn_clip(1))
+    done = run("filter", clip, "--then", "smooth")
+    assert done.exit_code == 2 and "a clip of one frame" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_h264_cannot_store(tmp_path):
+    wide = Clip.from_images([np.zeros((16, 9000, 3), np.uint8)] * 2, 25)
+    with pytest.raises(zs2kit.Zs2Error, match="18000x32 pixels, but h264 stores no more than 16384x16384"):
+        io.write(tmp_path / "out.mp4", Larger(2)(wide))
+    assert not [*tmp_path.iterdir()]
+
+
+def test_ours_from_the_command_line_to_the_check(source, tmp_path):
+    report, then = tmp_path / "out.json", ["--then", "steady", "--then", "smooth"]
+    done = run("filter", source, *then, "--report", report, "-o", tmp_path / "o.mp4")
+    assert done.exit_code == 0, done.output
+    assert run("verify", source, tmp_path / "o.mp4", "--report", report).exit_code == 0
+    assert run("verify", source, tmp_path / "o.mp4", *then).exit_code == 0
+    assert run("verify", source, tmp_path / "o.mp4").exit_code == 1
+    assert run("verify", source, tmp_path / "o.mp4", "--then", "smooth", "--report", report).exit_code == 2
 
 
 # The command line, with filters of others

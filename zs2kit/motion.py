@@ -34,24 +34,28 @@ Found = tuple[NDArray[np.float32], NDArray[np.float32]]  # see `_find`
 Flow = tuple[torch.Tensor, torch.Tensor]  # a grid for `_moved`; how sure the flow is, (height, width)
 
 
-class FlowMomentum:
-    """The running averages of one chunk's pictures, one for each step in which flow momentum acts.
+class Averages:
+    """Running averages of consecutive pictures, along the motion of a source.
 
-    images: (frames, height, width, 3) RGB uint8, the source as the model gets it. The averages are read from
-    ``carry`` and written to ``following`` for the next chunk. Flows are found in threads, while the device
-    takes the first steps; everything else is done on the model's device.
+    images: (frames, height, width, 3) RGB uint8, the source at the size of the pictures. The averages are
+    read from ``carry`` and written to ``following`` for the next frames. Flows are found in threads;
+    everything else is done on ``device``.
     """
 
     def __init__(
-        self, momentum: float, model: Model, images: NDArray[np.uint8], carry: Carry, following: Carry
+        self,
+        momentum: float,
+        images: NDArray[np.uint8],
+        carry: Carry,
+        following: Carry,
+        device: torch.device,
     ) -> None:
         self.momentum = momentum
-        self.model = model
         self.images = images
         self.carry = carry
         self.following = following
         # torch has neither bicubic sampling nor borders on other devices
-        self.device = model.device if model.device.type == "cuda" else torch.device("cpu")
+        self.device = device if device.type == "cuda" else torch.device("cpu")
         self._last = self._carried("flow/source")  # the source's frame before this chunk, and its average
         before = [] if self._last is None else [_to_image(self._last[0])]
         self._found: list[Future[Found] | None] = [None] * (not before)
@@ -71,11 +75,11 @@ class FlowMomentum:
             found, average = None, source
             if future is not None and last is not None:
                 motion, seen = (torch.from_numpy(each).to(self.device) for each in future.result())
-                grid = _grid(motion)
+                grid = grid_of(motion)
                 moved = _moved(last[1], grid)
                 # Where the source's average lags behind the source, as in a fade, the result's would lag too.
                 # The blur leaves out resampled edges, which are lighter on one side and darker on the other.
-                lag = _blurred(moved - source, 2.5).abs().amax(dim=0)
+                lag = blurred(moved - source, 2.5).abs().amax(dim=0)
                 sure = seen * _small(lag, TOLERANCE) * _small(_apart(moved, source), AGREEMENT)
                 found = grid, sure
                 average = _mixed(source, moved, self.momentum * sure)
@@ -84,20 +88,6 @@ class FlowMomentum:
         assert last is not None
         self.following["flow/source"] = last
         return flows
-
-    def __call__(self, index: int, count: int, denoised: torch.Tensor) -> torch.Tensor:
-        """Average the latents ``denoised`` (frames, channels, height, width) that step ``index`` aims at.
-
-        Returns them as they are in steps in which flow momentum doesn't act. ``count``: of all steps.
-        """
-        if not acts(index, count):
-            return denoised
-        # A tiny VAE leaves some flicker, which the next average takes away; after the last there is no other.
-        vae = self.model if index == max(_acting(count)) else self.model.estimates
-        pixels = vae.decode(denoised)
-        averaged = self.average(f"flow/{index}", pixels)
-        # Only the difference is added, so that what the VAE loses is not lost each time.
-        return denoised + vae.encode(averaged * 2 - 1) - vae.encode(pixels * 2 - 1)
 
     def finish(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the finished frames (frames, 3, height, width) in [0, 1] averaged once more.
@@ -134,6 +124,33 @@ class FlowMomentum:
         return None if tensor is None else tensor.to(self.device)
 
 
+class FlowMomentum(Averages):
+    """The running averages of one chunk's pictures, one for each step in which flow momentum acts.
+
+    images: the source as the model gets it. The flows are found while the device takes the first steps.
+    """
+
+    def __init__(
+        self, momentum: float, model: Model, images: NDArray[np.uint8], carry: Carry, following: Carry
+    ) -> None:
+        super().__init__(momentum, images, carry, following, model.device)
+        self.model = model
+
+    def __call__(self, index: int, count: int, denoised: torch.Tensor) -> torch.Tensor:
+        """Average the latents ``denoised`` (frames, channels, height, width) that step ``index`` aims at.
+
+        Returns them as they are in steps in which flow momentum doesn't act. ``count``: of all steps.
+        """
+        if not acts(index, count):
+            return denoised
+        # A tiny VAE leaves some flicker, which the next average takes away; after the last there is no other.
+        vae = self.model if index == max(_acting(count)) else self.model.estimates
+        pixels = vae.decode(denoised)
+        averaged = self.average(f"flow/{index}", pixels)
+        # Only the difference is added, so that what the VAE loses is not lost each time.
+        return denoised + vae.encode(averaged * 2 - 1) - vae.encode(pixels * 2 - 1)
+
+
 def acts(index: int, count: int) -> bool:
     """Whether flow momentum acts in step ``index`` of ``count``."""
     return index in _acting(count)
@@ -143,7 +160,7 @@ def _acting(count: int) -> set[int]:
     return {min(round(share * count), count - 1) for share in SHARES}
 
 
-def _grid(motion: torch.Tensor) -> torch.Tensor:
+def grid_of(motion: torch.Tensor) -> torch.Tensor:
     """Return where a flow (height, width, 2) leads to, as `torch.nn.functional.grid_sample` takes it."""
     height, width = motion.shape[:2]
     rows, columns = (torch.arange(size, device=motion.device) for size in (height, width))
@@ -162,20 +179,21 @@ def _moved(picture: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
     for bound in (torch.minimum, torch.maximum):
         rows = bound(bound(wide[:, :-2], wide[:, 1:-1]), wide[:, 2:])
         bounds.append(bound(bound(rows[..., :-2], rows[..., 1:-1]), rows[..., 2:]))
-    low, high = _sampled(torch.cat(bounds), grid, "nearest").chunk(2)
-    return _sampled(picture, grid, "bicubic").clamp(low, high)
+    low, high = sampled(torch.cat(bounds), grid, "nearest").chunk(2)
+    return sampled(picture, grid, "bicubic").clamp(low, high)
 
 
-def _sampled(picture: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor:
+def sampled(picture: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor:
+    """Return what ``picture`` (channels, height, width) shows where a ``grid`` of `grid_of` leads."""
     return F.grid_sample(picture[None], grid, mode, "border", align_corners=False)[0]
 
 
 def _apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Return how much two pictures (channels, height, width) differ around each pixel: (height, width)."""
-    return _blurred((a - b).abs().amax(dim=0, keepdim=True), 1.5)[0]
+    return blurred((a - b).abs().amax(dim=0, keepdim=True), 1.5)[0]
 
 
-def _blurred(picture: torch.Tensor, sigma: float) -> torch.Tensor:
+def blurred(picture: torch.Tensor, sigma: float) -> torch.Tensor:
     """Blur (channels, height, width) by a Gaussian."""
     kernel = _gaussian(sigma, picture.device)
     reach = len(kernel) // 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -12,12 +13,15 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from zs2kit.carry import Carry
-from zs2kit.clip import Chunk, Frame
+from zs2kit.clip import Chunk, Clip, Frame
 from zs2kit.editing import MOST, Edit, Place
-from zs2kit.errors import ClipError
+from zs2kit.errors import ClipError, UsageError
+from zs2kit.filters import Filtered, filters_of
+from zs2kit.filters.filtered import filter_seconds
 from zs2kit.io.output import Output
 from zs2kit.journal import ANEW, SEGMENT
 from zs2kit.memory import free, peak_of
+from zs2kit.plugins import name_of
 from zs2kit.progress import Progress, Report
 from zs2kit.settings import changed, takes_fields
 from zs2kit.shots import shots
@@ -29,6 +33,10 @@ class Plan:
 
     frames: int
     rate: float  # frames per second
+    filtered_frames: int  # after filters; the same if there are none, as are rate and size
+    filtered_rate: float
+    filtered_size: tuple[int, int]
+    filters: tuple[str, ...]
     duration: float  # seconds
     shots: tuple[float, ...]  # when each starts, in seconds on the clip's own clock, as cuts are given
     source_size: tuple[int, int]
@@ -42,6 +50,7 @@ class Plan:
     carry_on: str  # the device, or cpu for host memory
     free_bytes: int  # on the device
     seconds: float  # for the frames that are still to be drawn, once the model is loaded
+    filter_seconds: float  # of these, for the filters
     result: Path
     exists: bool  # there is already a file at ``result``
     saved: int  # frames of an interrupted edit, which are not drawn again if it is resumed
@@ -54,14 +63,14 @@ class Plan:
 
 @takes_fields(Output)
 def plan(
-    edited: Edit,
+    made: Edit | Filtered,
     output: Output | str | Path,
     *,
     progress: Report | None = None,
     preview: Callable[[Frame, Frame], object] | None = None,
     **options: Any,
 ) -> Plan:
-    """Return what `write` would do with the clip ``edited`` and ``output``, with the same options.
+    """Return what `write` would do with an edit, perhaps filtered, and ``output``, with the same options.
 
     Reads the whole source, a few frames at a time, and takes one denoising step with a chunk of it. Nothing
     is written. Notices are those that `write` would send.
@@ -74,13 +83,16 @@ def plan(
     """
     output = changed(output if isinstance(output, Output) else Output(Path(output)), options)
     out, resume = output.path, output.resume
+    edited = _edit_of(made)
+    filters = filters_of(made)
+    times = math.prod(each.per_frame for each in filters)
     obstacles = []
     saved, difference = 0, ""
     try:
-        saved, difference = output.left(edited)
+        saved, difference = output.left(made)
         # Without `resume`: to decide that would change files.
-        replace(output, resume=False).check(edited)
-        output.tell_losses(edited)
+        replace(output, resume=False).check(made)
+        output.tell_losses(made)
     except ClipError as error:
         obstacles.append(str(error))
     if saved and resume and difference:
@@ -108,10 +120,11 @@ def plan(
     chunk, (carry_bytes, seconds) = measured[0]
     beforehand = len(read.shots) if scan.wants_first else 0  # frames that are drawn twice
 
-    pixels = edited.width * edited.height
-    result_bytes = output.bytes(edited, read.frames)
+    pixels = made.width * made.height
+    result_bytes = output.bytes(made, read.frames * times)
+    filtering = filter_seconds(made, edited, read.chunk) * (read.frames - saved // times)
     # Segments and the file that they are joined into; pictures and carries, until the next ones are saved
-    disk_bytes = 2 * (result_bytes + min(read.frames, SEGMENT) * pixels * 3 + carry_bytes)
+    disk_bytes = 2 * (result_bytes + min(read.frames * times, SEGMENT) * pixels * 3 + carry_bytes)
     folder = out.parent
     free_disk = shutil.disk_usage(folder).free if folder.is_dir() else 0
     if folder.is_dir() and disk_bytes > free_disk and not any("but its disk" in each for each in obstacles):
@@ -122,6 +135,10 @@ def plan(
     return Plan(
         frames=read.frames,
         rate=float(edited.rate),
+        filtered_frames=read.frames * times,
+        filtered_rate=float(made.rate),
+        filtered_size=(made.width, made.height),
+        filters=tuple(map(name_of, filters)),
         duration=float(read.duration),
         shots=tuple(float(each) for each in read.shots),
         source_size=(edited.width, edited.height),
@@ -134,16 +151,29 @@ def plan(
         carry_bytes=carry_bytes,
         carry_on="cpu" if scan.carry_on_host else str(device),
         free_bytes=free(device),
-        seconds=read.seconds + seconds * (read.frames + beforehand - saved) / chunk.length,
+        seconds=read.seconds
+        + seconds * (read.frames + beforehand - saved // times) / chunk.length
+        + filtering,
+        filter_seconds=filtering,
         result=out,
         exists=os.path.lexists(out) or bool(output.pattern and output.pattern.numbers()),
         saved=saved,
-        streams=tuple(output.copied(edited)),
+        streams=tuple(output.copied(made)),
         result_bytes=result_bytes,
         disk_bytes=disk_bytes,
         free_disk_bytes=free_disk,
         obstacles=tuple(obstacles),
     )
+
+
+def _edit_of(made: Edit | Filtered) -> Edit:
+    """Return the edit whose frames are filtered."""
+    clip: Clip = made
+    while isinstance(clip, Filtered):
+        clip = clip.clip
+    if not isinstance(clip, Edit):
+        raise UsageError("only an edit can be planned", "give what `zs2kit.edit` returns, perhaps filtered")
+    return clip
 
 
 class _Source(NamedTuple):
@@ -203,15 +233,19 @@ def lines(plan: Plan) -> list[str]:
     sizes = f"{scaled}, padded to {padded}" if scaled != padded else scaled
     chunk = "unknown" if plan.chunk_bytes is None else f"{_megabytes(plan.chunk_bytes)} at its peak"
     there = "; this file already exists" if plan.exists else ""
+    after = "{}x{}".format(*plan.filtered_size)
+    after += f", {plan.filtered_frames} frames, {plan.filtered_rate:g} per second"
+    filtering = f", {_span(plan.filter_seconds)} of it for filters" if plan.filters else ""
     resumed = f"; {plan.saved} frames of an interrupted edit are saved" if plan.saved else ""
     rows = {
         "frames": f"{plan.frames}, {plan.rate:g} per second, {plan.duration:.2f} s",
         "shots": f"{len(plan.shots)}, at {', '.join(times)} s",
         "size": f"{source}, for the model {sizes}, and back",
+        **({"filters": f"{', '.join(plan.filters)}: {after}"} if plan.filters else {}),
         "chunk": f"{plan.chunk_size} frames at once on {plan.device}",
         "memory": f"model {_megabytes(plan.model_bytes)}, chunk {chunk}, "
         f"carry {_megabytes(plan.carry_bytes)} on {plan.carry_on}; {_megabytes(plan.free_bytes)} free",
-        "time": f"about {_span(plan.seconds)} once the model is loaded",
+        "time": f"about {_span(plan.seconds)} once the model is loaded{filtering}",
         "result": f"{plan.result}{there}{resumed}",
         "disk": f"about {_megabytes(plan.disk_bytes)} while it works, {_megabytes(plan.result_bytes)} in the "
         f"end; {_megabytes(plan.free_disk_bytes)} free",

@@ -378,17 +378,17 @@ def check_filter(
             _check_again(frames, whole, "in two threads at once", "something is kept on the class")
 
 
-def two_shots(lengths: Sequence[int] = (5, 4), *, side: int = 32) -> Clip:
+def two_shots(lengths: Sequence[int] = (3, 3), *, side: int = 32) -> Clip:
     """Return a drawn clip of shots of these lengths, each unlike the one before, with uneven times."""
     rate = Fraction(30000, 1001)
 
     def draw() -> Iterator[Frame]:
         pts = 0
         for shot, length in enumerate(lengths):
-            for frame in drawn_clip(length, width=side, height=side):
+            for place, frame in enumerate(drawn_clip(length, width=side, height=side)):
                 image = frame.image[..., ::-1] // 3 if shot % 2 else frame.image
                 lasts = 1001 * (1 + pts // 1001 % 3)  # one to three ticks of the nominal rate
-                yield Frame(np.ascontiguousarray(image), pts, lasts)
+                yield Frame(np.ascontiguousarray(image), pts, lasts, cut=place == 0)
                 pts += lasts
 
     return Clip(Anew(draw), side, side, rate, Fraction(1, 30000), sum(lengths))
@@ -429,7 +429,7 @@ def _check_last_shot(filter: Filter, clip: Clip, whole: Sequence[Frame]) -> None
     marked = list(shots_of(clip))
     starts = [place for place, frame in enumerate(marked) if frame.cut]
     assert len(starts) > 1, "the clip has a single shot"
-    alone = Clip.from_images([frame.image for frame in marked[starts[-1] :]], clip.rate)
+    alone = clip.with_frames(marked[starts[-1] :], frame_count=len(marked) - starts[-1])
     pairs = zip(whole[starts[-1] * filter.per_frame :], filter(alone), strict=True)
     worst = max(_apart(a, b) for a, b in pairs)
     assert worst <= 1, (

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
 from zs2kit.clip import Clip, Color
+from zs2kit.filters import Filter
 from zs2kit.io.facts import Facts, Sound, examine
 
 _TAGS = {
@@ -49,16 +50,21 @@ def verify(
     start: Fraction | float | None = None,
     end: Fraction | float | None = None,
     rate: Fraction | None = None,
+    filters: Sequence[Filter] = (),
 ) -> list[Check]:
     """Compare the clip ``result`` with its ``source``; return all checks.
 
     start, end: the edit's, in seconds. rate: the edit's, in pictures per second, if the source is a sequence.
+    filters: those that the result went through, in order; size, frames and times must be as they declare.
     Both clips are decoded, a frame at a time, but their pictures are not compared, since an edit changes
     them. So a result that is upside down is only found by its tags and its size.
 
     Raises `ClipError` for a clip that can't be read, `UsageError` for a span without frames.
     """
     before = examine(source, start=start, end=end, rate=rate)
+    for each in filters:
+        before.clip = each.declared(before.clip)
+        before.times = each.times(before.times, before.end)
     after = examine(result, rate=before.clip.rate)
     if after.sounds is None:  # it starts with its first picture
         before.end -= before.times[0]

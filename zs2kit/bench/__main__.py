@@ -12,6 +12,7 @@ from zs2kit.bench import device as device_
 from zs2kit.bench import fuzz as fuzz_
 from zs2kit.bench import kills as kills_
 from zs2kit.bench import memory as memory_
+from zs2kit.bench import middle as middle_
 from zs2kit.bench import page
 from zs2kit.bench import quality as quality_
 from zs2kit.bench import readers as readers_
@@ -91,6 +92,15 @@ def ablation(
     ablation_.run(Runs(kept, loaded, steps), prompts, long_prompts)
     if docs:
         page.write(docs, kept, loaded)
+
+
+@main.command()
+@click.argument("clips", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@number("--frames", 61, "Frames of each clip.", least=3)
+def middle(clips: tuple[Path, ...], frames: int) -> None:
+    """Leave out every second frame of CLIPS, and hold what is made in between against it."""
+    for row in middle_.middles(clips, frames):
+        click.echo(row)
 
 
 @main.command()

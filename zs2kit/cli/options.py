@@ -372,12 +372,7 @@ class Common:
         """
         if self.quiet and self.verbose:
             raise UsageError("--quiet and --verbose can't be used together", "use one of them")
-        chosen = _chosen(plugins, self.filters, self.sets)
-        from zs2kit import plugins as plugins_
-        from zs2kit.filters import Filter
-
-        named = [plugins_.parted(each)[1] for each in self.filters]
-        return [plugins_.build(*chosen[name], name, Filter) for name in named]
+        return build_filters(self.filters, self.sets, plugins)
 
     def display(self) -> Display:
         """Return what shows how far the command is."""
@@ -621,7 +616,7 @@ def shared(
         @functools.wraps(command)
         def call(**values: Any) -> None:
             del values["settings_file"]  # its options are among the others
-            used = (*values.get("plugins", ()), *values.setdefault("filters", ()))
+            used = (*values.get("plugins", ()), *values["filters"])
             values["sets"] = settings_file.with_sets(click.get_current_context(), used, values["sets"])
             if "settings" in of:
                 values["settings"] = given(
@@ -638,6 +633,16 @@ def shared(
         return call
 
     return give
+
+
+def build_filters(filters: Sequence[str], sets: Sequence[str], plugins: Sequence[str] = ()) -> list[Filter]:
+    """Return the named filters, with their options; ``plugins``: the names of those beside them."""
+    chosen = _chosen(plugins, filters, sets)
+    from zs2kit import plugins as plugins_
+    from zs2kit.filters import Filter
+
+    named = [plugins_.parted(each)[1] for each in filters]
+    return [plugins_.build(*chosen[name], name, Filter) for name in named]
 
 
 def _chosen(

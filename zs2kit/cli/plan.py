@@ -27,7 +27,7 @@ from zs2kit.errors import ClipError, Notice
     "result.",
 )
 @flag("--json", "as_json", is_flag=True, group=FILES, help="Print JSON.")
-@shared(without=["filters"])
+@shared()
 def plan(
     clip: Path,
     prompt: str | None,
@@ -49,7 +49,7 @@ def plan(
     said: list[Notice] = []
     with shared.manners(notices=said.append), shared.display() as display:
         display.stage("looking at the clip")
-        chosen, _ = shared.build()
+        chosen, filters = shared.build()
         from zs2kit import io
 
         source = io.read(clip, start=start, end=end, rate=fps, deinterlace=deinterlace, reader=reader)
@@ -67,6 +67,7 @@ def plan(
         display.stage("loading the model")
         model = shared.load(chosen)
         from zs2kit.editing import edit
+        from zs2kit.filters import through
         from zs2kit.plan import lines, plan
         from zs2kit.sheet import Sheet
 
@@ -76,7 +77,7 @@ def plan(
         display.stage("planning")
         sheet = Sheet(edited)
         found = plan(
-            edited,
+            through(edited, filters),
             output,
             progress=display.update,
             preview=sheet.add if preview else None,

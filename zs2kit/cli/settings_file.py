@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,16 @@ def with_sets(context: click.Context, plugins: Sequence[str], given: Sequence[st
         f"{key}={value}" for key, value in sets.items() if key not in keys and key.partition(".")[0] in names
     ]
     return [*of_file, *given]
+
+
+def filters_of(path: Path) -> tuple[list[str], list[str]]:
+    """Return the filters that a report names, and their options, as they would be typed."""
+    content = _read(path)
+    filters = content.get("filters", [])
+    try:
+        return [each["name"] for each in filters], [f"{k}={v}" for k, v in _sets_of(path, filters, "filters")]
+    except (AttributeError, LookupError, TypeError) as error:
+        raise UsageError(f"{path} is not a report", "give one that an edit has written") from error
 
 
 def saved(context: click.Context, sets: Sequence[str]) -> str:
@@ -165,25 +175,28 @@ def _of_report(
     try:
         values = _of_drawing(path, content) if "plugins" in names else {}
         values["filters"] = [each["name"] for each in content.get("filters", [])]
-        from zs2kit import plugins
-        from zs2kit.filters import Filter
-
-        sets = {}
-        used: list[tuple[Any, type[plugins.Extension]]] = []
-        used += [(each, Filter) for each in content.get("filters", [])]
+        sets = dict(_sets_of(path, content.get("filters", []), "filters"))
         if "plugins" in names:
-            used += [(each, plugins.Plugin) for each in content["plugins"]]
-        for each, base in used:
-            kind, called = plugins.parted(each["name"])
-            known = {option.name for option in options(plugins.load(kind, base))}
-            for name, value in each["options"].items():
-                if name in known:  # beside them are fingerprints of files
-                    sets[f"{called}.{name}"] = "none" if value is None else _text(path, name, value)
+            sets |= _sets_of(path, content["plugins"], "plugins")
     except (AttributeError, LookupError, TypeError) as error:
         raise UsageError(f"{path} is not a report", f"give one that {command.name} has written") from error
     if command.name == "generate" and values["plugins"] == ["none"]:
         values["plugins"] = []
     return {name: it for name, it in values.items() if name in names and it is not None}, sets
+
+
+def _sets_of(path: Path, used: list[dict[str, Any]], group: str) -> Iterator[tuple[str, str]]:
+    """Yield the options of a report's plugins, or filters, by their names: "pose.scale", "0.8"."""
+    from zs2kit import plugins
+    from zs2kit.filters import Filter
+
+    for each in used:
+        kind, called = plugins.parted(each["name"])
+        base = Filter if group == "filters" else plugins.Plugin
+        known = {option.name for option in options(plugins.load(kind, base))}
+        for name, value in each["options"].items():
+            if name in known:  # beside them are fingerprints of files
+                yield f"{called}.{name}", "none" if value is None else _text(path, name, value)
 
 
 def _of_drawing(path: Path, content: dict[str, Any]) -> dict[str, Any]:

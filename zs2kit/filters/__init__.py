@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from zs2kit.filters.filtered import filters_of as filters_of
     from zs2kit.filters.filtered import source_frames as source_frames
     from zs2kit.filters.filtered import through as through
+    from zs2kit.filters.smooth import Smooth as Smooth
+    from zs2kit.filters.steady import Steady as Steady
 
 # Looked up on first use, since the command line lists filters before torch is imported.
 _MODULES = {
     "Filter": "base",
     "Filtered": "filtered",
     "Passage": "base",
+    "Smooth": "smooth",
+    "Steady": "steady",
     "declared": "base",
     "filters_of": "filtered",
     "source_frames": "filtered",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar
 
 from zs2kit.plugins import Extension
@@ -75,6 +76,14 @@ class Filter(Extension):
             frame_count=clip.frame_count and clip.frame_count * self.per_frame,
         )
 
+    def times(self, before: Sequence[Fraction], end: Fraction) -> list[Fraction]:
+        """Return when the result's frames are shown, for a clip whose frames are shown at ``before``."""
+        return [
+            start + (stop - start) * part / self.per_frame
+            for start, stop in zip(before, [*before[1:], end], strict=True)
+            for part in range(self.per_frame)
+        ]
+
     def __call__(self, clip: Clip) -> Filtered:
         """Return ``clip`` filtered; raise what `prepare` raises, or `UsageError` for a wrong value."""
         from zs2kit.filters.filtered import Filtered  # needs torch
@@ -97,5 +106,5 @@ class Passage:
     pixels: torch.Tensor  # (frames, 3, height, width) in [0, 1], as a display shows them
     ahead: torch.Tensor  # the frames of the shot after these, as many as the filter sees, or fewer: as above
     # The same frames and those ahead as they were before an edit, at their own size: (frames + ahead, 3,
-    # source height, source width). None if the clip isn't edited, or if there is no source for one of them.
+    # source height, source width). None if the clip isn't edited, or if frames were put in between.
     sources: torch.Tensor | None = None

@@ -6,8 +6,9 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from copy import copy
-from itertools import islice
+from itertools import chain, islice
 from operator import itemgetter
+from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from zs2kit import plugins
 from zs2kit.carry import Carry
 from zs2kit.clip import Anew, Clip, Frame, resized
+from zs2kit.editing import Edit
 from zs2kit.encoding import Encoding
 from zs2kit.errors import PluginError, Zs2Error, first_line, is_out_of_memory, notify
 from zs2kit.filters.base import Filter, Passage
@@ -58,6 +60,7 @@ class Filtered(Clip):
         """Have ``clip`` be what the frames are taken from."""
         self._input = clip
         self._work = clip if isinstance(clip, Resumable) else None
+        self._traced = all(each.per_frame == 1 for each in filters_of(clip))
         self._index = 0
         self._state = _State(0, [], Carry())
 
@@ -171,7 +174,7 @@ class Filtered(Clip):
         filter, name = self.filter, plugins.name_of(self.filter)
         seen = waiting[: min(_shot(waiting), count + filter.ahead)]
         pixels = torch.stack([_pixels(frame, self._input.encoding) for frame in seen])
-        sources = [_pixels(frame.source) for frame in seen if frame.source is not None]
+        sources = [_pixels(each.source) for each in seen if each.source and self._traced]
         passage = Passage(
             index,
             pixels[:count],
@@ -225,8 +228,12 @@ class Filtered(Clip):
 
 
 def shots_of(clip: Clip) -> Iterator[Frame]:
-    """Yield the frames of a clip, each with the mark whether a shot starts with it."""
-    return (frame for _, frame in shots(clip, "auto"))
+    """Yield the frames of a clip, each with the mark whether a shot starts there; find out if need be."""
+    frames = iter(clip)
+    first = next(frames, None)
+    if first is None or first.cut is not None:
+        return iter(()) if first is None else chain([first], frames)
+    return (frame for _, frame in shots(clip.with_frames(chain([first], frames)), "auto"))
 
 
 def unfitted(clip: Clip) -> Clip:
@@ -246,6 +253,43 @@ def through(clip: T, filters: Sequence[Filter]) -> T | Filtered:
 def filters_of(clip: Clip) -> list[Filter]:
     """Return the filters that a clip goes through, in order; none if it is not filtered."""
     return [*filters_of(clip.clip), clip.filter] if isinstance(clip, Filtered) else []
+
+
+def filter_seconds(made: Clip, edited: Edit, frames: Sequence[Frame]) -> float:
+    """Return how long the filters of ``made`` take for a frame of an edit, by a try with ``frames`` of it."""
+    if made is edited or not frames:
+        return 0.0
+    few = [frame._replace(cut=place == 0, source=frame) for place, frame in enumerate(frames)]
+    small = [each._replace(image=resized(each.image, edited.fit.scaled), stored=None) for each in few]
+
+    def with_these(clip: Clip) -> Clip:
+        if not isinstance(clip, Filtered):
+            return _Tried(edited, few, small)
+        other = copy(clip)
+        other.clip = with_these(clip.clip)
+        other._take(unfitted(other.clip) if clip.filter.model_size else other.clip)
+        return other
+
+    clip = with_these(made)
+    next(iter(clip))  # the first time takes longer
+    began = perf_counter()
+    for _ in clip:
+        pass
+    return (perf_counter() - began) / len(few)
+
+
+class _Tried(Clip):
+    """Frames of a source that stand for those of an edit, to see how long filters take."""
+
+    def __init__(self, edited: Clip, frames: list[Frame], unfitted: list[Frame]) -> None:
+        facts = {each.name: getattr(edited, each.name) for each in dataclasses.fields(Clip) if each.init}
+        super().__init__(**{**facts, "frames": frames, "frame_count": len(frames)})
+        self._unfitted = unfitted
+
+    def unfitted(self) -> Clip:
+        """The frames as a model would draw them."""
+        height, width = self._unfitted[0].image.shape[:2]
+        return self.with_frames(self._unfitted, height=height, width=width, encoding=Encoding())
 
 
 def source_frames(result: Clip, filters: Sequence[Filter], source: Clip | None) -> Clip:

@@ -1,0 +1,134 @@
+"""Pictures between two others, along the motion from one to the other.
+
+Flows say where the parts of each of the two are at a time in between (they are carried there, as in Niklaus &
+Liu 2020, "Softmax Splatting for Video Frame Interpolation"), and both pictures are moved there. What only one
+of them shows is taken from that one; where they still differ, one of them is taken rather than a mixture,
+which would show edges twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from zs2kit.flow import SMALLEST, flow, visible
+from zs2kit.motion import blurred, grid_of, sampled
+
+# How many levels of 255 two pictures may differ along the motion, and still show the same
+AGREEMENT = 24
+SHARP = 4.0  # levels of 255 by which the better one of two motions must be better to be taken alone
+LEAST = 0.3  # the weight of what seems to be hidden, beside 1 + LEAST: flows are often wrong about that
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How things move from a picture ``a`` to a picture ``b``: flows (2, height, width) in pixels."""
+
+    forward: torch.Tensor  # from a to b
+    backward: torch.Tensor
+    seen_in_b: torch.Tensor  # how sure the flow from a is: (height, width), 0 where it leads to nothing
+    seen_in_a: torch.Tensor
+
+    @property
+    def sure(self) -> float:
+        """The share of the two pictures of which the motion is known."""
+        return float((self.seen_in_a.mean() + self.seen_in_b.mean()) / 2)
+
+
+def motion_of(a: NDArray[np.uint8], b: NDArray[np.uint8], size: tuple[int, int]) -> Motion:
+    """Return the motion between two pictures (height, width, 3), for pictures of ``size`` (height, width)."""
+    if min(a.shape[:2]) < SMALLEST:
+        still = torch.zeros(2, *size)
+        return Motion(still, still, torch.ones(size), torch.ones(size))
+    forward, backward = flow(a, b), flow(b, a)
+    seen_in_b = visible(forward, backward) & _alike(a, b, forward)
+    seen_in_a = visible(backward, forward) & _alike(b, a, backward)
+    return Motion(
+        *(_brought(each, size, flows=True) for each in (forward, backward)),
+        *(_brought(each.astype(np.float32), size) for each in (seen_in_b, seen_in_a)),
+    )
+
+
+def _alike(a: NDArray[np.uint8], b: NDArray[np.uint8], motion: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether ``a`` shows what is found in ``b`` where ``motion`` leads."""
+    rows, columns = np.indices(motion.shape[:2], np.float32)
+    found = cv2.remap(
+        b, columns + motion[..., 0], rows + motion[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    apart = cv2.GaussianBlur(cv2.absdiff(a, found).max(axis=2).astype(np.float32), (0, 0), 1.5)
+    alike: NDArray[np.bool_] = apart <= AGREEMENT
+    return alike
+
+
+def _brought(picture: NDArray[np.float32], size: tuple[int, int], *, flows: bool = False) -> torch.Tensor:
+    """Bring a flow, or a mask, to another size: (channels, height, width), or (height, width)."""
+    height, width = picture.shape[:2]
+    if (height, width) != size:
+        picture = np.asarray(cv2.resize(picture, size[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
+        if flows:
+            picture = picture * np.array([size[1] / width, size[0] / height], np.float32)
+    tensor = torch.from_numpy(np.ascontiguousarray(picture))
+    return tensor.permute(2, 0, 1).contiguous() if flows else tensor
+
+
+def between(a: torch.Tensor, b: torch.Tensor, motion: Motion, time: float) -> torch.Tensor:
+    """Return the picture at ``time``, from 0 (``a``) to 1 (``b``): (3, height, width) in [0, 1], as they are.
+
+    ``motion`` is for pictures of their size.
+    """
+    # What each of the two says about the motion at that time, as a flow from a to b
+    of_a, there_a = _splatted(motion.forward, motion.seen_in_b + 0.05, motion.forward * time)
+    of_b, there_b = _splatted(-motion.backward, motion.seen_in_a + 0.05, motion.backward * (1 - time))
+    moved, apart = [], []
+    for moves in (_filled(of_a, there_a), _filled(of_b, there_b), torch.zeros_like(of_a)):
+        pair = _at(a, -time * moves), _at(b, (1 - time) * moves)
+        apart.append(blurred((pair[0] - pair[1]).abs().amax(0, keepdim=True), 1.5)[0] * 255)
+        seen = _at(motion.seen_in_b[None], -time * moves), _at(motion.seen_in_a[None], (1 - time) * moves)
+        weight_a, weight_b = (1 - time) * (seen[0] + LEAST), time * (seen[1] + LEAST)
+        share = weight_b / (weight_a + weight_b)
+        # Where they show different things, a mixture would show both
+        doubt = (apart[-1] / AGREEMENT - 1).clamp(0, 1)
+        alone = blurred(share, 1.5).round()
+        moved.append(torch.lerp(*pair, torch.lerp(share, alone, doubt)))
+    chosen = torch.softmax(-torch.stack(apart) / SHARP, 0)[:, None]
+    return (torch.stack(moved) * chosen).sum(0)
+
+
+def _splatted(
+    values: torch.Tensor, weights: torch.Tensor, moves: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Carry ``values`` (channels, height, width) along ``moves``; return the sums there, and the weights'."""
+    channels, height, width = values.shape
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    x, y = columns + moves[0], rows + moves[1]
+    left, top = x.floor(), y.floor()
+    total = torch.zeros(channels + 1, height * width)
+    carried = torch.cat([values, torch.ones(1, height, width)])
+    for right, low in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        column, row = left + right, top + low
+        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        share = (1 - (x - column).abs()) * (1 - (y - row).abs()) * weights * inside
+        place = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long().flatten()
+        total.index_add_(1, place, (carried * share).flatten(1))
+    total = total.view(channels + 1, height, width)
+    return total[:-1], total[-1]
+
+
+def _filled(sums: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return means, with those around in place of what is missing."""
+    filled, known = sums, weights
+    for sigma in (2.0, 6.0, 18.0):
+        reach = min(sigma, (min(sums.shape[1:]) - 1) / 4.5)
+        near = blurred(torch.cat([sums, weights[None]]), reach)
+        trust = (known / 0.25).clamp(0, 1)
+        filled, known = filled + (1 - trust) * near[:-1] * 0.05, known + (1 - trust) * near[-1] * 0.05
+    return filled / known.clamp_min(1e-6)
+
+
+def _at(picture: torch.Tensor, moves: torch.Tensor) -> torch.Tensor:
+    """Return what ``picture`` (channels, height, width) shows where ``moves`` lead."""
+    return sampled(picture, grid_of(moves.permute(1, 2, 0)), "bilinear")

@@ -1,0 +1,62 @@
+"""Steady: flicker is averaged away along the motion of the clip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from zs2kit.filters.base import Filter, Passage
+from zs2kit.settings import option
+
+if TYPE_CHECKING:
+    import torch
+
+    from zs2kit.carry import Carry
+    from zs2kit.clip import Clip
+
+
+@dataclass(eq=False)
+class Steady(Filter):
+    """Takes flicker out of a clip: each frame is averaged with the frames before it, along the motion.
+
+    After an edit the motion is the source's. For a clip that another program has made of a source, name that
+    source. Otherwise the motion is found in the clip itself. Where a frame shows something else than the
+    average, or where the motion is not sure, the frame stays as it is.
+    """
+
+    momentum: float = option(
+        0.95, "How much of the average is kept from frame to frame; 0 changes nothing.", minimum=0, maximum=1
+    )
+    source: str | None = option(
+        None,
+        "The clip that this one was made of, of the same size and length, along whose motion to average.",
+    )
+
+    chunk_size = 4  # as many flows are found at once as there are cores
+
+    def prepare(self, clip: Clip) -> None:
+        from zs2kit.companion import Companion
+
+        self._source = Companion(self.source, clip) if self.source else None
+
+    def run(self, passage: Passage, carry: Carry) -> torch.Tensor:
+        import numpy as np
+        import torch
+
+        from zs2kit.carry import Carry
+        from zs2kit.clip import Chunk, resized
+        from zs2kit.motion import Averages
+        from zs2kit.scan import to_images
+
+        count, _, height, width = passage.pixels.shape
+        if self._source:
+            images = np.stack(self._source.frames_of(Chunk(passage.index, count, height, width)))
+        elif passage.sources is not None:
+            images = np.stack([resized(each, (height, width)) for each in to_images(passage.sources)])
+        else:
+            images = to_images(passage.pixels)
+        following = Carry()
+        averages = Averages(self.momentum, images, carry, following, torch.device("cpu"))
+        made = averages.finish(passage.pixels)
+        carry.update(following)
+        return made
