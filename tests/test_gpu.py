@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,6 +104,34 @@ def test_a_carry_on_the_host_gives_the_same(model: Model) -> None:
         return torch.cat(made)
 
     assert torch.equal(drawn(True), drawn(False))
+
+
+@pytest.mark.parametrize("settings", [{}, {"momentum": 0.0}, {"momentum": 1.0}, {"scheduler": "lcm"}])
+def test_recorded_calls_are_the_calls(model: Model, settings: dict[str, Any]) -> None:
+    def drawn(graphs: bool) -> torch.Tensor:
+        model.graphs = graphs
+        scan = make_scan(model, [Picture(start=0.25)], flow_momentum=0.9, **settings)
+        made = edited_pixels(scan, chunks(drawn_clip(7), (2, 2, 2, 1), model)).cpu()
+        recorded = scan.denoiser.launches._recorded
+        assert recorded.keys() == ({"unet", "picture"} if graphs else set())
+        assert all(any(known.values()) for known in recorded.values())
+        return made
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as that something can't be recorded
+        graphs, eager = drawn(True), drawn(False)
+    model.graphs = True
+    assert psnr(graphs, eager) >= {torch.float32: 80, torch.float16: 50, torch.bfloat16: 40}[model.dtype]
+
+
+def test_memory_of_recordings_is_given_back(model: Model) -> None:
+    scan = make_scan(model, [Picture()])
+    list(edited_pixels(scan, chunks(drawn_clip(4), (2, 2), model)))
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    scan.denoiser.launches.stop()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() < before
 
 
 def edited(model: Model, frames: int, chunk_size: int, size: int = 256) -> zs2kit.Edit:

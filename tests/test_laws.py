@@ -226,13 +226,12 @@ def test_momentum_1_is_attention_to_the_first_frame(tiny):
 
 def test_momentum_acts_in_the_controlnet_too(tiny, monkeypatch):
     both = pixels(tiny, [Picture()])
-    attach = Denoiser.attach
+    found = self_attention
 
-    def attach_unet_only(self, name, network):
-        if name == "unet":
-            attach(self, name, network)
+    def found_in_the_unet(network: Any) -> Any:
+        return {} if isinstance(network, ControlNetModel) else found(network)
 
-    monkeypatch.setattr(Denoiser, "attach", attach_unet_only)
+    monkeypatch.setattr(attention, "self_attention", found_in_the_unet)
     assert difference(pixels(tiny, [Picture()]), both) > 10 * SAME
 
 
@@ -560,14 +559,13 @@ def test_conflicts_are_errors_before_any_work(tiny, plugins, message):
 class MomentumProcessor:
     """How momentum was attached before it was hooks: a processor around each self-attention's own."""
 
-    def __init__(self, inner: Any, layer: str, average: TemporalMomentum) -> None:
+    def __init__(self, inner: Any, averages: Any) -> None:
         self.inner = inner
-        self.layer = layer
-        self.average = average
+        self.averages = averages
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **kwargs):
         if encoder_hidden_states is None:
-            encoder_hidden_states = self.average(self.layer, hidden_states)
+            encoder_hidden_states = self.averages.average(hidden_states, after_text=False)
         return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
 
 
@@ -586,41 +584,38 @@ def test_momentum_by_hooks_is_that_by_processors_to_the_bit(tiny: Model, network
             found = module(latents, 500, encoder_hidden_states=embeds, return_dict=False, **extra)
         return torch.cat([each.flatten() for each in ([found[-1]] if network == "controlnet" else found)])
 
-    def average() -> TemporalMomentum:
-        found = TemporalMomentum(0.9, Carry(), Carry())
-        found.scopes = ["text/0"]
-        return found
-
     plain = call()
-    with attached({network: module}, average()):
+    average = TemporalMomentum(0.9, Carry(), Carry())
+    average.scopes = ["text/0"]
+    with attached({network: module}, average):
         hooked = call()
-    before, by_processors = dict(module.attn_processors), average()
+    before, averages = dict(module.attn_processors), TemporalMomentum(0.9, Carry(), Carry()).of(network)
     names = [f"{name}.processor" for name in self_attention(module)]
-    module.set_attn_processor(
-        before | {name: MomentumProcessor(before[name], name, by_processors) for name in names}
-    )
+    module.set_attn_processor(before | {name: MomentumProcessor(before[name], averages) for name in names})
+    averages.begin([None], None)
     try:
         wrapped = call()
     finally:
         module.set_attn_processor(before)
     assert torch.equal(hooked, wrapped) and torch.equal(call(), plain)
     assert not torch.equal(hooked, plain)
-    assert len(by_processors.following) == len(names) > 0
+    assert torch.equal(average.following[f"attention/{network}/text/0"], *averages.end())
 
 
 def test_a_branch_that_begins_later_than_another_has_an_average_of_its_own() -> None:
     first, second = torch.randn(2, 4, 6, 3, generator=torch.Generator().manual_seed(0))
-    carry = Carry()
-    alone = TemporalMomentum(0.9, Carry(), carry)
-    alone.scopes = ["old/0"]
-    alone("layer", first)
-    both, each = (TemporalMomentum(0.9, carry, Carry()) for _ in range(2))
-    both.scopes = ["new/0", "old/0"]
-    joined = both("layer", torch.cat([first, second]))
-    for scope, frames, found in zip(both.scopes, (first, second), joined.chunk(2), strict=True):
-        each.scopes = [scope]
-        assert torch.equal(each("layer", frames), found)
+    averages = TemporalMomentum(0.9, Carry(), Carry()).of("unet")
+
+    def averaged(frames: torch.Tensor, *previous: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        averages.begin(previous, None)
+        return averages.average(frames, after_text=False), *averages.end()
+
+    _, old = averaged(first, None)
+    joined, *_ = averaged(torch.cat([first, second]), None, old)
+    assert torch.equal(averaged(first, None)[0], joined[:4])
+    assert torch.equal(averaged(second, old)[0], joined[4:])
     assert torch.equal(joined[:4], running_average(first, 0.9))
+    assert not torch.equal(averaged(second, None)[0], joined[4:])
 
 
 def test_momentum_on_a_network_that_is_not_known_is_refused(tiny: Model) -> None:

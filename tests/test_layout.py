@@ -34,7 +34,7 @@ LAYERS = [
     {"carry"},
     {"journal", "schedule"},
     {"attention", "io", "sheet"},
-    {"networks.base", "networks.families"},
+    {"launches", "networks.base", "networks.families"},
     {"networks", "shots"},
     {"model"},
     {"companion", "denoiser", "detectors", "guidance", "metrics", "motion"},

@@ -353,7 +353,11 @@ def test_momentum_in_joint_attention(kind):
     plain = call()
     scale = plain.abs().max().item()
     half, carry = call.averaged(0.5)
-    assert len(carry) == len(self_attention(model.network.module)) > 1
+    layers = [module for module, _ in self_attention(model.network.module).values()]
+    # FLUX.2's single blocks compute keys and values together with all else.
+    widths = [2 * it.inner_dim if hasattr(it, "to_qkv_mlp_proj") else it.to_k.in_features for it in layers]
+    picture = call.model.network.tokens(call.latents, call.embeds.prompt_embeds).picture
+    assert len(layers) > 1 and [len(each) for each in carry.values()] == [sum(widths) * picture]
     assert difference(half, plain) > 1e-3 * scale
     # Chunks don't show, and a carry that is dropped does.
     first, between = call.averaged(0.5, frames=slice(2))

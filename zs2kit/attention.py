@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +33,12 @@ SELF_ATTENTION: dict[str, dict[str, bool]] = {
 }
 
 
+# What a network does in one call: the averages of the frame before, the tokens, and the call's arguments ->
+# what it returns, and the averages of the last frame
+Work = Callable[..., tuple[Any, list[torch.Tensor]]]
+Run = Callable[..., tuple[Any, list[torch.Tensor]]]  # does the work that comes first, with what comes after
+
+
 class Tokens(NamedTuple):
     """How many tokens a transformer computes its keys from."""
 
@@ -57,10 +64,10 @@ def running_average(
 class TemporalMomentum:
     """The running averages of all self-attention layers while one chunk is sampled.
 
-    ``scopes`` names the branches and the step of the current call of the network, which gets the frames of
-    all these branches; each layer has one running average per scope. ``tokens`` says where in its input the
-    picture is; None is everywhere. They are read from ``carry`` and written to ``following`` for the next
-    chunk.
+    ``scopes`` names the branches and the step of the current call of a network, which gets the frames of
+    all these branches; each scope has running averages of its own. ``tokens`` says where in the layers'
+    input the picture is; None is everywhere. A network's averages, which are those of its layers in the order
+    in which they are called, are read from ``carry`` and written to ``following`` for the next chunk.
     """
 
     def __init__(self, momentum: float, carry: Carry, following: Carry) -> None:
@@ -69,37 +76,85 @@ class TemporalMomentum:
         self.following = following
         self.scopes: Sequence[str] = ()
         self.tokens: Tokens | None = None
+        self._networks: dict[str, _Averages] = {}
 
-    def __call__(self, layer: str, hidden_states: torch.Tensor, after_text: bool = False) -> torch.Tensor:
+    def of(self, name: str) -> _Averages:
+        """Return the averages of the network called ``name``, always the same object."""
+        return self._networks.setdefault(name, _Averages(self.momentum))
+
+    def call(self, name: str, network: Any, run: Run, work: Work, *args: Any, **kwargs: Any) -> Any:
+        """Return what ``network`` returns for these arguments, having ``run`` do its ``work``."""
+        averaged = self.momentum and self.of(name).layers
+        keys = [f"attention/{name}/{scope}" for scope in self.scopes] if averaged else []
+        if twice := [scope for scope, key in zip(self.scopes, keys, strict=False) if key in self.following]:
+            raise PluginError(
+                f"the network {name} is called twice in '{twice[0]}'",
+                "give each branch its own name, and each plugin its own network",
+            )
+        previous = [self.carry.fetch(key, network.device) for key in keys]
+        output, last = run(work, previous, self.tokens, args, kwargs)
+        for key, each in zip(keys, last, strict=True):
+            self.following.keep(key, each)
+        return output
+
+
+class _Averages:
+    """The running averages of a network's layers in one of its calls."""
+
+    def __init__(self, momentum: float) -> None:
+        self.momentum = momentum
+        self.layers: dict[str, Layer] = {}
+
+    def work(self, forward: Callable[..., Any]) -> Work:
+        """Return the call of a network as a function of all that it depends on, and all that it changes."""
+
+        def work(
+            previous: Sequence[torch.Tensor | None], tokens: Tokens | None, args: Any, kwargs: Any
+        ) -> tuple[Any, list[torch.Tensor]]:
+            self.begin(previous, tokens)
+            return forward(*args, **kwargs), self.end()
+
+        return work
+
+    def begin(self, previous: Sequence[torch.Tensor | None], tokens: Tokens | None) -> None:
+        """Begin a call; ``previous`` is what `end` returned for the frame before, or None for each scope."""
+        self.previous = previous
+        self.tokens = tokens
+        self.reached = 0
+        self.last: list[torch.Tensor] = []
+
+    def end(self) -> list[torch.Tensor]:
+        """Return the averages of the last frame, (numbers,) for each scope."""
+        return list(torch.cat(self.last, dim=1)) if self.last else []
+
+    def average(self, hidden_states: torch.Tensor, after_text: bool) -> torch.Tensor:
         """Return ``hidden_states`` with the picture's averaged over time.
 
         hidden_states: (scopes x frames, tokens, channels). after_text: whether they begin with the text's.
         Prompts that take over from one another must not lag, nor pictures that are shown.
         """
-        keys = [f"attention/{scope}/{layer}" for scope in self.scopes]
-        for key in keys:
-            if key in self.following:
-                raise PluginError(
-                    f"layer {layer} is called twice in '{key.removesuffix(f'/{layer}')[10:]}'",
-                    "give each branch its own name, and each plugin its own network",
-                )
         length = hidden_states.shape[1]
         count = length if self.tokens is None else self.tokens.picture
         first = self.tokens.text if self.tokens is not None and after_text else 0
         before, picture, after = torch.split(hidden_states, [first, count, length - first - count], dim=1)
-        frames = picture.reshape(len(keys), -1, *picture.shape[1:]).transpose(0, 1)
-        found = [self.carry.fetch(key, picture.device) for key in keys]
+        frames = picture.reshape(len(self.previous), -1, *picture.shape[1:]).transpose(0, 1)
+        numbers = frames[0, 0].numel()
         # A scope that isn't in the carry begins with the first of these frames.
-        begun = zip(found, frames[0].float(), strict=True)
-        previous = torch.stack([start if each is None else each for each, start in begun])
+        begun = zip(self.previous, frames[0].float(), strict=True)
+        previous = torch.stack(
+            [
+                start if each is None else each.narrow(0, self.reached, numbers).view_as(start)
+                for each, start in begun
+            ]
+        )
+        self.reached += numbers
         mixed = running_average(frames, self.momentum, previous)  # (frames, scopes, tokens, channels)
-        for key, last in zip(keys, mixed[-1], strict=True):
-            self.following.keep(key, last)
+        self.last.append(mixed[-1].flatten(1).clone())  # a copy, or all frames would stay in memory
         mixed = mixed.transpose(0, 1).flatten(0, 1).to(hidden_states.dtype)
         return mixed if count == length else torch.cat([before, mixed, after], dim=1)
 
 
-class _Layer:
+class Layer:
     """The hooks of one self-attention layer, which average what its keys and values are computed from.
 
     Both are linear in the hidden states, so one average serves both. Queries stay as they are, so momentum 0
@@ -107,19 +162,21 @@ class _Layer:
     touched.
     """
 
-    def __init__(self, name: str, average: TemporalMomentum, after_text: bool) -> None:
+    def __init__(self, name: str, averages: _Averages, after_text: bool) -> None:
         self.name = name
-        self.average = average
+        self.averages = averages
         self.after_text = after_text
         self.given: torch.Tensor | None = None
         self.mixed: torch.Tensor | None = None
 
     def to_k(self, module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Before the keys."""
         self.given = inputs[0]
-        self.mixed = self.average(self.name, inputs[0], self.after_text)
+        self.mixed = self.averages.average(inputs[0], self.after_text)
         return (self.mixed, *inputs[1:])
 
     def to_v(self, module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Before the values."""
         mixed, given = self.mixed, self.given
         self.mixed = self.given = None
         if mixed is None or inputs[0] is not given:
@@ -133,7 +190,7 @@ class _Layer:
         """The same for a layer that computes queries, keys, values and more at once: averages the results."""
         width = self.width
         query, pair, rest = torch.split(output, [width, 2 * width, output.shape[-1] - 3 * width], dim=-1)
-        return torch.cat([query, self.average(self.name, pair, self.after_text), rest], dim=-1)
+        return torch.cat([query, self.averages.average(pair, self.after_text), rest], dim=-1)
 
     def hook(self, module: Any) -> list[Any]:
         """Register the hooks on an attention module; return their handles."""
@@ -170,12 +227,41 @@ def self_attention(network: Any) -> dict[str, tuple[Any, bool]]:
     return found
 
 
+def directly(name: str, network: Any) -> Run:
+    """Return what calls a network as it is."""
+    return lambda work, *inputs: work(*inputs)
+
+
 @contextmanager
-def attached(networks: Mapping[str, Any], average: TemporalMomentum) -> Iterator[None]:
-    """Within this context the self-attention of ``networks`` has temporal momentum."""
+def attached(
+    networks: Mapping[str, Any], average: TemporalMomentum, how: Callable[[str, Any], Run] = directly
+) -> Iterator[None]:
+    """Within this context the self-attention of ``networks`` has temporal momentum.
+
+    how: returns what calls a network, by its name and itself.
+    """
     with ExitStack() as stack:
-        for name, network in networks.items() if average.momentum else ():  # 0 is plain self-attention
-            for place, (module, after_text) in self_attention(network).items():
-                for handle in _Layer(f"{name}.{place}", average, after_text).hook(module):
+        for name, network in networks.items():
+            averages = average.of(name)
+            # 0 is plain self-attention
+            for place, (module, after_text) in self_attention(network).items() if average.momentum else ():
+                layer = averages.layers.setdefault(place, Layer(f"{name}.{place}", averages, after_text))
+                for handle in layer.hook(module):
                     stack.callback(handle.remove)
+            work = averages.work(network.forward)
+            call = partial(average.call, name, network, how(name, network), work)
+            stack.enter_context(_called(network, wraps(network.forward)(call)))
         yield
+
+
+@contextmanager
+def _called(network: Any, forward: Callable[..., Any]) -> Iterator[None]:
+    """Within this context, calls of ``network`` are calls of ``forward``."""
+    own = vars(network).get("forward")
+    network.forward = forward
+    try:
+        yield
+    finally:
+        del network.forward
+        if own is not None:  # as accelerate's hooks have
+            network.forward = own

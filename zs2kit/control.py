@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +70,8 @@ class Control(Plugin):
     def setup(self, model: Model, denoiser: Denoiser, clip: Clip) -> None:
         from diffusers import ControlNetModel
 
+        from zs2kit.networks.controlnet import Embedded
+
         if self.start >= self.end:
             name = name_of(self)
             raise UsageError(
@@ -89,8 +91,7 @@ class Control(Plugin):
             _check_family(where, model.load_config(ControlNetModel, where, option=option), model)
             self.load_detector(model, clip)
             self._network = model.load_network(ControlNetModel, where, option=option)
-        embedding = self._network.controlnet_cond_embedding
-        embedding.forward = _once(embedding.forward)
+        self._network.controlnet_cond_embedding = Embedded(self._network)
         denoiser.attach(name_of(self), self._network)
 
     @hookimpl
@@ -100,7 +101,8 @@ class Control(Plugin):
         if self.scale == 0:
             return
         maps = torch.from_numpy(self.detect(chunk.images, chunk)).permute(0, 3, 1, 2)
-        self._maps = maps.to(model.device, model.dtype) / 255  # (frames, 3, height, width) in [0, 1]
+        maps = maps.to(model.device, model.dtype) / 255
+        self._maps = self._network.controlnet_cond_embedding.embed(maps)
 
     @hookimpl
     def denoiser_inputs(self, step: Step, branch: Branch, latents: torch.Tensor) -> DenoiserInputs | None:
@@ -114,16 +116,15 @@ class Control(Plugin):
             return None
         frames = len(latents)
         conditions = {name: per_frame(value, frames) for name, value in branch.conditions.items()}
-        down, mid = self._network(
-            latents,
-            step.timestep,
-            encoder_hidden_states=per_frame(branch.prompt_embeds, frames),
-            controlnet_cond=self._maps,
-            conditioning_scale=self.scale,
-            added_cond_kwargs=conditions or None,
-            return_dict=False,
+        return DenoiserInputs(
+            network=self._network,
+            inputs={
+                "encoder_hidden_states": per_frame(branch.prompt_embeds, frames),
+                "controlnet_cond": self._maps,
+                "conditioning_scale": self.scale,
+                "added_cond_kwargs": conditions or None,
+            },
         )
-        return DenoiserInputs(down=down, mid=mid)
 
 
 def _check_family(where: str | Path, config: Mapping[str, Any], model: Model) -> None:
@@ -145,17 +146,3 @@ def _check_family(where: str | Path, config: Mapping[str, Any], model: Model) ->
 def _plain(value: Any) -> Any:
     """Make a tuple a list: a config's entry is a list when it comes from a file, else perhaps a tuple."""
     return list(value) if isinstance(value, tuple) else value
-
-
-def _once(embed: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Embed the maps only once per chunk: they are the same in all of its steps and branches."""
-    seen: Any = None
-    embedded: Any = None
-
-    def embed_once(maps: torch.Tensor) -> torch.Tensor:
-        nonlocal seen, embedded
-        if maps is not seen:
-            seen, embedded = maps, embed(maps)
-        return embedded  # type: ignore[no-any-return]
-
-    return embed_once

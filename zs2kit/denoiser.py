@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from zs2kit.attention import TemporalMomentum, attached, self_attention
+from zs2kit.attention import TemporalMomentum, attached, directly, self_attention
 from zs2kit.carry import Carry
 from zs2kit.errors import PluginError
 from zs2kit.model import Model
@@ -26,9 +26,9 @@ class Denoiser:
         self.model = model
         self.hook = hook
         self.momentum = momentum
-        self.together = (
-            True  # whether a step's branches share one call of the network, which takes more memory
-        )
+        # Whether a step's branches share one call of each network, which takes more memory
+        self.together = True
+        self.launches = model.launches()
         self.networks: dict[str, Any] = {}
         self._contexts: list[Callable[[], AbstractContextManager[Any]]] = []
         self.attach(model.network.name, model.network.module)
@@ -59,13 +59,17 @@ class Denoiser:
         self._contexts.append(context)
 
     @contextmanager
-    def sampling(self, carry: Carry, following: Carry) -> Iterator[None]:
-        """Within this context calls read running averages from ``carry`` and write them to ``following``."""
-        self._average = TemporalMomentum(self.momentum, carry, following)
+    def sampling(self, carry: Carry, following: Carry, *, recording: bool = True) -> Iterator[None]:
+        """Within this context calls read running averages from ``carry`` and write them to ``following``.
+
+        recording: whether calls may be recorded, see `zs2kit.launches`.
+        """
+        self._average.carry, self._average.following = carry, following
         with ExitStack() as stack:
             for context in self._contexts:
                 stack.enter_context(context())
-            stack.enter_context(attached(self.networks, self._average))
+            how = self.launches.run if recording else directly
+            stack.enter_context(attached(self.networks, self._average, how))
             yield
 
     def __call__(self, latents: torch.Tensor, step: Step, branch: Branch) -> torch.Tensor:
@@ -134,31 +138,48 @@ class Denoiser:
             )
         frames = len(latents)
         return _Call(
+            latents,
             inputs,
             per_frame(branch.prompt_embeds, frames),
             branch.guidance_scale,
             {name: per_frame(value, frames) for name, value in conditions.items()},
-            [(each.down, each.mid) for each in given],
+            [(each.down, each.mid) for each in given if each.network is None],
+            {self._name(each.network): each.inputs for each in given if each.network is not None},
+        )
+
+    def _name(self, network: Any) -> str:
+        """Return under which name a plugin has attached a network."""
+        for name, each in self.networks.items():
+            if each is network:
+                return name
+        raise PluginError(
+            f"a plugin gives a network, {type(network).__name__}, that is not attached",
+            "give it to denoiser.attach() in the plugin's setup",
         )
 
     def _predicted(self, call: _Call, step: Step, branches: Sequence[Branch]) -> torch.Tensor:
         """Return the prediction (branches x frames, channels, height, width) in float32."""
         network = self.model.network
         self._average.scopes = [_scope(branch, step) for branch in branches]
-        self._average.tokens = network.tokens(call.latents, call.prompt_embeds)
+        self._average.tokens = network.tokens(call.inputs, call.prompt_embeds)
         given = [DenoiserInputs(down, mid) for down, mid in call.given]
+        for name, inputs in call.sides.items():
+            side = self.networks[name]
+            given.append(DenoiserInputs(*side(call.latents, step.timestep, return_dict=False, **inputs)))
         embeds, conditions = call.prompt_embeds, call.conditions
-        return network.predict(call.latents, step, branches, embeds, conditions, given).float()
+        return network.predict(call.inputs, step, branches, embeds, conditions, given).float()
 
 
 class _Call(NamedTuple):
     """What the network is called with, for the frames of one branch or of several."""
 
     latents: torch.Tensor
+    inputs: torch.Tensor  # the latents and further channels
     prompt_embeds: torch.Tensor
     guidance_scale: float | None
     conditions: Mapping[str, Any]
     given: Sequence[tuple[Sequence[torch.Tensor], torch.Tensor | None]]  # the plugins' residuals
+    sides: Mapping[str, Mapping[str, Any]]  # side networks that give further ones, and their inputs
 
 
 def _scope(branch: Branch, step: Step) -> str:

@@ -433,7 +433,8 @@ class Edit(Clip):
         """Do ``work`` with a chunk of the first of ``frames``, at ``place``; return the chunk and the result.
 
         The chunk has as many frames as there is memory for: if memory runs out, or numbers overflow in a
-        later frame, it is tried again with fewer. Raises `ModelError` if they overflow in the first frame.
+        later frame, it is tried again with fewer. Raises `ModelError` if they overflow in the first frame, or
+        if there is no memory for it.
         """
         while True:
             length = len(frames)
@@ -452,11 +453,24 @@ class Edit(Clip):
                     )
                 self.chunk_size = result.frame  # the frames before that one are good
             except Exception as error:
-                if not is_out_of_memory(error) or not self._make_room(length, place):
+                if not is_out_of_memory(error):
                     raise
+                if not self._make_room(length, place):
+                    raise self._too_large(place) from error
             gc.collect()  # frees what the error held, so that torch can give it back
             if self.scan.model.device.type == "cuda":
                 torch.cuda.empty_cache()
+
+    def _too_large(self, place: Place) -> ModelError:
+        model, (height, width) = self.scan.model, self.fit.padded
+        ways = ["a smaller `size`"]
+        if model.device.type != "cpu":
+            ways += ["half precision: `dtype='float16'`"] * (model.dtype == torch.float32)
+            ways += ["text encoders in host memory: `offload=True`"] * (not model.offload)
+        return ModelError(
+            f"out of memory on {model.device} at frame {place.index}, even for one frame of {width}x{height}",
+            f"use {', or '.join(ways)}",
+        )
 
     def _fitting(self, frames: Sequence[Frame], index: int) -> int:
         """Return how many frames there is memory for at once; move the carry to the host if it must go there.
@@ -494,11 +508,15 @@ class Edit(Clip):
         return size
 
     def _make_room(self, frames: int, place: Place) -> bool:
-        """Call the network for each branch, move the carry to host memory, or halve chunks of ``frames``.
+        """Record no calls, call each branch by itself, move the carry to the host, or halve the ``frames``.
 
         Returns False if nothing of that is possible any more.
         """
         device, denoiser = self.scan.model.device, self.scan.denoiser
+        if denoiser.launches.records:
+            denoiser.launches.stop()
+            log.info("out of memory at frame %d: from here on, no calls are recorded", place.index)
+            return True
         if denoiser.together:
             denoiser.together = False
             log.info(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 
 from zs2kit.clip import Fit
 from zs2kit.domain import Domain
-from zs2kit.errors import ModelError, notify
+from zs2kit.errors import ModelError, UsageError, first_line, notify
+from zs2kit.launches import CudaGraphs, Launches
 from zs2kit.networks.base import Embeds, Network
 from zs2kit.networks.controlnet import controlnet_from_file
 from zs2kit.networks.enlarging import Enlarging
@@ -25,6 +27,7 @@ from zs2kit.networks.hub import folder_with
 from zs2kit.networks.loading import (
     BUNDLED,
     check_layers,
+    device_of,
     folder_of,
     load_pipeline,
     load_tiny_vae,
@@ -32,6 +35,7 @@ from zs2kit.networks.loading import (
     network_of,
     only_variant,
     own_tiny_vae,
+    text_encoders,
     tiny_vae_on_the_hub,
 )
 from zs2kit.schedule import is_flow
@@ -92,6 +96,8 @@ class Model:
         self.faster: str | None = None  # a tiny VAE on the hub that could be used, but isn't on this machine
         own = self.bundled("enlarger")  # enlarges what it draws for clips that are larger
         self.enlarger = None if own is None else Enlarging.bundled(own, self.device, self.dtype)
+        self.graphs = self.device.type == "cuda"
+        self.compiled = self.offload = False
         self.lock = Lock()
         self._cut: set[str] = set()  # the prompts for which a notice was sent that they are too long
         self._embedded: Embedded | None = None  # what is known of an edit's prompts, while it samples
@@ -108,6 +114,9 @@ class Model:
         device: str | None = None,
         dtype: str | None = None,
         tiny_vae: str | Path = "auto",
+        graphs: bool | None = None,
+        compile: bool = False,
+        offload: bool = False,
     ) -> Model:
         """Load a checkpoint: a diffusers folder, a .safetensors file, a name on the hub, or a bundled one.
 
@@ -125,13 +134,17 @@ class Model:
         it. tiny_vae: a fast stand-in for the VAE
         where flow momentum looks at what a step estimates; finished frames come from the VAE itself. It is
         the folder or hub name of an ``AutoencoderTiny``, ``none``, or ``auto``: the checkpoint's own (the
-        folder ``tiny_vae`` in its own), else taesd or taesdxl if the hub's cache has it, else none.
+        folder ``tiny_vae`` in its own), else taesd or taesdxl if the hub's cache has it, else none. graphs:
+        whether networks' calls are recorded as CUDA graphs, which is faster; by default, they are on CUDA.
+        compile: whether ``torch.compile`` compiles them, which takes minutes at first and needs a compiler.
+        offload: whether text encoders stay in host memory except while they embed a prompt.
 
         Weights load from safetensors only. Raises `ModelError` if something can't be loaded or doesn't fit,
-        `UsageError` for an unknown device or dtype, a weight that is not finite, or a config that isn't
-        needed.
+        `UsageError` for an unknown device or dtype, a weight that is not finite, a config that isn't needed,
+        or ``graphs``, ``compile`` or ``offload`` where the device or the machine has no use for them.
         """
         with loading(name):
+            _check_machine(device_of(device), graphs=graphs, compile=compile, offload=offload)
             pipeline, folder, prompt = load_pipeline(
                 name,
                 config=config,
@@ -140,6 +153,7 @@ class Model:
                 vae=vae,
                 device=device,
                 dtype=dtype,
+                offload=offload,
             )
             domain = Domain.of(folder_of(name))
             if domain and (loras or embeddings):  # which teach it words
@@ -152,6 +166,9 @@ class Model:
             model = cls(pipeline, str(name), folder, prompt, domain, tiny)
             if auto and tiny is None:
                 model.faster = tiny_vae_on_the_hub(pipeline.vae)
+            if graphs is not None:
+                model.graphs = graphs
+            model.compiled, model.offload = compile, offload
             return model
 
     def __reduce__(self) -> Any:
@@ -222,6 +239,11 @@ class Model:
         height, width = self.network.native_size
         return height * self.vae_scale, width * self.vae_scale
 
+    def launches(self) -> Launches:
+        """Return what calls the networks of an edit."""
+        recorder = partial(CudaGraphs, self.device) if self.graphs else None
+        return Launches(recorder, torch.compile if self.compiled else None)
+
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(channels, height, width) of the latents of a picture of ``height`` x ``width`` pixels."""
         return self.latent_channels, height // self.vae_scale, width // self.vae_scale
@@ -254,11 +276,25 @@ class Model:
                     f"{self.name} reads {read} tokens of a prompt, and the rest has no effect: '{cut}'",
                 )
         if self._embedded is None or self.network.edits:  # what such a model sees differs from frame to frame
-            return self.network.embed(prompt, negative_prompt, height, width, images)
+            with self._text_encoders():
+                return self.network.embed(prompt, negative_prompt, height, width, images)
         key = prompt, negative_prompt, height, width, self.dtype
         if key not in self._embedded:
-            self._embedded[key] = self.network.embed(prompt, negative_prompt, height, width)
+            with self._text_encoders():
+                self._embedded[key] = self.network.embed(prompt, negative_prompt, height, width)
         return self._embedded[key]
+
+    @contextmanager
+    def _text_encoders(self) -> Iterator[None]:
+        """Within this context the text encoders are where the network is."""
+        resting = text_encoders(self.pipeline) if self.offload else []
+        try:
+            for each in resting:
+                each.to(self.device)
+            yield
+        finally:
+            for each in resting:
+                each.to("cpu")
 
     @contextmanager
     def embedding_once(self, embedded: Embedded) -> Iterator[None]:
@@ -369,6 +405,21 @@ def _check_pipeline(pipeline: Any, name: str) -> None:
             f"{name}: the ControlNet of this pipeline isn't used",
             "give it to the plugin control, as a folder or file",
         )
+
+
+def _check_machine(device: torch.device, *, graphs: bool | None, compile: bool, offload: bool) -> None:
+    """Raise `UsageError` if there is no use for one of these here."""
+    if graphs and device.type != "cuda":
+        raise UsageError(f"device '{device}' has no CUDA graphs", "leave `graphs` out")
+    if offload and device.type == "cpu":
+        raise UsageError("everything is in host memory already, with device 'cpu'", "leave `offload` out")
+    if compile:
+        try:
+            torch.compile(lambda tensor: tensor + 1)(torch.zeros(2, device=device))
+        except Exception as error:  # whatever is missing or broken
+            raise UsageError(
+                f"nothing can be compiled here: {first_line(error)}", "leave `compile` out"
+            ) from error
 
 
 def _is_diffusers(cls: Any) -> bool:

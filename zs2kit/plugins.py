@@ -370,9 +370,10 @@ def _in_short(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_in_short, value))}]"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        told = ("name", "index", "down", "mid", "conditions")  # of Branch, Step, Chunk and DenoiserInputs
+        # Of Branch, Step, Chunk and DenoiserInputs
+        told = ("name", "index", "down", "mid", "conditions", "network", "inputs")
         inside = [getattr(value, each, None) for each in told]
-        shown = [_in_short(each) for each in inside if each is not None and each != {}]
+        shown = [_in_short(each) for each in inside if each is not None and each not in ({}, ())]
         return f"{type(value).__name__}({', '.join(shown)})"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key}: {_in_short(each)}' for key, each in value.items())}}}"

@@ -145,6 +145,8 @@ def _denoiser_inputs(result: Any, given: Given) -> Fault:
         return f"DenoiserInputs with {_described(result.mid)} as mid", f"one of such {residual} there"
     if not isinstance(result.conditions, Mapping):
         return f"DenoiserInputs with {_described(result.conditions)} as conditions", "a dict there"
+    if not isinstance(result.inputs, Mapping):
+        return f"DenoiserInputs with {_described(result.inputs)} as inputs", "a dict there"
     return None
 
 

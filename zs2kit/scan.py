@@ -293,7 +293,7 @@ class Scan:
         steps = steps_of(self._scheduler(chunk.height, chunk.width))
 
         def call() -> None:
-            with self.model.lock, self.denoiser.sampling(Carry(), following):
+            with self.model.lock, self.denoiser.sampling(Carry(), following, recording=False):
                 noise = self._noise(Carry(), Carry(), chunk, "initial")
                 middle = steps[len(steps) // 2]
                 self.denoiser.guided(noise, middle, self._prepare(chunk, Carry(), Carry())[0])
@@ -323,6 +323,10 @@ class Scan:
             steps = steps_of(started.scheduler)
             mark()
             middle = steps[len(steps) // 2]
+            for _ in range(2 * self.denoiser.launches.records):  # or recording would be timed
+                self.denoiser.guided(started.latents, middle, started.branches)
+                following.clear()
+            mark()
             self.denoiser.guided(started.latents, middle, started.branches)
             self.hook.estimate(step=middle, estimate=started.latents, chunk=chunk)
             mark()
@@ -334,7 +338,7 @@ class Scan:
                 mark()
             self._finished(chunk, started.latents, started.motion)
             mark()
-        start, step, last, average, end = (after - before for before, after in pairwise(moments))
+        start, _, step, last, average, end = (after - before for before, after in pairwise(moments))
         averages = sum(each.index >= started.first for each in averaged)
         averaging = last + (averages - 1) * average if averages else 0
         return start + (len(steps) - started.first) * step + averaging + end

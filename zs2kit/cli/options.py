@@ -314,6 +314,26 @@ _SHARED = {
         group=MACHINE,
         help="The precision to compute in.  [default: what suits the device]",
     ),
+    "graphs": flag(
+        "--graphs/--no-graphs",
+        is_flag=True,
+        default=None,
+        group=MACHINE,
+        help="Record as CUDA graphs what the networks start on a GPU, so that each call starts at once.  "
+        "[default: on CUDA]",
+    ),
+    "compile": flag(
+        "--compile",
+        is_flag=True,
+        group=MACHINE,
+        help="Compile the networks by torch.compile: slow at first, faster then. Needs a compiler.",
+    ),
+    "offload": flag(
+        "--offload",
+        is_flag=True,
+        group=MACHINE,
+        help="Keep text encoders in host memory, except while they embed a prompt.",
+    ),
     "progress": flag(
         "--progress",
         type=click.Choice(KINDS),
@@ -507,6 +527,9 @@ class Shared(Common):
     tiny_vae: str
     device: str | None
     dtype: str | None
+    graphs: bool | None
+    compile: bool
+    offload: bool
     trace_hooks: bool
 
     def manners(self, **extra: Any) -> Any:
@@ -557,6 +580,9 @@ class Shared(Common):
             dtype=self.dtype,
             vae=self.vae,
             tiny_vae=self.tiny_vae,
+            graphs=self.graphs,
+            compile=self.compile,
+            offload=self.offload,
         )
         log.info("model %s on %s in %s", loaded.name, loaded.device, loaded.dtype)
         return loaded

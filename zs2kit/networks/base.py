@@ -59,12 +59,18 @@ class DenoiserInputs:
     several plugins are added up. ``conditions`` are added to those of the branch. ``shown``: latents of
     pictures that the network is shown as further tokens, (1 or frames, channels, height, width) each, if its
     `Network.shows` says that it can be; they come after those of the branch.
+
+    Instead of residuals a plugin may give the ``network`` that makes them: one that it has attached to the
+    denoiser, which is called like a diffusers ControlNet, with the latents, the timestep and ``inputs``. Of
+    these, each tensor has one entry per frame. All branches of a step then share one call.
     """
 
     down: Sequence[torch.Tensor] = ()
     mid: torch.Tensor | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
     shown: Sequence[torch.Tensor] = ()
+    network: Any = None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Network(Protocol):

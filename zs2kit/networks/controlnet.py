@@ -15,6 +15,28 @@ from zs2kit.errors import ModelError
 from zs2kit.networks.files import CONTROLNET, keys_in, kind_of, of_another_kind
 
 
+class Embedded(torch.nn.Module):
+    """In the place of a ControlNet's layers for maps: the maps that it is given are embedded already.
+
+    They are the same in all steps and branches of a chunk, so `embed` is called once.
+    """
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.embedding = network.controlnet_cond_embedding
+        self.flipped = network.config.controlnet_conditioning_channel_order == "bgr"
+
+    @torch.no_grad()
+    def embed(self, maps: torch.Tensor) -> torch.Tensor:
+        """Maps (frames, 3, height, width) in [0, 1] -> what `forward` takes."""
+        embedded: torch.Tensor = self.embedding(maps.flip(1) if self.flipped else maps)
+        return embedded
+
+    def forward(self, embedded: torch.Tensor) -> torch.Tensor:
+        """Return what is given, in its own order of channels: a network for BGR has turned it round."""
+        return embedded.flip(1) if self.flipped else embedded
+
+
 def controlnet_from_file(name: str | Path, file: Path, model: str, unet: Any, channels: int) -> Any:
     """Return the ControlNet in a .safetensors ``file`` for a U-Net whose latents have so many ``channels``.
 

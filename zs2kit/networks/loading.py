@@ -19,6 +19,7 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors.torch import load_file
 
 from zs2kit.errors import ModelError, UsageError, Zs2Error, first_line, notify
+from zs2kit.memory import free
 from zs2kit.networks.base import Network
 from zs2kit.networks.blocks import Blocks
 from zs2kit.networks.families import FAMILIES, known
@@ -64,6 +65,7 @@ def load_pipeline(
     vae: str | Path | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    offload: bool = False,
 ) -> tuple[Any, Path | None, str]:
     """Load what `zs2kit.Model.load` takes; return the diffusers pipeline, its folder and its default prompt.
 
@@ -101,7 +103,14 @@ def load_pipeline(
             **weights,
         )
     network_of(pipeline, str(name))  # refuses other families before anything is added to them
-    pipeline.to(where)
+    check_room(str(name), pipeline, where, offload=offload)
+    if offload:
+        resting = text_encoders(pipeline)
+        for part in pipeline.components.values():
+            if isinstance(part, torch.nn.Module) and part not in resting:
+                part.to(where)
+    else:
+        pipeline.to(where)
     if vae is not None:
         with loading(vae, "VAE"):
             pipeline.register_modules(vae=load_vae(vae, pipeline, str(name)))
@@ -110,6 +119,42 @@ def load_pipeline(
     for embedding, file in embedding_files.items():
         add_embedding(pipeline, str(name), embedding, file)
     return pipeline, _WEIGHTS if bundled else path if path.is_dir() else None, prompt
+
+
+def text_encoders(pipeline: Any) -> list[torch.nn.Module]:
+    """Return the parts of a pipeline that embed prompts."""
+    parts = pipeline.components.items()
+    return [
+        part for name, part in parts if name.startswith("text_encoder") and isinstance(part, torch.nn.Module)
+    ]
+
+
+def check_room(name: str, pipeline: Any, where: torch.device, *, offload: bool) -> None:
+    """Raise `ModelError` if the weights are too large for a graphics card; it says what would fit."""
+    if where.type != "cuda":
+        return
+    parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    needed, texts = (
+        sum(each.nbytes for part in some for each in part.state_dict().values())
+        for some in (parts, text_encoders(pipeline))
+    )
+    room = free(where)
+    if needed - offload * texts <= room:
+        return
+    # The network is the largest part.
+    largest = max(parts, key=lambda part: sum(each.nbytes for each in part.parameters()))
+    smaller = 2 if next(largest.parameters()).dtype == torch.float32 else 1
+    half, host = "half precision: `dtype='float16'`", "text encoders in host memory: `offload=True`"
+    ways = {
+        half: smaller > 1 and (needed - offload * texts) / smaller <= room,
+        host: not offload and needed - texts <= room,
+        f"{half}, and {host}": smaller > 1 and not offload and (needed - texts) / smaller <= room,
+    }
+    fitting = [way for way, fits in ways.items() if fits]
+    raise ModelError(
+        f"{name} has {needed / 1e9:.1f} GB of weights, but {where} has only {room / 1e9:.1f} GB free",
+        f"use {fitting[0]}" if fitting else "use a smaller model, or `device='cpu'`",
+    )
 
 
 def _check_name(name: str | Path, path: Path, bundled: bool, config: str | Path | None) -> None:

@@ -1,0 +1,201 @@
+"""Launches: what a call of a network starts on the device is recorded, and then replayed at once.
+
+A network of Stable Diffusion 1.5's size starts some 1,700 kernels. A fast GPU computes each of them in less
+time than Python takes to start it; a CUDA graph starts all of them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from threading import Lock
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from zs2kit.attention import Layer, Run, Work, directly
+from zs2kit.errors import first_line, notify
+
+MOST = 16  # in how many ways a network may be called, before its calls are no longer recorded
+_recording = Lock()  # a process can only record one graph at a time
+
+
+class Recorder(Protocol):
+    """Records work on a device."""
+
+    def __call__(self, work: Callable[[], Any]) -> tuple[Any, Callable[[], object]]:
+        """Do ``work``; return its results, and what does it again with the same tensors.
+
+        The replay reads the tensors that ``work`` has read, and writes to those that it has returned.
+        """
+        ...
+
+
+class CudaGraphs:
+    """Records CUDA graphs, which share their memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, work: Callable[[], Any]) -> tuple[Any, Callable[[], object]]:
+        """See `Recorder`."""
+        with torch.cuda.device(self.device):
+            current = torch.cuda.current_stream()
+            aside: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            aside.wait_stream(current)
+            with torch.cuda.stream(aside):  # what libraries set up at first can't be recorded
+                work()
+            current.wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            # Other threads, which read frames or belong to another edit, may go on meanwhile.
+            with torch.cuda.graph(graph, pool=self.pool, stream=aside, capture_error_mode="thread_local"):
+                results = work()
+        return results, graph.replay
+
+
+class Launches:
+    """Calls networks by replaying what the same call has launched before.
+
+    A call that is new is made as it is, and recorded when it comes again. A replay includes no Python: it
+    would leave out what hooks and attention processors of others do. So a network that has some is always
+    called as it is, and so is one that can't be recorded. It is recorded anew when its weights have moved, or
+    one of its processors was set to something else.
+
+    recorder: returns what records, each time with memory of its own; None records nothing. compiler: compiles
+    a call, such as ``torch.compile``; None compiles none.
+    """
+
+    def __init__(
+        self, recorder: Callable[[], Recorder] | None, compiler: Callable[[Work], Work] | None = None
+    ) -> None:
+        self._new_recorder = recorder
+        self._compiler = compiler
+        self._compiled: dict[str, Work] = {}  # by networks, as all that follow
+        self._recorded: dict[str, dict[Hashable, _Recording | None]] = {}  # None: called once
+        self._held: dict[str, Hashable] = {}  # what the recordings hold on to, see `_held`
+        self._refused: set[str] = set()
+        self._forget()
+
+    @property
+    def records(self) -> bool:
+        """Whether calls are recorded. The memory of recordings can't be used for anything else."""
+        return self._record is not None
+
+    def stop(self) -> None:
+        """Forget all recordings, and make no more."""
+        self._new_recorder = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._recorded.clear()
+        self._record = self._new_recorder and self._new_recorder()
+
+    def run(self, name: str, network: Any) -> Run:
+        """Return what calls the network of this name."""
+        if "forward" in vars(network):  # a hook of accelerate's, for one
+            return directly(name, network)
+        return partial(self._run, name, network)
+
+    def _run(self, name: str, network: Any, work: Work, *inputs: Any) -> tuple[Any, list[torch.Tensor]]:
+        if self._compiler is not None:
+            if name not in self._compiled:
+                self._compiled[name] = self._compiler(work)
+            work = self._compiled[name]
+        record = None if name in self._refused or torch.is_grad_enabled() else self._record
+        held = _held(network) if record else None
+        leaves, tree = tree_flatten(inputs)
+        key = _key(leaves, tree)
+        if record is None or held is None or key is None:
+            return work(*inputs)
+        if held != self._held.setdefault(name, held):
+            self._forget()
+            self._held = {name: held}
+        known = self._recorded.setdefault(name, {})
+        if key not in known:
+            if len(known) < MOST:
+                known[key] = None
+            return work(*inputs)
+        recording = known[key]
+        if recording is None:
+            try:
+                recording = known[key] = _recorded(record, work, leaves, tree, network.device)
+            except Exception as error:  # whatever a library or the device says that it can't do
+                self._refused.add(name)
+                self._forget()
+                notify(
+                    "not-recorded",
+                    f"the calls of the network {name} can't be recorded as a CUDA graph, and may be slower: "
+                    f"{first_line(error.__context__ or error)}",
+                    "`graphs=False` doesn't try",
+                )
+        return work(*inputs) if recording is None else recording(leaves)
+
+
+class _Recording(NamedTuple):
+    """A recorded call: it reads the tensors in ``fixed``, and writes to those in ``results``."""
+
+    fixed: Sequence[Any]
+    replay: Callable[[], object]
+    results: Sequence[Any]
+    tree: Any
+
+    def __call__(self, leaves: Sequence[Any]) -> Any:
+        """Call it with other tensors of the same shapes."""
+        for old, new in zip(self.fixed, leaves, strict=True):
+            if isinstance(old, torch.Tensor):
+                old.copy_(new, non_blocking=True)
+        self.replay()
+        # Copies, since other recordings use the same memory.
+        copies = [each.clone() if isinstance(each, torch.Tensor) else each for each in self.results]
+        return tree_unflatten(copies, self.tree)
+
+
+def _key(leaves: Sequence[Any], tree: Any) -> Hashable:
+    """Return what is equal for two calls if one can be replayed for the other; None if none ever can."""
+    found: list[Hashable] = []
+    for each in leaves:
+        if isinstance(each, torch.Tensor):
+            found.append((each.shape, each.dtype))
+        elif each is None or isinstance(each, bool | int | float | str | torch.dtype):
+            found.append((type(each), each))
+        else:
+            return None
+    return (*found, str(tree))
+
+
+def _held(network: Any) -> Hashable:
+    """Return what a recording of a network holds on to; None if Python acts in the network's calls.
+
+    That is where its weights lie, and what its attention processors are set to.
+    """
+    processors: list[Hashable] = []
+    for module in network.modules():
+        own = vars(module)
+        hooks = [*own["_forward_pre_hooks"].values(), *own["_forward_hooks"].values()]
+        if any(not isinstance(getattr(each, "__self__", None), Layer) for each in hooks):
+            return None
+        if "forward" in own and module is not network:
+            return None
+        processor = own["_modules"].get("processor") or own.get("processor")
+        if processor is not None:
+            if not type(processor).__module__.startswith("diffusers."):
+                return None
+            public = {name: value for name, value in vars(processor).items() if not name.startswith("_")}
+            processors.append((id(processor), repr(public)))
+    weights = [each.data_ptr() for each in (*network.parameters(), *network.buffers())]
+    return (*weights, *processors)
+
+
+def _recorded(
+    record: Recorder, work: Work, leaves: Sequence[Any], tree: Any, device: torch.device
+) -> _Recording:
+    fixed = [
+        torch.empty_like(each, device=device).copy_(each) if isinstance(each, torch.Tensor) else each
+        for each in leaves
+    ]
+    inputs = tree_unflatten(fixed, tree)
+    with _recording:
+        results, replay = record(lambda: work(*inputs))
+    return _Recording(fixed, replay, *tree_flatten(results))
