@@ -48,7 +48,9 @@ class Pose(Control):
     )
     smooth: bool = option(True, "Smooth the points that person finds, so that they don't tremble.")
     annotators: str | None = option(
-        None, "Folder or hub name of openpose's weights; none is lllyasviel/Annotators."
+        None,
+        "Folder or hub name of the weights of openpose or dwpose. none means lllyasviel/Annotators for "
+        "openpose, and yzd-v/DWPose for dwpose.",
     )
     hands: bool = option(False, "Let openpose find hands too.")
     face: bool = option(False, "Let openpose find faces too.")

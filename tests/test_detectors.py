@@ -73,7 +73,7 @@ def test_canny_is_opencvs(images):
     assert canny(10, 20)(images).sum() > canny()(images).sum() > 0
 
 
-@pytest.mark.parametrize("name", ANNOTATORS)
+@pytest.mark.parametrize("name", [name for name in ANNOTATORS if name != "dwpose"])
 def test_the_table_names_what_controlnet_aux_has(name):
     annotator = ANNOTATORS[name]
     cls = getattr(controlnet_aux, annotator.cls)

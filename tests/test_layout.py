@@ -30,7 +30,7 @@ SOURCES = sorted(
 LAYERS = [
     {"zs2kit", "errors"},
     {"encoding"},
-    {"beside", "clip", "domain", "flow", "memory", "noise", "progress", "quiet", "settings", "vae"},
+    {"beside", "clip", "domain", "dwpose", "flow", "memory", "noise", "progress", "quiet", "settings", "vae"},
     {"carry"},
     {"journal", "schedule"},
     {"attention", "io", "sheet"},

@@ -76,8 +76,9 @@ def test_a_model_without_a_detector_of_its_own_says_what_to_use(other):
     assert "openpose" in message(other, Pose(detector="puppets"))
 
 
-def test_dwpose_says_what_it_needs(other):
-    assert "mmpose" in message(other, Pose(detector="dwpose"))
+def test_dwpose_says_what_it_needs(other, tmp_path):
+    text = message(other, Pose(detector="dwpose", annotators=str(tmp_path)))
+    assert "no yolox_l.onnx and no dw-ll_ucoco_384.onnx" in text and "`pose.annotators`: " in text
 
 
 def test_a_controlnet_of_another_family_is_refused(other, tmp_path):

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
-from importlib.util import find_spec
+from importlib import import_module
 from inspect import signature
 from io import StringIO
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zs2kit import dwpose
 from zs2kit.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _LOCK = Lock()  # the annotators take random numbers from NumPy's global generat
 
 @dataclass(frozen=True)
 class Annotator:
-    """One of controlnet-aux's classes, and the arguments that it is loaded and called with."""
+    """A class of controlnet-aux, or one like these, and the arguments that it is loaded and called with."""
 
     cls: str
     files: tuple[str, ...] = ()  # the files of its weights; empty if it has none
@@ -39,7 +40,7 @@ class Annotator:
     within: str = ""  # their folder in it
     loading: Mapping[str, Any] = field(default_factory=dict)
     calling: Mapping[str, Any] = field(default_factory=dict)
-    needs: tuple[str, ...] = ()  # packages that controlnet-aux doesn't install
+    module: str = "controlnet_aux"  # that has the class
 
 
 ANNOTATORS = {
@@ -62,7 +63,7 @@ ANNOTATORS = {
     "zoe": Annotator("ZoeDetector", ("ZoeD_M12_N.pt",)),
     "leres": Annotator("LeresDetector", ("res101.pth", "latest_net_G.pth")),
     "openpose": Annotator("OpenposeDetector", ("body_pose_model.pth", "hand_pose_model.pth", "facenet.pth")),
-    "dwpose": Annotator("DWposeDetector", needs=("mmcv", "mmdet", "mmpose")),
+    "dwpose": Annotator("DWPose", dwpose.FILES, "yzd-v/DWPose", module="zs2kit.dwpose"),
     "sam": Annotator("SamDetector", ("sam_vit_h_4b8939.pth",), "ybelkada/segment-anything", "checkpoints"),
     "shuffle": Annotator("ContentShuffleDetector"),
 }
@@ -88,8 +89,9 @@ def load_detector(
     """Load the detector called ``name``, one of `NAMES`: `canny`, or an annotator of controlnet-aux.
 
     weights: a folder or a repository on the hub; None is the repository in which they are published. They
-    are .pth files, from which only tensors are read, never code. plugin: the plugin that has the options
-    ``detector`` and ``annotators``, for messages. settings: further arguments for each call of the detector.
+    are ONNX files, or .pth files, from which only tensors are read, never code. plugin: the plugin that has
+    the options ``detector`` and ``annotators``, for messages. settings: further arguments for each call of
+    the detector.
 
     Raises `UsageError` for an unknown name, `ModelError` if packages or weights are missing or damaged.
     """
@@ -104,18 +106,13 @@ def load_detector(
     if name == "canny":
         return canny(**settings)
     annotator = ANNOTATORS[name]
-    if missing := [package for package in annotator.needs if find_spec(package) is None]:
-        raise ModelError(
-            f"`{plugin}.detector`: {name} needs {' and '.join(missing)}",
-            "install them as controlnet-aux says, or choose another detector",
-        )
     folder = _annotators(annotator, weights, f"{plugin}.annotators") if annotator.files else None
     try:
         with _loading():
             with _hidden("mediapipe"):  # current ones lack what it expects, for a detector that we don't use
-                import controlnet_aux
+                import controlnet_aux  # noqa: F401
 
-            cls = getattr(controlnet_aux, annotator.cls)
+            cls = getattr(import_module(annotator.module), annotator.cls)
             found = cls.from_pretrained(str(folder), **annotator.loading) if folder else cls()
             if hasattr(found, "to"):
                 found.to(device)
