@@ -344,6 +344,11 @@ class Edit(Clip):
         other.encoding = Encoding(bits=8 if self.encoding.is_plain else 16)
         return other
 
+    def __copy__(self) -> Edit:
+        other = type(self).__new__(type(self))
+        vars(other).update(vars(self))
+        return other
+
     def __reduce__(self) -> Any:
         raise UsageError(
             "an edit can't be pickled, and so not handed to another process",
