@@ -7,12 +7,15 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from zoo import ZOO, make
+from zoo import ZOO, assert_drawn, make
 
 from zs2kit import cli, io
 from zs2kit.errors import ClipError, UsageError
@@ -219,6 +222,30 @@ def test_no_camera_and_no_stream_are_one_line(tmp_path: Path) -> None:
     assert said()[0] == 2
     code, line = said("rtsp://127.0.0.1:9/x", "--end", "1")
     assert code == 1 and "rtsp://127.0.0.1:9/x can't be opened" in line
+
+
+def test_a_stream_is_read_as_it_comes(tmp_path: Path) -> None:
+    """Of a server on this machine; it ends before we do."""
+    source = make(tmp_path / "a.ts", frames=20)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        handler.func.log_message = lambda *_: None
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            address = f"http://127.0.0.1:{server.server_port}/{source.name}"
+            with pytest.warns(
+                UserWarning, match=r"a\.ts is read as it comes, so an edit of it can't be resumed"
+            ):
+                clip = io.read(address, end=60)
+            with pytest.warns(UserWarning, match=r"a\.ts has ended, after 20 frames"):
+                frames = list(clip)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert_drawn(frames)
+    with pytest.raises(ClipError, match="already iterated over"):
+        next(iter(clip))
 
 
 def test_a_source_that_ends_is_said() -> None:

@@ -89,6 +89,36 @@ def test_it_comes_back_whole(found: Callable[[str], Path], tmp_path: Path, name:
         assert np.abs(ours.image.astype(int) - theirs.image).mean() <= animal.loss
 
 
+FORMATS = ["h264.mp4", "h264.mov", "h264.mkv", "ffv1.mkv", "prores.mov", "prores.mkv", "gif.gif", "webp.webp"]
+FORMATS += ["png.##.png", "tiff.##.tif", "dpx.##.dpx", "exr.##.exr", "jpeg.##.jpg"]
+KINDS = ["plain.mp4", "alpha.mov", "16 bits.mkv", "10 bits.mp4", "animated.webp", "apng.apng"]
+
+
+@pytest.mark.filterwarnings("ignore")  # of what formats lose, which has tests of its own
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_format_goes_out_and_in(
+    found: Callable[[str], Path], tmp_path: Path, kind: str, name: str
+) -> None:
+    """And out again, in the same format, without changing much."""
+    clip = io.read(found(kind))
+    for source, folder in ((clip, tmp_path / "one"), (None, tmp_path / "two")):
+        folder.mkdir()
+        again = io.read(tmp_path / "one" / name, rate=25 if "#" in name else None) if source is None else clip
+        io.write(folder / name, again, codec=name.partition(".")[0])
+        frames = list(io.read(folder / name))
+        assert len(frames) == ZOO[kind].frames
+        assert_drawn(frames)
+    result = io.read(tmp_path / "two" / name)
+    codec = name.partition(".")[0]
+    # A GIF has no half of transparency.
+    assert result.encoding.alpha == (clip.encoding.alpha and codec not in ("h264", "jpeg", "gif"))
+    if codec in ("h264", "gif", "webp", "jpeg"):
+        assert result.encoding.bits == 8
+    elif codec not in ("prores", "exr"):
+        assert result.encoding.bits >= clip.encoding.bits
+
+
 EDITED = [
     "variable.mkv",
     "ten hours late.ts",

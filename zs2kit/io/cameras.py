@@ -42,7 +42,9 @@ def capture(source: int | str, *, end: Fraction | float | None = None) -> Clip:
     opened = cv2.VideoCapture(source)
     if not opened.isOpened():
         raise ClipError(f"there is no {name}" if isinstance(source, int) else f"{name} can't be opened")
-    return captured(opened, name, float(end))
+    clip = captured(opened, name, float(end))
+    notify("live", f"{name} is read as it comes, so an edit of it can't be resumed")
+    return clip
 
 
 def described(path: Path) -> Clip | None:

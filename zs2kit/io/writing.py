@@ -213,8 +213,9 @@ def _array(frame: Frame, source: Encoding, target: Encoding, pix_fmt: str) -> tu
         return numbers, "gbrapf32le" if target.alpha else "gbrpf32le"
     if target.bits <= 8:
         return numbers, "rgba"
-    if target.bits < 16 and VideoFormat(pix_fmt).is_rgb:  # exactly, unlike swscale
-        largest = (1 << target.bits) - 1
+    bits = VideoFormat(pix_fmt).components[0].bits
+    if bits < 16 and VideoFormat(pix_fmt).is_rgb:  # exactly, unlike swscale
+        largest = (1 << bits) - 1
         return np.rint(numbers * (largest / 65535)).astype(np.uint16), pix_fmt
     if not VideoFormat(pix_fmt).is_rgb:
         numbers = np.rint(numbers * np.float32(SWSCALE_WHITE / 65535)).astype(np.uint16)
