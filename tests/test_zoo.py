@@ -20,6 +20,7 @@ from zs2kit import io
 from zs2kit.errors import UsageError
 from zs2kit.io import cameras, reading
 from zs2kit.verify import verify
+from zs2kit_plugins.mask import Mask
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +152,47 @@ def test_its_edit_is_whole(
         )
         io.write(out, edited)
         assert_kept(path, out)
+
+
+UNEVEN = [
+    "uneven and turned.mp4",
+    "uneven, wide pixels.mkv",
+    "uneven and late.mp4",
+    "uneven b-frames.mp4",
+    "a frame left out.mp4",
+    "slow motion.mp4",
+]
+
+
+@pytest.mark.parametrize("name", UNEVEN)
+def test_masks_stay_with_their_frames(
+    found: Callable[[str], Path], tiny_folders: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    """Of a part with a cut: masks for each frame of the whole, as a video of another rate and as pictures."""
+    path = found(name)
+    whole = io.read(path)
+    times = [(frame.pts * whole.time_base) - whole.origin for frame in whole]
+    part = range(3, 9)
+    source = io.read(path, start=times[part.start], end=times[part.stop])
+    masks = [np.zeros((whole.height, whole.width, 3), np.uint8) for _ in times]
+    for index, mask in enumerate(masks):
+        mask[8:-8, 3 * index : 3 * index + 8] = 255
+    for file in ("masks.mkv", "mask.%03d.png"):
+        codec = {"codec": "ffv1"} if file.endswith("mkv") else {}
+        mask = io.write(tmp_path / file, zs2kit.Clip.from_images(masks, 10), **codec)
+        edited = zs2kit.edit(
+            source,
+            "a cat",
+            plugins=[Mask(clip=str(mask), grow=0, feather=0)],
+            model=tiny_folders["epsilon"],
+            num_inference_steps=1,
+            size=(16, 16),
+            chunk_size=4,
+            cuts=(times[6],),
+        )
+        for index, before, after in zip(part, source, edited, strict=True):
+            changed = (before.image != after.image).any(axis=2)
+            assert not (changed & (masks[index][..., 0] == 0)).any() and changed.sum() > 100, index
 
 
 @pytest.mark.slow

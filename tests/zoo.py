@@ -446,6 +446,13 @@ ZOO: dict[str, Animal] = {
     "ntsc.mp4": made(**NTSC),
     "variable.mp4": made(pts=VFR),
     "variable.mkv": made(pts=[pts // 12 for pts in VFR], time_base=MS),
+    # as phones record them: of these, a picture a frame is harder to pair
+    "uneven and turned.mp4": made(pts=VFR, turn=90),
+    "uneven, wide pixels.mkv": made(pts=[pts // 12 for pts in VFR], time_base=MS, sar=Fraction(4, 3)),
+    "uneven and late.mp4": made(pts=[6400 + pts for pts in VFR]),
+    "uneven b-frames.mp4": made(pts=VFR, **B_FRAMES),
+    "a frame left out.mp4": made(pts=[1001 * index for index in range(13) if index != 6], **NTSC),
+    "slow motion.mp4": made(rate=Fraction(240), time_base=Fraction(1, 24000)),
     "one.mp4": made(frames=1),
     "late picture.mp4": made(pts=[6400 + 512 * index for index in range(12)], sound="aac"),
     "late and silent.mp4": made(pts=[6400 + 512 * index for index in range(12)]),
