@@ -28,6 +28,7 @@ PLUGINS: dict[str, tuple[Callable[[Path], dict], Callable[[Path], dict] | None]]
     ),
     "depth": (lambda at: {"scale": 0.8}, lambda at: {"scale": 0.0}),
     "edges": (lambda at: {"low": 20.0, "high": 40.0}, lambda at: {"scale": 0.0}),
+    "flowedit": (lambda at: {"prompt": "a knight"}, None),
     "instruct": (lambda at: {}, None),  # its models can't do without it
     "invert": (lambda at: {}, None),
     "mask": (
@@ -50,6 +51,7 @@ TOGETHER = [
     ("instruct", "mask"),
     ("pose", "mask"),
     ("mask", "strength"),
+    ("mask", "flowedit"),
     ("pose", "colour"),
     ("mask", "colour"),
 ]

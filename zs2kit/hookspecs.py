@@ -7,7 +7,7 @@ several plugins return is combined in such a way that their order doesn't matter
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -74,6 +74,9 @@ def initial_latents(
     steps: Sequence[Step],
     model: Model,
     denoiser: Denoiser,
+    branches: Sequence[Branch],
+    step_noise: Callable[[Step], torch.Tensor],
+    average: Callable[[Step, torch.Tensor], torch.Tensor],
 ) -> tuple[torch.Tensor, int] | None:
     """Return the latents to start from and the index of the first step to take, or None.
 
@@ -81,6 +84,11 @@ def initial_latents(
     ``scheduler`` is the chunk's own, with its ``steps``. The latents must have the noise level of the first
     step; `zs2kit.schedule.add_noise` brings a picture's latents to it. Called once per chunk. At most one
     plugin may implement this; without one, sampling starts from the noise at step 0.
+
+    A plugin that takes the steps itself returns the finished latents and ``len(steps)``. It gets the
+    ``branches`` of the guidance, for `denoiser.guided`; ``step_noise``, which returns a step's own correlated
+    noise; and ``average``, which returns the running average, along the source's motion, of the finished
+    latents that a step heads for.
     """
 
 

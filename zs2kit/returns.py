@@ -87,12 +87,12 @@ def _initial_latents(result: Any, given: Given) -> Fault:
     shape = tuple(noise.shape)
     wanted = (
         f"a tuple of a tensor of float32 {_sides(shape)} on {noise.device}, as `noise` is, and a step, "
-        f"an int from 0 to {steps - 1}"
+        f"an int from 0 to {steps}"
     )
     if not isinstance(result, tuple | list) or len(result) != 2:
         return _described(result), wanted
     latents, first = result
-    if not isinstance(first, Integral) or isinstance(first, bool) or int(first) not in range(steps):
+    if not isinstance(first, Integral) or isinstance(first, bool) or int(first) not in range(steps + 1):
         return _described(result), wanted
     if not _is_floats(latents) or latents.dtype != torch.float32 or tuple(latents.shape) != shape:
         return _described(result), wanted

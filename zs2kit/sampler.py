@@ -33,7 +33,7 @@ def sample(
     correct: Callable[[Step, torch.Tensor], torch.Tensor] | None = None,
     after_step: Callable[[Step], object] = lambda step: None,
 ) -> torch.Tensor:
-    """Return ``latents`` (frames, channels, height, width), denoised from step ``first`` on.
+    """Return ``latents`` (frames, channels, height, width), denoised from step ``first`` on, if there is one.
 
     latents: float32, at the noise level of step ``first``. step_noise: returns a step's noise, of the
     latents' shape, for schedulers that add some. kept: what stays as in the source. correct: takes each
@@ -41,7 +41,8 @@ def sample(
     motion: averages it along the source's motion. after_step: called after every step; may raise.
     """
     steps = steps_of(scheduler)
-    begin(scheduler, steps[first])
+    if first < len(steps):
+        begin(scheduler, steps[first])
     for step in steps[first:]:
         prediction = denoiser.guided(scaled(scheduler, latents, step), step, branches)
         if correct is not None or motion is not None:

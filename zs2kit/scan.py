@@ -185,6 +185,9 @@ class Scan:
             steps=steps_of(scheduler),
             model=model,
             denoiser=self.denoiser,
+            branches=branches,
+            step_noise=lambda step: self._noise(carry, following, chunk, "step", step.index),
+            average=lambda step, aim: aim if motion is None else motion(step.index, step.count, aim),
         )
         latents, first = start[0] if start else (from_noise(scheduler, noise), 0)
         kept = None if keep is None or model.inpaints else self._kept_source(chunk, keep, noise)

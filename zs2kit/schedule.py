@@ -189,15 +189,45 @@ def levels(scheduler: Any, step: Step) -> tuple[float, float]:
 
 def estimate(scheduler: Any, step: Step) -> tuple[float, float]:
     """Return a and b: ``a * latents + b * prediction`` is what ``step`` estimates the final latents to be."""
-    signal, noise = levels(scheduler, step)
+    a, b = _estimate(scheduler, step)
     # Euler's latents grow with the noise; those of the other schedulers have unit variance.
-    scale = signal if isinstance(scheduler, diffusers.EulerDiscreteScheduler) else 1.0
+    grows = isinstance(scheduler, diffusers.EulerDiscreteScheduler)
+    return a * (levels(scheduler, step)[0] if grows else 1.0), b
+
+
+def _estimate(scheduler: Any, step: Step) -> tuple[float, float]:
+    """Return the same a and b, but for latents of unit variance."""
+    signal, noise = levels(scheduler, step)
     if is_flow(scheduler.config):
-        return 1.0, -noise  # latents = (1 - sigma) * picture + sigma * noise, prediction = noise - picture
+        return 1.0, -noise  # prediction = noise - picture
     kind = scheduler.config.prediction_type
     if kind == "v_prediction":
-        return signal * scale, -noise
-    return (scale / signal, -noise / signal) if kind == "epsilon" else (0.0, 1.0)
+        return signal, -noise
+    return (1 / signal, -noise / signal) if kind == "epsilon" else (0.0, 1.0)
+
+
+def flow_level(scheduler: Any, step: Step) -> float:
+    """Return how much noise there is before ``step``, as flow matching counts: from 0 to 1, all noise.
+
+    At level t, latents are (1 - t) * picture + t * noise. Those of any model become such by a factor.
+    """
+    signal, noise = levels(scheduler, step)
+    return noise / (signal + noise)
+
+
+def flow_velocity(
+    scheduler: Any, step: Step, latents: torch.Tensor, predict: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Return noise minus picture, as the model sees them in ``latents`` of the step's `flow_level`.
+
+    predict: what the network predicts for latents as it takes them.
+    """
+    signal, noise = levels(scheduler, step)
+    latents = latents * (signal + noise)
+    prediction = predict(latents)
+    a, b = _estimate(scheduler, step)
+    picture = a * latents + b * prediction
+    return (latents - (signal + noise) * picture) / noise
 
 
 def advance(

@@ -146,8 +146,8 @@ def rows() -> list[Row]:
     found = [
         Row(
             "Stable Diffusion 1, 2 and XL",
-            "text, strength, invert, mask, colour, pose, depth, edges, control, reference, instruct (with "
-            "Instruct-Pix2Pix models), LoRA",
+            "text, strength, invert, flowedit, mask, colour, pose, depth, edges, control, reference, "
+            "instruct (with Instruct-Pix2Pix models), LoRA",
             "20 steps, guidance 5",
             "stable-diffusion-v1-5/stable-diffusion-v1-5 (CreativeML Open RAIL-M)",
         )
@@ -155,7 +155,7 @@ def rows() -> list[Row]:
     for family in FAMILIES.values():
         does = ["instruct"] if family.shows else []
         if not family.edits:  # or it draws nothing without its source
-            does = ["text", *does, *(["reference"] if family.shows else []), "strength", "invert"]
+            does = ["text", *does, *(["reference"] if family.shows else []), "strength", "invert", "flowedit"]
         does += ["mask", "colour", "LoRA"]
         guided = family.guidance_scale > family.unguided
         guidance = f"guidance {family.guidance_scale:g}" if guided else "no guidance"

@@ -20,6 +20,8 @@ Images = NDArray[np.uint8]  # (pictures, SIZE, SIZE, 3)
 Points = NDArray[np.float32]  # (pictures, 18, 3)
 Numbers = dict[str, float]
 
+COLUMNS = 16  # of pictures of edits
+
 
 def load_classifier(folder: Path) -> Any:
     """What reads kind, colour and place."""
@@ -93,6 +95,21 @@ def draw_prompts(pipe: Any, prompts: list[Prompt], steps: int, guidance: float) 
         ).images
         images.append((drawn * 255).round().astype(np.uint8))
     return np.concatenate(images)
+
+
+def apart(a: NDArray[np.uint8], b: NDArray[np.uint8], figures: NDArray[np.bool_]) -> tuple[float, float]:
+    """How far two pictures are apart outside of their figures, in CIELAB: pixel by pixel, and their means."""
+    around = cv2.dilate(figures.astype(np.uint8), np.ones((7, 7), np.uint8)) == 0
+    one, other = (cv2.cvtColor(each.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)[around] for each in (a, b))
+    means = np.linalg.norm(one.mean(axis=0) - other.mean(axis=0))
+    return float(np.linalg.norm(one - other, axis=1).mean()), float(means)
+
+
+def interlaced(rows: NDArray[Any]) -> NDArray[Any]:
+    """Several rows (rows, cells, ...) as one, four full lines at most: a line of each row in turn."""
+    count = min(4, rows.shape[1] // COLUMNS)
+    lines = rows[:, : count * COLUMNS].reshape(len(rows), count, COLUMNS, *rows.shape[2:])
+    return lines.swapaxes(0, 1).reshape(-1, *rows.shape[2:])
 
 
 def grid(images: Images, columns: int, missed: NDArray[np.bool_] | None = None) -> Images:
