@@ -90,7 +90,7 @@ def test_what_a_mask_keeps_stays(model, tmp_path):
     mask = np.zeros((96, 80), np.uint8)
     mask[:40] = 255
     cv2.imwrite(str(tmp_path / "mask.png"), mask)
-    edited = edit(model, plugins=[Mask(clip=str(tmp_path / "mask.png"), feather=0)])
+    edited = edit(model, plugins=[Mask(clip=str(tmp_path / "mask.png"), feather=0.0, grow=0.0)])
     sources = images(drawn_clip(3, height=96, width=80))
     for made in (edited, Upscale()(edited)):
         for image, source in zip(images(made), sources, strict=True):
