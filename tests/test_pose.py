@@ -15,8 +15,10 @@ import pytest
 import torch
 
 import zs2kit
+from zs2kit.denoiser import Denoiser
 from zs2kit.errors import ModelError, UsageError
 from zs2kit.people import find_people, to_openpose
+from zs2kit.plugins import manager
 from zs2kit.puppets.detector import detect, detect_each
 from zs2kit.puppets.human import retarget
 from zs2kit.puppets.pictures import scene
@@ -114,14 +116,21 @@ def walking(frames=2, width=640, step=0, seen=None):
     return zs2kit.Clip(images, width, 320, Fraction(12), Fraction(1, 12), frames)
 
 
+class Seen(Pose):
+    """Remembers the maps that it found."""
+
+    def detect(self, images, chunk):
+        self.maps = [*getattr(self, "maps", []), super().detect(images, chunk)]
+        return self.maps[-1]
+
+
 def maps_of(plugin, model, clip, sizes):
-    """The maps (frames, 128, 128, 3) that a plugin makes of a clip, cut into chunks of ``sizes``."""
-    plugin.load_detector(model, clip)
-    carry, maps = {}, []
+    """The maps (frames, height, width, 3) that a plugin makes of a clip, cut into chunks of ``sizes``."""
+    plugin.setup(model, Denoiser(model, manager([]).hook, 0.9), clip)
+    carry = {}
     for chunk in chunks(clip, sizes, model):
         carry = plugin.prepare(chunk, model, carry)
-        maps.append(np.rint(plugin._maps.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8))
-    return np.concatenate(maps)
+    return np.concatenate(plugin.maps)
 
 
 @pytest.fixture(scope="module")
@@ -130,17 +139,14 @@ def puppets():
 
 
 def test_people_are_drawn_where_they_are_in_the_models_picture(other):
-    clip = walking()
-    (chunk,) = chunks(clip, [2], other, (128, 128))
-    plugin = Pose(detector="person")
-    plugin.load_detector(other, clip)
-    plugin.prepare(chunk, other, {})
-    first = plugin._maps[0].permute(1, 2, 0).numpy()
+    clip, plugin = walking(), Seen(detector="person")
+    first = maps_of(plugin, other, clip, [2])[0]
+    (chunk,) = chunks(clip, [2], other)
     rows, columns = np.nonzero(first.any(axis=2))
     (woman,) = find_people([next(iter(clip)).image])[0]
     seen = to_openpose(woman.points)
     seen = seen[seen[:, 2] > 0]
-    expected = (seen[:, :2] + 0.5) / 5 - 0.5 + chunk.fit.offset[::-1]
+    expected = (seen[:, :2] + 0.5) * chunk.fit.scaled[1] / 640 - 0.5 + chunk.fit.offset[::-1]
     limits = [columns.min(), rows.min(), columns.max(), rows.max()]
     assert np.abs(np.array(limits) - [*expected.min(axis=0), *expected.max(axis=0)]).max() < 4
     assert plugin.follows_source
@@ -149,7 +155,7 @@ def test_people_are_drawn_where_they_are_in_the_models_picture(other):
 def test_points_are_smoothed_alike_in_chunks_and_as_a_whole(puppets):
     clip = walking(4, step=6)
     whole, cut, rough = (
-        maps_of(Pose(detector="person", smooth=smooth), puppets, clip, sizes)
+        maps_of(Seen(detector="person", smooth=smooth), puppets, clip, sizes)
         for smooth, sizes in ((True, [4]), (True, [2, 2]), (False, [4]))
     )
     np.testing.assert_array_equal(whole, cut)
@@ -158,7 +164,7 @@ def test_points_are_smoothed_alike_in_chunks_and_as_a_whole(puppets):
 
 
 def test_a_person_gives_the_bundled_model_a_puppets_skeleton(puppets):
-    clip, plugin = walking(), Pose()
+    clip, plugin = walking(), Seen()
     with pytest.warns(UserWarning, match="pose.detector is person"):
         (first, _) = maps_of(plugin, puppets, clip, [2])
     (chunk,) = chunks(clip, [2], puppets)
@@ -170,7 +176,7 @@ def test_a_person_gives_the_bundled_model_a_puppets_skeleton(puppets):
     with pytest.warns(UserWarning, match="pose.detector is person"):
         edit = zs2kit.edit(clip, "a red robot", plugins=[Pose()], model=puppets)
     assert edit.settings.flow_momentum == 0
-    other = Pose(detector="puppets")
+    other = Seen(detector="puppets")
     maps_of(other, puppets, clip, [2])
     assert other.follows_source
 
@@ -185,7 +191,7 @@ def test_of_several_people_the_largest_is_followed_and_that_is_said(puppets):
         if index != 1:
             image[40:296, 320:576] = crop
         images.append(image)
-    plugin = Pose(detector="person")
+    plugin = Seen(detector="person")
     clip = zs2kit.Clip.from_images(images, 12)
     with pytest.warns(
         UserWarning, match="the clip shows several people, and .* it follows the largest"
@@ -198,7 +204,7 @@ def test_of_several_people_the_largest_is_followed_and_that_is_said(puppets):
 
 def test_frames_without_a_person_are_counted(puppets):
     clip = replace(walking(6, seen=(0, 1)), rate=Fraction(4))  # she is remembered for half a second
-    plugin = Pose(detector="person")
+    plugin = Seen(detector="person")
     maps = maps_of(plugin, puppets, clip, [6])
     assert [each.any() for each in maps] == [True] * 4 + [False] * 2
     np.testing.assert_array_equal(maps[3], maps[1])
