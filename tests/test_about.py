@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import pytest
 from av.video.frame import VideoFrame
 from zoo import SUFFIXES, make
 
-from zs2kit import io
+from zs2kit import Filter, io
 from zs2kit.io.about import later
 from zs2kit.io.quicktime import link_chapters
 
@@ -210,3 +211,28 @@ def test_timecodes_count_frames(rate: Fraction, fps: int, dropped: int) -> None:
 )
 def test_others_are_none(timecode: str, rate: Any) -> None:
     assert later(timecode, 0, Fraction(rate)) is None
+
+
+@pytest.mark.parametrize(
+    "rate, timecode, start, after",
+    [
+        (Fraction(25), "01:02:03:04", None, "01:02:03:08"),
+        (Fraction(25), "01:02:03:04", 0.4, "01:02:03:28"),
+        (NTSC, "00:01:00;02", None, "00:01:00;04"),  # the first number of its minute that is not left out
+        (Fraction(24), "01:00:00:00", None, "01:00:00:00"),
+    ],
+)
+def test_a_timecode_counts_twice_as_many_frames(tmp_path, rate, timecode, start, after):
+    source = film(tmp_path / "film.mp4", timecode=timecode, rate=rate)
+    clip = Repeats()(io.read(source, start=start, end=1))
+    assert said(io.write(tmp_path / "out.mp4", clip)).timecode == after
+
+
+@dataclass(eq=False)
+class Repeats(Filter):
+    """Shows each frame twice."""
+
+    per_frame = 2
+
+    def run(self, passage, carry):
+        return passage.pixels.repeat_interleave(2, 0)

@@ -82,6 +82,7 @@ class Clip:
     deinterlaced: bool = False
     reader: str = "pyav"  # what decodes the source
     blank: bool = False  # its frames show nothing: the result is made of text alone
+    per_frame: int = 1  # how many frames there are, after filters, for one of the source's
     _used: bool = field(default=False, init=False, repr=False, compare=False)
 
     @classmethod

@@ -74,6 +74,7 @@ class Filter(Extension):
             rate=clip.rate * self.per_frame,
             time_base=clip.time_base / self.per_frame,
             frame_count=clip.frame_count and clip.frame_count * self.per_frame,
+            per_frame=clip.per_frame * self.per_frame,
         )
 
     def times(self, before: Sequence[Fraction], end: Fraction) -> list[Fraction]:

@@ -13,6 +13,8 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from zs2kit.clip import Clip
+
 # The tags of streams that are copied. Others, such as Matroska's sizes and durations, change with a cut.
 STREAM_TAGS = {"language", "title", "handler_name"}  # the last is MP4's title
 # The tags of a file that are true of this file only
@@ -86,6 +88,21 @@ def _is_own(key: str, tags: dict[str, str]) -> bool:
     name, _, language = key.rpartition("-")
     repeated = len(language) == 3 and name in tags  # MP4 repeats its tags with their language
     return repeated or key.lower() in _OWN_TAGS | {"timecode"}
+
+
+def timecode_at(about: About, clip: Clip, start: Fraction) -> str | None:
+    """Return the timecode of ``clip`` when its first frame is shown at ``start``, in seconds of the source.
+
+    None if the source has none, or if it isn't valid for the clip's rate.
+    """
+    if not about.timecode:
+        return None
+    rate = clip.rate / clip.per_frame  # the source's
+    skipped = 0 if clip.start is None else round((start - about.begin) * rate)
+    first = later(about.timecode, skipped, rate)
+    if first is None or clip.per_frame == 1:
+        return first
+    return later(f"{first[:9]}{int(first[9:]) * clip.per_frame:02}", 0, clip.rate)
 
 
 def later(timecode: str, frames: int, rate: Fraction) -> str | None:

@@ -405,7 +405,7 @@ class Output:
 
     def tell_losses(self, clip: Clip) -> None:
         """Send notices about what the clip's source has and the result can't hold."""
-        from zs2kit.io.about import About, later
+        from zs2kit.io.about import About, timecode_at
 
         path, source = self.path, clip.source
         unheld = [each for each in self.tracks(clip) if not each.held]
@@ -438,7 +438,7 @@ class Output:
         if self.store.animation:
             self._tell_web(clip)
         about = About.of(source)
-        if self.is_film and about.timecode and later(about.timecode, 0, clip.rate) is None:
+        if self.is_film and about.timecode and timecode_at(about, clip, about.begin) is None:
             notify(
                 "timecode-lost",
                 f"the timecode {about.timecode} of {source} isn't valid for {float(clip.rate):g} frames per "

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from zs2kit.clip import Clip, Color, Frame
 from zs2kit.encoding import Encoding
 from zs2kit.errors import ClipError, Receiver, notify, receiving
-from zs2kit.io.about import About, later
+from zs2kit.io.about import About, timecode_at
 from zs2kit.io.animations import write_animation
 from zs2kit.io.matroska import write_aspect
 from zs2kit.io.output import FORMATS, Output
@@ -302,8 +302,7 @@ def _describe(
     video.metadata.update(about.video)
     start, stop = origin * clip.time_base, None if clip.end is None else end * clip.time_base
     container.set_chapters(about.chapters_between(start, stop))  # type: ignore[arg-type]
-    skipped = 0 if clip.start is None else round((start - about.begin) * clip.rate)
-    if about.timecode and (timecode := later(about.timecode, skipped, clip.rate)):
+    if timecode := timecode_at(about, clip, start):
         video.metadata["timecode"] = timecode
 
 
