@@ -97,8 +97,12 @@ def ablation(
 @main.command()
 @click.argument("clips", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @number("--frames", 61, "Frames of each clip.", least=3)
-def middle(clips: tuple[Path, ...], frames: int) -> None:
+@click.option("--strip", type=click.Path(path_type=Path), help="Draw a frame of the first clip: a PNG file.")
+@number("--frame", 15, "The number of that frame.")
+def middle(clips: tuple[Path, ...], frames: int, strip: Path | None, frame: int) -> None:
     """Leave out every second frame of CLIPS, and hold what is made in between against it."""
+    if strip:
+        middle_.draw(strip, clips[0], frame)
     for row in middle_.middles(clips, frames):
         click.echo(row)
 

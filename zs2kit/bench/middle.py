@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from zs2kit import io
+from zs2kit.beside import write_beside
 from zs2kit.between import between, motion_of
 from zs2kit.flow import flow, warp
 from zs2kit.metrics import psnr, to_float
@@ -45,6 +46,13 @@ def middles(clips: Sequence[Path], frames: int) -> Iterator[str]:
         levels = " | ".join(f"{np.mean(each):.2f} dB" for each in found.values())
         height, width = images[0].shape[:2]
         yield f"| {path.name}, {width}x{height} | {count} | {levels} | {spent / count:.2f} |"
+
+
+def draw(path: Path, clip: Path, place: int) -> None:
+    """Write a strip: the frame before ``place``, that frame, smooth, DIS warp, mean, the frame after."""
+    before, true, after = (frame.image for frame in islice(io.read(clip), place - 1, place + 2))
+    made = [_smooth(before, after), _warped(before, after), _mean(before, after)]
+    write_beside(path, cv2.imencode(".png", np.hstack([before, true, *made, after])[..., ::-1])[1].tobytes())
 
 
 def _decibels(a: Image, b: Image) -> float:
