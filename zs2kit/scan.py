@@ -282,7 +282,8 @@ class Scan:
             purpose=purpose,
             step=step,
         )
-        return noise.to(self.model.device)
+        cuda = self.model.device.type == "cuda"  # where copies of pinned memory don't make Python wait
+        return (noise.pin_memory() if cuda else noise).to(self.model.device, non_blocking=cuda)
 
     @torch.no_grad()
     def rehearse(self, chunk: Chunk) -> tuple[int | None, int]:
