@@ -21,8 +21,9 @@ def work(tmp_path_factory):
         for module in (diffusion, pictures, enlarger, train):
             patch.setattr(module, "SHARD", 16)
         patch.setattr(train, "PICTURE_SHARDS", 1)
+        patch.setattr(enlarger, "FILES", 1)
         patch.setattr(enlarger, "TWINS", 2)
-        patch.setattr(enlarger, "BATCH", 8)
+        patch.setattr(enlarger, "BATCH", 4)
         run = Run(folder, steps=2, batch=4, crop=32)
         train.train("vae", run)
         train.make_latents(run, 16)
@@ -41,11 +42,11 @@ def test_pairs_show_the_same_scene(work):
 
 def test_twins_are_neighbouring_frames(work):
     made = enlarger.twins(Run(work))
-    first, second = (to_tensor(made.large[:, place]) for place in (0, 1))
+    first, second = (to_tensor(np.array(made.large[:, place])) for place in (0, 1))
     moved, inside = enlarger.warped(second, torch.from_numpy(made.flow.astype(np.float32)))
     seen = torch.from_numpy(np.array(made.seen))[:, None] & inside
-    assert seen.float().mean() > 0.9
-    assert ((moved - first) * seen).square().mean() < 0.25 * ((second - first) * seen).square().mean()
+    assert seen.float().mean() > 0.5
+    assert ((moved - first) * seen).square().mean() < 0.1 * ((second - first) * seen).square().mean()
 
 
 def test_a_large_picture_shows_what_a_small_one_does():

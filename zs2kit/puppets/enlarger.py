@@ -1,7 +1,7 @@
 """The enlarger: from 128 to 512 pixels, and rid of what VAE and U-Net get wrong.
 
 It learns from the renderer, which draws the same scene at both sizes. What it is given is not the small
-render but what the model makes of it. Half of the renders go through the VAE, with latents as imperfect as a
+render but what the model makes of it. Most renders go through the VAE, with latents as imperfect as a
 sampler's. The others are noised a little and drawn anew by the U-Net, so that figures stay where they are.
 From neighbouring frames of moving figures, it learns not to flicker.
 """
@@ -34,7 +34,7 @@ from .world import MOTIONS, Scene, motion_scenes, render
 from .yardsticks import Images, Numbers, psnr, reconstruct, save_picture
 
 LARGE = 4 * SIZE  # pixels of a side of what it makes
-FILES = 1  # of pairs
+FILES = 2  # of pairs
 TWINS = 512  # neighbouring frames
 BATCH = 32  # pictures drawn at once
 STEPS, GUIDANCE = 20, 5.0
@@ -94,7 +94,7 @@ def make_enlarger_pairs(run: Run) -> None:
             with torch.autocast(run.device, torch.bfloat16):
                 encoded = vae.encode(to_tensor(np.array(renders.images[rows]), run.device)).latent_dist.mean
                 latents = encoded.float() * data.scale
-                if start // BATCH % 2:
+                if start // BATCH % 4 == 3:
                     groups = list(GROUPS.values())
                     texts = [
                         caption(groups[0][kind], groups[1][colour], groups[2][place], rng)
