@@ -181,8 +181,8 @@ full disk, a crash or a power cut.
 
 An option that takes a single value can also be set by an environment variable: `ZS2KIT_` and the option's
 name in capitals, with `_` for each dash. The option on the command line overrides it. Options that may be
-repeated (`--plugin`, `--set`, `--lora`, `--embedding`, `--at`) and switches (`--overwrite`, `--quiet`) have
-no variable, and neither do those of `metrics`, `verify` and `plugins`.
+repeated (`--plugin`, `--then`, `--set`, `--lora`, `--embedding`, `--at`) and switches (`--overwrite`,
+`--quiet`) have no variable, and neither do those of `metrics`, `verify`, `plugins` and `filters`.
 
 ```sh
 export ZS2KIT_MODEL=~/models/sd15 ZS2KIT_STEPS=30
