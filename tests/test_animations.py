@@ -206,3 +206,23 @@ def test_an_odd_size_is_said_and_can_be_made_even(tmp_path: Path) -> None:
     assert io.read(tmp_path / "same.mp4").width == 64
     with pytest.raises(UsageError, match="`even_size` is for h264, but prores stores any size"):
         io.Output(tmp_path / "a.mov", codec="prores", even_size=True)
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp", "a.avif"])
+def test_an_animation_that_becomes_transparent_later(tmp_path: Path, name: str) -> None:
+    pictures = [np.dstack([drawn(index), np.full((48, 64), 255, np.uint8)]) for index in range(3)]
+    pictures[2][:24, :, 3] = 0
+    if name == "a.gif":  # which Pillow writes without it
+        made = [Frame(each[..., :3].copy(), index, 1, each) for index, each in enumerate(pictures)]
+        frames = replace(Clip.from_images([drawn(0)], 25), frames=made, encoding=Encoding(alpha=True))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "a pixel of .* is transparent or opaque")
+            io.write(tmp_path / name, frames)
+    else:
+        first, *others = map(Image.fromarray, pictures)
+        first.save(tmp_path / name, save_all=True, append_images=others, duration=40, quality=95)
+    clip = io.read(tmp_path / name)
+    assert clip.encoding.alpha
+    alphas = [frame.stored[..., 3] for frame in clip if frame.stored is not None]
+    assert len(alphas) == 3 and alphas[0].min() == 255
+    assert alphas[2][:20].max() < 10 and alphas[2][28:].min() > 245

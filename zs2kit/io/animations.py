@@ -64,12 +64,17 @@ def write_animation(
         assert isinstance(stream, VideoStream)
         stream.pix_fmt = pix_fmt
         stream.codec_context.time_base = clock
-        stream.options = {} if encoder == _GIF else {"quality": "90"}
+        if encoder != _GIF:
+            stream.options = {"quality": "90"}
+        elif clip.encoding.alpha:  # whole pictures
+            stream.options = {"gifflags": "-offsetting-transdiff", "global_palette": "0"}
         for picture in frames:
             file.mux(stream.encode(picture))
         file.mux(stream.encode())
     if encoder != _GIF:
         write_last_duration(target, rest)
+    elif clip.encoding.alpha:
+        _clear_between(target)
 
 
 def _decoded(segment: Path) -> Iterator[VideoFrame]:
@@ -92,3 +97,24 @@ def _with_palette(pictures: Callable[[], Iterator[VideoFrame]]) -> Iterator[Vide
         yield from pulled(uses)
     uses.push(None)
     yield from pulled(uses)
+
+
+def _clear_between(path: Path) -> None:
+    """Write into a GIF that each picture is removed before the next one, which may be more transparent."""
+    data = bytearray(path.read_bytes())
+
+    def after_table(packed: int, place: int) -> int:
+        return place + (3 << (packed & 7) + 1 if packed & 0x80 else 0)
+
+    place = after_table(data[10], 13)
+    while data[place] != 0x3B:  # the end
+        if data[place] == 0x2C:  # a picture, and the width of its codes
+            place = after_table(data[place + 9], place + 10) + 1
+        else:
+            if data[place + 1] == 0xF9:
+                data[place + 3] = data[place + 3] & ~0x1C | 2 << 2
+            place += 2
+        while data[place]:  # blocks, each after its length
+            place += data[place] + 1
+        place += 1
+    path.write_bytes(data)

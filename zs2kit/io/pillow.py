@@ -39,15 +39,18 @@ def described(path: Path) -> Clip | None:
     picture = _opened(path)
     if picture is None or picture.format not in _FORMATS:
         return None
+    durations, is_clear, lossless = [], False, False
     with picture:
         try:
-            image = _pixels(picture)
-            is_webp = picture.format == "WEBP"
-            durations, lossless = animation(path) if is_webp else (_durations(picture), False)
+            for each in ImageSequence.Iterator(picture):
+                image = _pixels(each)
+                durations.append(int(each.info.get("duration", 0)))
+                is_clear |= bool(image[..., 3:].min(initial=255) < 255)
+            if picture.format == "WEBP":
+                durations, lossless = animation(path)
         except (OSError, SyntaxError, ValueError):
             return None
-    height, width, channels = image.shape
-    is_clear = channels == 4 and bool(image[..., 3].min() < 255)
+    height, width = image.shape[:2]
     clip = Clip(
         frames=(),
         width=width,
@@ -73,11 +76,6 @@ def _opened(path: Path) -> Image.Image | None:
         return Image.open(path)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
-
-
-def _durations(picture: Image.Image) -> list[int]:
-    """Return for how many milliseconds each picture is shown; only decoding tells."""
-    return [int(each.info.get("duration", 0)) for each in ImageSequence.Iterator(picture) if each.load()]
 
 
 def _pixels(picture: Image.Image) -> NDArray[np.uint8]:

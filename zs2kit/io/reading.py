@@ -52,6 +52,7 @@ _INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 _JOINED = {"mpegts", "mpeg"}  # files that can be joined by just appending their bytes
 _SECOND = 90_000  # ticks of all streams of such files
 # FFmpeg draws text as a picture and follows lists of other files, but neither is meant when a user names one.
+_ANIMATIONS = {"gif", "apng"}
 _TEXT_FORMATS = {"tty", "concat", "dash", "hls", "sdp"}
 
 
@@ -551,9 +552,11 @@ def _describe(source: Path, deinterlace: bool = False) -> Clip:
         encoding = encoding_of(frame)
         color = _color(frame).resolve(frame.width, frame.height)
         if encoding.alpha:
-            pixels = rgb(frame, encoding, color, (frame.width, frame.height))
-            opaque = 1 if encoding.floating else np.iinfo(pixels.dtype).max
-            encoding = replace(encoding, alpha=bool(pixels[..., 3].min() < opaque))
+            # An animation may become transparent later; of a video, the first frame tells.
+            others = _decode(container, stream) if container.format.name in _ANIMATIONS else ()
+            encoding = replace(
+                encoding, alpha=any(_is_clear(each, encoding, color) for each in chain([frame], others))
+            )
         tell_view(source, encoding)
         if frame.interlaced_frame and not deinterlace:
             notify(
@@ -577,6 +580,12 @@ def _describe(source: Path, deinterlace: bool = False) -> Clip:
             encoding=encoding,
             deinterlaced=deinterlace,
         )
+
+
+def _is_clear(picture: VideoFrame, encoding: Encoding, color: Color) -> bool:
+    """Whether a picture is transparent anywhere."""
+    alpha = rgb(picture, encoding, color, (picture.width, picture.height))[..., 3]
+    return bool(alpha.min() < (1 if encoding.floating else np.iinfo(alpha.dtype).max))
 
 
 def tell_view(source: Path, encoding: Encoding) -> None:
