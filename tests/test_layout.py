@@ -45,7 +45,7 @@ LAYERS = [
     {"people"},
     {"editing", "zs2kit_plugins"},
     {"filters"},
-    {"plan", "tiny_transformers", "verify"},
+    {"plan", "puppets.prompted", "tiny_transformers", "verify"},
     {"cli", "testing", "puppets.evaluate"},
     {"bench", "__main__"},
 ]
