@@ -34,7 +34,7 @@ from zs2kit.testing import drawn_clip, tiny_models
 COMMIT = "595c500"  # the last one that was meant to change frames
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "samples"
-MAPS, PICTURE = str(SAMPLES / "clown-wave.mp4"), str(SAMPLES / "pink-wizard.png")
+MAPS, PICTURE = str(SAMPLES / "skeleton-jump.mp4"), str(SAMPLES / "pink-wizard.png")
 USUAL = {"prompt": "a green wizard", "negative_prompt": "blurred", "num_inference_steps": 4, "momentum": 0.9}
 USUAL |= {"guidance_scale": 5.0, "noise": "dependency", "divergence": 0.3, "chunk_size": 2, "seed": 1}
 FLOW: dict[str, Any] = {"flow_momentum": 0.95, "num_inference_steps": 6}
