@@ -25,6 +25,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
+from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
 from test_metrics import tiny_clip
 from test_specialised import lora, saved, single_file
 
@@ -105,15 +107,23 @@ def shortened(clip: Path, to: Path, frames: int) -> None:
     zs2kit.write(to, zs2kit.Clip.from_images(chosen, source.rate * frames / len(images)))
 
 
-# Repositories -> the tiny models that take their place, where that isn't one of Stable Diffusion
-TRANSFORMERS = {"FLUX.2-klein-4B": "flux2-klein", "Z-Image-Turbo": "z-image"}
+# Repositories -> the tiny models that take their place, where that isn't one like Stable Diffusion 1
+OTHERS = {
+    "FLUX.2-klein-4B": "flux2-klein",
+    "Z-Image-Turbo": "z-image",
+    "stable-diffusion-x4-upscaler": "upscaler",
+}
 
 
 def checkpoints(folder: Path, hub: Path, page: Path) -> None:
     """Put tiny models where the page's commands name some, in the folder or on the hub."""
     text = " ".join(command.before + command.line for command in commands(page))
     named = {name for name in re.findall(ON_THE_HUB, text) if not (folder / name).exists()}
-    if not named and "sd15" not in text:
+    for name in re.findall(r"upscale\.model=(\S+)", text):
+        save_file(SRVGGNetCompact(num_feat=8, num_conv=2, upscale=4).state_dict(), folder / name)
+    if "then diffuse" in text:
+        named.add("stabilityai/stable-diffusion-x4-upscaler")
+    if not named and not re.search("sd15|my-checkpoint", text):
         return
     base = tiny_model(folder / "sd15", unet={"cross_attention_dim": 768})
     model = zs2kit.Model.load(base)
@@ -138,7 +148,7 @@ def checkpoints(folder: Path, hub: Path, page: Path) -> None:
             snapshot.mkdir(parents=True)
             tiny_clip(snapshot)
         else:
-            kind = TRANSFORMERS.get(name.partition("/")[2])
+            kind = OTHERS.get(name.partition("/")[2])
             shutil.copytree(tiny_models()[kind] if kind else base, snapshot)
 
 

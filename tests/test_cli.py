@@ -311,7 +311,7 @@ def test_rates(text: str, rate: Fraction) -> None:
         (["--plugin", "pose", "--set", "pose.hands=perhaps"], "true or false"),
         (["--plugin", "pose", "--set", "pose.detector=eyes"], "puppets, person, openpose, dwpose"),
         (["--plugin", "pose", "--set", "pose.scale=1", "--set", "pose.scale=2"], "given twice"),
-        (["--plugin", "pose", "--set", "scale=1"], "PLUGIN.OPTION=VALUE"),
+        (["--plugin", "pose", "--set", "scale=1"], "NAME.OPTION=VALUE"),
         (["--scheduler", "nosuch"], "ddim, euler, dpm++, unipc, lcm"),
         (["--divergence", "-0.1"], "--divergence"),
         (["--divergence", "1.7"], "--divergence"),

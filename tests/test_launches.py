@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
+from test_laws import Picture
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
-from tests.test_laws import Picture
 from zs2kit import Model, Plugin, hookimpl, launches
 from zs2kit.carry import Carry
 from zs2kit.clip import Fit

@@ -39,7 +39,7 @@ def masks(tmp_path, frames=FRAMES, width=32, height=32):
     for index, image in enumerate(images):
         image[height // 4 : height // 2, 4 + index : width // 2 + index] = 255
     path = tmp_path / f"masks-{frames}-{width}.mkv"
-    zs2kit.write(path, zs2kit.Clip.from_images(images, 12))
+    zs2kit.write(path, zs2kit.Clip.from_images(images, 12), codec="ffv1")
     return path
 
 

@@ -70,6 +70,9 @@ class Blurred(Clip):
             for frame, image in zip(group, images, strict=True):
                 yield frame._replace(image=image)
 
+    def stop(self) -> None:
+        raise NotImplementedError
+
     def describe(self) -> dict[str, Any] | None:
         return self.settings
 
@@ -343,7 +346,7 @@ def described(source: Path, model: Model, **settings: Any) -> dict[str, Any]:
     ("settings", "words"),
     [
         ({"seed": 3}, "seed 0, not 3"),
-        ({"negative_prompt": "blue"}, "negative_prompt '', not 'blue'"),
+        ({"negative_prompt": "blue", "guidance_scale": 2}, "negative_prompt '', not 'blue'"),
         ({"chunk_size": 2}, "chunk_size 3, not 2"),
         ({"plugins": [Pose()]}, "plugins.pose.scale None, not 1.0"),
         ({"size": (24, 24)}, "size [32, 32], not [24, 24]"),

@@ -54,7 +54,7 @@ def branch(embeds: Any, name: str = "text", weight: Any = 1.0) -> Branch:
 
 KEEP = f"return a NumPy array of float32 {FRAMES}x32x32 (frames, height, width) in [0, 1]"
 START = (
-    f"return a tuple of a tensor of float32 {LATENTS} on cpu, as `noise` is, and a step, an int from 0 to 1"
+    f"return a tuple of a tensor of float32 {LATENTS} on cpu, as `noise` is, and a step, an int from 0 to 2"
 )
 MISTAKES: list[tuple[str, Callable[[Any], Any], str, str]] = [
     ("prepare", lambda _: torch.ones(2), "a tensor of float32 2", "return a dict of tensors by their names"),
@@ -90,7 +90,7 @@ MISTAKES: list[tuple[str, Callable[[Any], Any], str, str]] = [
     ),
     ("initial_latents", lambda noise: noise, f"a tensor of float32 {LATENTS}", START),
     ("initial_latents", lambda noise: (noise, 0.5), f"a tuple (a tensor of float32 {LATENTS}, 0.5)", START),
-    ("initial_latents", lambda noise: (noise, 2), f"a tuple (a tensor of float32 {LATENTS}, 2)", START),
+    ("initial_latents", lambda noise: (noise, 3), f"a tuple (a tensor of float32 {LATENTS}, 3)", START),
     (
         "initial_latents",
         lambda noise: (noise.half(), 0),

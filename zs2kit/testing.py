@@ -8,7 +8,7 @@ import functools
 import json
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -620,30 +620,37 @@ class _FailsInStep(Plugin):
 
 
 def _check_threads(trial: _Trial) -> None:
-    together = threading.Barrier(2)
+    read, drawn = threading.Barrier(2), threading.Barrier(2)
 
-    def images(seed: int, wait: Callable[[], object]) -> list[NDArray[np.uint8]]:
-        """Return the frames of one of two different edits; its source calls ``wait`` before every frame."""
+    def images(seed: int, *, in_step: bool) -> list[NDArray[np.uint8]]:
+        """Return the frames of one of two different edits.
+
+        in_step: whether each frame is read, and each taken, when the other edit does so too. Then each chunk
+        comes between two of the other edit.
+        """
 
         def frames() -> Iterator[Frame]:
             for frame in drawn_clip(FRAMES):
-                wait()
+                if in_step:
+                    read.wait()
                 yield frame._replace(image=frame.image[:, ::-1].copy()) if seed else frame
 
         clip = dataclasses.replace(drawn_clip(FRAMES), frames=Anew(frames))
-        return [frame.image for frame in trial.edit(clip, seed=seed)]
-
-    def in_step(seed: int) -> list[NDArray[np.uint8]]:
-        """Return the same, in step with the other edit."""
+        taken = []
         try:
-            return images(seed, together.wait)
+            for frame in trial.edit(clip, seed=seed):
+                taken.append(frame.image)
+                if in_step:
+                    drawn.wait()
         except BaseException:
-            together.abort()  # or the other edit would wait for ever
+            read.abort()  # or the other edit would wait for ever
+            drawn.abort()
             raise
+        return taken
 
-    alone = [images(seed, lambda: None) for seed in (0, 1)]
+    alone = [images(seed, in_step=False) for seed in (0, 1)]
     with ThreadPoolExecutor(2) as threads:
-        edits = [threads.submit(in_step, seed) for seed in (0, 1)]
+        edits = [threads.submit(images, seed, in_step=True) for seed in (0, 1)]
     failed = [each.exception() for each in edits]
     error = next(
         (each for each in failed if each and not isinstance(each, threading.BrokenBarrierError)), None

@@ -376,6 +376,10 @@ class Drawn(Clip):
             for pts in range(first, self.index):
                 yield Frame(self.images[pts], pts, 1)
 
+    def stop(self) -> None:
+        """As of an edit: the next frame is the last."""
+        self.images = self.images[: self.index]
+
     def describe(self) -> dict[str, Any]:
         """What an edit's settings are like."""
         return {"prompt": "a cat", "plugins": {"pose": {"scale": 1.0}}}

@@ -47,6 +47,7 @@ def measure(name: str | None, repeats: int) -> None:
     drawn = scan(Carry(), chunk)  # what a later chunk starts from; it also warms the networks up
     assert isinstance(drawn, Drawn)
     controlnet = scan.denoiser.networks["pose"]
+    maps = controlnet.controlnet_cond_embedding.embed(maps)  # once, as the plugin does
     text, empty = (each.prompt_embeds for each in model.embed(PROMPT, "", chunk.height, chunk.width))
     branches = [Branch("negative", 1 - GUIDANCE, empty), Branch("text", GUIDANCE, text)]
     noise = torch.randn(FRAMES, *model.latent_shape(chunk.height, chunk.width)).to(model.device)
