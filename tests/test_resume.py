@@ -71,7 +71,7 @@ class Blurred(Clip):
                 yield frame._replace(image=image)
 
     def stop(self) -> None:
-        raise NotImplementedError
+        raise AssertionError("these tests stop whoever takes the frames instead")
 
     def describe(self) -> dict[str, Any] | None:
         return self.settings

@@ -62,7 +62,7 @@ class Filter(Extension):
         stores there the next one finds, also after an interruption. It is empty at the start of each shot.
         It is called without gradients.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} doesn't say what becomes of its frames")
 
     def declared(self, clip: Clip) -> Clip:
         """Return a clip without frames that is what the result will be: size, rate and number of frames."""
