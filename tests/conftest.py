@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,18 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for a hub
 os.environ.setdefault("ZS2KIT_PROGRESS", "none")  # lines every ten seconds would come on a slow machine
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes of several threads each would wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Extra -> whether what its tests need is there. Those of an extra, test_web.py for web, are left out where it
+# isn't, unless ZS2KIT_EXTRAS=all says that it must be.
+EXTRAS = {
+    "farm": find_spec("ray"),
+    "timeline": find_spec("opentimelineio"),
+    "web": find_spec("gradio") and find_spec("playwright") and shutil.which("chromium"),
+}
+ABSENT = [extra for extra, there in EXTRAS.items() if not there]
+if ABSENT and os.environ.get("ZS2KIT_EXTRAS") == "all":
+    raise pytest.UsageError(f"what the tests of these extras need is missing: {', '.join(ABSENT)}")
+collect_ignore = [f"test_{extra}.py" for extra in ABSENT]
 
 
 @pytest.fixture(scope="session")
