@@ -13,6 +13,7 @@ from zs2kit.control import Control
 from zs2kit.detectors import NAMES, load_detector
 from zs2kit.errors import UsageError
 from zs2kit.plugins import name_of
+from zs2kit.settings import FILE, MODEL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,11 +38,13 @@ class AnyControl(Control):
         None,
         "Folder or hub name of the detector's weights. none means the place where controlnet-aux "
         "publishes them.",
+        kind=MODEL,
     )
     maps: str | None = option(
         None,
         "Your own maps, instead of a detector: a video of the size and length of the clip's file (start and "
         "end apply to it, too), or one picture for all frames.",
+        kind=FILE,
     )
 
     @property

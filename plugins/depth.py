@@ -12,6 +12,7 @@ from zs2kit import option
 from zs2kit.control import Control
 from zs2kit.detectors import Detector, load_depth_estimator, load_detector
 from zs2kit.errors import ModelError, UsageError
+from zs2kit.settings import MODEL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,10 +42,12 @@ class Depth(Control):
         "The depth estimator: midas, zoe or leres (from controlnet-aux), or the folder or hub name of a "
         "depth-estimation model for transformers. none means the checkpoint's own if it has one, else "
         "depth-anything/Depth-Anything-V2-Small-hf.",
+        kind=MODEL,
     )
     annotators: str | None = option(
         None,
         "Folder or hub name of the weights of midas, zoe or leres. none means lllyasviel/Annotators.",
+        kind=MODEL,
     )
 
     def controlnet(self, model: Model) -> str | Path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from zs2kit import option
 from zs2kit.control import Control
 from zs2kit.detectors import load_detector
+from zs2kit.settings import MODEL
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,6 +67,7 @@ class Edges(Control):
         None,
         "Folder or hub name of the detector's weights. none means lllyasviel/Annotators (for teed, "
         "fal-ai/teed).",
+        kind=MODEL,
     )
 
     def controlnet(self, model: Model) -> str | Path:

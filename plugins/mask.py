@@ -12,6 +12,7 @@ import numpy as np
 from zs2kit import Plugin, hookimpl, notify, option
 from zs2kit.companion import Companion
 from zs2kit.errors import ModelError, UsageError
+from zs2kit.settings import FILE, MODEL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,6 +41,7 @@ class Mask(Plugin):
         None,
         "A video of masks, of the source's size and length, or one picture for all of its frames: white is "
         "redrawn, black stays.",
+        kind=FILE,
     )
     model: str = option(
         "auto",
@@ -47,6 +49,7 @@ class Mask(Plugin):
         "download, and any other is the folder or hub name of a segmentation model for transformers. auto "
         "means person; if the checkpoint has a model of its own, it means figure, unless the clip's first "
         "frames show people.",
+        kind=MODEL,
     )
     label: str | None = option(None, "Which of that model's labels is the region, such as person.")
     invert: bool = option(False, "Keep the region, and redraw the rest.")

@@ -15,6 +15,7 @@ from zs2kit.control import Control
 from zs2kit.detectors import Detector, load_detector
 from zs2kit.errors import ModelError, UsageError
 from zs2kit.plugins import name_of
+from zs2kit.settings import MODEL
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +52,7 @@ class Pose(Control):
         None,
         "Folder or hub name of the weights of openpose or dwpose. none means lllyasviel/Annotators for "
         "openpose, and yzd-v/DWPose for dwpose.",
+        kind=MODEL,
     )
     hands: bool = option(False, "Let openpose find hands too.")
     face: bool = option(False, "Let openpose find faces too.")

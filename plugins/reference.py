@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zs2kit import Plugin, hookimpl, option
 from zs2kit.errors import ModelError, UsageError, first_line
 from zs2kit.networks.base import DenoiserInputs
+from zs2kit.settings import FILE, MODEL
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +42,9 @@ class Reference(Plugin):
     follows_source = None  # a picture says nothing about motion
 
     image: str | None = option(
-        None, "Path of the picture. none means the first frame of each shot, as it is drawn."
+        None,
+        "Path of the picture. none means the first frame of each shot, as it is drawn.",
+        kind=FILE,
     )
     scale: float = option(
         1.0,
@@ -54,6 +57,7 @@ class Reference(Plugin):
         "Path of the IP-Adapter's .safetensors file, here or on the hub, with its image_encoder folder "
         f"next to it. none means the checkpoint's own if it has one, else {ADAPTERS['sd1']}, or its "
         "counterpart for SDXL; for Stable Diffusion 2 there is none.",
+        kind=MODEL,
     )
 
     @property

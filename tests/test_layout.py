@@ -41,11 +41,11 @@ LAYERS = [
     {"between"},
     {"hookspecs", "returns", "sampler"},
     {"plugins"},
-    {"control", "puppets", "report", "scan"},
+    {"control", "puppets", "scan"},
     {"people"},
     {"editing", "zs2kit_plugins"},
     {"filters"},
-    {"plan", "puppets.prompted", "tiny_transformers", "verify"},
+    {"plan", "puppets.prompted", "report", "tiny_transformers", "verify"},
     {"cli", "testing", "puppets.evaluate"},
     {"bench", "__main__"},
 ]

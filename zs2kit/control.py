@@ -11,7 +11,7 @@ from zs2kit.errors import ModelError, UsageError
 from zs2kit.hookspecs import hookimpl
 from zs2kit.networks.base import DenoiserInputs, per_frame
 from zs2kit.plugins import Plugin, name_of
-from zs2kit.settings import option
+from zs2kit.settings import MODEL, option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +37,7 @@ class Control(Plugin):
         None,
         "The ControlNet: a folder, a .safetensors file, a hub name, or the name of one inside the "
         "checkpoint, such as controlnet_pose. none means the plugin's own choice, if it has one.",
+        kind=MODEL,
     )
     scale: float = option(1.0, "How strongly the maps steer; 0 means not at all.", minimum=0)
     start: float = option(

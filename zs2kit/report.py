@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -11,6 +12,11 @@ from typing import Any
 
 from zs2kit import __version__, plugins
 from zs2kit.beside import write_beside
+from zs2kit.clip import Clip
+from zs2kit.editing import Edit
+from zs2kit.filters import Filter, Filtered, filters_of, source_frames
+from zs2kit.io import read
+from zs2kit.metrics import measure
 
 # The libraries whose versions can change pixels
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "av", "opencv-python-headless")
@@ -41,6 +47,65 @@ def described(
             {"name": name, "distribution": entry.dist.name, "version": entry.dist.version, "options": values}
         )
     return found
+
+
+def drawn_with(
+    edited: Edit,
+    about: Mapping[str, Any],
+    *,
+    config: str | None = None,
+    loras: Mapping[str, float] | None = None,
+    embeddings: Sequence[str] = (),
+    vae: str | None = None,
+    tiny_vae: str = "auto",
+) -> dict[str, Any]:
+    """Return an edit's settings, with what is known ``about`` how its source was read, and its model.
+
+    The other arguments are those that its model was loaded with, as `Model.load` takes them.
+    """
+    model, known = edited.scan.model, edited.describe() or {}
+    return {
+        "settings": {**edited.settings.described(), **about},
+        "model": {
+            "name": model.name,
+            "weights": known["weights"],
+            "config": config,
+            "loras": dict(loras or {}),
+            "embeddings": embeddings,
+            "vae": vae,
+            "tiny_vae": tiny_vae,
+            "device": str(model.device),
+            "dtype": str(model.dtype).removeprefix("torch."),
+        },
+    }
+
+
+def report_on(
+    result: Path,
+    made: Edit | Filtered,
+    source: Clip | None,
+    about: Mapping[str, Any],
+    *,
+    chunk_size: int | None = None,
+) -> dict[str, Any]:
+    """Return what a report says of ``result``, the file that ``made`` was written to.
+
+    source: what it was made of, to be compared with; None if it was made of text alone. about: further
+    entries, such as those of `drawn_with`. chunk_size: how many frames are measured at once.
+
+    Reads both clips. Raises what reading and measuring raise.
+    """
+    known = made.describe() or {}
+    return {
+        "result": os.fspath(result),
+        **({"source": known["source"]} if source else {}),
+        **about,
+        **({"plugins": described(known["plugins"])} if "plugins" in known else {}),
+        "filters": described(known.get("filters", {}), Filter),
+        "metrics": measure(
+            source_frames(read(result), filters_of(made), source), source, chunk_size=chunk_size
+        ),
+    }
 
 
 def write_report(path: Path, command: Sequence[str], about: Mapping[str, Any]) -> None:

@@ -34,7 +34,10 @@ Noise = Literal["dependency", "orbit", "mixed", "progressive", "independent", "s
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of values that are not text, numbers or booleans: their description, syntax and check."""
+    """A kind of values: their description, syntax and check.
+
+    For values that are not text, numbers or booleans, and for texts that name something.
+    """
 
     takes: str  # the values in words
     metavar: str
@@ -54,8 +57,9 @@ def option(
 ) -> Any:
     """Declare an option: a dataclass field with its description and, for numbers, its range.
 
-    kind: for types other than bool, int, float, str and a Literal of strings. flag: its name on the command
-    line, if that differs from the field's name. shown: the default in words, for help.
+    kind: for types other than bool, int, float, str and a Literal of strings; `FILE` for a text that is the
+    path of a file, `MODEL` for one that names a model: on the web page nobody can type these. flag: its name
+    on the command line, if that differs from the field's name. shown: the default in words, for help.
     """
     about = {"help": help, "minimum": minimum, "maximum": maximum, "kind": kind, "flag": flag, "shown": shown}
     return dataclasses.field(default=default, metadata=about)
@@ -66,7 +70,7 @@ class Option:
     """An option, as read from its dataclass field."""
 
     name: str
-    type: type  # bool, int, float or str; object if it has a kind
+    type: type  # bool, int, float or str; object if its kind is none of these
     optional: bool  # whether None is allowed
     choices: tuple[str, ...]  # empty if any value is allowed
     default: Any
@@ -147,7 +151,7 @@ def options(cls: type) -> list[Option]:
                 f"{cls.__name__}.{field.name} is not described", "declare it with zs2kit.option(...)"
             )
         plain, optional, choices = _plain(hints[field.name])
-        if field.metadata["kind"]:
+        if field.metadata["kind"] and plain is not str:
             plain = object
         elif plain not in (bool, int, float, str):
             raise PluginError(
@@ -252,6 +256,8 @@ def _are_prompts(value: Any) -> bool:
     return isinstance(value, str)
 
 
+FILE = Kind("the path of a file", "FILE", str, bool)
+MODEL = Kind("the path or the name of a model", "NAME", str, bool)
 SIZE = Kind(f"a size such as 512x288, at most {LARGEST}x{LARGEST}", "WxH", _parse_size, _is_size)
 CUTS = Kind("'auto' or times in seconds, 0 or more", "TIMES", _parse_cuts, _are_cuts)
 PROMPTS = Kind(

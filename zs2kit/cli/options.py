@@ -6,7 +6,6 @@ Those of `Settings` and `Output` are made from their fields.
 from __future__ import annotations
 
 import functools
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -477,24 +476,11 @@ class Common:
         chunk_size: int | None = None,
     ) -> None:
         """Write the report on the result, with what is known ``about`` it."""
-        from zs2kit import io
-        from zs2kit.filters import Filter, filters_of, source_frames
-        from zs2kit.metrics import measure
-        from zs2kit.plugins import Plugin
-        from zs2kit.report import described, write_report
+        from zs2kit.report import report_on, write_report
 
         assert self.report is not None
-        known, source = made.describe() or {}, read_source() if read_source else None
-        contents = {
-            "result": os.fspath(out),
-            **({"source": known["source"]} if source else {}),
-            **about,
-            **({"plugins": described(known["plugins"], Plugin)} if "plugins" in known else {}),
-            "filters": described(known.get("filters", {}), Filter),
-            "metrics": measure(
-                source_frames(io.read(out), filters_of(made), source), source, chunk_size=chunk_size
-            ),
-        }
+        source = read_source() if read_source else None
+        contents = report_on(out, made, source, about, chunk_size=chunk_size)
         write_report(self.report, ["zs2kit", *click.get_current_context().obj], contents)
 
 
@@ -608,21 +594,17 @@ class Shared(Common):
         """
         self.write_sheet(out, read_source)
         if self.report:
-            model, known = edited.scan.model, edited.describe() or {}
-            contents = {
-                "settings": {**edited.settings.described(), **about},
-                "model": {
-                    "name": model.name,
-                    "weights": known["weights"],
-                    "config": self.config,
-                    "loras": dict(self.loras),
-                    "embeddings": self.embeddings,
-                    "vae": self.vae,
-                    "tiny_vae": self.tiny_vae,
-                    "device": str(model.device),
-                    "dtype": str(model.dtype).removeprefix("torch."),
-                },
-            }
+            from zs2kit.report import drawn_with
+
+            contents = drawn_with(
+                edited,
+                about,
+                config=self.config,
+                loras=dict(self.loras),
+                embeddings=self.embeddings,
+                vae=self.vae,
+                tiny_vae=self.tiny_vae,
+            )
             self.write_report(out, made, read_source, contents, self.settings.get("chunk_size"))
 
 

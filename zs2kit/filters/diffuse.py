@@ -20,7 +20,7 @@ from zs2kit.networks.base import DenoiserInputs
 from zs2kit.noise import MAX_DIVERGENCE, make_noise
 from zs2kit.plugins import Plugin, manager
 from zs2kit.scan import Broken, Scan, to_images
-from zs2kit.settings import Settings, option
+from zs2kit.settings import MODEL, Settings, option
 
 TIMES = 4  # how much larger its pictures are
 
@@ -47,6 +47,7 @@ class Diffuse(Filter):
     model: str = option(
         "stabilityai/stable-diffusion-x4-upscaler",
         "Folder or hub name of an x4 upscaler in diffusers' format.",
+        kind=MODEL,
     )
     prompt: str = option("", "What the clip shows.")
     negative_prompt: str = option("", "What it should not show.")

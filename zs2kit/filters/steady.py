@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zs2kit.filters.base import Filter, Passage
-from zs2kit.settings import option
+from zs2kit.settings import FILE, option
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +30,7 @@ class Steady(Filter):
     source: str | None = option(
         None,
         "The clip that this one was made of, of the same size and length, along whose motion to average.",
+        kind=FILE,
     )
 
     chunk_size = 4  # as many flows are found at once as there are cores

@@ -14,7 +14,7 @@ from zs2kit.filters.base import Filter, Passage
 from zs2kit.networks.enlarging import Enlarging
 from zs2kit.networks.loading import device_of, dtype_of
 from zs2kit.plugins import name_of
-from zs2kit.settings import LARGEST, option
+from zs2kit.settings import LARGEST, MODEL, option
 
 
 @dataclass(eq=False)
@@ -41,6 +41,7 @@ class Upscale(Filter):
         "A network that enlarges pictures: a file (.safetensors, or one of PyTorch's that has nothing but "
         "weights), a folder with one, or a name on the hub.",
         shown="the edit's model's own",
+        kind=MODEL,
     )
 
     def size(self, height: int, width: int) -> tuple[int, int]:
