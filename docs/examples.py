@@ -357,6 +357,12 @@ from zs2kit.plan import lines, plan
 edited = zs2kit.edit(clip, "a robot", plugins=[Pose()], model=model, num_inference_steps=1)
 print("\\n".join(lines(plan(edited, "new.mp4"))))
 """,
+    "plan.total": """
+from zs2kit.plan import plan, total
+
+edited = zs2kit.edit(clip, "a robot", plugins=[Pose()], model=model, num_inference_steps=1)
+print(total([plan(edited, "new.mp4"), plan(edited, "other.mp4")]))
+""",
     # zs2kit.verify
     "verify.verify": """
 from zs2kit.verify import verify

@@ -54,6 +54,7 @@ def main() -> None:
             print(zs2kit.write(FOLDER / f"{name}.mp4", clip, overwrite=True))
     print(zs2kit.write(FOLDER / "skeleton-jump.mp4", skeleton(), overwrite=True))
     cv2.imwrite(str(FOLDER / "pink-wizard.png"), picture()[..., ::-1])  # OpenCV wants BGR
+    write_timeline(FOLDER / "cut.otio")
 
 
 def skeleton() -> zs2kit.Clip:
@@ -73,6 +74,28 @@ def skeleton() -> zs2kit.Clip:
 def picture() -> NDArray[np.uint8]:
     """A figure for `reference.image`: (height, width, 3) RGB."""
     return render(Scene("wizard", "pink", "snow", background=3, height=0.8), SIZE).image
+
+
+def write_timeline(path: Path) -> None:
+    """A cut of a second and a half: the robot, a dissolve, the clown; with a prompt for each as a marker."""
+    from opentimelineio import adapters, opentime, schema
+
+    def time(frames: float) -> opentime.RationalTime:
+        return opentime.RationalTime(frames, 24)
+
+    def cut(name: str, start: int, length: int, prompt: str) -> schema.Clip:
+        shown = opentime.TimeRange(time(start), time(length))
+        clip = schema.Clip(name, schema.ExternalReference(f"{name}.mp4"), shown)
+        clip.markers.append(schema.Marker(f"prompt: {prompt}", opentime.TimeRange(time(start), time(1))))
+        return clip
+
+    dissolve = schema.Transition("dissolve", "SMPTE_Dissolve", time(4), time(4))
+    robot = cut("robot-dance", 8, 20, "a blue knight on the beach")
+    clown = cut("clown-wave", 12, 16, "a pink wizard in the snow")
+    timeline = schema.Timeline("cut")
+    timeline.tracks.append(schema.Track("V1", [robot, dissolve, clown], kind="Video"))
+    adapters.write_to_file(timeline, str(path))
+    print(path)
 
 
 def frames(scenes: Sequence[Scene]) -> Iterator[zs2kit.Frame]:

@@ -119,3 +119,17 @@ def test_what_cannot_be_is_refused_before_any_work(
     assert (result.exit_code, result.stdout) == (2, "")
     assert says in line
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_plan_of_several_clips(clips: list[Path], tiny_folders: dict[str, Path]) -> None:
+    clips[1].write_bytes(b"no video")
+    words = ["plan", *clips[:3], "--model", tiny_folders["epsilon"], *TINY]
+    result = run(*words)
+    rows = result.stdout.splitlines()
+    assert [row for row in rows if row.endswith(":")] == [f"{clips[0]}:", f"{clips[2]}:"]
+    assert next(row for row in rows if row.startswith("together")).startswith(
+        "together    2 clips, 4 frames,"
+    )
+    assert f"error: {clips[1]} is not a video" in result.stderr
+    assert result.stderr.splitlines()[-1] == f"zs2kit: error: 1 of 3 clips failed: {clips[1]}"
+    assert result.exit_code == 1

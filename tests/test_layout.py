@@ -35,7 +35,7 @@ LAYERS = [
     {"journal", "schedule"},
     {"attention", "io", "sheet"},
     {"launches", "networks.base", "networks.families"},
-    {"networks", "shots"},
+    {"networks", "shots", "timelines"},
     {"model"},
     {"companion", "denoiser", "detectors", "guidance", "metrics", "motion"},
     {"between"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -252,6 +252,15 @@ def lines(plan: Plan) -> list[str]:
         "copied": ", ".join(plan.streams) or "no sound and no subtitles",
     }
     return [f"{name:12}{says}" for name, says in rows.items()]
+
+
+def total(plans: Sequence[Plan]) -> str:
+    """Return a line about several plans together, which are carried out one after the other."""
+    seconds, written = sum(each.seconds for each in plans), sum(each.result_bytes for each in plans)
+    return (
+        f"{'together':12}{len(plans)} clips, {sum(each.frames for each in plans)} frames, about "
+        f"{_span(seconds)}, {_megabytes(written)} in the end"
+    )
 
 
 def _megabytes(count: int) -> str:

@@ -235,6 +235,13 @@ def parse_time(text: str) -> Fraction:
     return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
 
 
+def exact_rate(rate: Fraction | float) -> Fraction:
+    """Return a rate of frames as a fraction; rounded NTSC rates, such as 23.976, become exact."""
+    value = Fraction(rate)
+    ntsc = Fraction(round(value) * 1000, 1001)
+    return ntsc if abs(value - ntsc) < Fraction(1, 1000) else value.limit_denominator(1001)
+
+
 def _parse_cuts(text: str) -> Cuts:
     if text == "auto":
         return "auto"

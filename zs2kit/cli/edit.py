@@ -8,17 +8,17 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from zs2kit.cli.jobs import HANDLES, PROMPTS, Job, jobs_of
 from zs2kit.cli.options import AT, FILES, PATH, RATE, TIME, WHAT, Shared, flag, shared
-from zs2kit.cli.terminal import Command, given, say_failure
-from zs2kit.errors import ClipError, UsageError, Zs2Error, is_out_of_memory, notify
+from zs2kit.cli.terminal import Command, given
+from zs2kit.errors import UsageError
 
 if TYPE_CHECKING:
     from zs2kit.clip import Clip
@@ -92,18 +92,12 @@ def _required(context: click.Context, parameter: click.Parameter, value: Sequenc
 STANDARD = Path("-")  # standard input, or output
 
 
-class Job(NamedTuple):
-    """One of the clips, and where its result goes."""
-
-    clip: Path
-    out: Path
-    shared: Shared  # with the paths of this clip's sheet and report
-
-
 @click.command(cls=Command)
 @click.argument("clips", metavar="CLIP...", type=PATH, nargs=-1, callback=_required)
 @source_options
 @AT
+@PROMPTS
+@HANDLES
 @flag(
     "--camera",
     metavar="N",
@@ -118,6 +112,8 @@ def edit(
     camera: int | None,
     prompt: str | None,
     prompts: Sequence[tuple[int, str]],
+    table: Path | None,
+    handles: int | None,
     out: Path | None,
     start: Fraction | None,
     end: Fraction | None,
@@ -131,6 +127,9 @@ def edit(
     CLIP is a video, or a sequence of pictures, shot.%04d.png or shot.####.exr. If there are several, each
     gets a result of its own. If one of them fails, the others are still edited, and the exit code is 1.
 
+    CLIP may also be a timeline, .otio or .edl: then each of its cuts is edited, and a new timeline shows the
+    results. If --out is a timeline, it shows the results, too.
+
     Once a result is complete, its name is printed; nothing else goes to standard output. CLIP may be -,
     standard input, and --out too: then the result goes to standard output, as Matroska.
     """
@@ -142,7 +141,6 @@ def edit(
         if clips:
             raise UsageError("--camera comes instead of CLIP", "leave one of them out")
         clips = [Path(f"camera {camera}")]
-    failed: list[Path] = []
     pipes = TemporaryDirectory(prefix="zs2kit-") if STANDARD in (*clips, out) else nullcontext("")
     with shared.manners(), shared.display() as display, pipes as temporary:
         named = out
@@ -175,48 +173,26 @@ def edit(
             if camera is not None:
                 read_source = functools.partial(io.capture, camera, end=end)
             else:
-                read_source = functools.partial(
-                    io.read, job.clip, start=start, end=end, rate=fps, deinterlace=deinterlace, reader=reader
-                )
+                read_source = functools.partial(io.read, job.clip, **job.how)
             source = read_source()
             output = job.shared.opened_output(job.out, display)
             output.check(declared(source, filters))
             job.shared.check_beside([job.clip, job.out])
             return read_source, source, output
 
-        def attempt(job: Job, work: Callable[[], Any]) -> Any:
-            """Do ``work``; with several clips, print an error and return None, so that the next is tried."""
-            try:
-                return work()
-            except Exception as error:
-                if len(clips) == 1 or not (isinstance(error, Zs2Error) or is_out_of_memory(error)):
-                    raise
-                failed.append(job.clip)
-                say_failure(error, about=os.fspath(job.clip))
-
-        jobs = _jobs(clips, out, shared)
-        if len(clips) > 1 and shared.output.get("resume"):
-            jobs = _unfinished(jobs)
-            if not jobs:
-                return
-        ready = [(job, looked) for job in jobs if (looked := attempt(job, functools.partial(look, job)))]
-        if not ready:
-            raise _failures(failed, clips)
-        display.stage("loading the model")
-        model = shared.load(chosen)
-        from zs2kit.editing import edit
-        from zs2kit.filters import through
-
-        shared.say_prompt(prompt, model)
-        by_frame = {0: model.default_prompt if prompt is None else prompt, **dict(prompts)}
-
         def make(job: Job, looked: tuple[Callable[[], Clip], Clip, Output]) -> None:
             read_source, source, output = looked
             edited = edit(
-                source, by_frame, plugins=chosen, model=model, progress=display.update, **shared.settings
+                source,
+                job.prompts or by_frame,
+                plugins=chosen,
+                model=model,
+                progress=display.update,
+                **shared.settings,
             )
             made = through(edited, filters)
-            of = f" {job.clip} ({clips.index(job.clip) + 1} of {len(clips)})" if len(clips) > 1 else ""
+            several = len(jobs.jobs) > 1
+            of = f" {job.name} ({jobs.jobs.index(job) + 1} of {len(jobs.jobs)})" if several else ""
             display.stage(f"editing{of}")
             shared.write(output, made)
             display.stop()
@@ -227,76 +203,43 @@ def edit(
                 # Before the rest, which may still fail. In bytes, since a name may not be text, or not fit
                 # the encoding.
                 click.echo(os.fsencode(job.out))
-            job.shared.write_beside(job.out, edited, made, read_source, **of_source)
+            job.shared.write_beside(job.out, edited, made, read_source, **_of_source(job))
             display.start()
 
-        shared.save()
-        of_source = given(
-            {
-                "start": None if start is None else float(start),
-                "end": None if end is None else float(end),
-                "rate": None if fps is None else str(fps),
-                "deinterlace": deinterlace or None,
-                "reader": None if reader == "pyav" else reader,
-            }
-        )
-        for job, looked in ready:
-            attempt(job, functools.partial(make, job, looked))
-    if failed:
-        raise _failures(failed, clips)
+        how = {"start": start, "end": end, "rate": fps, "deinterlace": deinterlace, "reader": reader}
+        jobs = jobs_of(clips, out, shared, how, handles=handles, table=table)
+        with jobs.place():
+            resumes = len(jobs.jobs) > 1 and shared.output.get("resume")
+            todo = jobs.unfinished() if resumes else jobs.jobs
+            tried = [(job, jobs.attempt(job, functools.partial(look, job))) for job in todo]
+            ready = [(job, looked) for job, looked in tried if looked]
+            by_frame = {0: prompt or "", **dict(prompts)}
+            if ready:
+                display.stage("loading the model")
+                model = shared.load(chosen)
+                from zs2kit.editing import edit
+                from zs2kit.filters import through
+
+                if not all(job.prompts for job, _ in ready):
+                    shared.say_prompt(prompt, model)
+                by_frame[0] = model.default_prompt if prompt is None else prompt
+                shared.save()
+            for job, looked in ready:
+                jobs.attempt(job, functools.partial(make, job, looked))
+            if written := jobs.write_timeline(by_frame):
+                display.stop()
+                click.echo(os.fsencode(written))
+    jobs.end()
 
 
-def _unfinished(jobs: Sequence[Job]) -> list[Job]:
-    """Return the jobs of an interrupted command that are still to be done."""
-    from zs2kit import journal
-
-    unfinished = []
-    for job in jobs:
-        if os.path.exists(job.out) and not journal.saved(job.out):
-            notify("finished", f"{job.out} already exists, so {job.clip} is skipped")
-        else:
-            unfinished.append(job)
-    return unfinished
-
-
-def _failures(failed: Sequence[Path], clips: Sequence[Path]) -> ClipError:
-    return ClipError(f"{len(failed)} of {len(clips)} clips failed: {', '.join(map(str, failed))}")
-
-
-def _jobs(clips: Sequence[Path], out: Path | None, shared: Shared) -> list[Job]:
-    """Return what is to be done; raise `UsageError` if two results would have one name.
-
-    With several clips, all paths of results are folders, and the results are named after the clips.
-    """
-    from zs2kit import io
-    from zs2kit.io.cameras import address_of
-
-    places = [Path(each.name) if address_of(each) else each for each in clips]
-    named = [io.name_beside(each, shared.word, shared.output.get("codec")) for each in places]
-    if len(clips) == 1:
-        return [Job(clips[0], out or named[0], shared)]
-    for option, folder in {"out": out, "sheet": shared.sheet, "report": shared.report}.items():
-        if folder is not None and not os.path.isdir(folder):
-            raise UsageError(
-                f"`{option}`: {folder} is not a folder", "for several clips, name a folder that exists"
-            )
-    jobs, taken = [], dict[str, Path]()
-    for clip, name in zip(clips, named, strict=True):
-        path = name if out is None else out / name.name
-        stem = path.stem.partition("%")[0].rstrip("._-")
-        sheet = shared.sheet and shared.sheet / f"{stem}.png"
-        report = shared.report and shared.report / f"{stem}.json"
-        jobs.append(Job(clip, path, replace(shared, sheet=sheet, report=report)))
-        for place in filter(None, (path, sheet, report)):
-            if os.path.realpath(place) in map(os.path.realpath, clips):
-                raise UsageError(
-                    f"the result of {clip} would replace {place}, which is one of the clips",
-                    "name a folder for the results with `out`",
-                )
-            other = taken.setdefault(os.path.abspath(place), clip)
-            if other is not clip:
-                raise UsageError(
-                    f"{other} and {clip} would both become {place}",
-                    "edit one of them by itself, with `out`",
-                )
-    return jobs
+def _of_source(job: Job) -> dict[str, Any]:
+    """Return how a job's clip is read, for its report."""
+    how = job.how
+    return given(
+        {
+            **{name: None if how[name] is None else float(how[name]) for name in ("start", "end")},
+            "rate": None if how["rate"] is None else str(how["rate"]),
+            "deinterlace": how["deinterlace"] or None,
+            "reader": None if how["reader"] == "pyav" else how["reader"],
+        }
+    )

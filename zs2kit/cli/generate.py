@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from zs2kit.cli.jobs import check_timeline, shown_by
 from zs2kit.cli.options import AT, FILES, OF_A_SOURCE, PATH, RATE, WHAT, Shared, flag, shared
 from zs2kit.cli.terminal import Command
 from zs2kit.errors import UsageError
@@ -46,6 +47,8 @@ def generate(
 ) -> None:
     """Make a video from PROMPT alone.
 
+    If --out is a timeline, .otio or .edl, it shows the result, which is beside it.
+
     Once the result is complete, its name is printed; nothing else goes to standard output.
     """
     if len(dict(prompts)) < len(prompts):
@@ -60,9 +63,14 @@ def generate(
         chosen, filters = shared.build()
         from zs2kit import io
         from zs2kit.clip import Clip
+        from zs2kit.timelines import assembled, is_timeline
 
         name = "-".join(re.findall(r"\w+", prompt or "")[:12])[:60] or "generated"
         out = out or Path(name + io.CODECS[shared.output.get("codec", "h264")].suffixes[0])
+        timeline = out if is_timeline(out) else None
+        if timeline:
+            check_timeline(timeline, shared, ())
+            out = shown_by(timeline, shared)
         output = shared.opened_output(out, display)
         output.check(Clip((), 2, 2, fps, 1 / fps))
         shared.check_beside([out])
@@ -87,4 +95,7 @@ def generate(
         shared.write(output, made)
         display.stop()
         click.echo(os.fsencode(out))
+        if timeline:
+            assembled({out: by_frame}).write(timeline)
+            click.echo(os.fsencode(timeline))
         shared.write_beside(out, generated, made, frames=frames, rate=str(fps))

@@ -23,7 +23,7 @@ from zs2kit.cli.display import KINDS, Display, make_display
 from zs2kit.cli.terminal import Grouped, given, hush, log, manners, say, stoppable
 from zs2kit.errors import UsageError
 from zs2kit.io.output import Output
-from zs2kit.settings import Option, Settings, options, parse_time
+from zs2kit.settings import Option, Settings, exact_rate, options, parse_time
 
 if TYPE_CHECKING:
     from zs2kit.clip import Clip
@@ -90,9 +90,7 @@ def _rate(text: str) -> Fraction:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(?:/([1-9]\d*))?", text)
     if not match or float(match[1]) == 0:
         raise ValueError
-    value = Fraction(match[1]) / int(match[2] or 1)
-    ntsc = Fraction(round(value) * 1000, 1001)
-    return ntsc if abs(value - ntsc) < Fraction(1, 1000) else value
+    return exact_rate(Fraction(match[1]) / int(match[2] or 1))
 
 
 def _lora(text: str) -> tuple[str, float]:

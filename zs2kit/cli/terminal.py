@@ -81,6 +81,8 @@ def worded(text: str, commands: click.Group) -> str:
         for each in command.params
         if isinstance(each, click.Option)
     }
+    if "fps" in flags:
+        flags["rate"] = flags["fps"]  # as Python calls it
 
     def flag(match: re.Match[str]) -> str:
         name, value = match[1], match[2]

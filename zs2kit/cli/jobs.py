@@ -1,0 +1,288 @@
+"""What `edit` and `plan` are to do: one clip, several, or the cuts of a timeline, each with its result."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+
+from zs2kit.cli.options import FILES, PATH, WHAT, Common, Shared, flag
+from zs2kit.cli.terminal import say_failure
+from zs2kit.errors import ClipError, UsageError, Zs2Error, is_out_of_memory, notify
+
+if TYPE_CHECKING:
+    from zs2kit.timelines import Cut, Timeline
+
+T = TypeVar("T")
+
+HANDLES = flag(
+    "--handles",
+    metavar="N",
+    type=click.IntRange(0),
+    group=FILES,
+    help="For a timeline: how many more frames each cut gets before and after, to trim it later.  "
+    "[default: 0]",
+)
+PROMPTS = flag(
+    "--prompts",
+    "table",
+    type=PATH,
+    metavar="CSV",
+    group=WHAT,
+    help="A table with the columns clip and prompt, if clips, or the cuts of a timeline, have prompts of "
+    "their own.",
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A clip, or a cut of a timeline, and where its result goes.
+
+    how: what `zs2kit.read` is given. prompts: the clip's own, by frame; empty if it has none.
+    """
+
+    clip: Path
+    out: Path
+    shared: Shared  # with the paths of this clip's sheet and report
+    how: Mapping[str, Any]
+    prompts: Mapping[int, str]
+    cut: Cut | None = None
+
+    @property
+    def name(self) -> str:
+        """What errors and progress call it."""
+        return f"{self.cut.name} ({self.clip})" if self.cut else os.fspath(self.clip)
+
+
+@dataclass
+class Jobs:
+    """All that a command is to do; a timeline at ``written``, if that is a path, will show the results."""
+
+    jobs: Sequence[Job]
+    source: Timeline | None = None  # the one whose cuts are edited
+    written: Path | None = None
+    folder: Path | None = None  # for the results, if it is to be made
+    failed: list[Job] = field(default_factory=list)
+
+    def attempt(self, job: Job, work: Callable[[], T]) -> T | None:
+        """Do ``work``; if there are several jobs, print its error and return None, so that others go on."""
+        try:
+            return work()
+        except Exception as error:
+            if len(self.jobs) == 1 or not (isinstance(error, Zs2Error) or is_out_of_memory(error)):
+                raise
+            self.failed.append(job)
+            say_failure(error, about=job.name)
+            return None
+
+    def end(self) -> None:
+        """Raise `ClipError` if any of several jobs failed."""
+        if self.failed:
+            names = ", ".join(job.name for job in self.failed)
+            raise ClipError(f"{len(self.failed)} of {len(self.jobs)} clips failed: {names}")
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Within this context there is the folder for the results; it stays only if there are any."""
+        if self.folder is not None:
+            try:
+                self.folder.mkdir(exist_ok=True)
+            except OSError as error:
+                raise ClipError(f"the folder {self.folder} can't be made ({error.strerror})") from error
+        try:
+            yield
+        finally:
+            if self.folder is not None:
+                with suppress(OSError):
+                    self.folder.rmdir()
+
+    def unfinished(self) -> list[Job]:
+        """Return the jobs of an interrupted command that are still to be done."""
+        from zs2kit import journal
+
+        unfinished = []
+        for job in self.jobs:
+            if os.path.exists(job.out) and not journal.saved(job.out):
+                notify("finished", f"{job.out} already exists, so {job.name} is skipped")
+            else:
+                unfinished.append(job)
+        return unfinished
+
+    def write_timeline(self, by_frame: Mapping[int, str]) -> Path | None:
+        """Write the timeline that shows the results, if one is asked for; return its path.
+
+        Cuts whose edit failed show what they showed before. by_frame: the prompts of jobs without their own.
+        """
+        done = [job for job in self.jobs if job not in self.failed]
+        if self.written is None or not done:
+            return None
+        from zs2kit import timelines
+
+        if self.source is None:
+            timelines.assembled({job.out: job.prompts or by_frame for job in done}).write(self.written)
+        else:
+            for job in done:
+                assert job.cut is not None
+                job.cut.replace(job.out)
+            self.source.write(self.written)
+        return self.written
+
+
+class _Entry(NamedTuple):
+    """A clip, what its result is named after, and how it is read."""
+
+    clip: Path
+    like: Path
+    how: Mapping[str, Any]
+    cut: Cut | None = None
+
+
+def jobs_of(
+    clips: Sequence[Path],
+    out: Path | None,
+    shared: Shared,
+    how: Mapping[str, Any],
+    *,
+    handles: int | None = None,
+    table: Path | None = None,
+) -> Jobs:
+    """Return what is to be done with ``clips``; ``how`` is what `zs2kit.read` is given.
+
+    With several clips, all paths of results are folders, and the results are named after the clips. If
+    ``out`` is a timeline, they go into a folder beside it, of its name, and so do those of a timeline's cuts.
+    Raises `UsageError` if two results would have one name.
+    """
+    from zs2kit.io.cameras import address_of
+    from zs2kit.timelines import is_timeline
+
+    source = next(filter(is_timeline, clips), None)
+    if source is None:
+        if handles is not None:
+            raise UsageError("`handles` is for timelines", "leave it out")
+        timeline, written = None, out if out is not None and is_timeline(out) else None
+        if written is not None:
+            check_timeline(written, shared, clips)
+        entries = [_Entry(each, Path(each.name) if address_of(each) else each, how) for each in clips]
+    elif len(clips) > 1:
+        raise UsageError(f"{source} is a timeline, which is edited by itself", "leave out the other clips")
+    else:
+        timeline, written = _opened(source, out, shared, how, handles or 0)
+        entries = [_entry(cut, how) for cut in timeline.cuts]
+    several = timeline is not None or len(clips) > 1
+    folder = written.with_suffix("") if written and several else None
+    if written and not several:
+        out = shown_by(written, shared)
+    _check_folders(entries, None if folder else out, shared, several=several)
+    jobs = _jobs(entries, folder or out, shared, several=several)
+    return Jobs(_with_prompts(jobs, table), timeline, written, folder)
+
+
+def check_timeline(path: Path, shared: Common, others: Sequence[Path]) -> None:
+    """Raise an error if a timeline can't be written to ``path``, or would replace one of ``others``."""
+    from zs2kit.beside import check_beside
+
+    replaces = bool(shared.output.get("overwrite") or shared.output.get("resume"))
+    check_beside(path, path.suffix.lower(), "timeline", others, replaces)
+
+
+def shown_by(written: Path, shared: Common) -> Path:
+    """Return where the only result goes that the timeline ``written`` shows."""
+    from zs2kit import io
+
+    return io.name_beside(written, "", shared.output.get("codec"))
+
+
+def _opened(
+    source: Path, out: Path | None, shared: Shared, how: Mapping[str, Any], handles: int
+) -> tuple[Timeline, Path]:
+    """Return the timeline ``source``, and where that of the results goes."""
+    from zs2kit import timelines
+
+    if how["start"] is not None or how["end"] is not None:
+        raise UsageError("`start` and `end` are for clips, not for timelines", "leave them out")
+    written = out or source.with_name(f"{source.stem}-{shared.word}{source.suffix}")
+    if not timelines.is_timeline(written):
+        raise UsageError(f"{written} is not the name of a timeline", "end it in .otio or .edl")
+    check_timeline(written, shared, [source])
+    timeline = timelines.read(source, rate=how["rate"], handles=handles)
+    timeline.check(written)
+    return timeline, written
+
+
+def _entry(cut: Cut, how: Mapping[str, Any]) -> _Entry:
+    """Return a cut's entry; its result has the cut's number, since cuts may share a name."""
+    from zs2kit.io.sequence import Pattern
+
+    name = re.sub(r"[^\w.-]+", "-", cut.name).strip("-.")[:60]
+    pattern = None if os.path.isfile(cut.media) else Pattern.of(cut.media)
+    ending = f".%04d{cut.media.suffix}" if pattern else ".mov"
+    stem = name.removesuffix(cut.media.suffix)
+    like = Path(f"{cut.number:03}-{stem}{ending}")
+    return _Entry(cut.media, like, {**how, "start": cut.start, "end": cut.end, "rate": cut.rate}, cut)
+
+
+def _check_folders(entries: Sequence[_Entry], out: Path | None, shared: Shared, *, several: bool) -> None:
+    """Raise `UsageError` if a place for several results is no folder."""
+    for option, folder in {"out": out, "sheet": shared.sheet, "report": shared.report}.items():
+        if several and folder is not None and not os.path.isdir(folder):
+            raise UsageError(
+                f"`{option}`: {folder} is not a folder", "for several clips, name a folder that exists"
+            )
+
+
+def _jobs(entries: Sequence[_Entry], out: Path | None, shared: Shared, *, several: bool) -> list[Job]:
+    from zs2kit import io
+
+    clips = [each.clip for each in entries]
+    named = [io.name_beside(each.like, shared.word, shared.output.get("codec")) for each in entries]
+    if not several:
+        (entry,) = entries
+        return [Job(entry.clip, out or named[0], shared, entry.how, {})]
+    jobs, taken = [], dict[str, Path]()
+    for (clip, _, how, cut), name in zip(entries, named, strict=True):
+        path = name if out is None else out / name.name
+        stem = path.stem.partition("%")[0].rstrip("._-")
+        sheet = shared.sheet and shared.sheet / f"{stem}.png"
+        report = shared.report and shared.report / f"{stem}.json"
+        own = {} if cut is None else cut.prompts
+        jobs.append(Job(clip, path, replace(shared, sheet=sheet, report=report), how, own, cut))
+        for place in filter(None, (path, sheet, report)):
+            if os.path.realpath(place) in map(os.path.realpath, clips):
+                raise UsageError(
+                    f"the result of {clip} would replace {place}, which is one of the clips",
+                    "name a folder for the results with `out`",
+                )
+            if os.path.abspath(place) in taken:
+                raise UsageError(
+                    f"{taken[os.path.abspath(place)]} and {clip} would both become {place}",
+                    "edit one of them by itself, with `out`",
+                )
+            taken[os.path.abspath(place)] = clip
+    return jobs
+
+
+def _with_prompts(jobs: Sequence[Job], table: Path | None) -> list[Job]:
+    """Return the jobs with the prompts of a table; a cut is there by its name or its number."""
+    if table is None:
+        return list(jobs)
+    from zs2kit.timelines import prompt_table
+
+    prompts, used, found = prompt_table(table), set[str](), []
+    for job in jobs:
+        cut = job.cut
+        names = [str(cut.number), cut.name] if cut else [os.fspath(job.clip), job.clip.name]
+        name = next((each for each in names if each in prompts), None)
+        used.update([] if name is None else [name])
+        found.append(job if name is None else replace(job, prompts={0: prompts[name]}))
+    if unused := [each for each in prompts if each not in used]:
+        raise UsageError(
+            f"{table} has prompts for what is none of the clips: {', '.join(unused)}",
+            "use the names of the clips, or the numbers of the cuts",
+        )
+    return found
