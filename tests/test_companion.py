@@ -44,6 +44,14 @@ def test_a_resumed_edit_skips_to_where_it_goes_on(video):
     assert levels(companion, 3, 2) == [3, 4]
 
 
+def test_frames_that_are_not_drawn_are_left_out(video):
+    companion = Companion(video, drawn_clip(12))
+    for positions in ((0, 2, 4), (7,), (9, 11), (2, 3)):
+        chunk = Chunk(positions[0], len(positions), 32, 32, positions=positions)
+        images = companion.frames_of(chunk)
+        assert [round(float(image.mean()) / 20) for image in images] == list(positions)
+
+
 def test_it_is_cut_as_the_source_is(video):
     source = zs2kit.read(video, start=0.3, end=0.8)
     assert levels(Companion(video, source), 0, 5) == [3, 4, 5, 6, 7]

@@ -39,6 +39,7 @@ LAYERS = [
     {"model"},
     {"companion", "denoiser", "detectors", "guidance", "metrics", "motion"},
     {"between"},
+    {"filling"},
     {"hookspecs", "returns", "sampler"},
     {"plugins"},
     {"control", "puppets", "scan"},

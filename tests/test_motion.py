@@ -13,7 +13,7 @@ import zs2kit
 from zs2kit import Plugin, hookimpl, motion
 from zs2kit.carry import Carry
 from zs2kit.motion import AGREEMENT, MOMENTUM, SHARES, TOLERANCE, FlowMomentum
-from zs2kit.scan import default_flow_momentum
+from zs2kit.scan import follows
 from zs2kit.schedule import SCHEDULERS, estimate, make_scheduler, steps_of
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan
 from zs2kit_plugins.control import AnyControl
@@ -280,14 +280,14 @@ class Drifting(Plugin):
 def test_what_moves_by_itself_does_not_go_along_with_the_source_unless_asked_to(tiny) -> None:
     """Maps of one's own, and any plugin that says so."""
     for plugins, expected in (
-        ([], 0),  # nothing ties such an edit to its source
-        ([Pose()], MOMENTUM),
-        ([AnyControl(detector="canny")], MOMENTUM),
-        ([Reference(image="robot.png"), Mask()], 0),
-        ([Reference(image="robot.png"), Pose()], MOMENTUM),
-        ([Pose(), AnyControl(maps="maps.mp4")], 0),
+        ([], False),  # nothing ties such an edit to its source
+        ([Pose()], True),
+        ([AnyControl(detector="canny")], True),
+        ([Reference(image="robot.png"), Mask()], False),
+        ([Reference(image="robot.png"), Pose()], True),
+        ([Pose(), AnyControl(maps="maps.mp4")], False),
     ):
-        assert default_flow_momentum(plugins) == expected
+        assert follows(plugins) == expected
     settings = {"model": tiny, "plugins": [Drifting()], "num_inference_steps": 5}
     by_default, off, on = (
         np.stack([frame.image for frame in zs2kit.edit(drawn_clip(3), "a disc", **settings, **momentum)])

@@ -45,23 +45,23 @@ def motion_of(a: NDArray[np.uint8], b: NDArray[np.uint8], size: tuple[int, int])
         still = torch.zeros(2, *size)
         return Motion(still, still, torch.ones(size), torch.ones(size))
     forward, backward = flow(a, b), flow(b, a)
-    seen_in_b = visible(forward, backward) & _alike(a, b, forward)
-    seen_in_a = visible(backward, forward) & _alike(b, a, backward)
+    seen_in_b = visible(forward, backward) & alike(a, b, forward)
+    seen_in_a = visible(backward, forward) & alike(b, a, backward)
     return Motion(
         *(_brought(each, size, flows=True) for each in (forward, backward)),
         *(_brought(each.astype(np.float32), size) for each in (seen_in_b, seen_in_a)),
     )
 
 
-def _alike(a: NDArray[np.uint8], b: NDArray[np.uint8], motion: NDArray[np.float32]) -> NDArray[np.bool_]:
+def alike(a: NDArray[np.uint8], b: NDArray[np.uint8], motion: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Whether ``a`` shows what is found in ``b`` where ``motion`` leads."""
     rows, columns = np.indices(motion.shape[:2], np.float32)
     found = cv2.remap(
         b, columns + motion[..., 0], rows + motion[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
     apart = cv2.GaussianBlur(cv2.absdiff(a, found).max(axis=2).astype(np.float32), (0, 0), 1.5)
-    alike: NDArray[np.bool_] = apart <= AGREEMENT
-    return alike
+    close: NDArray[np.bool_] = apart <= AGREEMENT
+    return close
 
 
 def _brought(picture: NDArray[np.float32], size: tuple[int, int], *, flows: bool = False) -> torch.Tensor:
@@ -83,19 +83,36 @@ def between(a: torch.Tensor, b: torch.Tensor, motion: Motion, time: float) -> to
     # What each of the two says about the motion at that time, as a flow from a to b
     of_a, there_a = _splatted(motion.forward, motion.seen_in_b + 0.05, motion.forward * time)
     of_b, there_b = _splatted(-motion.backward, motion.seen_in_a + 0.05, motion.backward * (1 - time))
-    moved, apart = [], []
+    made, apart = [], []
     for moves in (_filled(of_a, there_a), _filled(of_b, there_b), torch.zeros_like(of_a)):
-        pair = _at(a, -time * moves), _at(b, (1 - time) * moves)
-        apart.append(blurred((pair[0] - pair[1]).abs().amax(0, keepdim=True), 1.5)[0] * 255)
-        seen = _at(motion.seen_in_b[None], -time * moves), _at(motion.seen_in_a[None], (1 - time) * moves)
-        weight_a, weight_b = (1 - time) * (seen[0] + LEAST), time * (seen[1] + LEAST)
-        share = weight_b / (weight_a + weight_b)
-        # Where they show different things, a mixture would show both
-        doubt = (apart[-1] / AGREEMENT - 1).clamp(0, 1)
-        alone = blurred(share, 1.5).round()
-        moved.append(torch.lerp(*pair, torch.lerp(share, alone, doubt)))
+        to_a, to_b = -time * moves, (1 - time) * moves
+        share = share_of(moved(motion.seen_in_b[None], to_a)[0], moved(motion.seen_in_a[None], to_b)[0], time)
+        one, differs = mixed(moved(a, to_a), moved(b, to_b), share)
+        made.append(one)
+        apart.append(differs)
     chosen = torch.softmax(-torch.stack(apart) / SHARP, 0)[:, None]
-    return (torch.stack(moved) * chosen).sum(0)
+    return (torch.stack(made) * chosen).sum(0)
+
+
+def share_of(seen_in_a: torch.Tensor, seen_in_b: torch.Tensor, time: float) -> torch.Tensor:
+    """Return the share that the second of two pictures has in one at ``time`` between them: (height, width).
+
+    ``seen_in_a``, ``seen_in_b``: how sure it is that what is shown there is seen in each, (height, width).
+    """
+    of_a, of_b = (1 - time) * (seen_in_a + LEAST), time * (seen_in_b + LEAST)
+    return of_b / (of_a + of_b)
+
+
+def mixed(a: torch.Tensor, b: torch.Tensor, share: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a mixture of two pictures (3, height, width) that were moved to one moment, ``share`` of it b's.
+
+    Where they show different things, one of them is taken, since a mixture would show both. Also returns how
+    much they differ, in levels of 255, (height, width).
+    """
+    apart = blurred((a - b).abs().amax(0, keepdim=True), 1.5)[0] * 255
+    doubt = (apart / AGREEMENT - 1).clamp(0, 1)
+    alone = blurred(share[None], 1.5)[0].round()
+    return torch.lerp(a, b, torch.lerp(share, alone, doubt)), apart
 
 
 def _splatted(
@@ -129,6 +146,6 @@ def _filled(sums: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return filled / known.clamp_min(1e-6)
 
 
-def _at(picture: torch.Tensor, moves: torch.Tensor) -> torch.Tensor:
+def moved(picture: torch.Tensor, moves: torch.Tensor) -> torch.Tensor:
     """Return what ``picture`` (channels, height, width) shows where ``moves`` lead."""
     return sampled(picture, grid_of(moves.permute(1, 2, 0)), "bilinear")

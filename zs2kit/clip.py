@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from functools import cached_property, partial
@@ -35,6 +35,7 @@ class Frame(NamedTuple):
     cut: bool | None = None  # whether a shot starts with it; None: not found out
     source: Frame | None = None  # what it was drawn from, if it was edited
     keep: NDArray[np.float32] | None = None  # where it is the source's own: 1 there, (height, width)
+    fill: NDArray[np.float32] | None = None  # how to fill it in, see `zs2kit.filling`; None: it is drawn
 
 
 @dataclass(frozen=True)
@@ -271,11 +272,13 @@ class Chunk:
     fitted: NDArray[np.uint8] | None = None  # the same at the model's size: (frames, height, width, 3)
     fit: Fit | None = None
     first: NDArray[np.uint8] | None = None  # the shot's first frame as it was drawn: (height, width, 3)
+    positions: tuple[int, ...] = ()  # in the clip; () if one frame follows the other
+    fills: tuple[NDArray[np.float32] | None, ...] = ()  # as `Frame.fill`; () if all are drawn
 
     @property
-    def indices(self) -> range:
-        """The positions in the clip of this chunk's frames."""
-        return range(self.index, self.index + self.length)
+    def indices(self) -> Sequence[int]:
+        """The positions in the clip of this chunk's frames, which rise."""
+        return self.positions or range(self.index, self.index + self.length)
 
     @property
     def images(self) -> NDArray[np.uint8]:
@@ -291,11 +294,28 @@ class Chunk:
 
         return torch.from_numpy(self.images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
-    def beginning(self) -> Chunk:
-        """Return the chunk's first frame as a chunk of its own."""
-        frames = None if self.frames is None else self.frames[:1]
-        fitted = None if self.fitted is None else self.fitted[:1]
-        return replace(self, length=1, times=self.times[:1], frames=frames, fitted=fitted)
+    @cached_property
+    def places(self) -> list[int]:
+        """Which of the frames are drawn, counted from the chunk's first."""
+        return [place for place in range(self.length) if not self.fills or self.fills[place] is None]
+
+    @cached_property
+    def drawn(self) -> Chunk:
+        """The chunk of those frames alone."""
+        return self if len(self.places) == self.length else self.only(self.places)
+
+    def only(self, places: Sequence[int]) -> Chunk:
+        """Return the chunk of some of its frames, counted from its first."""
+        return replace(
+            self,
+            index=self.indices[places[0]],
+            length=len(places),
+            times=tuple(self.times[place] for place in places) if self.times else (),
+            frames=None if self.frames is None else [self.frames[place] for place in places],
+            fitted=None if self.fitted is None else self.fitted[places],
+            positions=tuple(self.indices[place] for place in places),
+            fills=tuple(self.fills[place] for place in places) if self.fills else (),
+        )
 
 
 @dataclass(frozen=True)

@@ -67,19 +67,20 @@ class Companion:
         """
         if self._picture is not None:
             return [self._picture] * chunk.length
-        if chunk.index < self._position:
+        first, end = chunk.indices[0], chunk.indices[-1] + 1
+        if first < self._position:
             self._frames, self._position = iter(self._read()), 0
             self._held.clear()
-        while self._position < chunk.index and self._held:
+        while self._position < first and self._held:
             self._held.popleft()
             self._position += 1
-        skipped = chunk.index - self._position  # an edit that is resumed doesn't start with frame 0
-        missing = max(0, chunk.length - len(self._held))
+        skipped = first - self._position  # an edit that is resumed doesn't start with frame 0
+        missing = max(0, end - first - len(self._held))
         self._held += [frame.image for frame in islice(self._frames, skipped, skipped + missing)]
-        self._position = chunk.index
-        if len(self._held) < chunk.length:
-            raise self._other_length(chunk.index + len(self._held), self.clip.frame_count)
-        return list(islice(self._held, chunk.length))
+        self._position = first
+        if len(self._held) < end - first:
+            raise self._other_length(first + len(self._held), self.clip.frame_count)
+        return [self._held[index - first] for index in chunk.indices]
 
     def finish(self, frames: int) -> None:
         """Send a notice if pictures are left after ``frames`` frames; call it in a plugin's `finish`."""

@@ -35,6 +35,7 @@ from zs2kit.errors import (
     notify,
     receiving,
 )
+from zs2kit.filling import spaced
 from zs2kit.io.reading import described, opened
 from zs2kit.memory import free
 from zs2kit.model import Model
@@ -162,6 +163,13 @@ def _edit(
             f"the prompt at frame {late} comes after the end: the clip has {clip.frame_count} frames",
             "use an earlier frame",
         )
+    if settings.every > 1 and clip.blank:
+        raise UsageError(
+            "`every` fills in frames along the motion of a clip, and there is none here", "leave it out"
+        )
+    if settings.every > 1 and clip.frame_count in (1, 2):
+        few = "1 frame" if clip.frame_count == 1 else "2 frames"
+        raise UsageError(f"`every`: a clip of {few} has none between two others", "leave it out")
     _tell_syntax(settings)
     model = _loaded(model, plugins or ())
     steps = settings.num_inference_steps or model.network.num_inference_steps
@@ -281,6 +289,15 @@ class Place:
     carry: Carry
 
 
+def drawing(frames: Iterator[Frame], count: int) -> list[Frame]:
+    """Take frames until ``count`` of them are to be drawn, or all, and return them."""
+    group: list[Frame] = []
+    while count and (frame := next(frames, None)) is not None:
+        group.append(frame)
+        count -= frame.fill is None
+    return group
+
+
 class Edit(Clip):
     """A clip whose frames are drawn while it is iterated over, a chunk at a time.
 
@@ -374,18 +391,19 @@ class Edit(Clip):
 
     def _frames(self, place: Place) -> Iterator[Frame]:
         draw = partial(self._draw, place, Pace(place.index))
-        marked = islice(shots(self.clip, self.settings.cuts), place.index, None)
-        for first, shot in groupby(marked, key=itemgetter(0)):
+        begun, filled = place.index, 0
+        for first, shot in groupby(self.marked(place.index), key=itemgetter(0)):
             if first == place.index:  # nothing of the shot before may be seen in this one
                 place.carry = Carry()
             frames: Iterator[Frame] = (frame for _, frame in shot)
-            while group := list(islice(frames, self.chunk_size or MOST)):
+            while group := drawing(frames, self.chunk_size or MOST):
                 if not self._compared:
                     self._compared = True
                     drawn_anew = self.clip.blank or self.scan.moves_itself
                     _tell_beyond(self.scan.model, self.settings, None if drawn_anew else group[0])
                 chunk, drawn = self.attempt(group, place, draw)
                 place.index, place.carry = place.index + chunk.length, drawn.carry
+                filled += chunk.length - chunk.drawn.length
                 yield from finished(
                     chunk,
                     drawn,
@@ -396,6 +414,30 @@ class Edit(Clip):
                 )
                 frames = chain(group[chunk.length :], frames)
         self.scan.hook.finish(frames=place.index)
+        every, frames_now = self.settings.every, place.index - begun
+        if filled < (1 - 1 / every) * (frames_now - every) / 2:  # half of those that could be
+            notify(
+                "every-drawn",
+                f"`every`: only {filled} of {frames_now} frames could be filled in; in the others, the "
+                "clip's motion isn't sure",
+            )
+
+    def marked(self, index: int = 0) -> Iterator[tuple[int, Frame]]:
+        """Yield the source's frames from ``index`` on, each with the position of its shot's first frame.
+
+        Those that aren't to be drawn say how they are filled in. The frame before ``index`` must be drawn.
+        """
+        start = max(0, index - 1)
+        found = islice(shots(self.clip, self.settings.cuts), start, None)
+        if self.settings.every == 1:
+            return islice(found, index - start, None)
+
+        def spread() -> Iterator[tuple[int, Frame]]:
+            for first, shot in groupby(found, key=itemgetter(0)):
+                frames = (frame for _, frame in shot)
+                yield from ((first, frame) for frame in spaced(frames, self.settings.every, self.fit))
+
+        return islice(spread(), index - start, None)
 
     def _draw(self, place: Place, pace: Pace, chunk: Chunk) -> Drawn | Broken:
         """Draw a chunk; after each step, report the progress and end if `stop` was called."""
@@ -442,18 +484,19 @@ class Edit(Clip):
         if there is no memory for it.
         """
         while True:
-            length = len(frames)
+            length = sum(frame.fill is None for frame in frames)
             try:
                 if self.chunk_size is None:
                     self.chunk_size = self._fitting(frames, place.index)
-                chunk = chunk_of(self.clip, frames[: self.chunk_size], place.index, self.fit)
-                length = chunk.length
+                group = drawing(iter(frames), self.chunk_size)
+                chunk = chunk_of(self.clip, group, place.index, self.fit)
+                length = chunk.drawn.length
                 result = work(chunk)
                 if not isinstance(result, Broken):
                     return chunk, result
                 if result.frame == 0:
                     raise ModelError(
-                        f"{self.scan.model.name} overflows at frame {place.index}, even in float32",
+                        f"{self.scan.model.name} overflows at frame {chunk.drawn.index}, even in float32",
                         "use a lower guidance scale or another model",
                     )
                 self.chunk_size = result.frame  # the frames before that one are good
@@ -486,7 +529,7 @@ class Edit(Clip):
         device = scan.model.device
 
         def rehearse(count: int) -> tuple[int | None, int]:
-            return scan.rehearse(chunk_of(self.clip, frames[:count], index, self.fit))
+            return scan.rehearse(chunk_of(self.clip, drawing(iter(frames), count), index, self.fit))
 
         room = int(SHARE * free(device))
         one, carry = rehearse(1)

@@ -117,9 +117,10 @@ class Turning(Branch):
         return self._known[chosen]
 
 
-def positions(keys: Sequence[int], frames: range) -> NDArray[np.float64]:
+def positions(keys: Sequence[int], frames: Sequence[int]) -> NDArray[np.float64]:
     """Return where ``frames`` lie among the frames ``keys``, which rise: 1.25 is a quarter after the second.
 
     Frames before the first key are at 0, frames after the last at the last one's position.
     """
-    return np.interp(np.arange(frames.start, frames.stop), keys, np.arange(len(keys)))
+    found: NDArray[np.float64] = np.interp(np.asarray(frames), keys, np.arange(len(keys)))
+    return found

@@ -127,6 +127,9 @@ def keep(chunk: Chunk) -> NDArray[np.float32] | None:
     The mask is (frames, height, width), the source's size, in [0, 1]: where it is 1, the source stays,
     bit for bit; where it is 0, the result is drawn; in between, both are blended. The masks of several
     plugins are combined by their maximum.
+
+    With the setting ``every``, this chunk has more frames than that of the other hooks: also those that are
+    filled in between the drawn ones. So look at ``chunk`` here, rather than at what `prepare` stored.
     """
 
 

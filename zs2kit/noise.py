@@ -6,7 +6,7 @@ Other noise models are here too, to compare with. In all of them, a frame's nois
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from zlib import crc32
 
 import numpy as np
@@ -86,7 +86,7 @@ def mixed_noise(
 
 def orbit_noise(
     shape: tuple[int, ...],
-    frames: range,
+    frames: Sequence[int],
     divergence: float,
     seed: int,
     state: torch.Tensor | None = None,
@@ -121,7 +121,7 @@ def orbit_noise(
 def make_noise(
     name: str,
     shape: tuple[int, ...],
-    frames: range,
+    frames: Sequence[int],
     divergence: float,
     seed: int,
     state: torch.Tensor | None = None,
@@ -139,7 +139,7 @@ def make_noise(
         return orbit_noise(shape, frames, divergence, seed, state, purpose=purpose, step=step)
     if name == "mixed":
         # Each shot has its own, so that nothing of one shot is seen in another.
-        shared = draw(shape, seed, f"{purpose}/shared", frames.start, step) if state is None else state
+        shared = draw(shape, seed, f"{purpose}/shared", frames[0], step) if state is None else state
         return mixed_noise(shape, frames, divergence, seed, shared, purpose=purpose, step=step), shared
     divergences = {
         "dependency": divergence,

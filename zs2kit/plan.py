@@ -24,7 +24,6 @@ from zs2kit.memory import free, peak_of
 from zs2kit.plugins import name_of
 from zs2kit.progress import Progress, Report
 from zs2kit.settings import changed, takes_fields
-from zs2kit.shots import shots
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,7 @@ class Plan:
     """What an edit will do; sizes of pictures are (width, height), as video people write them."""
 
     frames: int
+    drawn_frames: int  # the others are filled in, see `every`
     rate: float  # frames per second
     filtered_frames: int  # after filters; the same if there are none, as are rate and size
     filtered_rate: float
@@ -134,6 +134,7 @@ def plan(
         )
     return Plan(
         frames=read.frames,
+        drawn_frames=read.drawn,
         rate=float(edited.rate),
         filtered_frames=read.frames * times,
         filtered_rate=float(made.rate),
@@ -152,7 +153,7 @@ def plan(
         carry_on="cpu" if scan.carry_on_host else str(device),
         free_bytes=free(device),
         seconds=read.seconds
-        + seconds * (read.frames + beforehand - saved // times) / chunk.length
+        + seconds * (beforehand + read.drawn * (1 - saved / times / read.frames)) / chunk.drawn.length
         + filtering,
         filter_seconds=filtering,
         result=out,
@@ -180,6 +181,7 @@ class _Source(NamedTuple):
     """What reading the whole source has found."""
 
     frames: int
+    drawn: int  # how many of them are drawn
     shots: list[Fraction]  # when each starts, in seconds
     duration: Fraction
     chunk: list[Frame]  # as many frames as the largest chunk has
@@ -193,10 +195,11 @@ def _read(edited: Edit, progress: Report | None, preview: Callable[[Frame, Frame
     starts: list[Fraction] = []
     chunk: list[Frame] = []
     group: list[Frame] = []
-    index = place = 0
+    index = place = drawn = 0
     previewing = 0.0
     started = perf_counter()
-    for index, (first, frame) in enumerate(shots(clip, edited.settings.cuts)):
+    for index, (first, frame) in enumerate(edited.marked()):
+        drawn += frame.fill is None
         if index == first:
             starts.append(frame.pts * tick)
             group = []
@@ -204,14 +207,14 @@ def _read(edited: Edit, progress: Report | None, preview: Callable[[Frame, Frame
                 before = perf_counter()
                 preview(frame, edited.beginning(index, frame))
                 previewing += perf_counter() - before
-        if len(group) < (edited.chunk_size or MOST):
+        if sum(each.fill is None for each in group) < (edited.chunk_size or MOST):
             group.append(frame)
             if len(group) > len(chunk):
                 chunk, place = group, first
         if progress is not None:
             progress(Progress(index + 1, "reading", clip.frame_count))
     duration = frame.pts * tick - starts[0] + (frame.duration * tick or 1 / clip.rate)
-    return _Source(index + 1, starts, duration, chunk, place, perf_counter() - started - previewing)
+    return _Source(index + 1, drawn, starts, duration, chunk, place, perf_counter() - started - previewing)
 
 
 def _weights(edited: Edit) -> int:
@@ -236,9 +239,10 @@ def lines(plan: Plan) -> list[str]:
     after = "{}x{}".format(*plan.filtered_size)
     after += f", {plan.filtered_frames} frames, {plan.filtered_rate:g} per second"
     filtering = f", {_span(plan.filter_seconds)} of it for filters" if plan.filters else ""
+    filled = f"; {plan.drawn_frames} of them are drawn" if plan.drawn_frames < plan.frames else ""
     resumed = f"; {plan.saved} frames of an interrupted edit are saved" if plan.saved else ""
     rows = {
-        "frames": f"{plan.frames}, {plan.rate:g} per second, {plan.duration:.2f} s",
+        "frames": f"{plan.frames}, {plan.rate:g} per second, {plan.duration:.2f} s{filled}",
         "shots": f"{len(plan.shots)}, at {', '.join(times)} s",
         "size": f"{source}, for the model {sizes}, and back",
         **({"filters": f"{', '.join(plan.filters)}: {after}"} if plan.filters else {}),

@@ -20,7 +20,8 @@ from zs2kit.carry import Carry, HostCarry
 from zs2kit.clip import Chunk, Clip, Fit, Frame, resized
 from zs2kit.denoiser import Denoiser
 from zs2kit.encoding import Encoding
-from zs2kit.errors import ModelError, notify
+from zs2kit.errors import ModelError, UsageError, notify
+from zs2kit.filling import filled
 from zs2kit.memory import peak_of
 from zs2kit.model import Embedded, Model
 from zs2kit.motion import MOMENTUM, FlowMomentum, acts
@@ -87,8 +88,14 @@ class Scan:
         # Whether the result has a motion of its own, and with it, perhaps, nothing of what the clip shows
         self.moves_itself = any(each.follows_source is False for each in hooks.get_plugins())
         if settings.flow_momentum is None:
-            usual = 0.0 if clip.blank else default_flow_momentum(hooks.get_plugins())
+            usual = MOMENTUM if follows(hooks.get_plugins()) and not clip.blank else 0.0
             self.settings = replace(settings, flow_momentum=usual)
+        if settings.every > 1 and not follows(hooks.get_plugins()):
+            raise UsageError(
+                "`every` fills in frames along the clip's motion, but with these plugins the result moves "
+                "otherwise",
+                "leave it out, or add a plugin that follows the clip, such as pose",
+            )
         if self.settings.flow_momentum and model.faster:
             notify(
                 "default-tiny-vae",
@@ -106,12 +113,16 @@ class Scan:
         frame, that is drawn beforehand. ``after_step`` is called after each denoising step.
         """
         if self.wants_first and "first" not in carry:
-            first = self._whole(carry, chunk.beginning(), after_step)
+            first = self._whole(carry, chunk.drawn.only([0]), after_step)
             if isinstance(first, Broken):
                 return first
             carry = Carry(first=first.pixels[0].cpu())
             del first  # and its carry, since there is memory for two only
-        return self._whole(carry, chunk, after_step)
+        drawn = self._whole(carry, chunk, after_step)
+        if isinstance(drawn, Broken) or self.settings.every == 1:
+            return drawn
+        drawn.carry["every"] = drawn.pixels[-1].float().cpu()
+        return drawn._replace(pixels=filled(drawn.pixels, chunk, carry.get("every")))
 
     def _whole(self, carry: Carry, chunk: Chunk, after_step: Callable[[Step], object]) -> Drawn | Broken:
         drawn = self._draw(carry, chunk, after_step)
@@ -121,8 +132,8 @@ class Scan:
                 self._told = True
                 notify(
                     "overflow",
-                    f"{self.model.name} overflows in {self.model.dtype} at frame {chunk.index + broken}; "
-                    "such frames are drawn again in float32",
+                    f"{self.model.name} overflows in {self.model.dtype} at frame "
+                    f"{chunk.drawn.indices[broken]}; such frames are drawn again in float32",
                     "to save that time, use bfloat16 or float32 from the start: `dtype='bfloat16'`",
                 )
             del drawn
@@ -152,6 +163,7 @@ class Scan:
             self.model.in_float32(networks) if in_float32 else nullcontext(),
         ):
             started = self._start(carry, following, chunk)
+            chunk = chunk.drawn
             latents = sample(
                 self.denoiser,
                 started.scheduler,
@@ -173,6 +185,8 @@ class Scan:
         """Call the hooks that are called once per chunk, and do all else that comes before its first step."""
         settings, model = self.settings, self.model
         branches, keep = self._prepare(chunk, carry, following)
+        drawn = None if keep is None else keep[chunk.places]
+        chunk = chunk.drawn
         scheduler = self._scheduler(chunk.height, chunk.width)
         noise = self._noise(carry, following, chunk, "initial")
         motion = None
@@ -190,7 +204,7 @@ class Scan:
             average=lambda step, aim: aim if motion is None else motion(step.index, step.count, aim),
         )
         latents, first = start[0] if start else (from_noise(scheduler, noise), 0)
-        kept = None if keep is None or model.inpaints else self._kept_source(chunk, keep, noise)
+        kept = None if drawn is None or model.inpaints else self._kept_source(chunk, drawn, noise)
         return _Started(branches, scheduler, latents, first, kept, keep, motion)
 
     def _correct(self, chunk: Chunk) -> Callable[[Step, torch.Tensor], torch.Tensor] | None:
@@ -221,20 +235,21 @@ class Scan:
         """
         settings = self.settings
         known = {name[len(OF_PLUGINS) :]: carry[name] for name in carry if name.startswith(OF_PLUGINS)}
-        for told in self.hook.prepare(chunk=chunk, model=self.model, carry=known):
+        for told in self.hook.prepare(chunk=chunk.drawn, model=self.model, carry=known):
             following.update({OF_PLUGINS + name: tensor for name, tensor in told.items()})
         given: list[Sequence[Branch]] = self.hook.guidance(
             prompt=settings.prompts[0],
             negative_prompt=settings.negative_prompt,
             guidance_scale=settings.guidance_scale,
             model=self.model,
-            chunk=chunk,
+            chunk=chunk.drawn,
         )
         masks = self.hook.keep(chunk=chunk)
         keep = np.maximum.reduce(masks) if masks else None
         if self.model.inpaints:
-            self.denoiser.surroundings = self._surroundings(chunk, keep)
-        return given[0] if given else guidance.classifier_free(self.model, settings, chunk), keep
+            drawn = None if keep is None else keep[chunk.places]
+            self.denoiser.surroundings = self._surroundings(chunk.drawn, drawn)
+        return given[0] if given else guidance.classifier_free(self.model, settings, chunk.drawn), keep
 
     def _surroundings(self, chunk: Chunk, keep: NDArray[np.float32] | None) -> torch.Tensor:
         """Return what a model that inpaints sees beside the latents, as its diffusers pipeline makes it.
@@ -298,12 +313,13 @@ class Scan:
 
         def call() -> None:
             with self.model.lock, self.denoiser.sampling(Carry(), following, recording=False):
-                noise = self._noise(Carry(), Carry(), chunk, "initial")
+                drawn = chunk.drawn
+                noise = self._noise(Carry(), Carry(), drawn, "initial")
                 middle = steps[len(steps) // 2]
                 self.denoiser.guided(noise, middle, self._prepare(chunk, Carry(), Carry())[0])
-                self.hook.estimate(step=middle, estimate=noise, chunk=chunk)
-                pixels = torch.zeros((chunk.length, 3, chunk.height, chunk.width), device=noise.device)
-                self.hook.decoded(chunk=chunk, pixels=pixels)
+                self.hook.estimate(step=middle, estimate=noise, chunk=drawn)
+                pixels = torch.zeros((drawn.length, 3, drawn.height, drawn.width), device=noise.device)
+                self.hook.decoded(chunk=drawn, pixels=pixels)
 
         return peak_of(call, self.model.device), following.nbytes * len(steps)
 
@@ -324,6 +340,7 @@ class Scan:
         with self.model.lock, self.denoiser.sampling(Carry(), following):
             mark()
             started = self._start(Carry(), following, chunk)
+            whole, chunk = chunk, chunk.drawn
             steps = steps_of(started.scheduler)
             mark()
             middle = steps[len(steps) // 2]
@@ -340,7 +357,7 @@ class Scan:
                 if started.motion is not None:
                     started.motion(each[0].index, each[0].count, started.latents)
                 mark()
-            self._finished(chunk, started.latents, started.motion)
+            filled(self._finished(chunk, started.latents, started.motion), whole, None)
             mark()
         start, _, step, last, average, end = (after - before for before, after in pairwise(moments))
         averages = sum(each.index >= started.first for each in averaged)
@@ -366,20 +383,20 @@ class Scan:
             return f"{zlib.crc32(torch.cat(tensors).numpy().tobytes()):08x}"
 
 
-def default_flow_momentum(plugins: Iterable[Plugin]) -> float:
-    """Return the default flow momentum of an edit with these plugins.
+def follows(plugins: Iterable[Plugin]) -> bool:
+    """Return whether the result of an edit with these plugins moves as the source does.
 
-    It is 0 if no plugin says, by `follows_source`, that the result moves as the source does, or if one says
-    that it doesn't.
+    A plugin must say so, by `follows_source`, and none may say that it doesn't.
     """
     said = [each.follows_source for each in plugins]
-    return MOMENTUM if True in said and False not in said else 0.0
+    return True in said and False not in said
 
 
 def chunk_of(clip: Clip, frames: Sequence[Frame], index: int, fit: Fit) -> Chunk:
     """Return the chunk of ``frames``, which start at position ``index`` of the clip, fitted to the model."""
     times = tuple(frame.pts * clip.time_base for frame in frames)
-    chunk = Chunk(index, len(frames), *fit.padded, times, fit=fit)
+    fills = tuple(frame.fill for frame in frames)
+    chunk = Chunk(index, len(frames), *fit.padded, times, fit=fit, fills=fills)
     if not clip.blank:
         chunk.frames = [frame.image for frame in frames]
         chunk.fitted = np.stack([fit.apply(image) for image in chunk.frames])

@@ -347,6 +347,13 @@ class Settings:
         "their times, such as 12.5,1:02.5, or none.",
         kind=CUTS,
     )
+    every: int = option(
+        1,
+        "Draw only every N-th frame, which takes less time, and fill in the others from the drawn ones "
+        "beside them, along the clip's motion. Where that isn't sure, a frame is drawn after all.",
+        minimum=1,
+        maximum=8,
+    )
     seed: int = option(0, "The seed of the random numbers: another seed gives another result.", minimum=0)
 
     def __post_init__(self) -> None:

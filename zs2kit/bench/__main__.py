@@ -9,6 +9,7 @@ import click
 
 from zs2kit.bench import ablation as ablation_
 from zs2kit.bench import device as device_
+from zs2kit.bench import every as every_
 from zs2kit.bench import fuzz as fuzz_
 from zs2kit.bench import kills as kills_
 from zs2kit.bench import memory as memory_
@@ -104,6 +105,18 @@ def middle(clips: tuple[Path, ...], frames: int, strip: Path | None, frame: int)
     if strip:
         middle_.draw(strip, clips[0], frame)
     for row in middle_.middles(clips, frames):
+        click.echo(row)
+
+
+@main.command()
+@MODEL
+@number("--clips", 4, "How many clips.")
+@number("--frames", 25, "Frames of each.", least=3)
+@number("--steps", 20, "Denoising steps.")
+@number("--every", 2, "Every how many frames one is drawn.", least=2)
+def every(model: str | None, clips: int, frames: int, steps: int, every: int) -> None:
+    """Edit drawn clips whole and by --every, and compare the frames that are filled in with drawn ones."""
+    for row in every_.compare(Model.load(model or BUNDLED), clips, frames, steps, every):
         click.echo(row)
 
 

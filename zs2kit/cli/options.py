@@ -177,7 +177,7 @@ def derived(option: Option, group: str) -> Callable[[Any], Any]:
 
 SETTINGS = {each.name: each for each in options(Settings)}
 OUTPUT = {each.name: each for each in options(Output)}
-OF_A_SOURCE = ("flow_momentum", "cuts")  # settings that have no use without a source
+OF_A_SOURCE = ("flow_momentum", "cuts", "every")  # settings that have no use without a source
 
 PATH = click.Path(path_type=Path)
 

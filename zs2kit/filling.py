@@ -1,0 +1,91 @@
+"""Frames that aren't drawn: they are filled in from the drawn frames beside them, along the source's motion.
+
+The source has all frames. Its flow from one that isn't drawn to the drawn ones before and after it says where
+its parts are in both of them. So nothing has to be guessed about how things move in between.
+
+What `Frame.fill` holds is (height, width, 5), at the model's size: the flows to the frame before and to the
+frame after, x before y, and the share that the frame after has in the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from zs2kit.between import alike, mixed, moved, share_of
+from zs2kit.clip import Chunk, Fit, Frame
+from zs2kit.flow import SMALLEST, flow, visible
+
+UNSURE = 0.1  # the largest share of a frame whose motion may be unsure; with more, the frame is drawn
+
+
+def spaced(frames: Iterable[Frame], every: int, fit: Fit) -> Iterator[Frame]:
+    """Yield the frames of a shot, or of its rest from a drawn one on; those not to be drawn have a `fill`.
+
+    At most ``every`` - 1 in a row are filled in, and never the first or the last. fit: how the model gets
+    them. The same frames are drawn whichever drawn one they start with, and ``every`` frames are held.
+    """
+    frames = iter(frames)
+    waiting = list(islice(frames, every + 1))
+    pictures = [fit.apply(frame.image) for frame in waiting]
+    yield from waiting[:1]
+    while len(waiting) > 1:
+        last = len(waiting) - 1
+        while (fills := _fills(pictures[: last + 1], waiting[: last + 1])) is None:
+            last -= 1
+        yield from (frame._replace(fill=fill) for frame, fill in zip(waiting[1:], fills, strict=False))
+        yield waiting[last]
+        more = list(islice(frames, last))
+        waiting = [*waiting[last:], *more]
+        pictures = [*pictures[last:], *(fit.apply(frame.image) for frame in more)]
+
+
+def _fills(pictures: list[NDArray[np.uint8]], frames: list[Frame]) -> list[NDArray[np.float32]] | None:
+    """Return how to fill in all but the first and the last; None if one of them should rather be drawn."""
+    first, last = frames[0].pts, frames[-1].pts
+    found = []
+    for picture, frame in list(zip(pictures, frames, strict=True))[1:-1]:
+        if min(picture.shape[:2]) < SMALLEST:
+            return None
+        ways = [_way(picture, other) for other in (pictures[0], pictures[-1])]
+        if np.mean(~(ways[0][1] | ways[1][1])) > UNSURE:
+            return None
+        seen = [torch.from_numpy(each.astype(np.float32)) for _, each in ways]
+        share = share_of(seen[0], seen[1], (frame.pts - first) / (last - first)).numpy()
+        found.append(np.dstack([ways[0][0], ways[1][0], share]))
+    return found
+
+
+def _way(
+    picture: NDArray[np.uint8], other: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return the flow from one picture to another, and where it is sure."""
+    there, back = flow(picture, other), flow(other, picture)
+    return there, visible(there, back) & alike(picture, other, there)
+
+
+def filled(pixels: torch.Tensor, chunk: Chunk, before: torch.Tensor | None) -> torch.Tensor:
+    """Return the frames of a chunk, those that aren't drawn filled in: (frames, 3, height, width), float32.
+
+    pixels: those that are drawn, (drawn frames, 3, height, width) in [0, 1]. before: the last drawn frame
+    before the chunk, (3, height, width); None at the start of a shot.
+    """
+    drawn = list(pixels.float().cpu())
+    made: list[torch.Tensor] = []
+    count = 0  # of those drawn frames that have passed
+    for place in range(chunk.length):
+        fill = chunk.fills[place]
+        if fill is None:
+            made.append(drawn[count])
+            count += 1
+        else:
+            a = drawn[count - 1] if count else before
+            parts = torch.from_numpy(fill).permute(2, 0, 1)
+            assert a is not None
+            pair = moved(a, parts[:2]), moved(drawn[count], parts[2:4])
+            made.append(mixed(*pair, parts[4])[0])
+    return torch.stack(made)
