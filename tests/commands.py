@@ -32,6 +32,7 @@ from test_metrics import tiny_clip
 from test_specialised import lora, saved, single_file
 
 import zs2kit
+from zs2kit.networks.rife import Rife
 from zs2kit.testing import tiny_model, tiny_models
 
 ROOT = Path(__file__).parents[1]
@@ -122,6 +123,8 @@ def checkpoints(folder: Path, hub: Path, page: Path) -> None:
     named = {name for name in re.findall(ON_THE_HUB, text) if not (folder / name).exists()}
     for name in re.findall(r"upscale\.model=(\S+)", text):
         save_file(SRVGGNetCompact(num_feat=8, num_conv=2, upscale=4).state_dict(), folder / name)
+    if "flownet.pkl" in text:
+        torch.save(Rife().state_dict(), folder / "flownet.pkl")
     if "then diffuse" in text:  # a small clip, since each frame is drawn at four times its size
         named.add("stabilityai/stable-diffusion-x4-upscaler")
         clip = zs2kit.read(folder / "clip.mp4")

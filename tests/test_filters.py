@@ -415,6 +415,25 @@ def test_only_a_few_frames_are_held():
         assert alive - done / 2 < 12
 
 
+@pytest.mark.slow
+def test_a_chain_of_all_filters_takes_no_more_memory_for_a_longer_clip(capsys):
+    from zs2kit.bench.memory import measure_filters
+
+    measure_filters((20, 120))
+    assert float(capsys.readouterr().out.rsplit(": ", 1)[1]) < 1.02
+
+
+@pytest.mark.slow
+def test_a_kill_inside_a_filter_loses_nothing():
+    script = (
+        "import sys; from zs2kit.bench.kills import run; run(sys.argv[1:], 0, 0)"  # it patches the journal
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "filter steady", "filter smooth"], capture_output=True, text=True
+    )
+    assert "2 kills, 0 results that differ" in done.stdout, done.stdout + done.stderr
+
+
 def test_the_library_declares_a_chain(source):
     filters = [Twice(), Larger(2)]
     clip = io.read(source)

@@ -100,11 +100,12 @@ def ablation(
 @number("--frames", 61, "Frames of each clip.", least=3)
 @click.option("--strip", type=click.Path(path_type=Path), help="Draw a frame of the first clip: a PNG file.")
 @number("--frame", 15, "The number of that frame.")
-def middle(clips: tuple[Path, ...], frames: int, strip: Path | None, frame: int) -> None:
+@click.option("--rife", type=click.Path(exists=True, path_type=Path), help="RIFE's weights, to compare.")
+def middle(clips: tuple[Path, ...], frames: int, strip: Path | None, frame: int, rife: Path | None) -> None:
     """Leave out every second frame of CLIPS, and hold what is made in between against it."""
     if strip:
         middle_.draw(strip, clips[0], frame)
-    for row in middle_.middles(clips, frames):
+    for row in middle_.middles(clips, frames, rife):
         click.echo(row)
 
 
@@ -164,9 +165,15 @@ def speed(
 @click.option("--frames", type=(int, int), default=(200, 2000), show_default=True, help="Two lengths.")
 @click.option("--minutes", type=(int, int), default=(1, 60), show_default=True, help="Two more.")
 @number("--steps", 2, "Denoising steps.")
-def memory(model: str | None, frames: tuple[int, int], minutes: tuple[int, int], steps: int) -> None:
+@click.option("--filters", is_flag=True, help="Of all filters in a chain, instead of an edit.")
+def memory(
+    model: str | None, frames: tuple[int, int], minutes: tuple[int, int], steps: int, filters: bool
+) -> None:
     """Show that a longer clip takes no more memory, and no longer until its first frame."""
-    memory_.measure(model, frames, minutes, steps)
+    if filters:
+        memory_.measure_filters(frames)
+    else:
+        memory_.measure(model, frames, minutes, steps)
 
 
 @main.command()

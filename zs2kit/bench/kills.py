@@ -31,6 +31,7 @@ import zs2kit
 from zs2kit import io, journal, sampler
 from zs2kit.carry import Carry
 from zs2kit.errors import Zs2Error
+from zs2kit.filters import Smooth, Steady, through
 from zs2kit.io import streams, writing
 from zs2kit.model import Model
 from zs2kit.testing import drawn_clip, tiny_model
@@ -108,6 +109,9 @@ POINTS: dict[str, Point | None] = {
     "final rename, before": Point(writing, "place"),
     "final rename, after": Point(writing, "place", after=True),
     "clean-up": Point(shutil, "rmtree", meant=_of(".zs2kit")),
+    # These are of edits that go through both filters.
+    "filter steady": Point(Steady, "run", 4),
+    "filter smooth": Point(Smooth, "run", FRAMES // 2, after=True),
 }
 
 
@@ -145,13 +149,17 @@ class Range:
         self.out = folder / "out.mp4"
         self.done = mmap.mmap(-1, 8)  # which outlives who writes it
         began = perf_counter()
-        self._fork(lambda: self.edit(None))
+        self._expected = {False: self._undisturbed(False)}
         self.seconds = perf_counter() - began
-        self.expected = contents(self.out)
-        self.out.unlink()
 
-    def edit(self, resume: bool | None) -> None:
-        """Edit the clip, in this process."""
+    def _undisturbed(self, filtered: bool) -> list[list[tuple[int | None, bytes]]]:
+        self._fork(lambda: self.edit(None, filtered))
+        made = contents(self.out)
+        self.out.unlink()
+        return made
+
+    def edit(self, resume: bool | None, filtered: bool = False) -> None:
+        """Edit the clip, in this process; ``filtered``: through two filters."""
         edited = zs2kit.edit(
             io.read(self.source),
             "a red robot",
@@ -161,22 +169,26 @@ class Range:
             chunk_size=CHUNK,
             guidance_scale=1,
         )
-        io.write(self.out, edited, resume=resume, progress=lambda done: self.done.__setitem__(0, done))
+        made = through(edited, [Steady(), Smooth(2)] if filtered else [])
+        io.write(self.out, made, resume=resume, progress=lambda done: self.done.__setitem__(0, done))
 
     def at(self, name: str) -> Kill:
         """Kill an edit at the point of this name, and let another one go on."""
         point = POINTS[name]
+        filtered = point is not None and point.owner in (Steady, Smooth)
+        if filtered not in self._expected:
+            self._expected[filtered] = self._undisturbed(filtered)
 
         def edit() -> None:
             assert point is not None
             point.arm()
-            self.edit(None)
+            self.edit(None, filtered)
 
         if point is None:
             self._kill_import()
         else:
             self._fork(edit)
-        return self._resumed(name)
+        return self._resumed(name, filtered)
 
     def near(self, frame: int, seconds: float) -> Kill:
         """Kill an edit so long after ``frame`` frames are done, and let another go on; say where that was."""
@@ -235,18 +247,18 @@ class Range:
         ]
         subprocess.run([sys.executable, "-c", _KILLED_IMPORT, *map(str, command)], check=False)
 
-    def _resumed(self, where: str) -> Kill:
+    def _resumed(self, where: str, filtered: bool = False) -> Kill:
         """Let an edit go on, and compare what it makes with what is expected."""
         done, kept = self.done[0], journal.saved(self.out)
         if self.out.exists():  # it was over when it was killed
             kept = done
         else:
-            self._fork(lambda: self.edit(True))
+            self._fork(lambda: self.edit(True, filtered))
         found = contents(self.out)
         self.out.unlink()
         if left := [path.name for path in self.folder.iterdir() if path.name.startswith(".")]:
             raise RuntimeError(f"a kill at {where} leaves {left}")
-        differ = [_differing(a, b) for a, b in zip(found, self.expected, strict=True)]
+        differ = [_differing(a, b) for a, b in zip(found, self._expected[filtered], strict=True)]
         return Kill(where, done, kept, *differ)
 
 

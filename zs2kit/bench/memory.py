@@ -13,13 +13,17 @@ from typing import Any, TypeVar
 
 import av
 import torch
+from safetensors.torch import save_file
 
 from zs2kit import io
 from zs2kit.editing import edit
+from zs2kit.filters import Filter, Smooth, Steady, through
+from zs2kit.filters.diffuse import Diffuse
+from zs2kit.filters.upscale import Upscale
 from zs2kit.memory import peak_of, resident_peak
 from zs2kit.model import Model
 from zs2kit.networks.loading import BUNDLED
-from zs2kit.testing import drawn_clip
+from zs2kit.testing import drawn_clip, tiny_models
 
 T = TypeVar("T")
 CLIP: dict[str, Any] = {"width": 64, "height": 64, "rate": Fraction(24)}
@@ -44,6 +48,39 @@ def measure(name: str | None, frames: tuple[int, int], minutes: tuple[int, int],
         for length, clip, time in zip(minutes, clips, times, strict=True):
             print(f"{length} min, {clip.stat().st_size / 1e6:.1f} MB: the first frame after {time:.2f} s")
         print(f"first frame, {minutes[1]} min minus {minutes[0]} min: {times[1] - times[0]:.2f} s")
+
+
+def measure_filters(frames: tuple[int, int], side: int = 16) -> None:
+    """Print the peaks of all filters in a chain, for two lengths; their networks are tiny."""
+    print(f"steady, upscale, diffuse, smooth; clips of {side}x{side} pixels")
+    with TemporaryDirectory() as folder:
+        peaks = []
+        for count in frames:
+            clip = io.write(Path(folder) / f"{count}.mp4", drawn_clip(count, width=side, height=side))
+            peaks.append(_alone(_filtered_peak, clip))
+            print(f"{count} frames: {peaks[-1] / 1e6:.1f} MB of resident memory")
+        print(f"resident memory, {frames[1]} frames divided by {frames[0]}: {peaks[1] / peaks[0]:.4f}")
+
+
+def _filtered_peak(clip: Path) -> int:
+    """The most bytes held at once while a file goes through all four filters."""
+    io.write(clip.with_name("filtered.mp4"), through(io.read(clip), all_filters(clip.parent)), overwrite=True)
+    return resident_peak()
+
+
+def all_filters(folder: Path) -> list[Filter]:
+    """Return the four filters, with tiny networks of random weights; that of upscale is put in ``folder``."""
+    from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
+
+    torch.manual_seed(0)
+    path = folder / "tiny.safetensors"
+    save_file(SRVGGNetCompact(num_feat=8, num_conv=2, upscale=2).state_dict(), path)
+    return [
+        Steady(),
+        Upscale(2.0, str(path)),
+        Diffuse(2.0, str(tiny_models()["upscaler"]), num_inference_steps=1, guidance_scale=1.0),
+        Smooth(2),
+    ]
 
 
 def _alone(work: Callable[..., T], *arguments: object) -> T:

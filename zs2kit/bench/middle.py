@@ -17,35 +17,43 @@ from zs2kit.beside import write_beside
 from zs2kit.between import between, motion_of
 from zs2kit.flow import flow, warp
 from zs2kit.metrics import psnr, to_float
+from zs2kit.networks.rife import Rife
 
 Image = NDArray[np.uint8]
 
 
-def middles(clips: Sequence[Path], frames: int) -> Iterator[str]:
-    """Yield the rows of a table in Markdown: for each clip, each method's dB in the frames left out.
+def middles(clips: Sequence[Path], frames: int, rife: Path | None) -> Iterator[str]:
+    """Yield the rows of a table in Markdown: each method's dB in the frames left out, and its time for one.
 
     frames: how many of each clip are used. The mean of neighbours is as if nothing moved; the DIS warp is the
-    mean of both neighbours, each moved half the way along its own flow.
+    mean of both neighbours, each moved half the way along its own flow. rife: its weights, if it is compared.
     """
     cv2.setNumThreads(1)  # so that CPU seconds don't count threads that wait
     torch.set_num_threads(1)
-    yield "| clip | frames made | mean of neighbours | DIS warp | smooth | CPU seconds a frame |"
-    yield "|---|---|---|---|---|---|"
+    methods = {"mean of neighbours": _mean, "DIS warp": _warped, "smooth": _smooth}
+    if rife:
+        network = Rife.load(rife, torch.device("cpu"), "rife")
+
+        def by_rife(before: Image, after: Image) -> Image:
+            return _image(network.between(_pixels(before), _pixels(after), 0.5))
+
+        methods["smooth by RIFE"] = by_rife
+    yield f"| clip | frames made | {' | '.join(methods)} |"
+    yield "|---" * (2 + len(methods)) + "|"
     for path in clips:
         images = [frame.image for frame in islice(io.read(path), frames)]
-        found: dict[str, list[float]] = {"mean": [], "warp": [], "smooth": []}
-        spent = 0.0
-        for before, true, after in zip(images[::2], images[1::2], images[2::2], strict=False):
+        triples = list(zip(images[::2], images[1::2], images[2::2], strict=False))
+        cells = []
+        for make in methods.values():
             began = process_time()
-            smooth = _smooth(before, after)
-            spent += process_time() - began
-            made = {"mean": _mean(before, after), "warp": _warped(before, after), "smooth": smooth}
-            for name, image in made.items():
-                found[name].append(_decibels(image, true))
-        count = len(found["mean"])
-        levels = " | ".join(f"{np.mean(each):.2f} dB" for each in found.values())
+            made = [make(before, after) for before, _, after in triples]
+            spent = process_time() - began
+            level = np.mean(
+                [psnr(to_float(it), to_float(true)) for it, (_, true, _) in zip(made, triples, strict=True)]
+            )
+            cells.append(f"{level:.2f} dB, {spent / len(made):.2f} s")
         height, width = images[0].shape[:2]
-        yield f"| {path.name}, {width}x{height} | {count} | {levels} | {spent / count:.2f} |"
+        yield f"| {path.name}, {width}x{height} | {len(triples)} | {' | '.join(cells)} |"
 
 
 def draw(path: Path, clip: Path, place: int) -> None:
@@ -53,10 +61,6 @@ def draw(path: Path, clip: Path, place: int) -> None:
     before, true, after = (frame.image for frame in islice(io.read(clip), place - 1, place + 2))
     made = [_smooth(before, after), _warped(before, after), _mean(before, after)]
     write_beside(path, cv2.imencode(".png", np.hstack([before, true, *made, after])[..., ::-1])[1].tobytes())
-
-
-def _decibels(a: Image, b: Image) -> float:
-    return psnr(to_float(a), to_float(b))
 
 
 def _mean(before: Image, after: Image) -> Image:
@@ -69,6 +73,13 @@ def _warped(before: Image, after: Image) -> Image:
 
 
 def _smooth(before: Image, after: Image) -> Image:
-    a, b = (torch.from_numpy(each).permute(2, 0, 1).float() / 255 for each in (before, after))
-    made = between(a, b, motion_of(before, after, (a.shape[1], a.shape[2])), 0.5)
-    return (made * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    a, b = _pixels(before), _pixels(after)
+    return _image(between(a, b, motion_of(before, after, (a.shape[1], a.shape[2])), 0.5))
+
+
+def _pixels(image: Image) -> torch.Tensor:
+    return torch.from_numpy(image).permute(2, 0, 1).float() / 255
+
+
+def _image(pixels: torch.Tensor) -> Image:
+    return (pixels * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()

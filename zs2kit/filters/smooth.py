@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zs2kit.errors import UsageError
 from zs2kit.filters.base import Filter, Passage
-from zs2kit.settings import option
+from zs2kit.plugins import name_of
+from zs2kit.settings import FILE, option
 
 if TYPE_CHECKING:
     import torch
 
     from zs2kit.carry import Carry
     from zs2kit.clip import Clip
+    from zs2kit.networks.rife import Rife
 
 
 @dataclass(eq=False)
 class Smooth(Filter):
     """Puts frames between the frames of a clip, so that it moves more smoothly. It lasts as long as before.
 
-    The frames in between are made of both neighbours, moved along the optical flow from one to the other. The
-    last frame of a shot has no neighbour, and is shown again.
+    The frames in between are made of both neighbours, moved along the optical flow from one to the other, or
+    by RIFE, if you have its weights. The last frame of a shot has no neighbour, and is shown again.
     """
 
     factor: int = option(2, "How many times as many frames there are in the end.", minimum=1, maximum=16)
+    model: str | None = option(
+        None,
+        "The weights of RIFE 4.0, flownet.pkl or the same as .safetensors, to make the frames in between. "
+        "Nothing but tensors is read from the file.",
+        shown="optical flow",
+        kind=FILE,
+    )
 
     ahead = 1
 
@@ -36,25 +46,36 @@ class Smooth(Filter):
     def prepare(self, clip: Clip) -> None:
         if clip.frame_count == 1:
             raise UsageError("a clip of one frame has nothing to put frames between", "give a longer one")
+        self._network: Rife | None = None
+        if self.model is not None:
+            from zs2kit.networks.loading import device_of
+            from zs2kit.networks.rife import Rife
+
+            self._network = Rife.load(self.model, device_of(None), f"{name_of(self)}.model")
 
     def run(self, passage: Passage, carry: Carry) -> torch.Tensor:
+        import torch
+
+        frames = torch.cat([passage.pixels, passage.ahead[:1]])
+        times = [part / self.factor for part in range(1, self.factor)]
+        made = []
+        for place, frame in enumerate(passage.pixels):
+            made.append(frame)
+            if place + 1 < len(frames) and times:
+                made += self._made(frame, frames[place + 1], times)
+            else:
+                made += [frame] * len(times)
+        return torch.stack(made)
+
+    def _made(self, a: torch.Tensor, b: torch.Tensor, times: Sequence[float]) -> list[torch.Tensor]:
+        """Return the pictures at ``times``, from 0 (``a``) to 1 (``b``)."""
         import torch
 
         from zs2kit.between import between, motion_of
         from zs2kit.scan import to_images
 
-        frames = torch.cat([passage.pixels, passage.ahead[:1]])
-        images = to_images(frames)
-        size = (images.shape[1], images.shape[2])
-        made = []
-        for place, frame in enumerate(passage.pixels):
-            made.append(frame)
-            if place + 1 == len(frames) or self.factor == 1:
-                made += [frame] * (self.factor - 1)
-                continue
-            motion = motion_of(images[place], images[place + 1], size)
-            made += [
-                between(frame, frames[place + 1], motion, part / self.factor)
-                for part in range(1, self.factor)
-            ]
-        return torch.stack(made)
+        if self._network is not None:
+            return [self._network.between(a, b, time) for time in times]
+        first, second = to_images(torch.stack([a, b]))
+        motion = motion_of(first, second, (a.shape[1], a.shape[2]))
+        return [between(a, b, motion, time) for time in times]
