@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionInstructPix2PixPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionInstructPix2PixPipeline
 
 from zs2kit.puppets import diffusion, instruct, pictures, train
 from zs2kit.puppets.captions import COLOUR_WORDS, KIND_WORDS, WHERE, is_held_out
@@ -88,7 +88,8 @@ def work(tmp_path_factory):
 
 
 def test_exported_model_edits_pictures(work):
-    pipe = DiffusionPipeline.from_pretrained(work / "weights/instruct", local_files_only=True)
+    vae = AutoencoderKL.from_pretrained(work / "weights/vae")
+    pipe = DiffusionPipeline.from_pretrained(work / "weights/instruct", vae=vae, local_files_only=True)
     assert isinstance(pipe, StableDiffusionInstructPix2PixPipeline) and pipe.unet.config.in_channels == 8
     pipe.set_progress_bar_config(disable=True)
     source = np.zeros((3, 128, 128, 3), np.uint8)
@@ -122,7 +123,9 @@ def test_it_starts_as_the_base_blind_to_the_source(work):
 
 
 def test_the_bundled_model_does_what_it_is_told_and_no_more():
-    outcome = instruct.try_edits(train.WEIGHTS, load_edits()[::17])  # all are in docs/puppets.md
+    outcome = instruct.try_edits(
+        train.WEIGHTS, load_edits()[::17], instruct.follower(train.WEIGHTS)
+    )  # all are in docs/puppets.md
     assert len(outcome.found) == 12
     assert outcome.found.mean() >= 0.8
     assert (outcome.others & outcome.pose).mean() >= 0.75

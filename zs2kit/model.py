@@ -53,7 +53,7 @@ class Model:
 
     pipeline: its diffusers pipeline, which embeds prompts and loads LoRAs. name: its name in messages; None
     is the pipeline's own.
-    folder: where side networks of its own may lie. domain: what it knows, if that is little and it says so.
+    folders: where side networks of its own may lie. domain: what it knows, if that is little and it says so.
     tiny_vae: an ``AutoencoderTiny`` for flow momentum's ``estimates``; None is the checkpoint's own VAE.
 
     Edits leave it as it was. ``lock`` is held while a chunk is sampled, so that two edits in one process
@@ -64,7 +64,7 @@ class Model:
         self,
         pipeline: Any,
         name: str | None = None,
-        folder: Path | None = None,
+        folders: Sequence[Path] = (),
         default_prompt: str = "",
         domain: Domain | None = None,
         tiny_vae: Any = None,
@@ -83,7 +83,7 @@ class Model:
             )
         self.pipeline = pipeline
         self.name = name
-        self.folder = folder
+        self.folders = folders
         self.default_prompt = default_prompt
         self.domain = domain
         self.vae: Any = pipeline.vae
@@ -145,7 +145,7 @@ class Model:
         """
         with loading(name):
             _check_machine(device_of(device), graphs=graphs, compile=compile, offload=offload)
-            pipeline, folder, prompt = load_pipeline(
+            pipeline, folders, prompt = load_pipeline(
                 name,
                 config=config,
                 loras=loras,
@@ -160,10 +160,10 @@ class Model:
                 domain = replace(domain, words=None)
             auto, tiny = str(tiny_vae) == "auto", None
             if auto:
-                tiny = own_tiny_vae(pipeline, folder)
+                tiny = own_tiny_vae(pipeline, folders)
             elif str(tiny_vae) != "none":
                 tiny = load_tiny_vae(tiny_vae, pipeline, str(name))
-            model = cls(pipeline, str(name), folder, prompt, domain, tiny)
+            model = cls(pipeline, str(name), folders, prompt, domain, tiny)
             if auto and tiny is None:
                 model.faster = tiny_vae_on_the_hub(pipeline.vae)
             if graphs is not None:
@@ -250,9 +250,8 @@ class Model:
 
     def bundled(self, name: str) -> Path | None:
         """Return the folder of the checkpoint's own side network called ``name``; None if it has none."""
-        if self.folder is None or not (self.folder / name / "config.json").is_file():
-            return None
-        return self.folder / name
+        found = (each / name for each in self.folders if (each / name / "config.json").is_file())
+        return next(found, None)
 
     def embed(
         self,

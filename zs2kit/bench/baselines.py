@@ -57,7 +57,7 @@ def zs2(
     model's, if it has one.
     """
     if not tiny_vae:
-        model = Model(model.pipeline, model.name, model.folder, domain=model.domain)
+        model = Model(model.pipeline, model.name, model.folders, domain=model.domain)
     given: dict[str, Any] = {
         "model": model,
         "seed": case.seed,

@@ -140,7 +140,7 @@ def measure(size: str, device: str | None, side: int, frames: int, steps: int) -
             found[f"{name}, MB at the peak"] = peak / 1e6
 
     with made(size, device) as (model, where):
-        whole = Model(model.pipeline, model.name, model.folder)
+        whole = Model(model.pipeline, model.name, model.folders)
 
         def edit(tiny_vae: bool = True, **how: Any) -> zs2kit.Edit:
             usual = {

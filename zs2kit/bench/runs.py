@@ -55,7 +55,7 @@ class Runs:
         self.cells = cells
         self.model = model
         self.steps = steps
-        self._weights = _known(model.unet.conv_in.weight)
+        self._weights = _known(next(model.network.module.parameters()))
         self._twin = "" if model.tiny_vae is None else _known(next(model.tiny_vae.parameters()))
 
     @cached_property

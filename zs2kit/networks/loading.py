@@ -31,7 +31,7 @@ from zs2kit.vae import VAE
 
 BUNDLED = "puppets"
 _WEIGHTS = Path(__file__).parents[1] / "puppets" / "weights"
-# name -> folder and default prompt; both use the same side networks, which lie in the first folder
+# name -> folder and default prompt. The first one lends its VAE and side networks to the others.
 _BUNDLED = {
     "puppets": (_WEIGHTS, "a red robot on the beach"),
     "puppets-instruct": (_WEIGHTS / "instruct", "turn it into a blue knight"),
@@ -66,10 +66,10 @@ def load_pipeline(
     device: str | None = None,
     dtype: str | None = None,
     offload: bool = False,
-) -> tuple[Any, Path | None, str]:
-    """Load what `zs2kit.Model.load` takes; return the diffusers pipeline, its folder and its default prompt.
+) -> tuple[Any, tuple[Path, ...], str]:
+    """Load what `zs2kit.Model.load` takes; return the pipeline, the folders and the default prompt.
 
-    The folder is None if there is none in which side networks could lie. Raises what `Model.load` raises.
+    The folders are those in which side networks may lie. Raises what `Model.load` raises.
     """
     for lora, weight in (loras or {}).items():
         if not math.isfinite(weight):
@@ -95,6 +95,8 @@ def load_pipeline(
         pipeline = _single_file(path, config, weights)
     else:
         folder = checkpoint_folder(path)
+        if bundled and not (folder / "vae").exists():
+            weights["vae"] = diffusers.AutoencoderKL.from_pretrained(_WEIGHTS / "vae", **weights)
         pipeline = diffusers.DiffusionPipeline.from_pretrained(
             folder,
             use_safetensors=True,
@@ -118,7 +120,8 @@ def load_pipeline(
         add_lora(pipeline, str(name), lora, lora_files[lora], weight)
     for embedding, file in embedding_files.items():
         add_embedding(pipeline, str(name), embedding, file)
-    return pipeline, _WEIGHTS if bundled else path if path.is_dir() else None, prompt
+    folders = dict.fromkeys([path, _WEIGHTS] if bundled else [path] if path.is_dir() else [])
+    return pipeline, tuple(folders), prompt
 
 
 def text_encoders(pipeline: Any) -> list[torch.nn.Module]:
@@ -380,13 +383,14 @@ def load_tiny_vae(name: str | Path, pipeline: Any, model: str) -> Any:
         return tiny
 
 
-def own_tiny_vae(pipeline: Any, folder: Path | None) -> Any:
-    """Load the tiny VAE in the checkpoint's ``folder``, or else that for its VAE in the hub's cache.
+def own_tiny_vae(pipeline: Any, folders: Sequence[Path]) -> Any:
+    """Load the tiny VAE in one of the checkpoint's ``folders``, or else that for its VAE in the hub's cache.
 
-    Returns None if there is neither. Raises what `load_tiny_vae` raises about the one in the folder.
+    Returns None if there is neither. Raises what `load_tiny_vae` raises about the one in a folder.
     """
-    if folder is not None and (folder / "tiny_vae/config.json").is_file():
-        return load_tiny_vae(folder / "tiny_vae", pipeline, str(folder))
+    for folder in folders:
+        if (folder / "tiny_vae/config.json").is_file():
+            return load_tiny_vae(folder / "tiny_vae", pipeline, str(folder))
     name = tiny_vae_on_the_hub(pipeline.vae)
     config = try_to_load_from_cache(name, "config.json") if name else None
     if not isinstance(config, str):

@@ -420,8 +420,8 @@ The rows of the picture are: cubic interpolation, the enlarger, the renderer.
 ![enlarged pictures](puppets-enlarger.jpg)
 """
 
-FLOWN = """All prompts of *text*, one picture each, by diffusers' own pipeline for FLUX.1 at 20 steps and
-guidance 5.
+FLOWN = """All prompts of *Text* and all edits of *Instruct*, one picture each, by diffusers' own pipeline for
+FLUX.1 Kontext at 20 steps and guidance 2.5, which is the U-Nets' 5.
 
 ![pictures by the flow model](puppets-flow.jpg)
 """

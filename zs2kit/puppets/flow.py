@@ -1,33 +1,43 @@
-"""The flow model: pictures from text by a diffusion transformer, FLUX.1's, and flow matching.
+"""The flow model: pictures and edits by a diffusion transformer, FLUX.1's, and flow matching.
 
 It stands on the VAE and the text encoder of the puppets model; a small T5 learns beside it. Latents at noise
 level sigma are (1 - sigma) x + sigma n, and what is predicted is the velocity n - x.
+
+Its teachers are the two U-Nets, of the puppets model and of its edits, guidance included (Meng et al., 2022):
+what they expect of n - x varies far less than n - x itself, so fewer pictures will do, and one call does the
+work of two or three.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxKontextPipeline, FluxPipeline
 from torch import Tensor, nn
 from transformers import T5Tokenizer
 
 from . import networks
-from .captions import Prompt, is_held_out, load_prompts
-from .diffusion import Diffusion, load_vae, save_part, some_captions, text_to_image, tokenizer
+from .captions import is_held_out, load_prompts
+from .diffusion import Diffusion, load_vae, save_part, some_captions, text_to_image, to_tensor, tokenizer
+from .instruct import Pairs, edit_model, measure_follower
 from .networks import GROUPS, SIZE, TOKENS
+from .pictures import SHARD
+from .skeleton import seen_skeleton
 from .training import Run, fit, load_weights
 from .yardsticks import Images, Numbers, classify, grid, load_classifier, save_picture, shares
 
-STEPS, GUIDANCE = 20, 5.0
+STEPS, GUIDANCE = 20, 2.5
+DIAL = 2.0  # the teachers' guidance scale at a guidance of 1: their 5 is Kontext's 2.5
+GUIDANCES = (0.5, 3.5)  # to learn
+IMAGE_GUIDANCE = 1.5  # of the edits' teacher
 TITLES = 0.1  # of the captions T5 reads Like This: its tokenizer tells capitals apart
 MODEL_INDEX = {
-    "_class_name": "FluxPipeline",
+    "_class_name": "FluxKontextPipeline",
     "_diffusers_version": "0.42.0",
     "feature_extractor": [None, None],
     "image_encoder": [None, None],
@@ -41,6 +51,18 @@ MODEL_INDEX = {
 }
 
 
+class Lesson(NamedTuple):
+    """What one step learns from."""
+
+    noised: Tensor  # (pictures, 4, LATENT_SIZE, LATENT_SIZE)
+    sigmas: Tensor  # (pictures,): noise levels
+    ids: Tensor  # (pictures, 2, TOKENS): the text, by the tokenizers of CLIP and T5
+    guidance: Tensor  # (pictures,), as FLUX.1 counts it
+    velocity: Tensor  # as noised: what is to be predicted
+    source: Tensor | None = None  # as noised: what is edited
+    skeleton: Tensor | None = None  # as noised: of the pose
+
+
 class Flow(Diffusion):
     """Latents and captions as the flow model learns from them.
 
@@ -48,19 +70,33 @@ class Flow(Diffusion):
     and T5's: (pictures, 2, TOKENS).
     """
 
-    def __init__(self, run: Run) -> None:
-        super().__init__(run)
+    def __init__(self, run: Run, *, human: bool = False) -> None:
+        super().__init__(run, human=human)
         self.t5_words = t5_tokenizer(run)
 
+        self.signal, self.spread = (
+            share.sqrt().to(run.device)
+            for share in (self.scheduler.alphas_cumprod, 1 - self.scheduler.alphas_cumprod)
+        )
+        self.sigmas = self.spread / (self.signal + self.spread)  # of the U-Net's timesteps
+
     def noise(self, values: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents noised to levels of which most are near the middle (logit-normal: Esser et al., 2024)."""
+        """Latents noised to levels of which most are near the middle (logit-normal: Esser et al., 2024).
+
+        The levels are those of the U-Net's timesteps.
+        """
         clean, count = values * self.scale, len(values)
         noise = torch.randn_like(clean)
         # one level out of each of `count` equally likely parts: the loss varies less from batch to batch
         parts = torch.from_numpy((rng.permutation(count) + rng.random(count)) / count)
-        sigmas = torch.special.ndtri(parts.clamp(1e-4, 1 - 1e-4)).sigmoid().to(clean)
+        levels = torch.special.ndtri(parts.clamp(1e-4, 1 - 1e-4)).sigmoid().to(clean)
+        sigmas = self.sigmas[self.timesteps(levels)]
         noised = torch.lerp(clean, noise, sigmas.view(-1, 1, 1, 1))
         return noised, sigmas, noise - clean
+
+    def timesteps(self, sigmas: Tensor) -> Tensor:
+        """The U-Net's timesteps at which its noise is nearest to these levels: (pictures,)."""
+        return torch.searchsorted(self.sigmas, sigmas).clamp(max=len(self.sigmas) - 1)
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """Token ids (texts, 2, TOKENS)."""
@@ -79,26 +115,40 @@ def t5_tokenizer(run: Run) -> Any:
 
 
 def flow_model(run: Run) -> nn.ModuleDict:
-    """Transformer and T5, which learn together."""
-    t5 = networks.t5_encoder(t5_tokenizer(run))
-    return nn.ModuleDict({"transformer": networks.flow_transformer(), "text_encoder_2": t5})
+    """Transformer, T5, and a ControlNet of poses, which learn together."""
+    transformer, t5 = networks.flow_transformer(), networks.t5_encoder(t5_tokenizer(run))
+    controlnet = networks.flow_controlnet(transformer)
+    return nn.ModuleDict({"transformer": transformer, "text_encoder_2": t5, "controlnet_pose": controlnet})
 
 
-def predict(network: nn.ModuleDict, noised: Tensor, sigmas: Tensor, pooled: Tensor, ids: Tensor) -> Tensor:
-    """The velocity (pictures, tokens, 16) of latents (pictures, 4, H, W), packed as FLUX.1 does.
+def predict(network: nn.ModuleDict, lesson: Lesson, pooled: Tensor) -> Tensor:
+    """The velocity (pictures, tokens, 16) of the latents, packed as FLUX.1 does.
 
-    pooled: (pictures, channels) of the text, by CLIP. ids: (pictures, TOKENS) of it, for T5.
+    pooled: (pictures, channels) of the text, by CLIP. What is edited is shown as Kontext does, as further
+    tokens.
     """
-    height, width = noised.shape[-2:]
-    predicted: Tensor = network["transformer"](
-        hidden_states=pack(noised),
-        timestep=sigmas,
-        pooled_projections=pooled,
-        encoder_hidden_states=network["text_encoder_2"](ids).last_hidden_state,
-        txt_ids=torch.zeros(ids.shape[1], 3, device=ids.device),
-        img_ids=FluxPipeline._prepare_latent_image_ids(1, height // 2, width // 2, ids.device, torch.float32),
-    ).sample
-    return predicted
+    tokens = pack(lesson.noised)
+    height, width = (side // 2 for side in lesson.noised.shape[-2:])
+    places = FluxPipeline._prepare_latent_image_ids(1, height, width, tokens.device, torch.float32)
+    inputs = {
+        "hidden_states": tokens,
+        "timestep": lesson.sigmas,
+        "guidance": lesson.guidance,
+        "pooled_projections": pooled,
+        "encoder_hidden_states": network["text_encoder_2"](lesson.ids[:, 1]).last_hidden_state,
+        "txt_ids": torch.zeros(TOKENS, 3, device=tokens.device),
+        "img_ids": places,
+    }
+    if lesson.skeleton is not None:
+        steered = network["controlnet_pose"](controlnet_cond=pack(lesson.skeleton), **inputs)
+        inputs["controlnet_block_samples"] = steered.controlnet_block_samples
+        inputs["controlnet_single_block_samples"] = steered.controlnet_single_block_samples
+    if lesson.source is not None:
+        elsewhere = places + torch.tensor([1.0, 0.0, 0.0], device=tokens.device)
+        inputs["hidden_states"] = torch.cat([tokens, pack(lesson.source)], dim=1)
+        inputs["img_ids"] = torch.cat([places, elsewhere])
+    predicted: Tensor = network["transformer"](**inputs).sample
+    return predicted[:, : tokens.shape[1]]
 
 
 def pack(latents: Tensor) -> Tensor:
@@ -107,39 +157,131 @@ def pack(latents: Tensor) -> Tensor:
     return packed
 
 
-def text_encoder(run: Run) -> Any:
-    """The text encoder that the U-Net learned with, frozen."""
-    both = text_to_image(run)
-    load_weights(both, run, "unet")
-    return both["text_encoder"].requires_grad_(False)
+class Teachers:
+    """The U-Nets of the puppets model and of its edits and the ControlNet of poses, with what they know."""
+
+    def __init__(self, run: Run) -> None:
+        self.data, self.pairs, self.posed = Flow(run), Pairs(run), Flow(run, human=True)
+        self.draws, self.edits, self.vae = text_to_image(run), edit_model(run), load_vae(run)
+        self.poses = networks.controlnet(self.draws["unet"])
+        load_weights(self.draws, run, "unet")
+        load_weights(self.edits, run, "instruct")
+        load_weights(self.poses, run, "controlnet_pose")
+        for network in (self.draws, self.edits, self.poses, self.vae):
+            network.requires_grad_(False)
+
+    def lesson(self, rng: np.random.Generator, count: int) -> Lesson:
+        """One of drawing, twice as often as of editing or of posing."""
+        kinds = (self.drawing, self.drawing, self.editing, self.posing)
+        return kinds[int(rng.integers(len(kinds)))](rng, count)
+
+    def drawing(self, rng: np.random.Generator, count: int) -> Lesson:
+        """Scenes at random, and their captions."""
+        noised, sigmas, ids, _, _ = self.data.draw(rng, count)
+        guidance = self.guidance(rng, count)
+        weights = {"text": guidance * DIAL, "empty": 1 - guidance * DIAL}
+        velocity = self.expected(self.draws, noised, sigmas, ids, weights)
+        return Lesson(noised, sigmas, ids, guidance, velocity)
+
+    def editing(self, rng: np.random.Generator, count: int) -> Lesson:
+        """Scenes at random, what they were made from, and by which instruction."""
+        sources, targets, texts = self.pairs.draw(rng, count)
+        noised, sigmas, _ = self.data.noise(targets, rng)
+        ids, guidance = self.data.tokenize(texts), self.guidance(rng, count)
+        weights = {
+            "text": guidance * DIAL,
+            "empty": IMAGE_GUIDANCE - guidance * DIAL,
+            "blind": (1 - IMAGE_GUIDANCE) * torch.ones_like(guidance),  # without the source as well
+        }
+        beside = torch.cat([sources, sources, torch.zeros_like(sources)])
+        velocity = self.expected(self.edits, noised, sigmas, ids, weights, beside)
+        return Lesson(noised, sigmas, ids, guidance, velocity, source=sources * self.data.scale)
+
+    def posing(self, rng: np.random.Generator, count: int) -> Lesson:
+        """Scenes at random, also with people's poses, and their skeletons as a detector sees them."""
+        noised, sigmas, ids, _, numbers = self.posed.draw(rng, count)
+        guidance = self.guidance(rng, count)
+        points = (self.posed.shards[number // SHARD][1][number % SHARD] for number in numbers)
+        pixels = to_tensor(
+            np.stack([seen_skeleton(each, SIZE, rng) for each in points]), self.data.run.device
+        )
+        weights = {"text": guidance * DIAL, "empty": 1 - guidance * DIAL}
+        velocity = self.expected(
+            self.draws, noised, sigmas, ids, weights, maps=((pixels + 1) / 2).repeat(2, 1, 1, 1)
+        )
+        skeleton = self.vae.encode(pixels).latent_dist.mean.float() * self.data.scale
+        return Lesson(noised, sigmas, ids, guidance, velocity, skeleton=skeleton)
+
+    def guidance(self, rng: np.random.Generator, count: int) -> Tensor:
+        """Any guidance that a user might ask for."""
+        drawn = rng.uniform(*GUIDANCES, count).astype(np.float32)
+        return torch.from_numpy(drawn).to(self.data.run.device)
+
+    @torch.no_grad()
+    def expected(
+        self,
+        both: Any,
+        noised: Tensor,
+        sigmas: Tensor,
+        ids: Tensor,
+        weights: dict[str, Tensor],
+        beside: Tensor | None = None,
+        maps: Tensor | None = None,
+    ) -> Tensor:
+        """The velocity that a teacher expects: its predictions by these weights, which add up to 1.
+
+        Only the one of "text" reads it. ``beside``: further channels, ``maps``: for the ControlNet, of all
+        predictions one after the other.
+        """
+        count, data = len(weights), self.data
+        timesteps = data.timesteps(sigmas)
+        signal, spread = (share[timesteps].view(-1, 1, 1, 1) for share in (data.signal, data.spread))
+        latents = noised * (signal + spread)
+        empty = data.tokenize([""])[:, 0].expand(len(noised), -1)
+        texts = torch.cat([ids[:, 0] if name == "text" else empty for name in weights])
+        inputs, times = latents.repeat(count, 1, 1, 1), timesteps.repeat(count)
+        if beside is not None:
+            inputs = torch.cat([inputs, beside], dim=1)
+        embeds, residuals = both["text_encoder"](texts).last_hidden_state, {}
+        if maps is not None:
+            down, middle = self.poses(inputs, times, embeds, maps, return_dict=False)
+            residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+        predicted = both["unet"](inputs, times, embeds, **residuals).sample.float()
+        parts = zip(weights.values(), predicted.chunk(count), strict=True)
+        v = torch.stack([weight.view(-1, 1, 1, 1) * part for weight, part in parts]).sum(0)
+        # From z = a x + s n and v = a n - s x follow x = a z - s v and n = s z + a v.
+        velocity: Tensor = (spread - signal) * latents + (spread + signal) * v
+        return velocity
 
 
-def flow_loss(network: nn.ModuleDict, clip: Any, data: Flow, rng: np.random.Generator, count: int) -> Tensor:
-    """Mean square of the velocity's error on ``count`` scenes drawn at random."""
-    noised, sigmas, ids, velocity, _ = data.draw(rng, count)
-    with torch.autocast(noised.device.type, torch.bfloat16):
-        pooled = clip(ids[:, 0]).pooler_output
-        predicted = predict(network, noised, sigmas, pooled, ids[:, 1])
-    return F.mse_loss(predicted.float(), pack(velocity))
+def flow_loss(network: nn.ModuleDict, teachers: Teachers, rng: np.random.Generator, count: int) -> Tensor:
+    """Mean square of the difference from a teacher's velocity, on ``count`` scenes drawn at random."""
+    device = teachers.data.run.device
+    with torch.autocast(device, torch.bfloat16):
+        lesson = teachers.lesson(rng, count)
+        pooled = teachers.draws["text_encoder"](lesson.ids[:, 0]).pooler_output
+        predicted = predict(network, lesson, pooled)
+    return F.mse_loss(predicted.float(), pack(lesson.velocity))
 
 
 def train_flow(run: Run) -> None:
-    """The transformer and T5, on the frozen text encoder."""
-    network, clip, data = flow_model(run), text_encoder(run), Flow(run)
+    """The transformer, T5 and the ControlNet of poses."""
+    network, teachers = flow_model(run), Teachers(run)
     if run.device == "cpu":
-        transformer: Any = network["transformer"]
-        transformer.set_attention_backend("_native_math")  # its backward pass is quicker there
-    fit("flow", network, lambda rng: flow_loss(network, clip, data, rng, run.batch or 32), run, rate=1e-3)
+        for name in ("transformer", "controlnet_pose"):
+            part: Any = network[name]
+            part.set_attention_backend("_native_math")  # its backward pass is quicker there
+    fit("flow", network, lambda rng: flow_loss(network, teachers, rng, run.batch or 32), run, rate=1e-3)
 
 
 def export_flow(run: Run, folder: Path) -> dict[str, int]:
-    """The flow model as a diffusers folder of its own: ``flow`` in ``folder``."""
+    """The flow model as a diffusers folder of its own, but for the VAE: ``flow`` in ``folder``."""
     if not run.path("flow").exists():
         return {}
-    vae, network = load_vae(run), flow_model(run)
+    network, draws = flow_model(run), text_to_image(run)
     steps = load_weights(network, run, "flow")
-    vae.register_to_config(scaling_factor=Diffusion(run).scale, shift_factor=0.0)  # FLUX.1's pipeline adds it
-    for name, part in {"vae": vae, "text_encoder": text_encoder(run), **network}.items():
+    load_weights(draws, run, "unet")
+    for name, part in {"text_encoder": draws["text_encoder"], **network}.items():
         save_part(part, folder / "flow" / name)
     tokenizer(run).save_pretrained(folder / "flow/tokenizer")
     t5_tokenizer(run).save_pretrained(folder / "flow/tokenizer_2")
@@ -148,38 +290,53 @@ def export_flow(run: Run, folder: Path) -> dict[str, int]:
     return {"flow": steps}
 
 
-def draw_flow(pipe: Any, prompts: list[Prompt]) -> Images:
-    """One picture of each prompt; the number of the prompt is its seed."""
-    images = []
-    for i in range(0, len(prompts), 10):
-        texts = [prompt.prompt for prompt in prompts[i : i + 10]]
-        drawn = pipe(
-            texts,
-            negative_prompt=[""] * len(texts),
-            true_cfg_scale=GUIDANCE,
-            num_inference_steps=STEPS,
-            height=SIZE,
-            width=SIZE,
-            max_sequence_length=TOKENS,
-            generator=[torch.Generator().manual_seed(i + k) for k in range(len(texts))],
-            output_type="np",
-        ).images
-        images.append((drawn * 255).round().astype(np.uint8))
-    return np.concatenate(images)
+def load_flow(folder: Path) -> Any:
+    """The flow model in ``folder``, as diffusers' own pipeline drives it; its VAE is the puppets model's."""
+    vae = AutoencoderKL.from_pretrained(folder / "vae", local_files_only=True)
+    pipe = FluxKontextPipeline.from_pretrained(folder / "flow", vae=vae, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def draw_flow(pipe: Any, texts: list[str], images: Images | None = None) -> Images:
+    """One picture of each text, of ``images`` if they are edited; the number of the text is its seed."""
+    drawn = []
+    for i in range(0, len(texts), 10):
+        batch = range(i, min(i + 10, len(texts)))
+        source = None if images is None else (to_tensor(images[batch.start : batch.stop]) + 1) / 2
+        drawn.append(
+            pipe(
+                source,
+                [texts[k] for k in batch],
+                guidance_scale=GUIDANCE,
+                num_inference_steps=STEPS,
+                height=SIZE,
+                width=SIZE,
+                max_area=SIZE * SIZE,
+                max_sequence_length=TOKENS,
+                generator=[torch.Generator().manual_seed(k) for k in batch],
+                output_type="np",
+                _auto_resize=False,  # to the sizes that Kontext learned with
+            ).images
+        )
+    return (np.concatenate(drawn) * 255).round().astype(np.uint8)
 
 
 def measure_flow(folder: Path, docs: Path | None) -> Numbers:
-    """What the classifier reads off pictures of all prompts, if there is a flow model."""
+    """What the classifier reads off pictures of all prompts, and what came of edits by instruction."""
     if not (folder / "flow").exists():
         return {}
-    pipe = FluxPipeline.from_pretrained(folder / "flow", local_files_only=True)
-    pipe.set_progress_bar_config(disable=True)
-    prompts = load_prompts()
-    drawn = draw_flow(pipe, prompts)
+    pipe, prompts = load_flow(folder), load_prompts()
+    drawn = draw_flow(pipe, [prompt.prompt for prompt in prompts])
     asked = np.array([[names.index(getattr(p, g)) for g, names in GROUPS.items()] for p in prompts])
     right = classify(load_classifier(folder), drawn) == asked
     held = np.array([is_held_out(prompt.kind, prompt.colour, prompt.place) for prompt in prompts])
-    numbers = shares(right, "flow") | shares(right[held], "flow, held-out triples")
     if docs:
         save_picture(docs / "puppets-flow.jpg", grid(drawn, 20, ~right.all(axis=1)))
-    return numbers
+    return (
+        shares(right, "flow")
+        | shares(right[held], "flow, held-out triples")
+        | measure_follower(
+            folder, lambda images, texts: draw_flow(pipe, texts, images), "flow instruct", docs
+        )
+    )

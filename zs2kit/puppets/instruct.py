@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import StableDiffusionInstructPix2PixPipeline, UNet2DModel
+from diffusers import AutoencoderKL, StableDiffusionInstructPix2PixPipeline, UNet2DModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import ResNetForImageClassification
@@ -33,6 +34,8 @@ from .yardsticks import Images, Numbers, classify, correct, grid, save_picture
 
 VARIATIONS = 2  # of each scene: six pairs a family
 STEPS, GUIDANCE = 20, (5.0, 1.5)  # of the edits to judge by; guidance by text and by image
+Follow = Callable[[Images, list[str]], Images]
+"""Edits pictures (pictures, SIZE, SIZE, 3) by an instruction each."""
 DROPPED = 0.05  # of the samples for each way of dropping a condition, as Brooks et al. (2022) do
 
 
@@ -159,13 +162,12 @@ def train_instruct(run: Run) -> None:
 
 
 def export_instruct(run: Run, folder: Path) -> dict[str, int]:
-    """The edit model as a diffusers folder of its own: ``instruct`` in ``folder``."""
+    """The edit model as a diffusers folder of its own, but for the VAE: ``instruct`` in ``folder``."""
     if not run.path("instruct").exists():
         return {}
-    both, vae = edit_model(run), load_vae(run)
+    both = edit_model(run)
     steps = load_weights(both, run, "instruct")
-    vae.register_to_config(scaling_factor=Diffusion(run).scale)
-    for name, network in {"vae": vae, **both}.items():
+    for name, network in both.items():
         save_part(network, folder / "instruct" / name)
     tokenizer(run).save_pretrained(folder / "instruct/tokenizer")
     scheduler().save_pretrained(folder / "instruct/scheduler")
@@ -221,16 +223,24 @@ class Outcome(NamedTuple):
         return np.asarray(self.near >= 0.8)
 
 
-def try_edits(folder: Path, edits: list[Edit]) -> Outcome:
-    """Carry out edits with the models in `folder`, and see."""
-    pipe = StableDiffusionInstructPix2PixPipeline.from_pretrained(folder / "instruct", local_files_only=True)
+def follower(folder: Path) -> Follow:
+    """The edit model in ``folder``, as diffusers' own pipeline drives it."""
+    vae = AutoencoderKL.from_pretrained(folder / "vae", local_files_only=True)
+    pipe = StableDiffusionInstructPix2PixPipeline.from_pretrained(
+        folder / "instruct", vae=vae, local_files_only=True
+    )
     pipe.set_progress_bar_config(disable=True)
+    return lambda images, texts: follow(pipe, images, texts, STEPS, GUIDANCE)
+
+
+def try_edits(folder: Path, edits: list[Edit], carry_out: Follow) -> Outcome:
+    """Carry out edits, and see with what reads pictures in ``folder``."""
     classifier = ResNetForImageClassification.from_pretrained(folder / "classifier").eval()
     detector = UNet2DModel.from_pretrained(folder / "detector").eval()
     scenes = [scene(edit.scene, "test") for edit in edits]
     pictures = [render(each, SIZE) for each in scenes]
     sources = np.stack([picture.image for picture in pictures])
-    results = follow(pipe, sources, [edit.instruction for edit in edits], STEPS, GUIDANCE)
+    results = carry_out(sources, [edit.instruction for edit in edits])
     before, after = (
         np.array([[names.index(getattr(each, group)) for group, names in GROUPS.items()] for each in what])
         for what in (scenes, edits)
@@ -242,8 +252,13 @@ def try_edits(folder: Path, edits: list[Edit]) -> Outcome:
 
 def measure_instruct(folder: Path, docs: Path | None) -> Numbers:
     """What came of the edits to judge by, and what else did."""
+    return measure_follower(folder, follower(folder), "instruct", docs)
+
+
+def measure_follower(folder: Path, carry_out: Follow, name: str, docs: Path | None) -> Numbers:
+    """The same of any edit model of this name."""
     edits = load_edits()
-    outcome = try_edits(folder, edits)
+    outcome = try_edits(folder, edits, carry_out)
     by_hand = np.array([edit.source == "hand" for edit in edits])
     kept = outcome.others & outcome.pose
     numbers = {
@@ -266,8 +281,8 @@ def measure_instruct(folder: Path, docs: Path | None) -> Numbers:
             for k in range(0, len(edits), 5)
         ]
         rows = [np.concatenate(cells[i : i + 10], axis=1) for i in range(0, len(cells), 10)]
-        save_picture(docs / "puppets-instruct.jpg", np.concatenate(rows))
-    return {f"instruct: {name}": float(value) for name, value in numbers.items()}
+        save_picture(docs / f"puppets-{name.replace(' ', '-')}.jpg", np.concatenate(rows))
+    return {f"{name}: {what}": float(value) for what, value in numbers.items()}
 
 
 def _cell(text: str, source: Images, result: Images, right: bool) -> Images:

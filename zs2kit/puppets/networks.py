@@ -14,6 +14,7 @@ from diffusers import (
     AutoencoderTiny,
     ControlNetModel,
     DDIMScheduler,
+    FluxControlNetModel,
     FluxTransformer2DModel,
     UNet2DConditionModel,
     UNet2DModel,
@@ -168,6 +169,7 @@ def flow_transformer(heads: int = 6, double: int = 3, single: int = 6) -> Any:
         axes_dims_rope=(8, 12, 12),
         joint_attention_dim=128,
         pooled_projection_dim=128,
+        guidance_embeds=True,
     )
     # Each block begins as the identity and the whole as zero, from where such networks learn best.
     for module in network.modules():
@@ -175,6 +177,17 @@ def flow_transformer(heads: int = 6, double: int = 3, single: int = 6) -> Any:
             nn.init.zeros_(module.linear.weight)
     nn.init.zeros_(network.proj_out.weight)
     return network
+
+
+def flow_controlnet(transformer: Any) -> Any:
+    """A ControlNet of the flow model that starts as a copy of the first of its blocks."""
+    return FluxControlNetModel.from_transformer(
+        transformer,
+        num_layers=1,
+        num_single_layers=min(2, transformer.config.num_single_layers),
+        attention_head_dim=transformer.config.attention_head_dim,
+        num_attention_heads=transformer.config.num_attention_heads,
+    )
 
 
 def t5_encoder(words: Any) -> Any:

@@ -23,6 +23,7 @@ LIMB_COLOURS = (
 _STARTS, _ENDS = (np.array(ends) for ends in zip(*LIMBS, strict=True))
 _LIMB_BRIGHTNESS = 0.6
 _SHIFT = 4
+_JITTER = 0.02  # the largest error of a detector's points, as a standard deviation in figure heights
 
 
 def draw_skeleton(keypoints: NDArray[np.floating], height: int, width: int) -> NDArray[np.uint8]:
@@ -43,6 +44,15 @@ def draw_skeleton(keypoints: NDArray[np.floating], height: int, width: int) -> N
     _fill(picture, sticks, visible[_STARTS] & visible[_ENDS], _LIMB_BRIGHTNESS)
     _fill(picture, points[:, None] + ellipse * radius, visible, 1.0)
     return picture
+
+
+def seen_skeleton(keypoints: NDArray[np.floating], size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """The skeleton of (18, 3) keypoints as a detector might see it, to learn from: (size, size, 3) RGB."""
+    points = np.array(keypoints)
+    if rng.random() < 0.5:
+        height = np.ptp(points[:, 1])
+        points[:, :2] += rng.normal(0, rng.uniform(0, _JITTER) * height, (len(points), 2))
+    return draw_skeleton(points, size, size)
 
 
 def _fill(

@@ -22,6 +22,7 @@
     python -m zs2kit.puppets.train tiny_vae --minutes 40
     python -m zs2kit.puppets.train enlarger_pairs
     python -m zs2kit.puppets.train enlarger --minutes 60
+    python -m zs2kit.puppets.train flow --batch 32 --minutes 600
     python -m zs2kit.puppets.train export
 
 Once there are latents the VAE's encoder is frozen for good, and `decoder` goes on improving its other half:
@@ -31,9 +32,9 @@ start. The learning rate is constant, so a stage may be taken up again at any ti
 zero over this run and keeps the result beside, as NAME.cooled.pt, which export takes until NAME.pt has seen
 more steps. To train on from a cooled network, rename it to NAME.pt. A ControlNet needs some minutes to follow
 a U-Net that went on; those of depth and edges begin as copies of the one of poses. Ctrl-C and SIGTERM save
-what there is. `restore` takes VAE, U-Net and tokenizer from the package's weights, for whoever has no
-checkpoints of them, and the ControlNet of poses: stages that learn from these need no more than that,
-`latents` and `human_latents`.
+what there is. `restore` takes VAE, U-Nets, tokenizer and the ControlNet of poses from the package's weights,
+for whoever has no checkpoints of them: stages that learn from these need no more than that, `latents`,
+`human_latents` and, for `flow`, `pairs`.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ from .lora import export_lora, train_lora
 from .networks import GROUPS, SIZE
 from .pictures import SHARD, draw, empty_maps, empty_places, maps, reconstructions, save_array, shard
 from .reference import export_reference, train_image_encoder, train_reference
-from .skeleton import draw_skeleton
+from .skeleton import seen_skeleton
 from .tiny_vae import export_tiny_vae, make_estimates, train_tiny_vae
 from .training import Run, fit, load_weights, save
 from .vocabulary import export_domains
@@ -77,7 +78,6 @@ WEIGHTS = Path(__file__).with_name("weights")
 PICTURE_SHARDS = 10  # for the VAE, the detector and the classifier
 CONTROLNETS = ("controlnet_pose", "controlnet_depth", "controlnet_edges")
 EMPTY = 1024  # places with nobody in them
-JITTER = 0.02  # the largest error of a skeleton's points, as a standard deviation in figure heights
 
 
 def train_vae(run: Run) -> None:
@@ -166,11 +166,7 @@ def train_controlnet_pose(run: Run) -> None:
     data = Diffusion(run, PICTURE_SHARDS, human=True)
 
     def skeleton(number: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-        points = np.array(data.shards[number // SHARD][1][number % SHARD])
-        if rng.random() < 0.5:
-            height = np.ptp(points[:, 1])
-            points[:, :2] += rng.normal(0, rng.uniform(0, JITTER) * height, (18, 2))
-        return draw_skeleton(points, SIZE, SIZE)
+        return seen_skeleton(data.shards[number // SHARD][1][number % SHARD], SIZE, rng)
 
     _train_controlnet("controlnet_pose", skeleton, data)
 
@@ -363,19 +359,27 @@ def make_reconstructions(run: Run) -> None:
 
 
 def restore(run: Run) -> None:
-    """Take VAE, text encoder, U-Net, tokenizer and the ControlNet of poses from the package's weights.
+    """Take VAE, U-Nets, text encoders, tokenizer and the ControlNet of poses from the package's weights.
 
     They are then there as results of a cooldown.
     """
     shutil.copytree(WEIGHTS / "tokenizer", run.work / "tokenizer", dirs_exist_ok=True)
     steps = json.loads((WEIGHTS / "training.json").read_text())
     vae = AutoencoderKL.from_pretrained(WEIGHTS / "vae")
-    encoder = CLIPTextModel.from_pretrained(WEIGHTS / "text_encoder")
-    unet = UNet2DConditionModel.from_pretrained(WEIGHTS / "unet")
+    draws, edits = (
+        nn.ModuleDict(
+            {
+                "text_encoder": CLIPTextModel.from_pretrained(folder / "text_encoder"),
+                "unet": UNet2DConditionModel.from_pretrained(folder / "unet"),
+            }
+        )
+        for folder in (WEIGHTS, WEIGHTS / "instruct")
+    )
     controlnet = ControlNetModel.from_pretrained(WEIGHTS / "controlnet_pose")
     for name, network in (
         ("vae", vae),
-        ("unet", nn.ModuleDict({"text_encoder": encoder, "unet": unet})),
+        ("unet", draws),
+        ("instruct", edits),
         ("controlnet_pose", controlnet),
     ):
         save({"ema": network.state_dict(), "step": steps.get(name, 0)}, run.path(f"{name}.cooled"))
@@ -410,7 +414,7 @@ def export_base(run: Run, folder: Path) -> dict[str, int]:
     both = text_to_image(run)
     steps["unet"] = load_weights(both, run, "unet")
     vae = load_vae(run)
-    vae.register_to_config(scaling_factor=Diffusion(run).scale)
+    vae.register_to_config(scaling_factor=Diffusion(run).scale, shift_factor=0.0)  # FLUX.1's adds it
     parts = {"vae": vae, "text_encoder": both["text_encoder"], "unet": both["unet"]}
     for name, network in (
         ("detector", networks.detector()),

@@ -44,6 +44,11 @@ def instructions() -> frozenset[str]:
     return _words(_instruction, (each.instruction for each in load_edits()))
 
 
+def everything() -> frozenset[str]:
+    """The words that the flow model knows, which draws and edits."""
+    return captions() | instructions()
+
+
 def _instruction(rng: np.random.Generator) -> str:
     """An instruction to change one or two of kind, colour and place; none where the dice change nothing."""
     (*before,), (*after,) = (tuple(one_of(rng, names) for names in GROUPS.values()) for _ in range(2))
@@ -63,7 +68,7 @@ def _words(draw: Callable[[np.random.Generator], str], judged: Iterable[str]) ->
 
 def export_domains(run: Run, folder: Path) -> dict[str, int]:
     """Write what each model in ``folder`` knows beside its model_index.json."""
-    for name, words in (("", captions), ("instruct", instructions), ("flow", captions)):
+    for name, words in (("", captions), ("instruct", instructions), ("flow", everything)):
         if (folder / name / "model_index.json").exists():
             found = {"about": ABOUT, "psnr": PSNR, "words": sorted(words())}
             (folder / name / FILE).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
