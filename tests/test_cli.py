@@ -671,3 +671,11 @@ def test_prompts_along_an_edit(clip: Path, checkpoint: Path, tmp_path: Path) -> 
     twice = [*command, "--at", 1, "a", "--at", 1, "b"]
     result = CliRunner().invoke(cli.main, [str(each) for each in twice])
     assert result.exit_code == 2 and "names a frame twice" in result.output
+
+
+def test_the_web_page_says_which_extra_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    result = run("web", "-o", tmp_path / "web")
+    assert result.exit_code == 2
+    assert result.stderr == "zs2kit: error: the web page needs Gradio; pip install 'zs2kit[web]'\n"
+    assert not (tmp_path / "web").exists()

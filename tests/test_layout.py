@@ -47,6 +47,7 @@ LAYERS = [
     {"editing", "zs2kit_plugins"},
     {"filters"},
     {"plan", "puppets.prompted", "report", "tiny_transformers", "verify"},
+    {"web"},
     {"cli", "testing", "puppets.evaluate"},
     {"bench", "__main__"},
 ]
@@ -243,7 +244,7 @@ def test_a_command_that_is_wrong_is_seen(line: str) -> None:
 
 def test_options_in_documented_sentences_exist() -> None:
     for path in PAGES:
-        commands = r"zs2kit ((?:edit|filters?|generate|metrics|plan|plugins|verify)(?!\w)[^`\n]*)"
+        commands = r"zs2kit ((?:edit|filters?|generate|metrics|plan|plugins|verify|web)(?!\w)[^`\n]*)"
         for call in re.findall(commands, path.read_text()):
             command = cli.main.commands[re.split(r"\W", call)[0]]
             if re.match(r"(plugins|filters) new", call):

@@ -17,6 +17,7 @@ from zs2kit.cli.plan import plan
 from zs2kit.cli.plugins import filters, plugins
 from zs2kit.cli.terminal import Commands
 from zs2kit.cli.verify import verify
+from zs2kit.cli.web import web
 
 
 @click.group(
@@ -33,5 +34,5 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _command in (edit, filter_, filters, generate, metrics, models, plan, plugins, verify):
+for _command in (edit, filter_, filters, generate, metrics, models, plan, plugins, verify, web):
     main.add_command(_command)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from zs2kit.errors import UsageError
 from zs2kit.filters.base import Filter, Passage
 from zs2kit.plugins import name_of
-from zs2kit.settings import FILE, option
+from zs2kit.settings import MODEL, option
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ class Smooth(Filter):
         "The weights of RIFE 4.0, flownet.pkl or the same as .safetensors, to make the frames in between. "
         "Nothing but tensors is read from the file.",
         shown="optical flow",
-        kind=FILE,
+        kind=MODEL,
     )
 
     ahead = 1

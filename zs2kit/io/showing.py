@@ -18,8 +18,10 @@ from zs2kit.clip import Anew, Color, Frame
 from zs2kit.clip import Clip as Clip
 from zs2kit.encoding import Encoding
 from zs2kit.errors import receiving
+from zs2kit.progress import Report
 
-HEIGHT = 256  # pixels, at most
+HEIGHT = 256  # pixels, at most, in a notebook
+VIEW = 480  # the same, for `write_view`
 SECONDS = 10  # of a clip, at most
 DRAWN = 48  # frames, at most, of a clip that is drawn while it is shown
 
@@ -35,7 +37,7 @@ def html(clip: Clip) -> str:
     count = DRAWN if clip.frames is clip else round(SECONDS * clip.rate)
     part = "" if clip.frame_count is not None and clip.frame_count <= count else f"; its first {count} frames"
     with TemporaryDirectory() as folder, receiving(lambda notice: None):  # they were told when it was read
-        path = write(Path(folder) / "clip.mp4", _small(clip, count), sound="aac", quality=23)
+        path = write(Path(folder) / "clip.mp4", _small(clip, count, HEIGHT), sound="aac", quality=23)
         data = b64encode(path.read_bytes()).decode()
     return (
         f'<video controls loop src="data:video/mp4;base64,{data}"></video>'
@@ -43,12 +45,24 @@ def html(clip: Clip) -> str:
     )
 
 
-def _small(clip: Clip, count: int) -> Clip:
-    """Return at most ``count`` first frames of the clip, with square pixels, and of even sides."""
+def write_view(path: Path, clip: Clip, progress: Report | None = None) -> None:
+    """Write a video of the whole clip that every browser plays, at most `VIEW` pixels high.
+
+    progress: called with the number of frames that are written. Raises what iterating over the clip raises.
+    """
+    from zs2kit.io.writing import write
+
+    with receiving(lambda notice: None):
+        small = _small(clip, None, VIEW)
+        write(path, small, sound="aac", quality=23, overwrite=True, resume=False, progress=progress)
+
+
+def _small(clip: Clip, count: int | None, most: int) -> Clip:
+    """Return at most ``count`` first frames, with square pixels, of even sides, at most ``most`` high."""
     import cv2
 
     displayed = clip.width * clip.sample_aspect_ratio
-    scale = min(Fraction(1), Fraction(HEIGHT, clip.height))
+    scale = min(Fraction(1), Fraction(most, clip.height))
     width, height = (max(2, 2 * round(side * scale / 2)) for side in (displayed, clip.height))
 
     def frames() -> Iterator[Frame]:
@@ -56,15 +70,18 @@ def _small(clip: Clip, count: int) -> Clip:
             image = cv2.resize(frame.image, (width, height), interpolation=cv2.INTER_AREA)
             yield frame._replace(image=image.astype(np.uint8, copy=False), stored=None)
 
-    lasts = (clip.start or 0) + count / clip.rate
+    end = clip.end
+    if count is not None:
+        lasts = (clip.start or 0) + count / clip.rate
+        end = lasts if end is None else min(end, lasts)
     facts = {each.name: getattr(clip, each.name) for each in fields(Clip) if each.init}
     changes = {
         "frames": Anew(frames),
         "width": width,
         "height": height,
         "sample_aspect_ratio": Fraction(1),
-        "end": lasts if clip.end is None else min(clip.end, lasts),
-        "frame_count": None,
+        "end": end,
+        "frame_count": clip.frame_count if count is None else None,
         "encoding": Encoding(),
         "color": Color(),
     }

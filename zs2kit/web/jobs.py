@@ -1,0 +1,403 @@
+"""Jobs: what the page was asked for, done one after the other, whether or not somebody is looking.
+
+Each has a folder of its own, with the clip, the result, and what is needed to go on after an interruption.
+So neither a closed tab nor the end of the server costs anything.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Lock, Thread
+from typing import Any, Literal
+
+import cv2
+
+from zs2kit import io, plugins
+from zs2kit.beside import write_beside
+from zs2kit.clip import Clip, Frame
+from zs2kit.editing import Edit, edit, generate
+from zs2kit.errors import (
+    Notice,
+    Stopped,
+    UsageError,
+    Zs2Error,
+    first_line,
+    is_out_of_memory,
+    receiving,
+)
+from zs2kit.filters import Filter, Filtered, through
+from zs2kit.io.showing import write_view
+from zs2kit.journal import saved
+from zs2kit.model import Model
+from zs2kit.networks.loading import BUNDLED
+from zs2kit.plan import lines, plan
+from zs2kit.plugins import Plugin
+from zs2kit.progress import Progress, in_words
+from zs2kit.report import drawn_with, report_on, write_report
+from zs2kit.settings import Settings, options
+from zs2kit.sheet import write_sheet
+
+log = logging.getLogger(__name__)
+
+Work = Literal["preview", "edit", "generate", "filter"]
+State = Literal["waiting", "running", "stopped", "failed", "done"]
+Chosen = Mapping[str, Mapping[str, str]]  # plugins or filters by name, and their options as text
+
+RECORD, SHEET, REPORT = "job.json", "sheet.png", "report.json"
+SOURCE_VIEW, RESULT_VIEW = "source-view.mp4", "result-view.mp4"  # small videos that every browser plays
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What somebody asked for, in a form for JSON; the values of options are text, as they are typed."""
+
+    work: Work
+    clip: str | None = None  # the path of an uploaded file
+    first: int = 0  # the positions of the first and the last frame that are used
+    last: int | None = None  # None: the clip's last
+    prompt: str = ""  # empty: the model's own
+    model: str | None = None  # None: the plugins' default model or the bundled one
+    plugins: Chosen = field(default_factory=dict)
+    filters: Chosen = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    output: Mapping[str, str] = field(default_factory=dict)
+    frames: int = 48  # of a clip that is made of text alone
+    rate: float = 12  # its frames per second
+
+    def built(self) -> tuple[list[Plugin] | None, list[Filter]]:
+        """Return the plugins, None if none is chosen, and the filters; raise `UsageError` for a bad value."""
+        chosen = [plugins.build(name, texts) for name, texts in self.plugins.items()]
+        filters = [plugins.build(name, texts, None, Filter) for name, texts in self.filters.items()]
+        if self.work == "filter" and not filters:
+            raise UsageError("no filter is chosen", "choose one above")
+        return chosen or None, filters
+
+    def how(self) -> Settings:
+        """Return the settings; raise `UsageError` for a value that is not allowed."""
+        return Settings(**{"prompt": self.prompt or None, **parsed(Settings, self.settings)})
+
+    def source(self) -> Clip:
+        """Return the part of the clip that is used; raise what `zs2kit.read` raises."""
+        if self.clip is None:
+            raise UsageError("there is no clip yet", "drop one above")
+        clip = opened(self.clip)
+        if not self.first and self.last is None:
+            return clip
+        start = clip.frame(self.first).pts * clip.time_base - clip.origin
+        after = None if self.last is None else self.last + 1
+        ends = after is None or (clip.frame_count is not None and after >= clip.frame_count)
+        end = None if ends or after is None else clip.frame(after).pts * clip.time_base - clip.origin
+        return io.read(self.clip, start=start, end=end)
+
+    @property
+    def name(self) -> str:
+        """What the result's file is called."""
+        codec = self.output.get("codec")
+        word = "-".join([*self.plugins, *self.filters]) or "edit"
+        if self.clip is None:
+            words = "-".join(re.findall(r"\w+", self.prompt)[:12])[:60] or "generated"
+            return words + io.CODECS[codec or "h264"].suffixes[0]
+        return io.name_beside(Path(Path(self.clip).name), word, codec).name
+
+
+@lru_cache(maxsize=8)
+def opened(path: str) -> Clip:
+    """Return an uploaded clip; its frames can be had in any order."""
+    return io.read(path)
+
+
+def parsed(cls: type, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values of a dataclass's options that texts stand for; raise `UsageError` if one doesn't."""
+    known = {each.name: each for each in options(cls)}
+    values = {}
+    for name, text in texts.items():
+        try:
+            values[name] = known[name].parse(text)
+        except ValueError as error:
+            raise UsageError(f"`{name}` {error}, not '{text}'") from None
+    return values
+
+
+class Models:
+    """The models that the page may use, fixed at its start. Only one is loaded at a time."""
+
+    def __init__(self, names: Sequence[str] = (), **how: Any) -> None:
+        """``how``: further arguments of `Model.load`."""
+        self.names = list(names)
+        self._how = how
+        self._lock = Lock()
+        self._loaded: tuple[str, Model] | None = None
+
+    def load_first(self) -> None:
+        """Load the model that is used first, so that nobody has to wait for it; a failure shows when used."""
+        with suppress(Exception):
+            self.load(self.names[0] if self.names else None, ())
+
+    def load(self, name: str | None, chosen: Sequence[Plugin]) -> Model:
+        """Return the model of this name, or else the plugins' default model or the bundled one."""
+        name = name or plugins.default_model(chosen) or BUNDLED
+        with self._lock:
+            if self._loaded is None or self._loaded[0] != name:
+                self._loaded = None  # before the next one takes its memory
+                self._loaded = name, Model.load(name, **self._how)
+            return self._loaded[1]
+
+
+class Job:
+    """One thing that is to be done, in its own ``folder``, and how far it is."""
+
+    def __init__(self, number: int, folder: Path, wanted: Wanted, state: State = "waiting") -> None:
+        self.number = number
+        self.folder = folder
+        self.wanted = wanted
+        self.state: State = state
+        self.says = ""  # how far it is, or what went wrong
+        self.fraction = 0.0
+        self.notices: list[Notice] = []
+        self.plan: list[str] = []  # of a preview: what the whole edit takes
+        self.shots = 0  # of a preview: how many are drawn
+        self.stopping = Event()
+
+    @property
+    def result(self) -> Path:
+        """The result's file."""
+        return self.folder / self.wanted.name
+
+    @property
+    def saved(self) -> int:
+        """How many frames are saved, so that they needn't be drawn again."""
+        return 0 if self.wanted.work == "preview" else saved(self.result)
+
+    def files(self) -> dict[str, Path]:
+        """Return what can be looked at or downloaded, by name."""
+        return {each.name: each for each in self.folder.iterdir() if each.suffix and each.is_file()}
+
+    def record(self) -> None:
+        """Save what it is."""
+        about = {"wanted": asdict(self.wanted), "state": self.state}
+        write_beside(self.folder / RECORD, json.dumps(about, indent=2).encode())
+
+    def stage(self, says: str) -> None:
+        """Say what is done now; raise `Stopped` if that was asked for."""
+        self.says, self.fraction = says, 0.0
+        if self.stopping.is_set():
+            raise Stopped("stopped")
+
+    def update(self, progress: Progress) -> None:
+        """Take over how far it is; raise `Stopped` if that was asked for."""
+        self.says, self.fraction = in_words(progress), progress.fraction
+        if self.stopping.is_set():
+            raise Stopped(f"stopped after {progress.numerator} frames")
+
+    def run(self, models: Models) -> None:
+        """Do it, or go on with it."""
+        self.stopping.clear()
+        self.notices.clear()
+        self.state, self.fraction = "running", 0.0
+        try:
+            self.stage("reading the clip")
+            with receiving(self.notices.append):
+                self._work(models)
+            self.state, self.says = "done", ""
+        except Stopped:
+            self.state, self.says = "stopped", ""
+        except Exception as error:
+            self.state, self.says = "failed", told(error)
+        self.record()
+
+    def _work(self, models: Models) -> None:
+        wanted = self.wanted
+        chosen, filters = wanted.built()
+        source = wanted.source() if wanted.work != "generate" else None
+        made: Edit | Filtered
+        if wanted.work == "filter":
+            assert source is not None
+            edited, made = None, through(filters[0](source), filters[1:])
+        else:
+            self.stage("loading the model")
+            edited = self._edit(source, chosen, models)
+            made = through(edited, filters)
+        output = io.Output(self.result, **parsed(io.Output, wanted.output), resume=True)
+        if wanted.work == "preview":
+            self._preview(made, output)
+            return
+        self.stage("starting")
+        if not self.result.exists():  # it may have been interrupted after that
+            io.write(output, made, progress=self.update)
+        self._look(made, edited, source)
+
+    def _edit(self, source: Clip | None, chosen: Sequence[Plugin] | None, models: Models) -> Edit:
+        wanted = self.wanted
+        model = models.load(wanted.model, chosen or ())
+        told: dict[str, Any] = {"model": model, "settings": wanted.how(), "progress": self.update}
+        told["notices"] = self.notices.append
+        if source is not None:
+            return edit(source, plugins=chosen, **told)
+        return generate(frames=wanted.frames, rate=wanted.rate, plugins=chosen or (), **told)
+
+    def _preview(self, made: Edit | Filtered, output: io.Output) -> None:
+        """Draw the first frame of each shot, and say what the whole edit takes."""
+
+        def add(source: Frame, result: Frame) -> None:
+            for which, frame in (("source", source), ("result", result)):
+                _, data = cv2.imencode(".png", frame.image[..., ::-1])  # OpenCV wants BGR
+                write_beside(self.folder / f"shot-{self.shots + 1}-{which}.png", data.tobytes())
+            self.shots += 1
+
+        self.stage("drawing the first frame")
+        found = plan(made, output, progress=self.update, preview=add)
+        self.plan = lines(replace(found, result=Path(self.result.name)))
+
+    def _look(self, made: Edit | Filtered, edited: Edit | None, source: Clip | None) -> None:
+        """Write what is beside the result: videos to look at, the sheet, the report."""
+        self.stage("making it ready to be looked at")
+        rows = {"source": source} if source else {}
+        write_view(self.folder / RESULT_VIEW, io.read(self.result), self.update)
+        if source:
+            write_view(self.folder / SOURCE_VIEW, source, self.update)
+        self.stage("drawing the sheet")
+        write_sheet(self.folder / SHEET, {**rows, "result": io.read(self.result)})
+        self.stage("measuring the result")
+        part = {} if source is None else {"start": source.start, "end": source.end}
+        of_source = {name: float(each) for name, each in part.items() if each is not None}
+        about = drawn_with(edited, of_source) if edited else {"settings": of_source}
+        write_report(self.folder / REPORT, ["zs2kit", "web"], report_on(self.result, made, source, about))
+
+
+def told(error: Exception) -> str:
+    """Return an error in one line; what nobody expected goes to the log, too."""
+    if isinstance(error, Zs2Error):
+        return str(error)
+    if is_out_of_memory(error):
+        return "out of memory; use a smaller size"
+    log.error("a job failed", exc_info=error)
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+class Jobs:
+    """All jobs, in the folder ``root``, and the thread that does them one after the other.
+
+    Files that are in the folder ``uploads`` are taken from there when a job is added.
+    """
+
+    def __init__(self, root: Path, uploads: Path, models: Models) -> None:
+        self.root = root
+        self.uploads = uploads
+        self.models = models
+        self._jobs = {job.number: job for job in map(_restored, sorted(root.iterdir())) if job}
+        self._lock = Lock()
+        self._queue: SimpleQueue[Job | None] = SimpleQueue()
+        self._thread = Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Any:
+        return reversed(list(self._jobs.values()))
+
+    def find(self, number: int | None) -> Job | None:
+        """Return a job by its number; None if there is none."""
+        return None if number is None else self._jobs.get(number)
+
+    def add(self, wanted: Wanted) -> Job:
+        """Start what is wanted, or have it wait for its turn; previews don't wait.
+
+        Raises what reading the clip raises, and `UsageError` for a value that is not allowed.
+        """
+        wanted.built(), wanted.how(), parsed(io.Output, wanted.output)
+        if wanted.work != "generate":
+            wanted.source()
+        with self._lock:
+            number = max(self._jobs, default=0) + 1
+            folder = self.root / f"{number:04}"
+            folder.mkdir()
+            job = self._jobs[number] = Job(number, folder, self._moved(wanted, folder / "uploads"))
+            job.record()
+        if wanted.work == "preview":
+            for other in [each for each in self if each.wanted.work == "preview" and each is not job]:
+                self.remove(other)
+            Thread(target=job.run, args=(self.models,), daemon=True).start()
+        else:
+            self._queue.put(job)
+        return job
+
+    def resume(self, job: Job) -> None:
+        """Go on with a job that was stopped or has failed."""
+        if job.state in ("stopped", "failed"):
+            job.state, job.says, job.fraction = "waiting", "", 0.0
+            self._queue.put(job)
+
+    def stop(self, job: Job) -> None:
+        """End a job after the current denoising step; what is done of it is saved."""
+        job.stopping.set()
+        if job.state == "waiting":
+            job.state = "stopped"
+
+    def remove(self, job: Job) -> None:
+        """Delete a job that isn't running, and all of its files."""
+        if job.state == "running":
+            self.stop(job)
+        else:
+            job.state = "stopped"  # should it wait for its turn
+            self._jobs.pop(job.number, None)
+            shutil.rmtree(job.folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Stop what is running, and wait until it is saved."""
+        self._queue.put(None)
+        for job in self:
+            if job.state in ("waiting", "running"):
+                self.stop(job)
+        self._thread.join()
+
+    def _moved(self, wanted: Wanted, folder: Path) -> Wanted:
+        """Return what is wanted with its uploaded files in the job's own ``folder``."""
+
+        def move(text: str) -> str:
+            if not Path(text).is_relative_to(self.uploads):
+                return text
+            target = folder / Path(text).parent.name / Path(text).name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists():
+                try:
+                    os.link(text, target)
+                except OSError:  # on another disk, or on one without links
+                    shutil.copyfile(text, target)
+            return str(target)
+
+        def all_of(chosen: Chosen) -> Chosen:
+            return {name: {key: move(text) for key, text in texts.items()} for name, texts in chosen.items()}
+
+        return replace(
+            wanted,
+            clip=wanted.clip and move(wanted.clip),
+            plugins=all_of(wanted.plugins),
+            filters=all_of(wanted.filters),
+        )
+
+    def _work(self) -> None:
+        while job := self._queue.get():
+            if job.state == "waiting":
+                job.run(self.models)
+
+
+def _restored(folder: Path) -> Job | None:
+    """Return the job that a folder holds; None if that can't be read, or if it is a preview."""
+    try:
+        about = json.loads((folder / RECORD).read_text())
+        wanted, state = Wanted(**about["wanted"]), about["state"]
+        number = int(folder.name)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    if wanted.work == "preview":
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    return Job(number, folder, wanted, "done" if state == "done" else "stopped")
