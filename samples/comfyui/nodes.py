@@ -1,0 +1,346 @@
+"""The nodes: each calls zs2kit, and nothing else. Plugins and filters become nodes by their option fields."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import folder_paths
+import numpy as np
+import torch
+from comfy.model_management import throw_exception_if_processing_interrupted
+from comfy_api.latest import ComfyAPISync, ComfyExtension, InputImpl, io
+
+import zs2kit
+from zs2kit import filters, metrics, plugins
+from zs2kit.settings import Option, options
+
+CATEGORY = "zs2kit"
+MODEL, PLUGINS, FILTERS = (io.Custom(f"ZS2KIT_{name}") for name in ("MODEL", "PLUGINS", "FILTERS"))
+# Settings that a node has as inputs of another kind, or that another node decides
+ELSEWHERE = ("prompt", "size", "cuts")
+
+
+def input_of(option: Option) -> Any:
+    """Make the input for an option. One that may be none is a text, empty by default."""
+    default = f" Default: {option.shown}." if option.shown else ""
+    about: dict[str, Any] = {"tooltip": option.help + default, "optional": True}
+    if option.type is bool and not option.optional:
+        return io.Boolean.Input(option.name, default=option.default, **about)
+    if option.choices or option.type is bool:
+        choices = [*option.choices] or ["true", "false"]
+        usual = "" if option.default is None else option.default
+        return io.Combo.Input(option.name, [""] * option.optional + choices, default=usual, **about)
+    if option.type in (int, float) and not option.optional:
+        kind, step = (io.Int, 1) if option.type is int else (io.Float, 0.01)
+        least = -(2**31) if option.minimum is None else option.minimum
+        most = 2**31 if option.maximum is None else option.maximum
+        return kind.Input(option.name, default=option.default, min=least, max=most, step=step, **about)
+    return io.String.Input(
+        option.name, default="" if option.default is None else str(option.default), **about
+    )
+
+
+def texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """What was entered, as texts that options parse; what was left empty is left out."""
+    words = {True: "true", False: "false"}
+    return {
+        name: words[value] if isinstance(value, bool) else str(value)
+        for name, value in values.items()
+        if value not in ("", None)
+    }
+
+
+def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings from what was entered."""
+    known = {each.name: each for each in options(zs2kit.Settings)}
+    return {name: known[name].parse(text) for name, text in texts(values).items()}
+
+
+def settings_inputs() -> list[Any]:
+    """The inputs for all settings."""
+    return [input_of(each) for each in options(zs2kit.Settings) if each.name not in ELSEWHERE]
+
+
+def clip_of(video: Any) -> zs2kit.Clip:
+    """The file of a VIDEO, as a clip: with its times and its sound."""
+    source = video.get_stream_source()
+    start, duration = getattr(video, "get_active_trim_window", lambda: (0.0, 0.0))()
+    if isinstance(source, str):
+        end = start + duration if duration else None
+        clip = zs2kit.read(source, start=start or None, end=end)
+        if (clip.width, clip.height) == tuple(video.get_dimensions()):
+            return clip
+    path = temporary(".mp4")  # it has no file of its own, or is cropped
+    video.save_to(str(path))
+    return zs2kit.read(path)
+
+
+def temporary(suffix: str) -> Path:
+    """A new name in ComfyUI's folder for temporary files."""
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"zs2kit-{uuid4().hex}{suffix}"
+
+
+def report() -> Callable[[zs2kit.Progress], None]:
+    """What tells ComfyUI how far an edit is, and ends it when somebody interrupts."""
+    api = ComfyAPISync()
+
+    def told(progress: zs2kit.Progress) -> None:
+        throw_exception_if_processing_interrupted()
+        api.execution.set_progress(value=progress.fraction, max_value=1.0)
+
+    return told
+
+
+def video_of(made: zs2kit.Clip, progress: Callable[[zs2kit.Progress], None] | None = None) -> Any:
+    """Write a clip, and return it as a VIDEO. progress: called after each frame."""
+    path = zs2kit.write(temporary(".mp4"), made, progress=progress)
+    return InputImpl.VideoFromFile(str(path))
+
+
+def images_of(made: zs2kit.Clip) -> torch.Tensor:
+    """Draw a clip, and return it as an IMAGE: (frames, height, width, 3), from 0 to 1."""
+    return torch.from_numpy(np.stack([frame.image for frame in made])).float() / 255
+
+
+class LoadModel(io.ComfyNode):
+    """Loads a checkpoint, once."""
+
+    @classmethod
+    def define_schema(cls) -> Any:
+        return io.Schema(
+            node_id="Zs2kitLoadModel",
+            display_name="zs2kit: load a model",
+            category=CATEGORY,
+            description="A checkpoint for the other nodes of zs2kit.",
+            inputs=[
+                io.String.Input(
+                    "name",
+                    default="puppets",
+                    tooltip="A diffusers folder, a .safetensors file or a hub name; puppets is bundled.",
+                ),
+                io.String.Input(
+                    "lora", default="", optional=True, tooltip="A LoRA: a .safetensors file, or a hub name."
+                ),
+                io.Float.Input("lora_weight", default=1.0, min=-10, max=10, step=0.01, optional=True),
+                io.Combo.Input("dtype", ["", "float32", "float16", "bfloat16"], default="", optional=True),
+            ],
+            outputs=[MODEL.Output(display_name="model")],
+        )
+
+    @classmethod
+    def execute(cls, name: str, lora: str = "", lora_weight: float = 1.0, dtype: str = "") -> Any:
+        return io.NodeOutput(loaded(name, lora, lora_weight, dtype))
+
+
+@lru_cache(maxsize=1)
+def loaded(name: str, lora: str, weight: float, dtype: str) -> zs2kit.Model:
+    """A model; the latest one stays in memory."""
+    return zs2kit.Model.load(name, loras={lora: weight} if lora else None, dtype=dtype or None)
+
+
+def extension_node(kind: str, base: type, chain: Any, word: str) -> type:
+    """Make the node of a plugin, or of a filter, by its options. It may be added to others of its kind."""
+    cls = plugins.load(kind, base)
+
+    def define_schema(node: type) -> Any:
+        return io.Schema(
+            node_id=f"Zs2kit{word.title()}_{kind}",
+            display_name=f"zs2kit {word}: {kind}",
+            category=f"{CATEGORY}/{word}s",
+            description=(cls.__doc__ or "").split("\n\n")[0],
+            inputs=[*map(input_of, options(cls)), chain.Input("before", optional=True)],
+            outputs=[chain.Output(display_name=f"{word}s")],
+        )
+
+    def execute(node: type, before: list[Any] | None = None, **values: Any) -> Any:
+        return io.NodeOutput([*(before or []), plugins.build(kind, texts(values), None, base)])
+
+    methods = {"define_schema": classmethod(define_schema), "execute": classmethod(execute)}
+    return type(f"{word.title()}_{kind}", (io.ComfyNode,), methods)
+
+
+def drawing_inputs() -> list[Any]:
+    """The inputs of all nodes that draw."""
+    return [
+        MODEL.Input("model"),
+        io.String.Input("prompt", multiline=True, default="", tooltip="What the result should show."),
+        PLUGINS.Input("plugins", optional=True),
+        FILTERS.Input("filters", optional=True),
+        *settings_inputs(),
+    ]
+
+
+def through(made: Any, chosen: list[Any] | None) -> Any:
+    """A clip after filters."""
+    for each in chosen or ():
+        made = each(made)
+    return made
+
+
+class Edit(io.ComfyNode):
+    """Edits a video."""
+
+    @classmethod
+    def define_schema(cls) -> Any:
+        return io.Schema(
+            node_id="Zs2kitEdit",
+            display_name="zs2kit: edit a video",
+            category=CATEGORY,
+            description="Redraws every frame, and keeps the video's motion, times, size and sound.",
+            inputs=[io.Video.Input("video"), *drawing_inputs()],
+            outputs=[io.Video.Output(display_name="video")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        video: Any,
+        model: zs2kit.Model,
+        prompt: str,
+        plugins: list[Any] | None = None,
+        filters: list[Any] | None = None,
+        **values: Any,
+    ) -> Any:
+        how = {"plugins": plugins, "model": model, "progress": report(), **settings_of(values)}
+        edited = zs2kit.edit(clip_of(video), prompt or None, **how)
+        return io.NodeOutput(video_of(through(edited, filters)))
+
+
+class EditImages(io.ComfyNode):
+    """Edits a batch of images, the frames of a clip."""
+
+    @classmethod
+    def define_schema(cls) -> Any:
+        return io.Schema(
+            node_id="Zs2kitEditImages",
+            display_name="zs2kit: edit images",
+            category=CATEGORY,
+            description="The same for the frames of a clip as a batch of images, all of which are in memory.",
+            inputs=[
+                io.Image.Input("images"),
+                io.Float.Input("fps", default=25.0, min=0.01, max=1000.0, step=0.01),
+                *drawing_inputs(),
+            ],
+            outputs=[io.Image.Output(display_name="images")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        images: torch.Tensor,
+        fps: float,
+        model: zs2kit.Model,
+        prompt: str,
+        plugins: list[Any] | None = None,
+        filters: list[Any] | None = None,
+        **values: Any,
+    ) -> Any:
+        clip = zs2kit.Clip.from_images(images[..., :3].clamp(0, 1), Fraction(fps).limit_denominator(1001))
+        how = {"plugins": plugins, "model": model, "progress": report(), **settings_of(values)}
+        return io.NodeOutput(images_of(through(zs2kit.edit(clip, prompt or None, **how), filters)))
+
+
+class Generate(io.ComfyNode):
+    """Makes a video of text alone."""
+
+    @classmethod
+    def define_schema(cls) -> Any:
+        return io.Schema(
+            node_id="Zs2kitGenerate",
+            display_name="zs2kit: generate a video",
+            category=CATEGORY,
+            description="Makes a video of a prompt alone.",
+            inputs=[
+                io.Int.Input("frames", default=48, min=1, max=100_000),
+                io.Float.Input("fps", default=12.0, min=0.01, max=1000.0, step=0.01),
+                io.String.Input(
+                    "size", default="", optional=True, tooltip="WIDTHxHEIGHT. Default: the model's."
+                ),
+                *drawing_inputs(),
+            ],
+            outputs=[io.Video.Output(display_name="video")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        frames: int,
+        fps: float,
+        model: zs2kit.Model,
+        prompt: str,
+        plugins: list[Any] | None = None,
+        filters: list[Any] | None = None,
+        **values: Any,
+    ) -> Any:
+        rate = Fraction(fps).limit_denominator(1001)
+        how = {"plugins": plugins or (), "model": model, "progress": report(), **settings_of(values)}
+        made = zs2kit.generate(prompt or None, frames=frames, rate=rate, **how)
+        return io.NodeOutput(video_of(through(made, filters)))
+
+
+class Filter(io.ComfyNode):
+    """Takes a video through filters."""
+
+    @classmethod
+    def define_schema(cls) -> Any:
+        return io.Schema(
+            node_id="Zs2kitFilter",
+            display_name="zs2kit: filter a video",
+            category=CATEGORY,
+            description="Takes a video through filters, without an edit.",
+            inputs=[io.Video.Input("video"), FILTERS.Input("filters")],
+            outputs=[io.Video.Output(display_name="video")],
+        )
+
+    @classmethod
+    def execute(cls, video: Any, filters: list[Any]) -> Any:
+        return io.NodeOutput(video_of(through(clip_of(video), filters), report()))
+
+
+class Metrics(io.ComfyNode):
+    """Measures a video."""
+
+    @classmethod
+    def define_schema(cls) -> Any:
+        return io.Schema(
+            node_id="Zs2kitMetrics",
+            display_name="zs2kit: measure a video",
+            category=CATEGORY,
+            description="How steady a result is, and how close to its source, as JSON; see docs/metrics.md.",
+            inputs=[io.Video.Input("video"), io.Video.Input("source", optional=True)],
+            outputs=[io.String.Output(display_name="metrics")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, video: Any, source: Any = None) -> Any:
+        found = metrics.measure(clip_of(video), None if source is None else clip_of(source))
+        text = json.dumps(found, indent=2)
+        return io.NodeOutput(text, ui={"text": (text,)})
+
+
+class Extension(ComfyExtension):
+    """All nodes; those of plugins and filters are made of what is installed."""
+
+    async def get_node_list(self) -> list[type]:
+        """Return the nodes."""
+        plugin = partial(extension_node, base=plugins.Plugin, chain=PLUGINS, word="plugin")
+        filter_ = partial(extension_node, base=filters.Filter, chain=FILTERS, word="filter")
+        return [
+            *(LoadModel, Edit, EditImages, Generate, Filter, Metrics),
+            *map(plugin, plugins.installed(plugins.Plugin)),
+            *map(filter_, plugins.installed(filters.Filter)),
+        ]
+
+
+async def comfy_entrypoint() -> Extension:
+    """Return what ComfyUI asks for."""
+    return Extension()
