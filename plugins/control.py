@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,6 +47,12 @@ class AnyControl(Control):
         "end apply to it, too), or one picture for all frames.",
         kind=FILE,
     )
+    mode: int | None = option(
+        None,
+        "Which kind of maps it gets, for a ControlNet of FLUX.1 that takes several: its number for them, by "
+        "its model card. Often 0 is canny, 2 depth and 4 pose.",
+        minimum=0,
+    )
 
     @property
     def follows_source(self) -> bool:
@@ -56,6 +63,16 @@ class AnyControl(Control):
         raise UsageError(
             f"`{name_of(self)}.model` is not set", "give the ControlNet's folder, file or hub name"
         )
+
+    def kind(self) -> int | None:
+        return self.mode
+
+    def check_kind(self, where: str | Path, kinds: int | None) -> None:
+        if kinds is None and self.mode is not None:
+            raise UsageError(
+                f"`{name_of(self)}.mode` has no effect, since {where} is for one kind of maps", "leave it out"
+            )
+        super().check_kind(where, kinds)
 
     def load_detector(self, model: Model, clip: Clip) -> None:
         name = name_of(self)

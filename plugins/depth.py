@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zs2kit import option
-from zs2kit.control import Control
+from zs2kit.control import UNIONS, Control
 from zs2kit.detectors import Detector, load_depth_estimator, load_detector
 from zs2kit.errors import ModelError, UsageError
 from zs2kit.settings import MODEL
@@ -25,6 +25,7 @@ CONTROLNETS = {
     "sd1": "lllyasviel/control_v11f1p_sd15_depth",
     "sd2": "thibaud/controlnet-sd21/control_v11p_sd21_depth.safetensors",
     "sdxl": "diffusers/controlnet-depth-sdxl-1.0",
+    **UNIONS,
 }
 
 
@@ -34,7 +35,7 @@ class Depth(Control):
 
     If the checkpoint has a depth ControlNet and an estimator of its own, as the bundled one does, these are
     used. Otherwise Depth Anything V2 estimates the depth, and the ControlNet is lllyasviel's for Stable
-    Diffusion 1, thibaud's for 2 and diffusers' for XL.
+    Diffusion 1, thibaud's for 2, diffusers' for XL, Shakker-Labs's for FLUX.1 and InstantX's for Qwen-Image.
     """
 
     detector: str | None = option(
@@ -52,6 +53,9 @@ class Depth(Control):
 
     def controlnet(self, model: Model) -> str | Path:
         return model.bundled("controlnet_depth") or self.usual(model, CONTROLNETS)
+
+    def kind(self) -> int:
+        return 2
 
     def load_detector(self, model: Model, clip: Clip) -> None:
         own = model.bundled("estimator")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from zs2kit import option
-from zs2kit.control import Control
+from zs2kit.control import UNIONS, Control
 from zs2kit.detectors import load_detector
 from zs2kit.settings import MODEL
 
@@ -28,11 +28,13 @@ CONTROLNETS = {
         "sd1": "lllyasviel/control_v11p_sd15_canny",
         "sd2": f"{_SD21}canny.safetensors",
         "sdxl": "diffusers/controlnet-canny-sdxl-1.0",
+        **UNIONS,
     },
     "softedge": {
         "sd1": "lllyasviel/control_v11p_sd15_softedge",
         "sd2": f"{_SD21}hed.safetensors",
         "sdxl": _MISTO,
+        **UNIONS,
     },
     "lineart": {
         "sd1": "lllyasviel/control_v11p_sd15_lineart",
@@ -55,7 +57,8 @@ class Edges(Control):
     If the checkpoint has an edge ControlNet of its own, as the bundled one does, it is used. Otherwise the
     ControlNet is one that was trained for the detector's kind of lines (canny, soft edges from hed, pidinet
     and teed, lineart, or scribble): lllyasviel's for Stable Diffusion 1, thibaud's for 2, and for XL those of
-    diffusers, MistoLine and xinsir.
+    diffusers, MistoLine and xinsir. For FLUX.1 and Qwen-Image it is one that was trained for canny and soft
+    edges, Shakker-Labs's and InstantX's.
     """
 
     detector: Literal["canny", "hed", "pidinet", "teed", "lineart", "scribble"] = option(
@@ -73,6 +76,9 @@ class Edges(Control):
     def controlnet(self, model: Model) -> str | Path:
         lines = LINES.get(self.detector, self.detector)
         return model.bundled("controlnet_edges") or self.usual(model, CONTROLNETS[lines])
+
+    def kind(self) -> int | None:
+        return 0 if self.detector == "canny" else None
 
     def load_detector(self, model: Model, clip: Clip) -> None:
         settings = {"low": self.low, "high": self.high} if self.detector == "canny" else {}

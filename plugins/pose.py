@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from zs2kit import hookimpl, notify, option
-from zs2kit.control import Control
+from zs2kit.control import UNIONS, Control
 from zs2kit.detectors import Detector, load_detector
 from zs2kit.errors import ModelError, UsageError
 from zs2kit.plugins import name_of
@@ -29,6 +29,7 @@ CONTROLNETS = {
     "sd1": "lllyasviel/control_v11p_sd15_openpose",
     "sd2": "thibaud/controlnet-sd21/control_v11p_sd21_openpose.safetensors",
     "sdxl": "xinsir/controlnet-openpose-sdxl-1.0",
+    **UNIONS,
 }
 
 
@@ -37,7 +38,8 @@ class Pose(Control):
     """Finds the figures' skeletons in the source and has the model draw its own figures in those poses.
 
     If the checkpoint has a pose ControlNet of its own, as the bundled one does, it is used. Otherwise it is
-    lllyasviel's for Stable Diffusion 1, thibaud's for 2 and xinsir's for XL. The bundled model draws puppets,
+    lllyasviel's for Stable Diffusion 1, thibaud's for 2, xinsir's for XL, Shakker-Labs's for FLUX.1 and
+    InstantX's for Qwen-Image. The bundled model draws puppets,
     one at a time: from a clip of people it follows one person, and the skeleton gets a puppet's proportions.
     """
 
@@ -66,6 +68,9 @@ class Pose(Control):
 
     def controlnet(self, model: Model) -> str | Path:
         return model.bundled("controlnet_pose") or self.usual(model, CONTROLNETS)
+
+    def kind(self) -> int:
+        return 4
 
     def load_detector(self, model: Model, clip: Clip) -> None:
         self._without: set[int] = set()  # frames in which no figure was found

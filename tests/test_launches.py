@@ -24,7 +24,7 @@ from zs2kit.editing import Edit, Place
 from zs2kit.errors import ModelError, Notice, PluginError, UsageError, receiving
 from zs2kit.launches import Launches
 from zs2kit.networks import loading
-from zs2kit.networks.base import DenoiserInputs
+from zs2kit.networks.base import DenoiserInputs, per_frame
 from zs2kit.networks.loading import text_encoders
 from zs2kit.scan import Drawn, Scan
 from zs2kit.testing import chunks, drawn_clip, make_scan, tiny_models
@@ -199,8 +199,11 @@ class Residuals(Picture):
 
     @hookimpl
     def denoiser_inputs(self, step, branch, latents):
-        given = super().denoiser_inputs(step=step, branch=branch, latents=latents)
-        return DenoiserInputs(*given.network(latents, step.timestep, return_dict=False, **given.inputs))
+        given = super().denoiser_inputs(step=step, branch=branch)
+        prompt = per_frame(branch.prompt_embeds, len(latents))
+        return DenoiserInputs(
+            *given.network(latents, step.timestep, prompt, return_dict=False, **given.inputs)
+        )
 
 
 @pytest.mark.parametrize(

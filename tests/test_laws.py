@@ -18,7 +18,7 @@ from diffusers import ControlNetModel, UNet2DModel
 
 import zs2kit
 from zs2kit import Plugin, attention, option
-from zs2kit.attention import TemporalMomentum, attached, running_average, self_attention
+from zs2kit.attention import TemporalMomentum, at_start, attached, running_average, self_attention
 from zs2kit.carry import Carry
 from zs2kit.control import Control
 from zs2kit.denoiser import Denoiser
@@ -565,7 +565,7 @@ class MomentumProcessor:
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **kwargs):
         if encoder_hidden_states is None:
-            encoder_hidden_states = self.averages.average(hidden_states, after_text=False)
+            encoder_hidden_states = self.averages.average(hidden_states, at_start)
         return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
 
 
@@ -608,7 +608,7 @@ def test_a_branch_that_begins_later_than_another_has_an_average_of_its_own() -> 
 
     def averaged(frames: torch.Tensor, *previous: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
         averages.begin(previous, None)
-        return averages.average(frames, after_text=False), *averages.end()
+        return averages.average(frames, at_start), *averages.end()
 
     _, old = averaged(first, None)
     joined, *_ = averaged(torch.cat([first, second]), None, old)

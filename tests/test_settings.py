@@ -203,5 +203,5 @@ def test_hooks_are_traced(tiny_folders: dict[str, Path], tmp_path: Path) -> None
     ]
     assert all(line.endswith(" ms") for line in traced)
     assert "float32 2x4x8x8 on cpu" in traced[2]
-    assert "DenoiserInputs(ControlNetModel, {encoder_hidden_states: float32 2x" in traced[2]
+    assert "DenoiserInputs(ControlNetModel, {controlnet_cond: float32 2x" in traced[2]
     assert not [line for line in run(*asked, *quick, "--overwrite").stderr.splitlines() if "pose." in line]

@@ -32,7 +32,6 @@ from zs2kit.testing import SAME, check_plugin, chunks, drawn_clip, edited_pixels
 from zs2kit_plugins.colour import Colour
 from zs2kit_plugins.instruct import Instruct
 from zs2kit_plugins.invert import Invert
-from zs2kit_plugins.pose import Pose
 from zs2kit_plugins.reference import Reference
 from zs2kit_plugins.strength import Strength
 
@@ -524,7 +523,6 @@ def test_other_plugins_keep_the_laws(plugin):
 @pytest.mark.parametrize(
     ("plugin", "message"),
     [
-        (Pose(), "has a transformer, and this plugin needs a U-Net"),
         (Reference(), "has no default IP-Adapter for models like"),
     ],
 )

@@ -13,23 +13,53 @@ import torch
 from zs2kit.carry import Carry
 from zs2kit.errors import ModelError, PluginError
 
+
+class Tokens(NamedTuple):
+    """How many tokens a transformer computes its keys from."""
+
+    picture: int  # of the picture that is drawn
+    text: int
+
+
+def at_start(tokens: Tokens, length: int) -> int:
+    return 0
+
+
+def after_text(tokens: Tokens, length: int) -> int:
+    return tokens.text
+
+
+def at_end(tokens: Tokens, length: int) -> int:
+    return length - tokens.picture
+
+
+Place = Callable[[Tokens, int], int]  # the tokens and how many they are -> the first one of the picture
 # A network's class -> which of its attention modules attend from the picture to itself, by their names, and
-# whether text comes before the picture in what their keys are computed from. In all others, the picture
-# comes first, and what follows it (text, padding, pictures that are shown) stays as it is.
-SELF_ATTENTION: dict[str, dict[str, bool]] = {
-    "UNet2DConditionModel": {r"\battn1$": False},
-    "ControlNetModel": {r"\battn1$": False},
-    "SD3Transformer2DModel": {r"^transformer_blocks\.\d+\.attn2?$": False},
+# where the picture is in what their keys are computed from. All else in there (text, padding, pictures that
+# are shown) stays as it is. A ControlNet for several kinds of maps has one token of text more.
+SELF_ATTENTION: dict[str, dict[str, Place]] = {
+    "UNet2DConditionModel": {r"\battn1$": at_start},
+    "ControlNetModel": {r"\battn1$": at_start},
+    "SD3Transformer2DModel": {r"^transformer_blocks\.\d+\.attn2?$": at_start},
+    "SD3ControlNetModel": {r"^transformer_blocks\.\d+\.attn2?$": at_start},
     "FluxTransformer2DModel": {
-        r"^transformer_blocks\.\d+\.attn$": False,
-        r"^single_transformer_blocks\.\d+\.attn$": True,
+        r"^transformer_blocks\.\d+\.attn$": at_start,
+        r"^single_transformer_blocks\.\d+\.attn$": after_text,
+    },
+    "FluxControlNetModel": {
+        r"^transformer_blocks\.\d+\.attn$": at_start,
+        r"^single_transformer_blocks\.\d+\.attn$": at_end,
     },
     "Flux2Transformer2DModel": {
-        r"^transformer_blocks\.\d+\.attn$": False,
-        r"^single_transformer_blocks\.\d+\.attn$": True,
+        r"^transformer_blocks\.\d+\.attn$": at_start,
+        r"^single_transformer_blocks\.\d+\.attn$": after_text,
     },
-    "QwenImageTransformer2DModel": {r"^transformer_blocks\.\d+\.attn$": False},
-    "ZImageTransformer2DModel": {r"^(noise_refiner|layers)\.\d+\.attention$": False},
+    "QwenImageTransformer2DModel": {r"^transformer_blocks\.\d+\.attn$": at_start},
+    "QwenImageControlNetModel": {r"^transformer_blocks\.\d+\.attn$": at_start},
+    "ZImageTransformer2DModel": {r"^(noise_refiner|layers)\.\d+\.attention$": at_start},
+    "ZImageControlNetModel": {
+        r"^(noise_refiner|control_noise_refiner|control_layers)\.\d+\.attention$": at_start
+    },
 }
 
 
@@ -37,13 +67,6 @@ SELF_ATTENTION: dict[str, dict[str, bool]] = {
 # what it returns, and the averages of the last frame
 Work = Callable[..., tuple[Any, list[torch.Tensor]]]
 Run = Callable[..., tuple[Any, list[torch.Tensor]]]  # does the work that comes first, with what comes after
-
-
-class Tokens(NamedTuple):
-    """How many tokens a transformer computes its keys from."""
-
-    picture: int  # of the picture that is drawn
-    text: int
 
 
 def running_average(
@@ -127,15 +150,15 @@ class _Averages:
         """Return the averages of the last frame, (numbers,) for each scope."""
         return list(torch.cat(self.last, dim=1)) if self.last else []
 
-    def average(self, hidden_states: torch.Tensor, after_text: bool) -> torch.Tensor:
+    def average(self, hidden_states: torch.Tensor, place: Place) -> torch.Tensor:
         """Return ``hidden_states`` with the picture's averaged over time.
 
-        hidden_states: (scopes x frames, tokens, channels). after_text: whether they begin with the text's.
+        hidden_states: (scopes x frames, tokens, channels). place: where the picture's are.
         Prompts that take over from one another must not lag, nor pictures that are shown.
         """
         length = hidden_states.shape[1]
         count = length if self.tokens is None else self.tokens.picture
-        first = self.tokens.text if self.tokens is not None and after_text else 0
+        first = 0 if self.tokens is None else place(self.tokens, length)
         before, picture, after = torch.split(hidden_states, [first, count, length - first - count], dim=1)
         frames = picture.reshape(len(self.previous), -1, *picture.shape[1:]).transpose(0, 1)
         numbers = frames[0, 0].numel()
@@ -162,17 +185,17 @@ class Layer:
     touched.
     """
 
-    def __init__(self, name: str, averages: _Averages, after_text: bool) -> None:
+    def __init__(self, name: str, averages: _Averages, place: Place) -> None:
         self.name = name
         self.averages = averages
-        self.after_text = after_text
+        self.place = place
         self.given: torch.Tensor | None = None
         self.mixed: torch.Tensor | None = None
 
     def to_k(self, module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """Before the keys."""
         self.given = inputs[0]
-        self.mixed = self.averages.average(inputs[0], self.after_text)
+        self.mixed = self.averages.average(inputs[0], self.place)
         return (self.mixed, *inputs[1:])
 
     def to_v(self, module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -190,7 +213,7 @@ class Layer:
         """The same for a layer that computes queries, keys, values and more at once: averages the results."""
         width = self.width
         query, pair, rest = torch.split(output, [width, 2 * width, output.shape[-1] - 3 * width], dim=-1)
-        return torch.cat([query, self.averages.average(pair, self.after_text), rest], dim=-1)
+        return torch.cat([query, self.averages.average(pair, self.place), rest], dim=-1)
 
     def hook(self, module: Any) -> list[Any]:
         """Register the hooks on an attention module; return their handles."""
@@ -203,7 +226,7 @@ class Layer:
         ]
 
 
-def self_attention(network: Any) -> dict[str, tuple[Any, bool]]:
+def self_attention(network: Any) -> dict[str, tuple[Any, Place]]:
     """Return the self-attention modules of a network by name, and whether text comes first in them.
 
     Raises `ModelError` for a class that zs2kit doesn't know, and for fused projections, with which keys
@@ -216,14 +239,14 @@ def self_attention(network: Any) -> dict[str, tuple[Any, bool]]:
         )
     found = {}
     for name, module in network.named_modules():
-        after_text = next((it for names, it in SELF_ATTENTION[cls].items() if re.search(names, name)), None)
+        place = next((it for names, it in SELF_ATTENTION[cls].items() if re.search(names, name)), None)
         # A block that only attends to text (only_cross_attention) has an attn1 too.
-        if after_text is not None and not getattr(module, "is_cross_attention", False):
+        if place is not None and not getattr(module, "is_cross_attention", False):
             if getattr(module, "fused_projections", False):
                 raise ModelError(
                     "the model's QKV projections are fused", "call unfuse_qkv_projections() first"
                 )
-            found[name] = module, after_text
+            found[name] = module, place
     return found
 
 
@@ -244,8 +267,8 @@ def attached(
         for name, network in networks.items():
             averages = average.of(name)
             # 0 is plain self-attention
-            for place, (module, after_text) in self_attention(network).items() if average.momentum else ():
-                layer = averages.layers.setdefault(place, Layer(f"{name}.{place}", averages, after_text))
+            for path, (module, place) in self_attention(network).items() if average.momentum else ():
+                layer = averages.layers.setdefault(path, Layer(f"{name}.{path}", averages, place))
                 for handle in layer.hook(module):
                     stack.callback(handle.remove)
             work = averages.work(network.forward)

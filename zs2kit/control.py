@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from zs2kit.errors import ModelError, UsageError
 from zs2kit.hookspecs import hookimpl
-from zs2kit.networks.base import DenoiserInputs, per_frame
+from zs2kit.networks.base import DenoiserInputs
 from zs2kit.plugins import Plugin, name_of
 from zs2kit.settings import MODEL, option
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
     from zs2kit.clip import Chunk, Clip
@@ -23,6 +22,13 @@ if TYPE_CHECKING:
     from zs2kit.model import Model
     from zs2kit.networks.base import Branch
     from zs2kit.schedule import Step
+
+
+# Families of transformers -> a ControlNet that takes poses, depth, canny's edges and soft edges alike
+UNIONS = {
+    "flux": "Shakker-Labs/FLUX.1-dev-ControlNet-Union-Pro-2.0",
+    "qwen-image": "InstantX/Qwen-Image-ControlNet-Union",
+}
 
 
 @dataclass(eq=False)
@@ -67,33 +73,60 @@ class Control(Plugin):
         """Return the maps (frames, height, width, 3) for RGB ``images`` of the same shape."""
         raise TypeError(f"{type(self).__name__} doesn't say how its maps are made")
 
+    def kind(self) -> int | None:
+        """Return the number by which a ControlNet for several kinds of maps knows these; None if it has none.
+
+        The numbers are those of FLUX.1's union ControlNets.
+        """
+        return None
+
     @hookimpl
     def setup(self, model: Model, denoiser: Denoiser, clip: Clip) -> None:
-        from diffusers import ControlNetModel
+        import diffusers
 
-        from zs2kit.networks.controlnet import Embedded
-
+        name, network = name_of(self), model.network
         if self.start >= self.end:
-            name = name_of(self)
             raise UsageError(
                 f"`{name}.start` must be before `{name}.end`, but they are {self.start:g} and {self.end:g}"
             )
         if self.scale == 0:
             return
-        model.unet  # noqa: B018  # raises an error if it has none, before anything is fetched
+        if network.controlnet is None:
+            raise ModelError(
+                f"{model.name} takes no ControlNet, and {name} needs one",
+                "use a model of Stable Diffusion, FLUX.1, Qwen-Image or Z-Image",
+            )
         where = self.model or self.controlnet(model)
         where = model.bundled(str(where)) or where
-        option = f"{name_of(self)}.model"
+        option = f"{name}.model"
+        kinds = None
         if Path(where).suffix == ".safetensors":
-            self._network: Any = model.load_controlnet(where, option=option)
+            self.check_kind(where, kinds)
+            controlnet = model.load_controlnet(where, option=option)
             self.load_detector(model, clip)
         else:
+            cls = getattr(diffusers, network.controlnet)
             # Before gigabytes of weights are fetched
-            _check_family(where, model.load_config(ControlNetModel, where, option=option), model)
+            config = model.load_config(cls, where, option=option)
+            _check_family(where, config, model)
+            kinds = config.get("num_mode")
+            self.check_kind(where, kinds)
             self.load_detector(model, clip)
-            self._network = model.load_network(ControlNetModel, where, option=option)
-        self._network.controlnet_cond_embedding = Embedded(self._network)
-        denoiser.attach(name_of(self), self._network)
+            controlnet = model.load_network(cls, where, option=option)
+        with model.lock:
+            network.adopt(controlnet)
+        self._network: Any = controlnet
+        self._mode = None if kinds is None else self.kind()
+        denoiser.attach(name, controlnet)
+
+    def check_kind(self, where: str | Path, kinds: int | None) -> None:
+        """Raise `UsageError` if a ControlNet, for so many ``kinds`` of maps, doesn't know these (None: 1)."""
+        kind, name = self.kind(), name_of(self)
+        if kinds is not None and (kind is None or kind >= kinds):
+            raise UsageError(
+                f"{where} is for {kinds} kinds of maps, and doesn't know which one {name} gives it",
+                "use the plugin control, and give the kind's number: `control.mode`",
+            )
 
     @hookimpl
     def prepare(self, chunk: Chunk, model: Model) -> None:
@@ -102,44 +135,39 @@ class Control(Plugin):
         if self.scale == 0:
             return
         maps = torch.from_numpy(self.detect(chunk.images, chunk)).permute(0, 3, 1, 2)
-        maps = maps.to(model.device, model.dtype) / 255
-        self._maps = self._network.controlnet_cond_embedding.embed(maps)
+        maps = maps.to(model.device, torch.float32) / 255
+        inputs = model.network.condition(self._network, maps, model.encode)
+        if self._mode is not None:
+            mode = torch.full((chunk.length, 1), self._mode, device=model.device)
+            inputs = {**inputs, "controlnet_mode": mode}
+        self._inputs = {**inputs, "conditioning_scale": self.scale}
 
     @hookimpl
-    def denoiser_inputs(self, step: Step, branch: Branch, latents: torch.Tensor) -> DenoiserInputs | None:
+    def denoiser_inputs(self, step: Step, branch: Branch) -> DenoiserInputs | None:
         # The same bounds as in StableDiffusionControlNetPipeline.
         acts = self.start <= step.index / step.count and (step.index + 1) / step.count <= self.end
         if self.scale == 0 or not acts:
             return None
         # As in that pipeline: a ControlNet that only sums a picture up, such as the one for shuffle, steers
         # nothing but the conditional branch.
-        if self._network.config.global_pool_conditions and not branch.conditional:
+        if self._network.config.get("global_pool_conditions") and not branch.conditional:
             return None
-        frames = len(latents)
-        conditions = {name: per_frame(value, frames) for name, value in branch.conditions.items()}
-        return DenoiserInputs(
-            network=self._network,
-            inputs={
-                "encoder_hidden_states": per_frame(branch.prompt_embeds, frames),
-                "controlnet_cond": self._maps,
-                "conditioning_scale": self.scale,
-                "added_cond_kwargs": conditions or None,
-            },
-        )
+        return DenoiserInputs(network=self._network, inputs=self._inputs)
 
 
 def _check_family(where: str | Path, config: Mapping[str, Any], model: Model) -> None:
     """Raise `ModelError` if a network with this config is no ControlNet for ``model``."""
-    kind = config.get("_class_name", "ControlNetModel")
-    if kind != "ControlNetModel":
-        raise ModelError(f"{where} is a {kind}", "give a ControlNet (a ControlNetModel of diffusers)")
-    ours = {"in_channels": model.latent_channels}
-    for name in ("cross_attention_dim", "in_channels", "block_out_channels"):
-        expected = ours.get(name, model.unet.config[name])
-        if _plain(config.get(name, expected)) != _plain(expected):
+    wanted = model.network.controlnet
+    kind = config.get("_class_name", wanted)
+    if kind != wanted:
+        raise ModelError(f"{where} is a {kind}", f"give a ControlNet (a {wanted} of diffusers)")
+    if config.get("extra_conditioning_channels") or config.get("extra_condition_channels"):
+        raise ModelError(f"{where} is for inpainting", "choose a ControlNet that takes maps alone")
+    for name, expected in model.network.of_controlnets.items():
+        if (found := config.get(name)) is not None and _plain(found) != _plain(expected):
             raise ModelError(
                 f"{where} was made for another family of models than {model.name} "
-                f"({name} {_plain(config[name])}, not {_plain(expected)})",
+                f"({name} {_plain(found)}, not {_plain(expected)})",
                 "choose a ControlNet for this one",
             )
 

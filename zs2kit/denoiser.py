@@ -12,7 +12,7 @@ from zs2kit.attention import TemporalMomentum, attached, directly, self_attentio
 from zs2kit.carry import Carry
 from zs2kit.errors import PluginError
 from zs2kit.model import Model
-from zs2kit.networks.base import Branch, DenoiserInputs, per_frame
+from zs2kit.networks.base import Branch, DenoiserInputs, Side, per_frame
 from zs2kit.schedule import Step
 
 
@@ -77,7 +77,7 @@ class Denoiser:
 
         latents: (frames, channels, height, width), scaled for ``step`` by the scheduler.
         """
-        return self._predicted(self._call(latents, step, branch), step, [branch])
+        return self._predicted(self._call(latents, step, branch, branch), step, [branch])
 
     def guided(self, latents: torch.Tensor, step: Step, branches: Sequence[Branch]) -> torch.Tensor:
         """Return the guided prediction: the weighted sum of the predictions for each of ``branches``.
@@ -86,8 +86,12 @@ class Denoiser:
         shapes; else by a call for each.
         """
         branches = [branch.at(step) for branch in branches]
+        prompted = next((branch for branch in branches if branch.conditional), None)
+        if not self.model.network.one_prompt_steers:
+            prompted = None
+        made = (self._call(latents, step, branch, prompted or branch) for branch in branches)
         if self.together:
-            calls = [self._call(latents, step, branch) for branch in branches]
+            calls = list(made)
             if all(_shapes(each) == _shapes(calls[0]) for each in calls):
                 joined = _Call(*_joined(calls))
                 predictions = self._predicted(joined, step, branches).chunk(len(branches))
@@ -95,7 +99,8 @@ class Denoiser:
                 pairs = zip(calls, branches, strict=True)
                 predictions = tuple(self._predicted(call, step, [branch]) for call, branch in pairs)
         else:
-            predictions = tuple(self(latents, step, branch) for branch in branches)
+            pairs = zip(made, branches, strict=True)
+            predictions = tuple(self._predicted(call, step, [branch]) for call, branch in pairs)
         total = torch.zeros_like(latents)
         conditional = total
         for branch, prediction in zip(branches, predictions, strict=True):
@@ -104,8 +109,11 @@ class Denoiser:
                 conditional = prediction
         return self.model.network.rescale(total, conditional)
 
-    def _call(self, latents: torch.Tensor, step: Step, branch: Branch) -> _Call:
-        """Return what the network is called with, asking the plugins for what they add."""
+    def _call(self, latents: torch.Tensor, step: Step, branch: Branch, prompted: Branch) -> _Call:
+        """Return what the network is called with, asking the plugins for what they add.
+
+        prompted: the branch with the prompt that ControlNets see.
+        """
         network = self.model.network
         # For plugins that call networks of their own
         self._average.scopes = [_scope(branch, step)]
@@ -138,13 +146,22 @@ class Denoiser:
             )
         frames = len(latents)
         return _Call(
-            latents,
             inputs,
             per_frame(branch.prompt_embeds, frames),
             branch.guidance_scale,
             {name: per_frame(value, frames) for name, value in conditions.items()},
             [(each.down, each.mid) for each in given if each.network is None],
-            {self._name(each.network): each.inputs for each in given if each.network is not None},
+            {
+                self._name(each.network): {
+                    "inputs": each.inputs,
+                    "prompt_embeds": per_frame(prompted.prompt_embeds, frames),
+                    "conditions": {
+                        name: per_frame(value, frames) for name, value in prompted.conditions.items()
+                    },
+                }
+                for each in given
+                if each.network is not None
+            },
         )
 
     def _name(self, network: Any) -> str:
@@ -163,23 +180,20 @@ class Denoiser:
         self._average.scopes = [_scope(branch, step) for branch in branches]
         self._average.tokens = network.tokens(call.inputs, call.prompt_embeds)
         given = [DenoiserInputs(down, mid) for down, mid in call.given]
-        for name, inputs in call.sides.items():
-            side = self.networks[name]
-            given.append(DenoiserInputs(*side(call.latents, step.timestep, return_dict=False, **inputs)))
+        sides = [Side(self.networks[name], **each) for name, each in call.sides.items()]
         embeds, conditions = call.prompt_embeds, call.conditions
-        return network.predict(call.inputs, step, branches, embeds, conditions, given).float()
+        return network.predict(call.inputs, step, branches, embeds, conditions, given, sides).float()
 
 
 class _Call(NamedTuple):
     """What the network is called with, for the frames of one branch or of several."""
 
-    latents: torch.Tensor
     inputs: torch.Tensor  # the latents and further channels
     prompt_embeds: torch.Tensor
     guidance_scale: float | None
     conditions: Mapping[str, Any]
     given: Sequence[tuple[Sequence[torch.Tensor], torch.Tensor | None]]  # the plugins' residuals
-    sides: Mapping[str, Mapping[str, Any]]  # side networks that give further ones, and their inputs
+    sides: Mapping[str, Mapping[str, Any]]  # ControlNets that give further ones: see `Side`
 
 
 def _scope(branch: Branch, step: Step) -> str:

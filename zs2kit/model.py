@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -210,10 +211,14 @@ class Model:
         return self._vae.channels
 
     @property
-    def family(self) -> Literal["sd1", "sd2", "sdxl"] | None:
-        """Which of Stable Diffusion's families the model is of, by its U-Net's config; None if of another."""
+    def family(self) -> Literal["sd1", "sd2", "sdxl", "flux", "qwen-image"] | None:
+        """Which of the families that have default side networks the model is of; None if of none."""
         if self.network.name != "unet":
-            return None
+            transformers: dict[Any, Literal["flux", "qwen-image"]] = {
+                "FluxControlNetModel": "flux",
+                "QwenImageControlNetModel": "qwen-image",
+            }
+            return transformers.get(self.network.controlnet)
         width, xl = self.unet.config.cross_attention_dim, self.unet.config.addition_embed_type == "text_time"
         families: dict[Any, Literal["sd1", "sd2"]] = {768: "sd1", 1024: "sd2"}
         return ("sdxl" if width == 2048 else None) if xl else families.get(width)
@@ -367,6 +372,11 @@ class Model:
 
         option: see `load_network`. Raises `ModelError` if it can't be loaded or doesn't fit this model.
         """
+        if self.network.name != "unet":
+            raise ModelError(
+                f"{name}: a ControlNet for a transformer can't be loaded from a single file",
+                "give a folder in diffusers' format, or its name on the hub",
+            )
         with loading(name):
             file = weights_file(name, "diffusion_pytorch_model.safetensors", option=option)
             found = controlnet_from_file(name, file, self.name, self.unet, self.latent_channels)
@@ -380,7 +390,9 @@ class Model:
         """
         check_layers(str(name), self.load_config(cls, name, option=option))
         folder = folder_with(name, [_CONFIG, _weights_of(cls)], option)
-        with loading(name, cls.__name__):
+        with loading(name, cls.__name__), warnings.catch_warnings():
+            # diffusers' ControlNets of FLUX.1 use a class of its own that it has moved
+            warnings.simplefilter("ignore", FutureWarning)
             variant = only_variant(folder)
             network = cls.from_pretrained(folder, use_safetensors=True, variant=variant, dtype=self.dtype)
             return network.to(self.device).eval()

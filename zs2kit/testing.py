@@ -61,9 +61,10 @@ class _TinyModels(Mapping[str, Path]):
         if path.exists():
             return path
         if kind not in _UNETS:
-            return tiny_transformer(kind, path)
-        tiny_model(path, **_UNETS[kind])
-        if kind == "upscaler":
+            tiny_transformer(kind, path)
+        else:
+            tiny_model(path, **_UNETS[kind])
+        if not (path / "controlnet_pose").exists():
             return path
         _detector(18).save_pretrained(path / "detector")  # finds a figure's keypoints
         # Estimates depth and mask, for blocks of four pixels

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +25,25 @@ def tiny_transformer(kind: str, folder: Path, seed: int = 0) -> Path:
     """Save a checkpoint of the family ``kind``, one of `TRANSFORMERS`, to ``folder``; return it.
 
     It has the real diffusers and transformers classes, for pictures of 32x32 pixels, of which the transformer
-    sees 16 tokens. Every part of it has an effect, unlike in an untrained one.
+    sees 16 tokens. Every part of it has an effect, unlike in an untrained one. If there are ControlNets for
+    the family, it has some (``controlnet_pose``, ``controlnet_depth``, ``controlnet_edges``).
     """
     import diffusers
 
     make = TRANSFORMERS[kind]
     torch.manual_seed(seed)
     cls, parts = make()
-    with quiet():
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # as in `zs2kit.Model.load_network`
         pipeline = getattr(diffusers, cls)(**parts)
         _drawn(pipeline.transformer)
         pipeline.save_pretrained(folder)
+        for name, (cls, config) in _CONTROLNETS.get(kind, {}).items():
+            made = getattr(diffusers, cls)
+            given = dict(pipeline.transformer.config) | config
+            controlnet = made(**{key: given[key] for key in signature(made).parameters if key in given})
+            _drawn(controlnet)
+            controlnet.save_pretrained(folder / f"controlnet_{name}")
     return folder
 
 
@@ -41,7 +51,7 @@ def _drawn(network: Any) -> None:
     """Draw all weights anew: untrained, the gates of attention are zero, and some tokens aren't set."""
     for name, parameter in network.named_parameters():
         if parameter.ndim > 1 and not name.endswith("pad_token"):
-            torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
         elif name.endswith("pad_token"):
             torch.nn.init.normal_(parameter, std=0.5)
 
@@ -399,4 +409,54 @@ TRANSFORMERS: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
     "qwen-image": _qwen,
     "qwen-image-edit": lambda: _qwen(kind="QwenImageEditPipeline"),
     "qwen-image-edit-plus": lambda: _qwen(kind="QwenImageEditPlusPipeline"),
+}
+
+_OF_FLUX: dict[str, Any] = {"num_layers": 1, "num_single_layers": 1, "guidance_embeds": True}
+_OF_SD3: dict[str, Any] = {"num_layers": 1, "dual_attention_layers": ()}
+_OF_Z_IMAGE: dict[str, Any] = {
+    "control_layers_places": [0],
+    "control_refiner_layers_places": [0],
+    "control_in_dim": 4,
+}
+_FLUX = {
+    "pose": ("FluxControlNetModel", _OF_FLUX),
+    "depth": ("FluxControlNetModel", _OF_FLUX | {"num_mode": 5}),  # a union
+    # Takes pictures, as XLabs's do
+    "edges": (
+        "FluxControlNetModel",
+        _OF_FLUX | {"num_single_layers": 0, "conditioning_embedding_channels": 16},
+    ),
+}
+_SD3 = {
+    "pose": ("SD3ControlNetModel", _OF_SD3),
+    "depth": ("SD3ControlNetModel", _OF_SD3 | {"force_zeros_for_pooled_projection": False}),
+    # As those of Stable Diffusion 3.5 Large
+    "edges": (
+        "SD3ControlNetModel",
+        _OF_SD3
+        | {
+            "force_zeros_for_pooled_projection": False,
+            "joint_attention_dim": None,
+            "use_pos_embed": False,
+            "pos_embed_type": None,
+        },
+    ),
+}
+# ControlNets of the kinds that there are, by the checkpoint that they are for
+_CONTROLNETS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
+    "flux-dev": _FLUX,
+    "flux-schnell": _FLUX,
+    "sd3": _SD3,
+    "sd3.5": _SD3,
+    "qwen-image": {
+        name: ("QwenImageControlNetModel", {"num_layers": 1}) for name in ("pose", "depth", "edges")
+    },
+    "z-image": {
+        "pose": ("ZImageControlNetModel", _OF_Z_IMAGE),
+        "depth": (
+            "ZImageControlNetModel",
+            _OF_Z_IMAGE | {"add_control_noise_refiner": "control_noise_refiner", "control_in_dim": 9},
+        ),
+        "edges": ("ZImageControlNetModel", _OF_Z_IMAGE | {"add_control_noise_refiner": "control_layers"}),
+    },
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -60,9 +60,10 @@ class DenoiserInputs:
     pictures that the network is shown as further tokens, (1 or frames, channels, height, width) each, if its
     `Network.shows` says that it can be; they come after those of the branch.
 
-    Instead of residuals a plugin may give the ``network`` that makes them: one that it has attached to the
-    denoiser, which is called like a diffusers ControlNet, with the latents, the timestep and ``inputs``. Of
-    these, each tensor has one entry per frame. All branches of a step then share one call.
+    Instead of residuals a plugin may give the ``network`` that makes them: a ControlNet of the model's family
+    that it has attached to the denoiser. It is called with ``inputs``, such as ``controlnet_cond``, of which
+    each tensor has one entry per frame, and with what the model's own network is called with: latents, the
+    timestep, the prompt. All branches of a step then share one call.
     """
 
     down: Sequence[torch.Tensor] = ()
@@ -71,6 +72,19 @@ class DenoiserInputs:
     shown: Sequence[torch.Tensor] = ()
     network: Any = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Side(NamedTuple):
+    """A ControlNet that is called before the network, which gets what it returns."""
+
+    network: Any
+    inputs: Mapping[str, Any]  # what a plugin gives for it
+    prompt_embeds: torch.Tensor  # the prompt that it sees: (frames, tokens, channels)
+    conditions: Mapping[str, Any]  # those of the branch with this prompt, each (frames, ...)
+
+
+# From pixels (frames, 3, height, width) in [-1, 1] to latents
+Encode = Callable[["torch.Tensor"], "torch.Tensor"]
 
 
 class Network(Protocol):
@@ -124,6 +138,21 @@ class Network(Protocol):
         ...
 
     @property
+    def controlnet(self) -> str | None:
+        """The class of diffusers of which its ControlNets are; None if it takes none."""
+        ...
+
+    @property
+    def of_controlnets(self) -> Mapping[str, Any]:
+        """What the config of a ControlNet must say for it to fit this network."""
+        ...
+
+    @property
+    def one_prompt_steers(self) -> bool:
+        """Whether ControlNets see the prompt in all branches of a step, rather than each branch's own."""
+        ...
+
+    @property
     def multiple(self) -> int:
         """What the sides of the latents must be divisible by."""
         ...
@@ -159,6 +188,14 @@ class Network(Protocol):
         """
         ...
 
+    def adopt(self, controlnet: Any) -> None:
+        """Give a ControlNet, once, what it shares with the network. The model's lock is held meanwhile."""
+        ...
+
+    def condition(self, controlnet: Any, maps: torch.Tensor, encode: Encode) -> Mapping[str, Any]:
+        """Return what a ControlNet is given for ``maps`` (frames, 3, height, width) in [0, 1]."""
+        ...
+
     def tokens(self, latents: torch.Tensor, prompt_embeds: torch.Tensor) -> Tokens | None:
         """Return how many tokens the keys of self-attention come from; None if all are the picture's."""
         ...
@@ -171,12 +208,13 @@ class Network(Protocol):
         prompt_embeds: torch.Tensor,
         conditions: Mapping[str, Any],
         given: Sequence[DenoiserInputs],
+        sides: Sequence[Side] = (),
     ) -> torch.Tensor:
         """Return the prediction for ``latents`` (frames, channels, height, width), in the network's dtype.
 
         The frames are those of ``branches``, whose guidance scales are the same, one after the other; so are
         the prompts' embeds (frames, tokens, channels), and the conditions: the branches' and the plugins',
-        together. given: what plugins add beside conditions.
+        together. given: what plugins add beside conditions. sides: ControlNets to be called first.
         """
         ...
 

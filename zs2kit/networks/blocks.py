@@ -20,7 +20,8 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from zs2kit.attention import Tokens, self_attention
 from zs2kit.errors import ModelError, PluginError
-from zs2kit.networks.base import MASK, Branch, DenoiserInputs, Embeds
+from zs2kit.networks import steering
+from zs2kit.networks.base import MASK, Branch, DenoiserInputs, Embeds, Encode, Side
 from zs2kit.networks.families import FAMILIES, known
 from zs2kit.quiet import quiet
 from zs2kit.schedule import Step, flow_euler, with_levels_of
@@ -89,6 +90,22 @@ class Blocks:
     def edits(self) -> bool:
         """See `Network`."""
         return self.family.edits
+
+    @property
+    def controlnet(self) -> str | None:
+        """See `Network`."""
+        return self.family.controlnet
+
+    @property
+    def of_controlnets(self) -> Mapping[str, Any]:
+        """See `Network`."""
+        config = self.module.config
+        return {name: config[name] for name in steering.COMMON if name in config}
+
+    @property
+    def one_prompt_steers(self) -> bool:
+        """See `Network`; Qwen-Image's do, as in its pipeline."""
+        return self.controlnet == "QwenImageControlNetModel"
 
     @property
     def multiple(self) -> int:
@@ -184,6 +201,16 @@ class Blocks:
         block(self._with(euler), _state([block], given))
         return with_levels_of(euler, scheduler)
 
+    def adopt(self, controlnet: Any) -> None:
+        """See `Network`."""
+        steering.adopt(controlnet, self.module)
+
+    def condition(self, controlnet: Any, maps: torch.Tensor, encode: Encode) -> Mapping[str, Any]:
+        """See `Network`; in most families, the latents of the maps."""
+        config = self.pipeline.vae.config
+        shift = (config.get("shift_factor") or 0) * config.get("scaling_factor", 1)
+        return steering.condition(controlnet, maps, encode, self._pack, shift)
+
     def tokens(self, latents: torch.Tensor, prompt_embeds: torch.Tensor) -> Tokens:
         """See `Network`."""
         height, width = latents.shape[2:]
@@ -197,6 +224,7 @@ class Blocks:
         prompt_embeds: torch.Tensor,
         conditions: Mapping[str, Any],
         given: Sequence[DenoiserInputs],
+        sides: Sequence[Side] = (),
     ) -> torch.Tensor:
         """See `Network`."""
         if any(each.down or each.mid is not None for each in given):
@@ -208,7 +236,10 @@ class Blocks:
         if which not in known or known[which].frames != len(latents):
             scale = branches[0].guidance_scale
             known[which] = self._prepare(latents, step, scale, prompt_embeds, conditions)
-        prediction = known[which](self._pack(latents), step)
+        transformer = self.module
+        if sides:
+            transformer = steering.Steered(transformer, sides, self.family.guidance_scale)
+        prediction = known[which](self._pack(latents), step, transformer)
         return self._unpack(prediction, latents.shape[2:])
 
     def rescale(self, total: torch.Tensor, conditional: torch.Tensor) -> torch.Tensor:
@@ -316,7 +347,8 @@ class _Prepared:
         self.prediction = _keeps_prediction(self.loop)
 
     @torch.no_grad()
-    def __call__(self, latents: torch.Tensor, step: Step) -> torch.Tensor:
+    def __call__(self, latents: torch.Tensor, step: Step, transformer: Any) -> torch.Tensor:
+        self.pipe.transformer = transformer
         self.state.set("latents", latents)
         self.state.set("timesteps", step.timestep[None])  # a loop of one step
         self.loop(self.pipe, self.state)

@@ -21,6 +21,7 @@ class Family(NamedTuple):
     distilled_steps: int = 4  # the default for a checkpoint that was distilled to need no guidance
     shows: bool = False  # whether it can be shown pictures, such as the source, as further tokens
     edits: bool = False  # whether it can't do without such a picture, which its text encoder sees, too
+    controlnet: str | None = None  # the class of diffusers of which its ControlNets are, if it takes some
     unguided: float = 1.0  # the guidance scale that means no guidance
     rescales: bool = False  # whether guidance keeps the norm of the conditional prediction
 
@@ -35,6 +36,7 @@ FAMILIES = {
         0.0,
         ("Tongyi-MAI/Z-Image-Turbo (Apache-2.0)",),
         packed=False,
+        controlnet="ZImageControlNetModel",
         unguided=0.0,
         listed=True,
     ),
@@ -48,6 +50,7 @@ FAMILIES = {
             f"black-forest-labs/FLUX.1-dev ({_OF_BFL})",
         ),
         tokenizer="tokenizer_2",
+        controlnet="FluxControlNetModel",
     ),
     "FluxKontextPipeline": Family(
         "FLUX.1 Kontext",
@@ -88,6 +91,7 @@ FAMILIES = {
         packed=False,
         tokenizer="tokenizer_3",
         tokens=256,
+        controlnet="SD3ControlNetModel",
     ),
     "QwenImagePipeline": Family(
         "Qwen-Image",
@@ -96,6 +100,7 @@ FAMILIES = {
         4.0,
         ("Qwen/Qwen-Image (Apache-2.0)",),
         tokens=1024,
+        controlnet="QwenImageControlNetModel",
         rescales=True,
     ),
     "QwenImageEditPipeline": Family(
@@ -156,7 +161,10 @@ def rows() -> list[Row]:
         does = ["instruct"] if family.shows else []
         if not family.edits:  # or it draws nothing without its source
             does = ["text", *does, *(["reference"] if family.shows else []), "strength", "invert", "flowedit"]
-        does += ["mask", "colour", "LoRA"]
+        does += ["mask", "colour"]
+        if family.controlnet:
+            does += ["pose", "depth", "edges", "control"]
+        does.append("LoRA")
         guided = family.guidance_scale > family.unguided
         guidance = f"guidance {family.guidance_scale:g}" if guided else "no guidance"
         defaults = f"{family.num_inference_steps} steps, {guidance}"

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from zs2kit.attention import self_attention
 from zs2kit.errors import ModelError
-from zs2kit.networks.base import Branch, DenoiserInputs, Embeds
+from zs2kit.networks.base import Branch, DenoiserInputs, Embeds, Encode, Side
+from zs2kit.networks.controlnet import Embedded
 from zs2kit.quiet import quiet
 from zs2kit.schedule import Step, is_flow, is_known, make_scheduler
 
@@ -28,6 +29,8 @@ class UNet:
     num_inference_steps = 20
     guidance_scale = 5.0
     unguided = 1.0
+    controlnet = "ControlNetModel"
+    one_prompt_steers = False
 
     def __init__(self, pipeline: Any, called: str) -> None:
         module = getattr(pipeline, "unet", None)
@@ -82,6 +85,16 @@ class UNet:
         """See `Network`."""
         return False
 
+    @property
+    def of_controlnets(self) -> Mapping[str, Any]:
+        """See `Network`; a ControlNet takes the latents alone, even if the U-Net takes further channels."""
+        config = self.module.config
+        return {
+            "cross_attention_dim": config.cross_attention_dim,
+            "in_channels": self.pipeline.vae.config.latent_channels,
+            "block_out_channels": config.block_out_channels,
+        }
+
     @torch.no_grad()
     def embed(
         self,
@@ -130,6 +143,14 @@ class UNet:
             scheduler, self.pipeline.scheduler.config, num_inference_steps, self.module.device
         )
 
+    def adopt(self, controlnet: Any) -> None:
+        """See `Network`; nothing is shared, but maps are the same in all steps, so they are embedded once."""
+        controlnet.controlnet_cond_embedding = Embedded(controlnet)
+
+    def condition(self, controlnet: Any, maps: torch.Tensor, encode: Encode) -> Mapping[str, Any]:
+        """See `Network`; the maps, embedded by the ControlNet."""
+        return {"controlnet_cond": controlnet.controlnet_cond_embedding.embed(maps.to(controlnet.dtype))}
+
     def tokens(self, latents: torch.Tensor, prompt_embeds: torch.Tensor) -> None:
         """See `Network`; text has attention of its own."""
 
@@ -141,8 +162,10 @@ class UNet:
         prompt_embeds: torch.Tensor,
         conditions: Mapping[str, Any],
         given: Sequence[DenoiserInputs],
+        sides: Sequence[Side] = (),
     ) -> torch.Tensor:
         """See `Network`."""
+        given = [*given, *(self._residuals(side, latents, step) for side in sides)]
         down = [each.down for each in given if each.down]
         mid = [each.mid for each in given if each.mid is not None]
         added = {name: value for name, value in conditions.items() if name != "class_labels"}
@@ -158,6 +181,18 @@ class UNet:
             return_dict=False,
         )[0]
         return prediction
+
+    def _residuals(self, side: Side, latents: torch.Tensor, step: Step) -> DenoiserInputs:
+        network = side.network
+        down, mid = network(
+            latents[:, : network.config.in_channels],
+            step.timestep,
+            encoder_hidden_states=side.prompt_embeds,
+            added_cond_kwargs=dict(side.conditions) or None,
+            return_dict=False,
+            **side.inputs,
+        )
+        return DenoiserInputs(down, mid)
 
     def _embedded(self, scale: float | None, frames: int) -> torch.Tensor | None:
         """Return a guidance scale as a distilled U-Net takes it, (frames, channels)."""
