@@ -48,10 +48,10 @@ class Instruct(Plugin):
                 )
             return
         channels = model.network.channels
-        if channels != 2 * model.latent_channels:
+        if channels != 2 * model.latent_channels or model.network.takes_maps:
             raise ModelError(
-                f"instruct needs an Instruct-Pix2Pix model, whose U-Net takes {2 * model.latent_channels} "
-                f"channels, but {model.name} takes {channels}",
+                f"instruct needs an Instruct-Pix2Pix model, which takes the source as further channels, "
+                f"but {model.name} doesn't",
                 f"use {self.default_model}, timbrooks/instruct-pix2pix, diffusers/sdxl-instructpix2pix-768, "
                 "or a model that is shown the source, such as FLUX.1 Kontext",
             )

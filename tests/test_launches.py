@@ -199,7 +199,7 @@ class Residuals(Picture):
 
     @hookimpl
     def denoiser_inputs(self, step, branch, latents):
-        given = super().denoiser_inputs(step=step, branch=branch)
+        given = super().denoiser_inputs(step=step, branch=branch, latents=latents)
         prompt = per_frame(branch.prompt_embeds, len(latents))
         return DenoiserInputs(
             *given.network(latents, step.timestep, prompt, return_dict=False, **given.inputs)

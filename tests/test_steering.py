@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,18 @@ import torch
 from test_transformers import FRAMES, PROMPT, SIZE, STEPS, cut, difference, noise
 
 import zs2kit
-from zs2kit import Model
+from zs2kit import Model, Plugin
 from zs2kit.control import Control
-from zs2kit.errors import ModelError, UsageError
+from zs2kit.errors import ModelError, PluginError, UsageError
 from zs2kit.noise import MAX_DIVERGENCE
 from zs2kit.testing import check_plugin, drawn_clip, edited_pixels, make_scan, tiny_models
 from zs2kit_plugins.control import AnyControl
 from zs2kit_plugins.depth import Depth
 from zs2kit_plugins.edges import Edges
+from zs2kit_plugins.instruct import Instruct
+from zs2kit_plugins.mask import Mask
 from zs2kit_plugins.pose import Pose
+from zs2kit_plugins.strength import Strength
 
 # Families -> their pipelines with ControlNets, what these are called with, and our guidance scale
 PIPELINES: dict[str, tuple[str, dict[str, Any], float]] = {
@@ -196,10 +200,100 @@ def test_weights_are_shared_with_the_transformer_but_hooks_are_not():
     assert ours.attention.to_k.weight is theirs.attention.to_k.weight
 
 
+# FLUX.1's own ways: maps, or what stays of the source, as further channels
+
+
+@pytest.mark.parametrize("plugin", [Pose(detector="puppets"), Depth(), Edges()])
+def test_maps_as_channels_are_given_as_in_the_pipeline(plugin):
+    model = load("flux-control")
+    pipeline = model.pipeline
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = torch.cat(
+        [
+            pipeline(
+                prompt=PROMPT,
+                control_image=image,
+                height=SIZE[0],
+                width=SIZE[1],
+                num_inference_steps=STEPS,
+                latents=model.network._pack(latents[None]),
+                guidance_scale=3.0,
+                output_type="pt",
+            ).images
+            for latents, image in zip(noise(model), maps_of(model, plugin), strict=True)
+        ]
+    )
+    ours = {"momentum": 0, "divergence": MAX_DIVERGENCE, "guidance_scale": 3.0}
+    found = difference(pixels(model, [plugin], **ours), theirs)
+    print(f"{type(plugin).__name__}: largest difference {found:.1e}")
+    assert found <= 1e-5
+    other = Edges() if isinstance(plugin, Depth) else Depth()
+    assert difference(pixels(model, [other], **ours), theirs) > 1e-3
+    assert difference(pixels(model, [plugin], **{**ours, "momentum": 0.9}), theirs) > 1e-3
+
+
+def test_what_is_filled_is_drawn_as_in_the_pipeline(picture):
+    """The mask is given pixel by pixel, so its edges may lie anywhere."""
+    model = load("flux-fill")
+    mask = np.zeros(SIZE, np.uint8)
+    mask[9:50, 13:61] = 255
+    plugin = Mask(clip=str(Path(picture).with_name("mask.png")), grow=0, feather=0)
+    cv2.imwrite(plugin.clip, mask)
+    pipeline = model.pipeline
+    pipeline.set_progress_bar_config(disable=True)
+    (chunk,) = cut(model)
+    theirs = torch.cat(
+        [
+            pipeline(
+                prompt=PROMPT,
+                image=source[None] / 2 + 0.5,
+                mask_image=torch.from_numpy(mask / 255).float()[None, None],
+                height=SIZE[0],
+                width=SIZE[1],
+                num_inference_steps=STEPS,
+                latents=model.network._pack(latents[None]),
+                guidance_scale=3.0,
+                output_type="pt",
+            ).images
+            for latents, source in zip(noise(model), chunk.pixels, strict=True)
+        ]
+    )
+    ours = {"momentum": 0, "divergence": MAX_DIVERGENCE, "guidance_scale": 3.0}
+    found = difference(pixels(model, [plugin], **ours), theirs)
+    print(f"largest difference {found:.1e}")
+    assert found <= 1e-5
+    assert difference(pixels(model, [replace(plugin, invert=True)], **ours), theirs) > 1e-3
+    assert difference(pixels(model, [], **ours), theirs) > 1e-3
+
+
+def test_channels_keep_the_laws(tmp_path):
+    check_plugin(Depth(), Strength(0.7), model=tiny_models()["flux-control"], num_inference_steps=3)
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8:24, 12:28] = 255
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    check_plugin(Mask(clip=str(tmp_path / "mask.png")), model=tiny_models()["flux-fill"], **QUICK)
+
+
+@pytest.mark.parametrize("options", [{"scale": 0.5}, {"start": 0.2}, {"end": 0.8}, {"model": "controlnet"}])
+def test_options_of_controlnets_have_no_effect_on_channels(options):
+    (name,) = options
+    assert f"`depth.{name}` has no effect" in refusal(load("flux-control"), Depth(**options))
+
+
+def test_a_model_for_maps_needs_one():
+    model = load("flux-control")
+    for plugins in ((), [Strength()], [Depth(), Edges()], [Depth(scale=0)]):
+        with pytest.raises(PluginError, match=r"takes 8 channels.*use it with one of depth, edges"):
+            pixels(model, plugins)
+    assert "instruct needs an Instruct-Pix2Pix model" in refusal(model, Instruct())
+    with pytest.warns(UserWarning, match="so strength is used"):
+        zs2kit.edit(drawn_clip(1), PROMPT, model=model)
+
+
 # Bad input is one line, before any weights are read.
 
 
-def refusal(model: Model, plugin: Control) -> str:
+def refusal(model: Model, plugin: Plugin) -> str:
     with pytest.raises((ModelError, UsageError)) as error:
         zs2kit.edit(drawn_clip(2), PROMPT, model=model, plugins=[plugin])
     assert "\n" not in str(error.value)

@@ -22,14 +22,17 @@ class Tokens(NamedTuple):
 
 
 def at_start(tokens: Tokens, length: int) -> int:
+    """Place: the picture comes first."""
     return 0
 
 
 def after_text(tokens: Tokens, length: int) -> int:
+    """Place: the text comes first, and then the picture."""
     return tokens.text
 
 
 def at_end(tokens: Tokens, length: int) -> int:
+    """Place: the picture comes last."""
     return length - tokens.picture
 
 

@@ -15,6 +15,7 @@ from zs2kit.settings import MODEL, option
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from zs2kit.clip import Chunk, Clip
@@ -84,12 +85,18 @@ class Control(Plugin):
     def setup(self, model: Model, denoiser: Denoiser, clip: Clip) -> None:
         import diffusers
 
+        self._network: Any = None
+        self._latents: torch.Tensor | None = None
         name, network = name_of(self), model.network
         if self.start >= self.end:
             raise UsageError(
                 f"`{name}.start` must be before `{name}.end`, but they are {self.start:g} and {self.end:g}"
             )
         if self.scale == 0:
+            return
+        if network.takes_maps:
+            self._check_taken(model)
+            self.load_detector(model, clip)
             return
         if network.controlnet is None:
             raise ModelError(
@@ -115,9 +122,19 @@ class Control(Plugin):
             controlnet = model.load_network(cls, where, option=option)
         with model.lock:
             network.adopt(controlnet)
-        self._network: Any = controlnet
+        self._network = controlnet
         self._mode = None if kinds is None else self.kind()
         denoiser.attach(name, controlnet)
+
+    def _check_taken(self, model: Model) -> None:
+        """Raise `UsageError` for options that have no effect on a model that takes maps as channels."""
+        for name, value in (("model", None), ("scale", 1), ("start", 0), ("end", 1)):
+            if getattr(self, name) != value:
+                raise UsageError(
+                    f"`{name_of(self)}.{name}` has no effect, since {model.name} takes maps without a "
+                    "ControlNet, as strongly as it was trained to",
+                    "leave it out",
+                )
 
     def check_kind(self, where: str | Path, kinds: int | None) -> None:
         """Raise `UsageError` if a ControlNet, for so many ``kinds`` of maps, doesn't know these (None: 1)."""
@@ -136,6 +153,9 @@ class Control(Plugin):
             return
         maps = torch.from_numpy(self.detect(chunk.images, chunk)).permute(0, 3, 1, 2)
         maps = maps.to(model.device, torch.float32) / 255
+        if model.network.takes_maps:
+            self._latents = model.encode(2 * maps - 1)
+            return
         inputs = model.network.condition(self._network, maps, model.encode)
         if self._mode is not None:
             mode = torch.full((chunk.length, 1), self._mode, device=model.device)
@@ -143,10 +163,12 @@ class Control(Plugin):
         self._inputs = {**inputs, "conditioning_scale": self.scale}
 
     @hookimpl
-    def denoiser_inputs(self, step: Step, branch: Branch) -> DenoiserInputs | None:
+    def denoiser_inputs(self, step: Step, branch: Branch, latents: torch.Tensor) -> DenoiserInputs | None:
         # The same bounds as in StableDiffusionControlNetPipeline.
         acts = self.start <= step.index / step.count and (step.index + 1) / step.count <= self.end
-        if self.scale == 0 or not acts:
+        if self._latents is not None:
+            return DenoiserInputs(channels=[self._latents])
+        if self._network is None or not acts:
             return None
         # As in that pipeline: a ControlNet that only sums a picture up, such as the one for shuffle, steers
         # nothing but the conditional branch.

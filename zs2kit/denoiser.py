@@ -33,7 +33,7 @@ class Denoiser:
         self._contexts: list[Callable[[], AbstractContextManager[Any]]] = []
         self.attach(model.network.name, model.network.module)
         self._average = TemporalMomentum(momentum, Carry(), Carry())
-        # Of a chunk, for a model that inpaints: where it is to draw, and the rest (frames, 1 + channels, ...)
+        # Of a chunk, for a model that inpaints: where it is to draw, and the rest (frames, channels, ...)
         self.surroundings: torch.Tensor | None = None
 
     def attach(self, name: str, network: Any) -> None:
@@ -132,6 +132,7 @@ class Denoiser:
         if "image_latents" in conditions and not network.shows:
             raise PluginError(f"{self.model.name} can't be shown pictures", "use another model")
         extra: list[torch.Tensor] = self.hook.channels(step=step, branch=branch, latents=latents)
+        extra = [*extra, *(picture for each in given for picture in each.channels)]
         if self.surroundings is not None:
             extra = [*extra, self.surroundings]
         inputs = torch.cat([latents, *(each.to(latents) for each in extra)], dim=1)
@@ -140,9 +141,11 @@ class Denoiser:
                 2 * self.model.latent_channels: "use it with instruct, the plugin that it was made for",
                 self.model.latent_channels + 3: "use it in diffuse, the filter that it was made for",
             }
+            remedy = made_for.get(network.channels, "use another model")
+            if network.takes_maps:
+                remedy = "use it with one of depth, edges, pose and control, which give it a map"
             raise PluginError(
-                f"{self.model.name} takes {network.channels} channels, not {inputs.shape[1]}",
-                made_for.get(network.channels, "use another model"),
+                f"{self.model.name} takes {network.channels} channels, not {inputs.shape[1]}", remedy
             )
         frames = len(latents)
         return _Call(

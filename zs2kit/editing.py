@@ -229,7 +229,8 @@ def _added(plugins: Sequence[Plugin] | None, model: Model, clip: Clip, steps: in
     chosen = list(plugins or ())
     if clip.blank or (plugins is not None and not chosen) or any(map(_looks, chosen)):
         return []
-    if model.network.shows or model.network.channels == 2 * model.latent_channels:
+    network = model.network
+    if network.shows or (network.channels == 2 * model.latent_channels and not network.takes_maps):
         return [plugins_.build("instruct", {})]
     few = {"strength": "1"} if steps == 1 else {}  # of which half is none
     return [plugins_.build("strength", few)]

@@ -226,7 +226,7 @@ class Model:
     @property
     def inpaints(self) -> bool:
         """Whether it is for inpainting: its network also sees what stays of the source, and where."""
-        return self.network.channels == 2 * self.latent_channels + 1
+        return self.network.channels - 2 * self.latent_channels in (1, self.vae_scale**2)
 
     @property
     def vae_scale(self) -> int:

@@ -255,6 +255,7 @@ class Scan:
         """Return what a model that inpaints sees beside the latents, as its diffusers pipeline makes it.
 
         That is 1 for each latent of which a part is drawn, and the source's latents, grey where it is drawn.
+        FLUX.1 Fill sees these the other way round, and 1 for each pixel that is drawn.
         """
         assert chunk.fit is not None
         if keep is None:
@@ -263,8 +264,12 @@ class Scan:
             mask = np.stack([chunk.fit.apply(each) for each in keep])[:, None]
             stays = (torch.from_numpy(mask) > 0.999).float()  # of what fades out, something is drawn
         source = torch.zeros(chunk.length, 3, *stays.shape[2:]) if chunk.fitted is None else chunk.pixels
-        drawn = torch.nn.functional.max_pool2d(1 - stays, self.model.vae_scale)
-        return torch.cat([drawn.to(self.model.device), self.model.encode(source * stays)], dim=1)
+        around, scale = self.model.encode(source * stays), self.model.vae_scale
+        if self.model.network.channels - 2 * self.model.latent_channels == 1:
+            drawn = torch.nn.functional.max_pool2d(1 - stays, scale)
+            return torch.cat([drawn.to(self.model.device), around], dim=1)
+        drawn = torch.nn.functional.pixel_unshuffle(1 - stays, scale)
+        return torch.cat([around, drawn.to(self.model.device)], dim=1)
 
     def _kept_source(self, chunk: Chunk, keep: NDArray[np.float32], noise: torch.Tensor) -> Kept:
         """Return what the sampler puts back of the source; the masks ``keep`` have the source's size."""

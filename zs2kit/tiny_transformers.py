@@ -227,12 +227,15 @@ def _z_image() -> tuple[str, dict[str, Any]]:
     }
 
 
-def _flux(*, guidance: bool = True, kind: str = "FluxPipeline") -> tuple[str, dict[str, Any]]:
+def _flux(
+    *, guidance: bool = True, kind: str = "FluxPipeline", channels: int = 4
+) -> tuple[str, dict[str, Any]]:
     import diffusers
 
     transformer = diffusers.FluxTransformer2DModel(
         patch_size=1,
-        in_channels=16,
+        in_channels=4 * channels,
+        out_channels=16,
         num_layers=1,
         num_single_layers=2,
         attention_head_dim=16,
@@ -401,6 +404,9 @@ TRANSFORMERS: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
     "flux-dev": _flux,
     "flux-schnell": lambda: _flux(guidance=False),
     "flux-kontext": lambda: _flux(kind="FluxKontextPipeline"),
+    # The source and a mask beside the latents, of squares of 4x4 pixels
+    "flux-fill": lambda: _flux(kind="FluxFillPipeline", channels=4 + 4 + 16),
+    "flux-control": lambda: _flux(kind="FluxControlPipeline", channels=4 + 4),  # a map beside them
     "flux2-dev": lambda: _flux2(kind="dev"),
     "flux2-klein": lambda: _flux2(kind="klein"),
     "flux2-klein-base": lambda: _flux2(kind="klein-base"),

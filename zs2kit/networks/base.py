@@ -58,7 +58,8 @@ class DenoiserInputs:
     ``down`` and ``mid`` are residuals as a diffusers ControlNet returns them (already scaled); those of
     several plugins are added up. ``conditions`` are added to those of the branch. ``shown``: latents of
     pictures that the network is shown as further tokens, (1 or frames, channels, height, width) each, if its
-    `Network.shows` says that it can be; they come after those of the branch.
+    `Network.shows` says that it can be; they come after those of the branch. ``channels``: what comes after
+    the latents as further channels, (frames, channels, height, width) each.
 
     Instead of residuals a plugin may give the ``network`` that makes them: a ControlNet of the model's family
     that it has attached to the denoiser. It is called with ``inputs``, such as ``controlnet_cond``, of which
@@ -70,6 +71,7 @@ class DenoiserInputs:
     mid: torch.Tensor | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
     shown: Sequence[torch.Tensor] = ()
+    channels: Sequence[torch.Tensor] = ()
     network: Any = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
@@ -135,6 +137,11 @@ class Network(Protocol):
     @property
     def edits(self) -> bool:
         """Whether it draws nothing without such a picture, which its text encoder sees, too."""
+        ...
+
+    @property
+    def takes_maps(self) -> bool:
+        """Whether it takes the latents of a map, such as depth, as further channels."""
         ...
 
     @property

@@ -77,7 +77,7 @@ class Blocks:
 
     @property
     def channels(self) -> int:
-        """The channels of the latents."""
+        """The channels of the latents, and of what some see beside them."""
         side = self.family.side if self.family.packed else 1
         return int(self.module.config.in_channels) // side**2
 
@@ -90,6 +90,11 @@ class Blocks:
     def edits(self) -> bool:
         """See `Network`."""
         return self.family.edits
+
+    @property
+    def takes_maps(self) -> bool:
+        """See `Network`."""
+        return self.family.maps
 
     @property
     def controlnet(self) -> str | None:

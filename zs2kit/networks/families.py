@@ -21,6 +21,7 @@ class Family(NamedTuple):
     distilled_steps: int = 4  # the default for a checkpoint that was distilled to need no guidance
     shows: bool = False  # whether it can be shown pictures, such as the source, as further tokens
     edits: bool = False  # whether it can't do without such a picture, which its text encoder sees, too
+    maps: bool = False  # whether it takes the latents of a map, such as depth, as further channels
     controlnet: str | None = None  # the class of diffusers of which its ControlNets are, if it takes some
     unguided: float = 1.0  # the guidance scale that means no guidance
     rescales: bool = False  # whether guidance keeps the norm of the conditional prediction
@@ -60,6 +61,26 @@ FAMILIES = {
         (f"black-forest-labs/FLUX.1-Kontext-dev ({_OF_BFL})",),
         tokenizer="tokenizer_2",
         shows=True,
+    ),
+    "FluxFillPipeline": Family(
+        "FLUX.1 Fill",
+        "FluxAutoBlocks",
+        50,
+        30.0,
+        (f"black-forest-labs/FLUX.1-Fill-dev ({_OF_BFL})",),
+        tokenizer="tokenizer_2",
+    ),
+    "FluxControlPipeline": Family(
+        "FLUX.1 Control",
+        "FluxAutoBlocks",
+        28,
+        10.0,
+        (
+            f"black-forest-labs/FLUX.1-Depth-dev ({_OF_BFL})",
+            f"black-forest-labs/FLUX.1-Canny-dev ({_OF_BFL})",
+        ),
+        tokenizer="tokenizer_2",
+        maps=True,
     ),
     "Flux2KleinPipeline": Family(
         "FLUX.2 klein",
@@ -162,13 +183,15 @@ def rows() -> list[Row]:
         if not family.edits:  # or it draws nothing without its source
             does = ["text", *does, *(["reference"] if family.shows else []), "strength", "invert", "flowedit"]
         does += ["mask", "colour"]
-        if family.controlnet:
+        if family.controlnet or family.maps:
             does += ["pose", "depth", "edges", "control"]
+        if family.maps:  # or it draws nothing without one of these
+            does.remove("text")
         does.append("LoRA")
         guided = family.guidance_scale > family.unguided
         guidance = f"guidance {family.guidance_scale:g}" if guided else "no guidance"
         defaults = f"{family.num_inference_steps} steps, {guidance}"
-        if family.blocks.startswith("Flux") and family.title not in ("FLUX.2", "FLUX.1 Kontext"):
+        if family.title in ("FLUX.1", "FLUX.2 klein"):
             defaults += f"; if distilled, {family.distilled_steps} steps, no guidance"
         found.append(Row(family.title, ", ".join(does), defaults, ", ".join(family.hub)))
     return found

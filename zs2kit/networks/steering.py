@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from zs2kit.networks.base import MASK, Encode, Side
+from zs2kit.quiet import quiet
 
 # A ControlNet's class -> the arguments of the transformer that take what it returns
 RESIDUALS = {
@@ -34,10 +35,11 @@ def adopt(controlnet: Any, transformer: Any) -> None:
 
     A module of both would be given momentum twice.
     """
-    if type(controlnet).__name__ == "ZImageControlNetModel":
-        controlnet.from_transformer(controlnet, _Twins(transformer))
-    elif controlnet.config.get("use_pos_embed") is False:  # of Stable Diffusion 3.5 Large
-        controlnet.pos_embed = _Twins(transformer).pos_embed
+    with quiet():  # while another thread loads weights, parameters can't be set
+        if type(controlnet).__name__ == "ZImageControlNetModel":
+            controlnet.from_transformer(controlnet, _Twins(transformer))
+        elif controlnet.config.get("use_pos_embed") is False:  # of Stable Diffusion 3.5 Large
+            controlnet.pos_embed = _Twins(transformer).pos_embed
 
 
 class _Twins:

@@ -30,7 +30,7 @@ class UNet:
     guidance_scale = 5.0
     unguided = 1.0
     controlnet = "ControlNetModel"
-    one_prompt_steers = False
+    one_prompt_steers = takes_maps = False
 
     def __init__(self, pipeline: Any, called: str) -> None:
         module = getattr(pipeline, "unet", None)
