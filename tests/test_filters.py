@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from safetensors.torch import save_file
+from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
 
 import zs2kit
 from zs2kit import Filter, cli, io, option, plan
@@ -23,6 +25,8 @@ from zs2kit.carry import Carry
 from zs2kit.clip import Anew, Clip
 from zs2kit.errors import PluginError, UsageError
 from zs2kit.filters import Smooth, Steady, declared, through
+from zs2kit.filters.diffuse import Diffuse
+from zs2kit.filters.upscale import Upscale
 from zs2kit.testing import check_filter, drawn_clip, two_shots
 from zs2kit.verify import verify
 from zs2kit_plugins.mask import Mask
@@ -421,6 +425,27 @@ def test_a_chain_of_all_filters_takes_no_more_memory_for_a_longer_clip(capsys):
 
     measure_filters((20, 120))
     assert float(capsys.readouterr().out.rsplit(": ", 1)[1]) < 1.02
+
+
+@pytest.mark.slow
+def test_a_chain_of_all_filters_of_720_lines_is_verified(tiny_folders, tmp_path):
+    from zs2kit.bench.kills import with_sound
+
+    clip = drawn_clip(3, width=1280, height=720, rate=Fraction(30000, 1001))
+    source = with_sound(io.write(tmp_path / "clip.mp4", clip))
+    enlarger = tmp_path / "tiny.safetensors"
+    save_file(SRVGGNetCompact(num_feat=8, num_conv=2, upscale=2).state_dict(), enlarger)
+    filters = [
+        Steady(),
+        Diffuse(1.0, str(tiny_folders["upscaler"]), num_inference_steps=1, guidance_scale=1.0),
+        Upscale(1.0, str(enlarger)),
+        Smooth(2),
+    ]
+    edited = zs2kit.edit(source, "x", model=tiny_folders["epsilon"], plugins=[], num_inference_steps=1)
+    out = io.write(tmp_path / "out.mp4", through(edited, filters))
+    made = io.read(out)
+    assert (made.width, made.height, made.rate, made.frame_count) == (1280, 720, Fraction(60000, 1001), 6)
+    assert all(check.ok for check in verify(source, out, filters=filters))
 
 
 @pytest.mark.slow

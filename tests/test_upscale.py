@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from time import sleep
 
 import cv2
 import numpy as np
@@ -96,6 +97,20 @@ def test_what_a_mask_keeps_stays(model, tmp_path):
         for image, source in zip(images(made), sources, strict=True):
             kept = [(image[rows] == source[rows]).all() for rows in (slice(None, 40), slice(40, None))]
             assert sorted(kept) == [False, True]
+
+
+def test_a_plan_counts_the_time_that_enlarging_takes(model, tmp_path):
+    def plan(made):
+        return zs2kit.plan.plan(made, tmp_path / "out.mp4")
+
+    slow = model.enlarger.network.register_forward_pre_hook(lambda *_: sleep(0.5))
+    try:
+        alone, filtered = plan(edit(model)), plan(Upscale()(edit(model)))
+    finally:
+        slow.remove()
+    assert alone.seconds >= 1.5 and alone.filter_seconds == 0  # three frames
+    assert filtered.filter_seconds >= 1.5
+    assert filtered.seconds - filtered.filter_seconds < alone.seconds  # where the filter does it, once
 
 
 def test_any_clip_can_be_enlarged(file):

@@ -20,7 +20,7 @@ from zs2kit.between import alike, mixed, moved, share_of
 from zs2kit.clip import Chunk, Fit, Frame
 from zs2kit.flow import SMALLEST, flow, visible
 
-UNSURE = 0.1  # the largest share of a frame whose motion may be unsure; with more, the frame is drawn
+UNSURE = 0.05  # the largest share of a frame whose motion may be unsure; with more, the frame is drawn
 
 
 def spaced(frames: Iterable[Frame], every: int, fit: Fit) -> Iterator[Frame]:
@@ -63,9 +63,16 @@ def _fills(pictures: list[NDArray[np.uint8]], frames: list[Frame]) -> list[NDArr
 def _way(
     picture: NDArray[np.uint8], other: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return the flow from one picture to another, and where it is sure."""
+    """Return the flow from one picture to another, and where it is sure.
+
+    Beside something that moves, flows are often wrong about what stays. So where the flow is not sure, and
+    both show the same at the same place, nothing has moved.
+    """
     there, back = flow(picture, other), flow(other, picture)
-    return there, visible(there, back) & alike(picture, other, there)
+    sure = visible(there, back) & alike(picture, other, there)
+    stays = ~sure & alike(picture, other, np.zeros_like(there))
+    there[stays] = 0
+    return there, sure | stays
 
 
 def filled(pixels: torch.Tensor, chunk: Chunk, before: torch.Tensor | None) -> torch.Tensor:

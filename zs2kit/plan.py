@@ -12,6 +12,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
+import torch
+
 from zs2kit.carry import Carry
 from zs2kit.clip import Chunk, Clip, Frame
 from zs2kit.editing import MOST, Edit, Place
@@ -23,6 +25,7 @@ from zs2kit.journal import ANEW, SEGMENT
 from zs2kit.memory import free, peak_of
 from zs2kit.plugins import name_of
 from zs2kit.progress import Progress, Report
+from zs2kit.scan import Drawn, chunk_of, finished
 from zs2kit.settings import changed, takes_fields
 
 
@@ -114,6 +117,10 @@ def plan(
         _, carry = scan.rehearse(chunk)
         return carry, scan.seconds(chunk)  # after the rehearsal, since the first time takes longer
 
+    unfitted = any(
+        each.model_size for each in filters
+    )  # bringing pictures to their size is then the filter's
+
     chunk_bytes = peak_of(
         lambda: measured.append(edited.attempt(read.chunk, Place(read.place, Carry()), measure)), device
     )
@@ -122,7 +129,9 @@ def plan(
 
     pixels = made.width * made.height
     result_bytes = output.bytes(made, read.frames * times)
-    filtering = filter_seconds(made, edited, read.chunk) * (read.frames - saved // times)
+    left = read.frames - saved // times
+    filtering = filter_seconds(made, edited, read.chunk) * left
+    fitting = 0.0 if unfitted else _fitting_seconds(edited, read.chunk[:2]) * left
     # Segments and the file that they are joined into; pictures and carries, until the next ones are saved
     disk_bytes = 2 * (result_bytes + min(read.frames * times, SEGMENT) * pixels * 3 + carry_bytes)
     folder = out.parent
@@ -154,6 +163,7 @@ def plan(
         free_bytes=free(device),
         seconds=read.seconds
         + seconds * (beforehand + read.drawn * (1 - saved / times / read.frames)) / chunk.drawn.length
+        + fitting
         + filtering,
         filter_seconds=filtering,
         result=out,
@@ -215,6 +225,17 @@ def _read(edited: Edit, progress: Report | None, preview: Callable[[Frame, Frame
             progress(Progress(index + 1, "reading", clip.frame_count))
     duration = frame.pts * tick - starts[0] + (frame.duration * tick or 1 / clip.rate)
     return _Source(index + 1, drawn, starts, duration, chunk, place, perf_counter() - started - previewing)
+
+
+def _fitting_seconds(edited: Edit, frames: list[Frame]) -> float:
+    """Return how long it takes to bring a drawn picture to the source's size, by a try with ``frames``."""
+    chunk = chunk_of(edited.clip, frames, 0, edited.fit)
+    drawn = Drawn(Carry(), torch.zeros(len(frames), 3, *edited.fit.padded), None)
+    for _ in range(2):  # the first time takes longer
+        began = perf_counter()
+        for _ in finished(chunk, drawn, frames, edited.encoding, edited.scan.model.enlarger):
+            pass
+    return (perf_counter() - began) / len(frames)
 
 
 def _weights(edited: Edit) -> int:
