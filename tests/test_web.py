@@ -334,7 +334,7 @@ def test_a_clip_of_text_and_a_filter(tab: Any, clip: Path) -> None:
     expect(job(page, "only words")).to_contain_text("done", timeout=PATIENCE)
     page.get_by_role("tab", name="Filter a clip").click()
     start(page, "Filter")
-    expect(panel(page).locator(".z-error")).to_contain_text("no clip", timeout=PATIENCE)
+    expect(panel(page).locator(".z-error")).to_contain_text("no filter is chosen", timeout=PATIENCE)
     upload(page, clip)
     panel(page).get_by_role("checkbox", name="smooth").check()
     start(page, "Filter")

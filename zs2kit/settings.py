@@ -392,6 +392,8 @@ class Settings:
         return cls(**values)
 
 
+OF_A_SOURCE = ("flow_momentum", "cuts", "every")  # settings that have no use without a source
+
 Function = typing.TypeVar("Function", bound=Callable[..., Any])
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import click
 
 from zs2kit.cli.jobs import check_timeline, shown_by
-from zs2kit.cli.options import AT, FILES, OF_A_SOURCE, PATH, RATE, WHAT, Shared, flag, shared
+from zs2kit.cli.options import AT, FILES, PATH, RATE, WHAT, Shared, flag, shared
 from zs2kit.cli.terminal import Command
 from zs2kit.errors import UsageError
+from zs2kit.settings import OF_A_SOURCE
 
 
 @click.command(cls=Command)

@@ -23,7 +23,7 @@ from zs2kit.cli.display import KINDS, Display, make_display
 from zs2kit.cli.terminal import Grouped, given, hush, log, manners, say, stoppable
 from zs2kit.errors import UsageError
 from zs2kit.io.output import Output
-from zs2kit.settings import Option, Settings, exact_rate, options, parse_time
+from zs2kit.settings import OF_A_SOURCE, Option, Settings, exact_rate, options, parse_time
 
 if TYPE_CHECKING:
     from zs2kit.clip import Clip
@@ -177,7 +177,6 @@ def derived(option: Option, group: str) -> Callable[[Any], Any]:
 
 SETTINGS = {each.name: each for each in options(Settings)}
 OUTPUT = {each.name: each for each in options(Output)}
-OF_A_SOURCE = ("flow_momentum", "cuts", "every")  # settings that have no use without a source
 
 PATH = click.Path(path_type=Path)
 

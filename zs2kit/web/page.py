@@ -18,7 +18,7 @@ from zs2kit.errors import Zs2Error
 from zs2kit.filters import Filter
 from zs2kit.io import CODECS, Output
 from zs2kit.plugins import Plugin
-from zs2kit.settings import Option, Settings, options
+from zs2kit.settings import OF_A_SOURCE, Option, Settings, options
 from zs2kit.web.fields import Chooser, Fields, Given, Values, upload
 from zs2kit.web.jobs import Jobs, Wanted, Work, opened, told
 from zs2kit.web.views import WELCOME, error_line, job_list, view, worded
@@ -28,7 +28,6 @@ DAILY = (3600, 86400)  # seconds: every hour, uploads that are older than a day 
 TICK = 1.0  # seconds between two looks at the jobs
 FIRST_CHOICE = ("pose",)
 EDIT_PROMPT = "a blue knight on the beach"
-OF_A_SOURCE = ("flow_momentum", "cuts")
 CLICKS = """
 element.addEventListener('click', event => {
     const button = event.target.closest('[data-do]');
