@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import diffusers
@@ -148,11 +148,11 @@ def check_whole(file: Path) -> None:
         ) from error
 
 
-def checkpoint_folder(name: str | Path) -> Path:
+def checkpoint_folder(name: str | Path, lent: Collection[str] = ()) -> Path:
     """Return the folder of the checkpoint that is called so, or that of the repository that is called so.
 
     A repository is fetched, unless it is in the hub's cache. Raises `ModelError` if it can't be had, or if
-    parts of it are missing or damaged.
+    parts of it are missing or damaged; those that are ``lent`` to it needn't be there.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -163,6 +163,8 @@ def checkpoint_folder(name: str | Path) -> Path:
         except Exception as error:
             raise _out_of_reach(str(name), _CHECKPOINT, "model", "", error) from error
     for part in _parts(folder):
+        if part in lent:
+            continue
         files = _files_of(part)
         if not any(_found(folder / part, each) for each in files):
             raise _incomplete(str(name), folder, [f"{part}/{files[0]}"])

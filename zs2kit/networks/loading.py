@@ -94,14 +94,16 @@ def load_pipeline(
     if path.is_file():
         pipeline = _single_file(path, config, weights)
     else:
-        folder = checkpoint_folder(path)
-        if bundled and not (folder / "vae").exists():
-            weights["vae"] = diffusers.AutoencoderKL.from_pretrained(_WEIGHTS / "vae", **weights)
+        lent = {}
+        if bundled and path != _WEIGHTS:
+            lent = {"vae": diffusers.AutoencoderKL.from_pretrained(_WEIGHTS / "vae", **weights)}
+        folder = checkpoint_folder(path, lent)
         pipeline = diffusers.DiffusionPipeline.from_pretrained(
             folder,
             use_safetensors=True,
             variant=only_variant(folder, *(each.name for each in folder.iterdir() if each.is_dir())),
             safety_checker=None,  # it checks pictures, which never pass through the pipeline
+            **lent,
             **weights,
         )
     network_of(pipeline, str(name))  # refuses other families before anything is added to them
