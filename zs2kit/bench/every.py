@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from time import process_time
 
 import cv2
@@ -13,6 +14,7 @@ import zs2kit
 from zs2kit import plugins
 from zs2kit.bench.cases import RATE, Case, source_images, warp_error
 from zs2kit.bench.runs import Column
+from zs2kit.beside import write_beside
 from zs2kit.clip import Clip
 from zs2kit.model import Model
 from zs2kit.puppets.truth import Judge
@@ -24,6 +26,28 @@ COLUMNS = [
     Column("colour flips", "colour flips"),
     Column("seconds", "CPU seconds a clip"),
 ]
+
+
+def draw(path: Path, model: Model, frames: int, steps: int, every: int) -> None:
+    """Write a strip of the first clip's frames: the source, all frames drawn, and those by ``every``."""
+    case = Case(0, frames)
+    rows = [source_images(case)]
+    rows += [np.stack([each.image for each in edited(model, case, steps, n)]) for n in (1, every)]
+    strip = np.vstack([np.hstack(list(row)) for row in rows])
+    write_beside(path, cv2.imencode(".png", strip[..., ::-1])[1].tobytes())
+
+
+def edited(model: Model, case: Case, steps: int, every: int) -> Clip:
+    """Return the edit of a case by the plugin pose."""
+    return zs2kit.edit(
+        Clip.from_images(source_images(case), RATE),
+        case.prompt,
+        plugins=[plugins.load("pose")()],
+        model=model,
+        num_inference_steps=steps,
+        seed=case.seed,
+        every=every,
+    )
 
 
 def compare(model: Model, clips: int, frames: int, steps: int, every: int) -> Iterator[str]:
@@ -40,26 +64,10 @@ def compare(model: Model, clips: int, frames: int, steps: int, every: int) -> It
     for number in range(clips):
         case, made = Case(number, frames), {}
         for each in found:
-            clip = Clip.from_images(source_images(case), RATE)
             if number == 0:  # what comes first takes longer
-                few = Clip.from_images(source_images(case)[:3], RATE)
-                list(
-                    zs2kit.edit(
-                        few, case.prompt, plugins=[plugins.load("pose")()], model=model, num_inference_steps=1
-                    )
-                )
+                list(edited(model, Case(0, 3), 1, 1))
             began = process_time()
-            made[each] = list(
-                zs2kit.edit(
-                    clip,
-                    case.prompt,
-                    plugins=[plugins.load("pose")()],
-                    model=model,
-                    num_inference_steps=steps,
-                    seed=case.seed,
-                    every=each,
-                )
-            )
+            made[each] = list(edited(model, case, steps, each))
             found[each].append({"seconds": process_time() - began})
         filled = [place for place, frame in enumerate(made[every]) if frame.fill is not None]
         share.append(len(filled) / frames)
