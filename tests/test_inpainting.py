@@ -92,7 +92,7 @@ def test_it_draws_what_its_pipeline_draws(model, picture):
 
 def test_it_loads_as_its_folder_calls_it(model, tmp_path):
     xl = hasattr(model.pipeline, "text_encoder_2")
-    folder = shutil.copytree(model.folder, tmp_path / "own")
+    folder = shutil.copytree(model.folders[0], tmp_path / "own")
     index = json.loads((folder / "model_index.json").read_text())
     index["_class_name"] = f"StableDiffusion{'XL' * xl}InpaintPipeline"
     (folder / "model_index.json").write_text(json.dumps(index))

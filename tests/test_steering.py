@@ -360,5 +360,5 @@ def test_defaults_are_named_where_there_are_some(monkeypatch):
         "sd3": "has no default ControlNet for models like",
     }.items():
         model = Model.load(tiny_models()[kind])
-        model.folder = None  # or it would use its own
+        model.folders = ()  # or it would use its own
         assert default in refusal(model, Edges())

@@ -85,7 +85,8 @@ def tiny_models() -> Mapping[str, Path]:
     Each is created when it is first asked for, in a folder that is removed when the process ends. Those with
     a U-Net are ``epsilon`` and ``v_prediction``, like Stable Diffusion 1.5, ``instruct``, which is like these
     but has eight input channels, and ``sdxl``. They have the side networks that the bundled model has, so
-    that plugins find theirs. Those with a transformer are named after their families, such as ``flux-dev``.
+    that plugins find theirs. Those with a transformer are named after their families, such as ``flux-dev``;
+    they have detectors and, if there are some for the family, ControlNets of several kinds.
     ``upscaler`` is like Stable Diffusion's x4 upscaler, for the filter diffuse.
     """
     return _TinyModels()
