@@ -45,7 +45,7 @@ LAYERS = [
     {"control", "puppets", "scan"},
     {"people"},
     {"editing", "zs2kit_plugins"},
-    {"filters"},
+    {"farm", "filters"},
     {"plan", "puppets.prompted", "report", "tiny_transformers", "verify"},
     {"web"},
     {"cli", "testing", "puppets.evaluate"},

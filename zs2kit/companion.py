@@ -43,6 +43,7 @@ class Companion:
             )
         ours, clips = opened.frame_count, clip.frame_count
         self._goes_on = clip.end is not None  # and so may the companion
+        self._compared = bool(ours and clips)
         if not self.is_picture and ours and clips:
             if not self.is_sequence and self._goes_on:  # a video is of the whole of the clip's file
                 clips = max(clips, (frames_in_file(clip) or 0) - self._skipped)
@@ -84,7 +85,9 @@ class Companion:
 
     def finish(self, frames: int) -> None:
         """Send a notice if pictures are left after ``frames`` frames; call it in a plugin's `finish`."""
-        if self._picture is None and not self._goes_on and next(self._frames, None) is not None:
+        if self._compared or self._goes_on or self._picture is not None:
+            return
+        if next(self._frames, None) is not None:
             notify(
                 "companion-longer",
                 f"{self.path} has more frames than the clip, which has {frames}; the rest was not used",

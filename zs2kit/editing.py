@@ -6,7 +6,7 @@ import gc
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
@@ -288,6 +288,7 @@ class Place:
 
     index: int
     carry: Carry
+    filled: int = 0  # how many of the frames were filled in rather than drawn
 
 
 def drawing(frames: Iterator[Frame], count: int) -> list[Frame]:
@@ -390,36 +391,33 @@ class Edit(Clip):
                 return
             yield frame
 
+    def shot(self, index: int, frames: Iterable[Frame], carry: Carry | None = None) -> Iterator[Frame]:
+        """Return the edited frames of a shot from position ``index`` on; ``frames`` are the source's.
+
+        carry: what they must know about those of the shot that come before; None if there are none. If there
+        is one, ``frames`` begin one frame earlier.
+        """
+        self._place = place = Place(index, carry or Carry())
+        source = iter(frames)
+        if self.settings.every > 1:
+            source = spaced(source, self.settings.every, self.fit)
+        if carry is not None:
+            next(source)
+        return self._told(self._shot(place, source, partial(self._draw, place, Pace(index))))
+
     def _frames(self, place: Place) -> Iterator[Frame]:
         draw = partial(self._draw, place, Pace(place.index))
-        begun, filled = place.index, 0
+        begun = place.index
         for first, shot in groupby(self.marked(place.index), key=itemgetter(0)):
             if first == place.index:  # nothing of the shot before may be seen in this one
                 place.carry = Carry()
-            frames: Iterator[Frame] = (frame for _, frame in shot)
-            while group := drawing(frames, self.chunk_size or MOST):
-                if not self._compared:
-                    self._compared = True
-                    drawn_anew = self.clip.blank or self.scan.moves_itself
-                    _tell_beyond(self.scan.model, self.settings, None if drawn_anew else group[0])
-                chunk, drawn = self.attempt(group, place, draw)
-                place.index, place.carry = place.index + chunk.length, drawn.carry
-                filled += chunk.length - chunk.drawn.length
-                yield from finished(
-                    chunk,
-                    drawn,
-                    group[: chunk.length],
-                    self.encoding,
-                    self.scan.model.enlarger,
-                    fit=self._fitted,
-                )
-                frames = chain(group[chunk.length :], frames)
+            yield from self._shot(place, (frame for _, frame in shot), draw)
         self.scan.hook.finish(frames=place.index)
         every, frames_now = self.settings.every, place.index - begun
-        if filled < (1 - 1 / every) * (frames_now - every) / 2:  # half of those that could be
+        if place.filled < (1 - 1 / every) * (frames_now - every) / 2:  # half of those that could be
             notify(
                 "every-drawn",
-                f"`every`: only {filled} of {frames_now} frames could be filled in; in the others, the "
+                f"`every`: only {place.filled} of {frames_now} frames could be filled in; in the others, the "
                 "clip's motion isn't sure",
             )
 
@@ -439,6 +437,27 @@ class Edit(Clip):
                 yield from ((first, frame) for frame in spaced(frames, self.settings.every, self.fit))
 
         return islice(spread(), index - start, None)
+
+    def _shot(
+        self, place: Place, frames: Iterator[Frame], draw: Callable[[Chunk], Drawn | Broken]
+    ) -> Iterator[Frame]:
+        while group := drawing(frames, self.chunk_size or MOST):
+            if not self._compared:
+                self._compared = True
+                drawn_anew = self.clip.blank or self.scan.moves_itself
+                _tell_beyond(self.scan.model, self.settings, None if drawn_anew else group[0])
+            chunk, drawn = self.attempt(group, place, draw)
+            place.index, place.carry = place.index + chunk.length, drawn.carry
+            place.filled += chunk.length - chunk.drawn.length
+            yield from finished(
+                chunk,
+                drawn,
+                group[: chunk.length],
+                self.encoding,
+                self.scan.model.enlarger,
+                fit=self._fitted,
+            )
+            frames = chain(group[chunk.length :], frames)
 
     def _draw(self, place: Place, pace: Pace, chunk: Chunk) -> Drawn | Broken:
         """Draw a chunk; after each step, report the progress and end if `stop` was called."""
@@ -585,10 +604,12 @@ class Edit(Clip):
 
     def describe(self) -> dict[str, Any] | None:
         """Return all that the frames depend on, for JSON; None if there is no source file to fingerprint."""
-        clip, model = self.clip, self.scan.model
-        source = described(clip)
-        if source is None:
-            return None
+        source = described(self.clip)
+        return None if source is None else {**self.described(), **source}
+
+    def described(self) -> dict[str, Any]:
+        """Return the same without the source."""
+        model = self.scan.model
         return {
             **self.settings.described(),
             "size": list(self.fit.padded),
@@ -598,5 +619,4 @@ class Edit(Clip):
             "dtype": str(model.dtype),
             "device": model.device.type,
             "torch": torch.__version__,
-            **source,
         }

@@ -14,6 +14,7 @@ from zs2kit import __version__, plugins
 from zs2kit.beside import write_beside
 from zs2kit.clip import Clip
 from zs2kit.editing import Edit
+from zs2kit.farm import FarmEdit
 from zs2kit.filters import Filter, Filtered, filters_of, source_frames
 from zs2kit.io import read
 from zs2kit.metrics import measure
@@ -50,7 +51,7 @@ def described(
 
 
 def drawn_with(
-    edited: Edit,
+    edited: Edit | FarmEdit,
     about: Mapping[str, Any],
     *,
     config: str | None = None,
@@ -63,26 +64,26 @@ def drawn_with(
 
     The other arguments are those that its model was loaded with, as `Model.load` takes them.
     """
-    model, known = edited.scan.model, edited.describe() or {}
+    known = edited.describe() or {}
     return {
         "settings": {**edited.settings.described(), **about},
         "model": {
-            "name": model.name,
+            "name": known["model"],
             "weights": known["weights"],
             "config": config,
             "loras": dict(loras or {}),
             "embeddings": embeddings,
             "vae": vae,
             "tiny_vae": tiny_vae,
-            "device": str(model.device),
-            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": known["device"],
+            "dtype": known["dtype"].removeprefix("torch."),
         },
     }
 
 
 def report_on(
     result: Path,
-    made: Edit | Filtered,
+    made: Edit | FarmEdit | Filtered,
     source: Clip | None,
     about: Mapping[str, Any],
     *,

@@ -6,23 +6,26 @@ import functools
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, nullcontext
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from zs2kit.cli.jobs import HANDLES, PROMPTS, Job, jobs_of
-from zs2kit.cli.options import AT, FILES, PATH, RATE, TIME, WHAT, Shared, flag, shared
+from zs2kit.cli.options import AT, FILES, MACHINE, PATH, RATE, TIME, WHAT, Shared, flag, shared
 from zs2kit.cli.terminal import Command, given
 from zs2kit.errors import UsageError
 
 if TYPE_CHECKING:
     from zs2kit.clip import Clip
+    from zs2kit.editing import Edit
+    from zs2kit.farm import Farm, FarmEdit
     from zs2kit.io import Output
+    from zs2kit.model import Model
 
 
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,6 +95,14 @@ def _required(context: click.Context, parameter: click.Parameter, value: Sequenc
 STANDARD = Path("-")  # standard input, or output
 
 
+class Looked(NamedTuple):
+    """What is known of a job before a model is loaded."""
+
+    read: Callable[[], Clip]
+    source: Clip
+    output: Output
+
+
 @click.command(cls=Command)
 @click.argument("clips", metavar="CLIP...", type=PATH, nargs=-1, callback=_required)
 @source_options
@@ -105,6 +116,12 @@ STANDARD = Path("-")  # standard input, or output
     group=FILES,
     is_eager=True,
     help="Instead of CLIP: a camera, 0 is the first. Its frames come as they come, and need --end.",
+)
+@flag(
+    "--farm",
+    metavar="ADDRESS",
+    group=MACHINE,
+    help="Draw the shots on a farm: local, for several processes here, or the HOST:PORT of a Ray cluster.",
 )
 @shared()
 def edit(
@@ -120,6 +137,7 @@ def edit(
     fps: Fraction | None,
     deinterlace: bool,
     reader: str,
+    farm: str | None,
     shared: Shared,
 ) -> None:
     """Make a new video from CLIP, with its motion and its sound.
@@ -161,7 +179,7 @@ def edit(
         from zs2kit.filters import declared
         from zs2kit.io.cameras import address_of
 
-        def look(job: Job) -> tuple[Callable[[], Clip], Clip, Output]:
+        def look(job: Job) -> Looked:
             """Check all that can be checked before a model is loaded."""
             if camera is not None or address_of(job.clip):
                 if shared.sheet or shared.report:
@@ -178,23 +196,14 @@ def edit(
             output = job.shared.opened_output(job.out, display)
             output.check(declared(source, filters))
             job.shared.check_beside([job.clip, job.out])
-            return read_source, source, output
+            return Looked(read_source, source, output)
 
-        def make(job: Job, looked: tuple[Callable[[], Clip], Clip, Output]) -> None:
-            read_source, source, output = looked
-            edited = edit(
-                source,
-                job.prompts or by_frame,
-                plugins=chosen,
-                model=model,
-                progress=display.update,
-                **shared.settings,
-            )
+        def make(job: Job, looked: Looked, edited: Edit | FarmEdit) -> None:
             made = through(edited, filters)
             several = len(jobs.jobs) > 1
             of = f" {job.name} ({jobs.jobs.index(job) + 1} of {len(jobs.jobs)})" if several else ""
             display.stage(f"editing{of}")
-            shared.write(output, made)
+            shared.write(looked.output, made)
             display.stop()
             if named == STANDARD:
                 with job.out.open("rb") as result:
@@ -203,29 +212,53 @@ def edit(
                 # Before the rest, which may still fail. In bytes, since a name may not be text, or not fit
                 # the encoding.
                 click.echo(os.fsencode(job.out))
-            job.shared.write_beside(job.out, edited, made, read_source, **_of_source(job))
+            job.shared.write_beside(job.out, edited, made, looked.read, **_of_source(job))
             display.start()
 
         how = {"start": start, "end": end, "rate": fps, "deinterlace": deinterlace, "reader": reader}
         jobs = jobs_of(clips, out, shared, how, handles=handles, table=table)
-        with jobs.place():
+        with jobs.place(), ExitStack() as stack:
             resumes = len(jobs.jobs) > 1 and shared.output.get("resume")
             todo = jobs.unfinished() if resumes else jobs.jobs
             tried = [(job, jobs.attempt(job, functools.partial(look, job))) for job in todo]
             ready = [(job, looked) for job, looked in tried if looked]
             by_frame = {0: prompt or "", **dict(prompts)}
             if ready:
-                display.stage("loading the model")
-                model = shared.load(chosen)
+                display.stage("loading the model" if farm is None else "starting the farm")
                 from zs2kit.editing import edit
                 from zs2kit.filters import through
 
+                drawing: Model | Farm
+                draw: Callable[..., Edit | FarmEdit]
+                if farm is None:
+                    drawing = shared.load(chosen)
+                    draw = functools.partial(edit, model=drawing)
+                else:
+                    drawing = stack.enter_context(shared.open_farm(farm, chosen))
+                    draw = drawing.edit
                 if not all(job.prompts for job, _ in ready):
-                    shared.say_prompt(prompt, model)
-                by_frame[0] = model.default_prompt if prompt is None else prompt
+                    shared.say_prompt(prompt, drawing)
+                by_frame[0] = drawing.default_prompt if prompt is None else prompt
                 shared.save()
-            for job, looked in ready:
-                jobs.attempt(job, functools.partial(make, job, looked))
+
+            def begin(job: Job, looked: Looked) -> Edit | FarmEdit:
+                how = {"plugins": chosen, "progress": display.update, **shared.settings}
+                return draw(looked.source, job.prompts or by_frame, **how)
+
+            edits: Iterable[tuple[Job, Looked, Edit | FarmEdit | None]] = (
+                (job, looked, jobs.attempt(job, functools.partial(begin, job, looked)))
+                for job, looked in ready
+            )
+            if farm is not None:  # whose workers draw the next clips while one is written
+                from zs2kit.farm import FarmEdit
+
+                edits = list(edits)
+                for _, looked, edited in edits:
+                    if isinstance(edited, FarmEdit) and not looked.output.resume:
+                        edited.begin()
+            for job, looked, edited in edits:
+                if edited is not None:
+                    jobs.attempt(job, functools.partial(make, job, looked, edited))
             if written := jobs.write_timeline(by_frame):
                 display.stop()
                 click.echo(os.fsencode(written))

@@ -28,6 +28,7 @@ from zs2kit.settings import OF_A_SOURCE, Option, Settings, exact_rate, options, 
 if TYPE_CHECKING:
     from zs2kit.clip import Clip
     from zs2kit.editing import Edit
+    from zs2kit.farm import Farm, FarmEdit
     from zs2kit.filters import Filter, Filtered
     from zs2kit.model import Model
     from zs2kit.plugins import Plugin
@@ -431,7 +432,10 @@ class Common:
             write_beside(self.save_settings, text.encode())
 
     def write(
-        self, output: Output, made: Edit | Filtered, progress: Callable[[Progress], object] | None = None
+        self,
+        output: Output,
+        made: Edit | FarmEdit | Filtered,
+        progress: Callable[[Progress], object] | None = None,
     ) -> None:
         """Make the frames of ``made`` and write them; ``progress`` is called after each."""
         from zs2kit import io
@@ -467,7 +471,7 @@ class Common:
     def write_report(
         self,
         out: Path,
-        made: Edit | Filtered,
+        made: Edit | FarmEdit | Filtered,
         read_source: Callable[[], Clip] | None,
         about: Mapping[str, Any],
         chunk_size: int | None = None,
@@ -546,31 +550,45 @@ class Shared(Common):
         built = [plugins.build(*chosen[name], name) for name in named]
         return (built if self.plugins else None), filters
 
-    def load(self, plugins: Sequence[Plugin] | None) -> Model:
-        """Load the model: the one that is named, or the plugins' default, or the bundled one."""
-        choose_waiting()
-        hush()
+    def loading(self, plugins: Sequence[Plugin] | None) -> dict[str, Any]:
+        """Return what `Model.load` is given: the named model or the plugins' default, and how to load it."""
         from zs2kit import plugins as plugins_
-        from zs2kit.model import Model
         from zs2kit.networks.loading import BUNDLED
 
-        loaded = Model.load(
-            self.model or plugins_.default_model(plugins or ()) or BUNDLED,
-            config=self.config,
-            loras=dict(self.loras),
-            embeddings=self.embeddings,
-            device=self.device,
-            dtype=self.dtype,
-            vae=self.vae,
-            tiny_vae=self.tiny_vae,
-            graphs=self.graphs,
-            compile=self.compile,
-            offload=self.offload,
-        )
+        return {
+            "name": self.model or plugins_.default_model(plugins or ()) or BUNDLED,
+            "config": self.config,
+            "loras": dict(self.loras),
+            "embeddings": self.embeddings,
+            "device": self.device,
+            "dtype": self.dtype,
+            "vae": self.vae,
+            "tiny_vae": self.tiny_vae,
+            "graphs": self.graphs,
+            "compile": self.compile,
+            "offload": self.offload,
+        }
+
+    def load(self, plugins: Sequence[Plugin] | None) -> Model:
+        """Load the model."""
+        choose_waiting()
+        hush()
+        from zs2kit.model import Model
+
+        loaded = Model.load(**self.loading(plugins))
         log.info("model %s on %s in %s", loaded.name, loaded.device, loaded.dtype)
         return loaded
 
-    def say_prompt(self, prompt: object, model: Model) -> None:
+    def open_farm(self, address: str, plugins: Sequence[Plugin] | None) -> Farm:
+        """Start the workers of a farm, each of which loads the model."""
+        choose_waiting()
+        from zs2kit.farm import Farm
+
+        farm = Farm(address, **self.loading(plugins))
+        log.info("a farm of %d workers: %s", len(farm.workers), ", ".join(each.host for each in farm.workers))
+        return farm
+
+    def say_prompt(self, prompt: object, model: Model | Farm) -> None:
         """Print which prompt is used if no ``prompt`` is given."""
         if prompt is None and not self.quiet:
             default = model.default_prompt
@@ -580,8 +598,8 @@ class Shared(Common):
     def write_beside(
         self,
         out: Path,
-        edited: Edit,
-        made: Edit | Filtered,
+        edited: Edit | FarmEdit,
+        made: Edit | FarmEdit | Filtered,
         read_source: Callable[[], Clip] | None = None,
         **about: Any,
     ) -> None:

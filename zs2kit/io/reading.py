@@ -644,6 +644,18 @@ def read_from(source: Path, number: int) -> Clip:
     return read(source, start=times[number] * clip.time_base - clip.origin)
 
 
+def frames_after(clip: Clip, index: int) -> Iterator[Frame]:
+    """Return the frames of a clip from a position on; those before aren't decoded if the times tell where."""
+    # Halves of pictures are made whole with the help of the pictures before.
+    times = frame_times(clip) if isinstance(clip.frames, FileFrames) and not clip.deinterlaced else None
+    if not index or times is None or index >= len(times):
+        return islice(clip, index, None)
+    start = times[index] * clip.time_base - clip.origin
+    if start < 0 or clip.source is None:
+        return islice(clip, index, None)
+    return iter(read(clip.source, start=start, end=clip.end, reader=clip.reader))
+
+
 def frame_times(clip: Clip) -> array[int] | None:
     """Return the pts of all of a file's frames by its packets, in order; None if packets have none."""
     assert clip.source is not None

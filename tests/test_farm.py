@@ -1,0 +1,221 @@
+"""Farms: two workers draw what one machine draws, to the bit, and a worker's death costs its shot at most."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+from click.testing import CliRunner, Result
+
+import zs2kit
+from zs2kit import cli, io
+from zs2kit.errors import ClipError, UsageError, Zs2Error
+from zs2kit.farm import Farm, _connect
+from zs2kit.filters.smooth import Smooth
+from zs2kit.testing import drawn_clip
+
+HOW = {"plugins": (), "num_inference_steps": 2, "size": (32, 32), "chunk_size": 2}
+
+
+def run(*args: object) -> Result:
+    result = CliRunner().invoke(cli.main, [str(each) for each in args])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def farm(cluster: None, tiny_folders: dict[str, Path]) -> Iterator[Farm]:
+    with Farm(name=tiny_folders["epsilon"], device="cpu") as farm:
+        assert len({each.pid for each in farm.workers} - {os.getpid()}) == 2
+        yield farm
+
+
+@pytest.fixture(scope="module")
+def model(cluster: None, tiny_folders: dict[str, Path]) -> zs2kit.Model:
+    return zs2kit.Model.load(tiny_folders["epsilon"], device="cpu")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four shots of different lengths, cut by `CUTS`."""
+    path = tmp_path_factory.mktemp("farm") / "clip.mp4"
+    return io.write(path, drawn_clip(18, rate=Fraction(12)))
+
+
+CUTS = (5 / 12, 8 / 12, 15 / 12)
+
+
+def same(one: zs2kit.Clip, other: zs2kit.Clip) -> bool:
+    pairs = list(zip(one, other, strict=True))
+    return all(a.pts == b.pts and a.cut == b.cut and np.array_equal(a.image, b.image) for a, b in pairs)
+
+
+def test_the_frames_are_those_of_one_machine(farm: Farm, model: zs2kit.Model, clip: Path) -> None:
+    alone = zs2kit.edit(clip, "a disc", model=model, cuts=CUTS, **HOW)
+    together = farm.edit(clip, "a disc", cuts=CUTS, **HOW)
+    assert together.describe() == alone.describe()
+    assert same(together, alone)
+    assert same(together, alone)  # and again
+    other = farm.edit(clip, "a disc", cuts=CUTS, **HOW, seed=1)
+    assert not same(other, alone)
+
+
+def test_a_part_of_a_clip_with_filters(farm: Farm, model: zs2kit.Model, clip: Path, tmp_path: Path) -> None:
+    part = io.read(clip, start=2 / 12, end=16 / 12)
+    alone, together = (
+        Smooth(2)(draw(part, "a disc", cuts=CUTS, **HOW))
+        for draw in (lambda *args, **how: zs2kit.edit(*args, model=model, **how), farm.edit)
+    )
+    results = [io.write(tmp_path / f"{number}.mkv", made) for number, made in enumerate((alone, together))]
+    assert results[0].read_bytes() == results[1].read_bytes()
+
+
+@pytest.mark.parametrize("moment", [0, pytest.param(1, marks=pytest.mark.slow), 7])
+def test_a_worker_may_be_killed_at_any_moment(
+    farm: Farm, model: zs2kit.Model, clip: Path, moment: int
+) -> None:
+    said: list[zs2kit.Notice] = []
+    alone = zs2kit.edit(clip, "a disc", model=model, cuts=CUTS, **HOW)
+    pids = {each.pid for each in farm.workers}
+
+    def kill(done: int) -> None:
+        if done == moment:
+            os.kill(farm.workers[0].pid, signal.SIGKILL)
+
+    together = farm.edit(clip, "a disc", cuts=CUTS, **HOW, progress=kill, notices=said.append)
+    if not moment:
+        together.begin()
+        farm._turn(None)  # which gives both workers a shot
+        kill(0)
+    assert same(together, alone)
+    assert moment or [each.kind for each in said] == ["worker-lost"]
+    assert same(together, alone)  # whoever is left, and whoever came
+    assert {each.pid for each in farm.workers} != pids
+
+
+@pytest.mark.slow
+def test_a_shot_that_ends_every_worker_is_an_error(farm: Farm, clip: Path) -> None:
+    together = farm.edit(clip, "a disc", cuts=CUTS, **HOW, notices=lambda notice: None)
+    together.begin()
+    with pytest.raises(Zs2Error, match=r"the shot from frame 0 of .* ended 3 workers, the last one on"):
+        while True:
+            farm._turn(None)
+            for each in farm.workers:
+                if each.task is together.tasks[0]:
+                    os.kill(each.pid, signal.SIGKILL)
+
+
+def test_an_edit_that_was_stopped_is_resumed(
+    farm: Farm, model: zs2kit.Model, clip: Path, tmp_path: Path
+) -> None:
+    def edits() -> zs2kit.Clip:
+        return farm.edit(clip, "a disc", cuts=CUTS, **HOW)
+
+    whole = io.write(tmp_path / "whole.mkv", zs2kit.edit(clip, "a disc", model=model, cuts=CUTS, **HOW))
+    stopped = edits()
+
+    def stop(done: int) -> None:
+        if done == 10:
+            stopped.stop()
+
+    with pytest.raises(zs2kit.Stopped) as caught:
+        io.write(tmp_path / "out.mkv", stopped, progress=stop)
+    saved = int(caught.value.__notes__[0].partition(" of 18 frames are saved")[0])
+    assert saved in (5, 8)  # whole shots
+    drawn: list[int] = []
+    again = farm.edit(clip, "a disc", cuts=CUTS, **HOW, progress=drawn.append)
+    out = io.write(tmp_path / "out.mkv", again, resume=True)
+    assert drawn == list(range(saved + 1, 19))
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_what_one_machine_has_begun_a_farm_goes_on_with(
+    farm: Farm, model: zs2kit.Model, clip: Path, tmp_path: Path
+) -> None:
+    whole = io.write(tmp_path / "whole.mkv", zs2kit.edit(clip, "a disc", model=model, cuts=CUTS, **HOW))
+    begun = zs2kit.edit(clip, "a disc", model=model, cuts=CUTS, **HOW)
+    with pytest.raises(zs2kit.Stopped):
+        io.write(tmp_path / "out.mkv", begun, progress=lambda done: done == 2 and begun.stop())
+    together = farm.edit(clip, "a disc", cuts=CUTS, **HOW)  # from the middle of a shot on
+    assert io.write(tmp_path / "out.mkv", together, resume=True).read_bytes() == whole.read_bytes()
+
+
+def test_errors_of_workers_are_those_of_one_machine(
+    farm: Farm, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="the prompt at frame 99 comes after the end"):
+        farm.edit(clip, {0: "a disc", 99: "a ball"}, **HOW)
+    with pytest.raises(UsageError, match="a farm edits clips of files"):
+        farm.edit(drawn_clip(2), "a disc", **HOW)
+    moved = io.read(io.write(tmp_path / "moved.mp4", drawn_clip(2)))
+    io.write(tmp_path / "moved.mp4", drawn_clip(3), overwrite=True)
+    monkeypatch.setattr("zs2kit.farm.described", lambda clip: {"source": "as it was"})
+    with pytest.raises(ClipError, match=r"a worker finds another file at .*moved\.mp4"):
+        farm.edit(moved, "a disc", **HOW)
+
+
+def test_farms_that_cannot_be_are_one_line(farm: Farm, tiny_folders: dict[str, Path]) -> None:
+    with pytest.raises(
+        Zs2Error, match=r"the farm 127\.0\.0\.1:1 can't be reached \(.*refused.*is Ray started"
+    ):
+        _connect(ray, "127.0.0.1:1")
+    with pytest.raises(Zs2Error, match=r"the farm nowhere can't be reached \(write HOST:PORT, or local\)"):
+        _connect(ray, "nowhere")
+    old = ("0.0.1", torch.__version__)
+    with pytest.raises(Zs2Error, match=r"the worker on .* has zs2kit .*, but this is zs2kit 0\.0\.1 with"):
+        farm.ask(lambda worker: worker.start.remote(old, 1, "", {}))
+    farm.ask(lambda worker: worker.finish.remote(0))  # which is still there
+    with pytest.raises(Zs2Error, match="the farm local has no machine with 1 free cores; try again later"):
+        Farm(name=tiny_folders["epsilon"], device="cpu")
+
+
+def test_a_missing_extra_says_what_to_install(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = run("edit", clip, "--plugin", "none", "--farm", "local")
+    assert result.stderr.splitlines()[-1] == "zs2kit: error: farms need Ray; pip install 'zs2kit[farm]'"
+    assert result.exit_code == 2
+
+
+def test_several_clips_and_their_reports(
+    farm: Farm, tiny_folders: dict[str, Path], clip: Path, tmp_path: Path
+) -> None:
+    farm.close()  # the command starts workers of its own
+    other = io.write(tmp_path / "other.mp4", drawn_clip(3))
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"no video")
+    words = ["--model", tiny_folders["epsilon"], "--device", "cpu", "--steps", "1", "--plugin", "none"]
+    words += ["--prompt", "a disc", "--cuts", "0:00.5", "--chunk-size", "8"]
+    made = []
+    for name, further in {"farm": ["--farm", "local"], "alone": []}.items():
+        (folder := tmp_path / name).mkdir()
+        result = run("edit", clip, other, bad, "-o", folder, "--report", folder, *words, *further)
+        assert f"error: {bad} is not a video" in result.stderr and result.exit_code == 1
+        made.append([folder / "clip-edit.mp4", folder / "other-edit.mp4"])
+        assert result.stdout.splitlines() == [str(each) for each in made[-1]]
+    for ours, theirs in zip(*made, strict=True):
+        assert ours.read_bytes() == theirs.read_bytes()
+        reports = [json.loads(each.with_suffix(".json").read_text()) for each in (ours, theirs)]
+        assert reports[0]["model"] == reports[1]["model"]
+        assert reports[0]["metrics"] == reports[1]["metrics"]
