@@ -157,7 +157,8 @@ def test_a_unet_of_other_channels_is_refused_before_any_work(tmp_path, channels)
     with pytest.raises(ModelError) as error:
         zs2kit.edit(drawn_clip(1), "make it red", model=folder, plugins=[Instruct()])
     assert "\n" not in str(error.value)
-    assert f"takes {channels}; use puppets-instruct" in str(error.value)
+    assert "which takes the source as further channels, but" in str(error.value)
+    assert "doesn't; use puppets-instruct" in str(error.value)
 
 
 def test_guidance_by_the_image_is_one_at_least(editor):
