@@ -22,8 +22,9 @@ from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_vid
 )
 from test_reference import save_adapter
 
+from zs2kit import attention as layers
 from zs2kit import metrics
-from zs2kit.bench import ablation, device, overhead, quality, readers, same, search, speed
+from zs2kit.bench import ablation, device, joint, overhead, quality, readers, same, search, speed
 from zs2kit.bench.__main__ import main
 from zs2kit.bench.baselines import (
     attention,
@@ -376,3 +377,24 @@ def test_readers_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
     title, *rows = capsys.readouterr().out.splitlines()
     assert [row.split()[0] for row in rows] == ["pyav", "decord", "opencv"] and "levels off" in title
     assert float(rows[0].split()[-2]) == pytest.approx(0, abs=0.6)  # of the ramp, of 220 levels
+
+
+def test_ways_to_average_in_joint_attention():
+    """Each gives other frames, none changes anything after it, and one block is neither all nor none."""
+    model, case = Model.load(tiny_models()["flux-dev"]), Case(0, 3, 32)
+
+    def drawn(**ways):
+        return joint.joint(model, case, 2, edited=False, momentum=0.9, noise="orbit", **ways)
+
+    plain, before = drawn(), (layers.self_attention, layers.Layer, type(model.network).tokens)
+    ways = [{"layers": each} for each in joint.LAYERS if each != "all"] + [
+        {"text": True},
+        {"after_norm": True},
+    ]
+    found = [drawn(**each) for each in ways]
+    for i, one in enumerate([plain, *found]):
+        assert all((one != other).any() for other in found[i:])
+    assert before == (layers.self_attention, layers.Layer, type(model.network).tokens)
+    assert (drawn() == plain).all()
+    names = [each.name for each in joint.methods(edited=True)]
+    assert len(names) == len(set(names)) == 16 and "frame by frame" in names

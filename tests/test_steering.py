@@ -20,7 +20,10 @@ from test_transformers import FRAMES, PROMPT, SIZE, STEPS, cut, difference, nois
 import zs2kit
 from zs2kit import Model, Plugin
 from zs2kit.control import Control
+from zs2kit.domain import Domain
 from zs2kit.errors import ModelError, PluginError, UsageError
+from zs2kit.networks.base import Side
+from zs2kit.networks.steering import Steered
 from zs2kit.noise import MAX_DIVERGENCE
 from zs2kit.testing import check_plugin, drawn_clip, edited_pixels, make_scan, tiny_models
 from zs2kit_plugins.control import AnyControl
@@ -35,6 +38,7 @@ from zs2kit_plugins.strength import Strength
 PIPELINES: dict[str, tuple[str, dict[str, Any], float]] = {
     "flux-dev": ("FluxControlNetPipeline", {"guidance_scale": 3.0}, 3.0),
     "flux-schnell": ("FluxControlNetPipeline", {"guidance_scale": 3.5}, 1.0),
+    "flux-kontext": ("FluxControlNetPipeline", {"guidance_scale": 3.0}, 3.0),
     "sd3": (
         "StableDiffusion3ControlNetPipeline",
         {"guidance_scale": 3.0, "negative_prompt": "blue"},
@@ -183,6 +187,60 @@ def test_plugins_keep_the_laws(kind):
     """All three at once; also averages that are carried over, of which each network has its own."""
     plugins = [Pose(detector="puppets"), Depth(), Edges()]
     check_plugin(*plugins, model=tiny_models()[kind], **QUICK)
+
+
+def test_a_shown_source_is_not_steered():
+    """A ControlNet sees the picture that is drawn alone, and gives the shown one nothing."""
+    model, network = load("flux-kontext"), controlnet("flux-kontext", "pose")
+    tokens, width = 16, model.network.module.config.in_channels
+    drawn, shown, maps = torch.randn(3, 1, tokens, width).unbind(0)
+    ids = torch.stack(torch.meshgrid(torch.arange(2), torch.arange(4), torch.arange(4), indexing="ij"), -1)
+    call = {
+        "timestep": torch.tensor([0.5]),
+        "guidance": torch.tensor([3.0]),
+        "pooled_projections": torch.randn(1, model.network.module.config.pooled_projection_dim),
+        "encoder_hidden_states": torch.randn(1, 8, model.network.module.config.joint_attention_dim),
+        "txt_ids": torch.zeros(8, 3),
+        "return_dict": False,
+    }
+    both = {"hidden_states": torch.cat([drawn, shown], 1), "img_ids": ids.reshape(-1, 3).float()}
+    seen: list[torch.Tensor] = []
+    block = model.network.module.transformer_blocks[0]
+    first = {"hidden_states": drawn, "img_ids": both["img_ids"][:tokens]}
+    side = Side(network, {"controlnet_cond": maps}, torch.zeros(1), {})
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        residuals, _ = network(controlnet_cond=maps, **first, **call)
+        after = block.register_forward_hook(lambda _, __, output: seen.append(output[1]))
+        before = model.network.module.single_transformer_blocks[0].register_forward_pre_hook(
+            lambda _, __, given: seen.append(given["hidden_states"]), with_kwargs=True
+        )
+        try:
+            Steered(model.network.module, [side], 3.0)(**both, **call)
+        finally:
+            after.remove()
+            before.remove()
+    added = seen[1] - seen[0]
+    torch.testing.assert_close(added[:, :tokens], residuals[0], atol=1e-5, rtol=1e-5)
+    assert not added[:, tokens:].any()
+
+
+def test_controlnets_of_other_networks_are_passed_over():
+    unets, pipeline = tiny_models()["epsilon"], load("flux-dev").pipeline
+    folders = unets, tiny_models()["flux-dev"]
+    assert Model(pipeline, folders=folders).bundled("controlnet_pose") == folders[1] / "controlnet_pose"
+    assert Model(pipeline, folders=folders[:1]).bundled("controlnet_pose") is None
+    assert Model(Model.load(unets).pipeline, folders=folders).bundled("controlnet_pose") is not None
+
+
+def test_a_small_model_has_no_controlnets_but_its_own():
+    domain = Domain("a model of squares", 30.0, None)
+    model = Model(load("flux-dev").pipeline, "squares", domain=domain)
+    assert refusal(model, Pose(detector="puppets")).startswith("squares has no ControlNet for pose; ")
+
+
+def test_a_shown_source_and_a_controlnet_keep_the_laws():
+    check_plugin(Instruct(), Pose(detector="puppets"), model=tiny_models()["flux-kontext"], **QUICK)
 
 
 @pytest.mark.parametrize("plugin", [Pose, Depth, Edges, AnyControl])
@@ -339,9 +397,8 @@ def test_a_union_must_know_the_kind_of_maps(picture, tmp_path):
     assert "`control.mode` has no effect" in refusal(model, plain)
 
 
-@pytest.mark.parametrize("kind", ["flux-kontext", "flux2-klein"])
-def test_families_without_controlnets_say_so(kind):
-    assert "takes no ControlNet, and pose needs one; use a model of" in refusal(load(kind), Pose())
+def test_a_family_without_controlnets_says_so():
+    assert "takes no ControlNet, and pose needs one; use a model of" in refusal(load("flux2-klein"), Pose())
 
 
 def test_a_single_file_is_refused(tmp_path):

@@ -465,6 +465,13 @@ def test_what_of_a_prompt_is_cut_is_said(kind, tokens):
         model.embed("a" * (tokens - (kind != "qwen-image")) + "xyz", "", *SIZE)
 
 
+def test_no_more_is_read_than_the_tokenizer_says():
+    model = Model.load(tiny_models()["flux-dev"])
+    model.pipeline.tokenizer_2.model_max_length = 9
+    embeds, _ = model.network.embed("a red robot", "", 32, 32)
+    assert embeds.prompt_embeds.shape[1] == 9 and model.network.cut("a " * 20)[0] == 9
+
+
 def test_without_the_largest_text_encoder_others_say_what_is_cut():
     model = Model.load(tiny_models()["sd3"])
     model.pipeline.register_modules(text_encoder_3=None, tokenizer_3=None)

@@ -60,6 +60,11 @@ class Control(Plugin):
 
     def usual(self, model: Model, by_family: Mapping[str, str]) -> str:
         """Return what of ``by_family`` is for the model's family; `ModelError` if none is."""
+        if model.domain is not None:  # no other network could steer so small a model
+            raise ModelError(
+                f"{model.name} has no ControlNet for {name_of(self)}",
+                "leave the plugin out, or use `puppets`",
+            )
         if model.family in by_family:
             return by_family[model.family or ""]
         raise ModelError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -254,9 +255,17 @@ class Model:
         return self.latent_channels, height // self.vae_scale, width // self.vae_scale
 
     def bundled(self, name: str) -> Path | None:
-        """Return the folder of the checkpoint's own side network called ``name``; None if it has none."""
-        found = (each / name for each in self.folders if (each / name / "config.json").is_file())
-        return next(found, None)
+        """Return the folder of the checkpoint's own side network called ``name``; None if it has none.
+
+        A ControlNet for another class of networks doesn't count.
+        """
+        for folder in self.folders:
+            config = folder / name / _CONFIG
+            if config.is_file():
+                kind = str(json.loads(config.read_text(encoding="utf-8")).get("_class_name"))
+                if "ControlNet" not in kind or kind == self.network.controlnet:
+                    return folder / name
+        return None
 
     def embed(
         self,

@@ -452,6 +452,7 @@ _SD3 = {
 _CONTROLNETS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "flux-dev": _FLUX,
     "flux-schnell": _FLUX,
+    "flux-kontext": _FLUX,
     "sd3": _SD3,
     "sd3.5": _SD3,
     "qwen-image": {

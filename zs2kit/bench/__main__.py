@@ -11,6 +11,7 @@ from zs2kit.bench import ablation as ablation_
 from zs2kit.bench import device as device_
 from zs2kit.bench import every as every_
 from zs2kit.bench import fuzz as fuzz_
+from zs2kit.bench import joint as joint_
 from zs2kit.bench import kills as kills_
 from zs2kit.bench import memory as memory_
 from zs2kit.bench import middle as middle_
@@ -88,8 +89,14 @@ def quality(model: str | None, cells: Path, docs: Path | None, prompts: int, ste
 def ablation(
     model: str | None, cells: Path, docs: Path | None, prompts: int, long_prompts: int, steps: int
 ) -> None:
-    """Vary momentum, divergence, the kind of noise and the length of generated clips."""
+    """Vary momentum, divergence, the kind of noise and the length of generated clips.
+
+    With a transformer, such as puppets-flow, vary how momentum acts in its joint attention instead.
+    """
     loaded, kept = Model.load(model or BUNDLED), Cells(cells)
+    if loaded.network.name == "transformer":
+        joint_.run(Runs(kept, loaded, steps), prompts)
+        return
     ablation_.run(Runs(kept, loaded, steps), prompts, long_prompts)
     if docs:
         page.write(docs, kept, loaded)

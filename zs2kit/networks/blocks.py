@@ -160,7 +160,11 @@ class Blocks:
     def _embed(self, prompt: str, **shown: Any) -> Embeds:
         blocks = self._blocks(shown).sub_blocks
         encoders = [block for name, block in blocks.items() if name.split(".")[0] == "text_encoder"]
-        state = _state(encoders, {"prompt": prompt, **shown})
+        longest = getattr(
+            getattr(self.pipeline, self.family.tokenizer), "model_max_length", self.family.tokens
+        )
+        limit = {"max_sequence_length": longest} if longest < self.family.tokens else {}
+        state = _state(encoders, {"prompt": prompt, **limit, **shown})
         with quiet():
             for block in encoders:
                 if hasattr(block, "DEFAULT_SYSTEM_MESSAGE"):  # FLUX.2's has lost a line break in the blocks
@@ -186,6 +190,7 @@ class Blocks:
             tokenizer = self.pipeline.tokenizer
             read = tokenizer.model_max_length - 2
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # a processor, for pictures too, has one
+        read = min(read, tokenizer.model_max_length)
         with quiet():
             tokens = tokenizer(prompt, add_special_tokens=False).input_ids
         return read, tokenizer.decode(tokens[read:])

@@ -60,6 +60,7 @@ FAMILIES = {
         2.5,
         (f"black-forest-labs/FLUX.1-Kontext-dev ({_OF_BFL})",),
         tokenizer="tokenizer_2",
+        controlnet="FluxControlNetModel",
         shows=True,
     ),
     "FluxFillPipeline": Family(

@@ -8,6 +8,7 @@ from inspect import signature
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 
 from zs2kit.networks.base import MASK, Encode, Side
 from zs2kit.quiet import quiet
@@ -74,7 +75,7 @@ def condition(
     latents = encode(pixels)
     if kind == "ZImageControlNetModel":  # some take a picture to be inpainted as well, which is left empty
         empty = controlnet.config.control_in_dim - latents.shape[1]
-        latents = torch.nn.functional.pad(latents, (0, 0, 0, 0, 0, empty))
+        latents = pad(latents, (0, 0, 0, 0, 0, empty))
         return {"control_context": latents[:, :, None].to(dtype)}
     if controlnet.config.get("force_zeros_for_pooled_projection"):
         latents = latents + shift
@@ -108,7 +109,12 @@ class Steered:
         network, kind = side.network, type(side.network).__name__
         takes = signature(type(network).forward).parameters
         inputs = {name: value for name, value in call.items() if name in takes} | dict(side.inputs)
+        shown = 0
         if kind == "FluxControlNetModel":
+            if (maps := inputs["controlnet_cond"]).ndim == 3:  # tokens, of the picture that is drawn
+                shown = inputs["hidden_states"].shape[1] - maps.shape[1]
+                inputs["hidden_states"] = inputs["hidden_states"][:, : maps.shape[1]]
+                inputs["img_ids"] = inputs["img_ids"][: maps.shape[1]]
             scale = torch.full_like(inputs["timestep"], self._guidance_scale)
             guidance = scale if inputs["guidance"] is None else inputs["guidance"]
             inputs["guidance"] = guidance if network.config.guidance_embeds else None
@@ -126,6 +132,11 @@ class Steered:
         if getattr(network, "input_hint_block", None) is not None:  # meant for all layers, in turn
             residuals = {
                 name: each and [each[layer % len(each)] for layer in range(self._layers(name))]
+                for name, each in residuals.items()
+            }
+        if shown:  # pictures that are shown as further tokens, which get nothing
+            residuals = {
+                name: each and [pad(layer, (0, 0, 0, shown)) for layer in each]
                 for name, each in residuals.items()
             }
         return {name: each for name, each in residuals.items() if each is not None}
