@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 import zs2kit
 from zs2kit import cli, io
-from zs2kit.errors import ClipError, UsageError, Zs2Error
+from zs2kit.errors import ClipError, UsageError, Zs2Error, receiving
 from zs2kit.farm import Farm, _connect
 from zs2kit.filters.smooth import Smooth
 from zs2kit.testing import drawn_clip
@@ -119,7 +119,8 @@ def test_a_worker_may_be_killed_at_any_moment(
 def test_a_shot_that_ends_every_worker_is_an_error(farm: Farm, clip: Path) -> None:
     together = farm.edit(clip, "a disc", cuts=CUTS, **HOW, notices=lambda notice: None)
     together.begin()
-    with pytest.raises(Zs2Error, match=r"the shot from frame 0 of .* ended 3 workers, the last one on"):
+    over = pytest.raises(Zs2Error, match=r"the shot from frame 0 of .* ended 3 workers, the last one on")
+    with over, receiving(lambda notice: None):
         while True:
             farm._turn(None)
             for each in farm.workers:
