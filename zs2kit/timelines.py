@@ -94,12 +94,13 @@ class Timeline:
         self.cuts = list(cuts)
         self._drops = drops  # whether timecodes of 29.97 and 59.94 in an EDL are drop-frame
 
-    def check(self, path: Path) -> None:
+    def check(self, path: str | Path) -> None:
         """Raise `UsageError` if a file of this kind can't hold the timeline."""
-        self._text(path)
+        self._text(Path(path))
 
-    def write(self, path: Path) -> None:
+    def write(self, path: str | Path) -> None:
         """Write it, as .otio or .edl; raise `ClipError` or `UsageError` if it can't be written."""
+        path = Path(path)
         write_beside(path, self._text(path).encode())
 
     def _text(self, path: Path) -> str:
@@ -118,13 +119,13 @@ class Timeline:
 def read(path: str | Path, *, rate: Fraction | float | None = None, handles: int = 0) -> Timeline:
     """Read a timeline, and find the media of its clips.
 
-    rate: frames per second of an EDL, which doesn't say. handles: how many further frames each cut gets
-    before and after, as far as its media has them.
+    rate: frames per second of an EDL, which doesn't say. handles: how many extra frames each cut gets at each
+    end, as far as its media has them.
 
-    Media is where the timeline says, or else beside it, by the same name; of an EDL that only names clips or
-    reels, beside it by that name. The prompts of a cut are its
-    markers whose name or comment is "prompt: TEXT": the first holds from the cut's first frame on, others
-    from their own. Notices name the clips that are left as they are.
+    Media is where the timeline says, or else beside it, under the same name. If an EDL names only clips or
+    reels, media is looked for beside it, under that name. The prompts of a cut are its markers whose name or
+    comment is "prompt: TEXT": the first applies from the cut's first frame on, others from their own. Notices
+    name the clips that are left as they are.
 
     Raises `UsageError` if the extra ``timeline`` is not installed, or an EDL comes without ``rate``;
     `ClipError` if the file can't be read, or media is missing, or is too short.
@@ -145,7 +146,7 @@ def read(path: str | Path, *, rate: Fraction | float | None = None, handles: int
     except (otio.exceptions.OTIOError, OSError, ValueError, AttributeError) as error:
         raise ClipError(f"{path} is not a timeline, or is damaged ({first_line(error)})") from error
     if not isinstance(timeline, otio.schema.Timeline):
-        raise ClipError(f"{path} holds no timeline", "export one, and nothing else")
+        raise ClipError(f"{path} holds no timeline", "export a single timeline")
     return Timeline(timeline, _cuts(timeline, path, handles), drops=drops)
 
 
@@ -176,7 +177,7 @@ def prompt_table(path: Path) -> dict[str, str]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file)
             if not {"clip", "prompt"} <= set(table.fieldnames or ()):
-                raise UsageError(f"{path} is no table of prompts", "its first line must be: clip,prompt")
+                raise UsageError(f"{path} is not a table of prompts", "its first line must be: clip,prompt")
             return {row["clip"].strip(): (row["prompt"] or "").strip() for row in table if row["clip"]}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ClipError(f"{path} can't be read ({first_line(error)})") from error
@@ -341,7 +342,7 @@ def _edl(timeline: Any, drops: bool) -> str:
     schema, opentime = _otio().schema, _otio().opentime
     tracks = [each for each in timeline.video_tracks() if each.enabled]
     if len(tracks) != 1:
-        raise ValueError(f"{len(tracks)} tracks of pictures")
+        raise ValueError(f"{len(tracks)} video tracks")
     (track,) = tracks
     if timeline.audio_tracks():
         notify("tracks-lost", "the EDL has pictures only, without the timeline's sound")
