@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from test_about import film
 
 from zs2kit import cli, io, timelines
-from zs2kit.errors import ClipError, UsageError
+from zs2kit.errors import ClipError, UsageError, receiving
 from zs2kit.testing import drawn_clip
 
 TINY = ["--plugin", "none", "--steps", "1", "--prompt", "a disc"]
@@ -91,6 +91,18 @@ def test_a_speed_needs_other_frames(
     warp = otio.schema.LinearTimeWarp(time_scalar=speed) if speed else otio.schema.FreezeFrame()
     path = saved(tmp_path / "cut.otio", cut("disc.mp4", 10, 6, warp))
     assert frames_of(timelines.read(path).cuts[0]) == needed
+
+
+@pytest.mark.parametrize(
+    ("start", "length", "rate", "frames"),
+    [(119, 1, 60, (47, 47)), (0, 1, 120, (0, 0)), (-9, 10, 1000, (0, 0))],
+)
+def test_less_than_a_frame_still_needs_one(
+    media: Path, tmp_path: Path, start: int, length: int, rate: int, frames: tuple[int, int]
+) -> None:
+    short = otio.schema.Clip("short", otio.schema.ExternalReference("disc.mp4"), span(start, length, rate))
+    (found,) = timelines.read(saved(tmp_path / "cut.otio", short)).cuts
+    assert frames_of(found) == frames
 
 
 def test_frames_are_counted_as_the_timeline_says_or_by_timecode(tmp_path: Path) -> None:
@@ -239,12 +251,29 @@ def test_an_edl_holds_speeds_stills_gaps_and_transitions(media: Path, tmp_path: 
     assert found == [frames_of(each) for each in timeline.cuts]
 
 
+def test_an_edl_holds_a_clip_without_a_file(media: Path, tmp_path: Path) -> None:
+    bars = otio.schema.Clip("bars", otio.schema.GeneratorReference(generator_kind="SMPTEBars"), span(0, 4))
+    with pytest.warns(UserWarning, match="left as they are"):
+        timeline = timelines.read(saved(tmp_path / "cut.otio", cut("disc.mp4", 0, 4), bars))
+    timeline.write(tmp_path / "new.edl")
+    assert "BARS     V     C" in (tmp_path / "new.edl").read_text()
+
+
 def test_what_an_edl_cannot_hold_is_refused(media: Path, tmp_path: Path) -> None:
     wiped = otio.schema.Transition("odd", "Custom", *[otio.opentime.RationalTime(1, 24)] * 2)
-    for children in ([cut("disc.mp4", 0, 4), wiped, cut("disc.mp4", 4, 4)], [otio.schema.Stack()]):
+    endless = otio.schema.Clip("bars", otio.schema.GeneratorReference(generator_kind="SMPTEBars"))
+    for children, why in (
+        ([cut("disc.mp4", 0, 4), wiped], "a transition called Custom"),
+        ([otio.schema.Stack()], "a Stack in a track"),
+        ([endless], "Cannot compute available range.*"),
+    ):
         path = saved(tmp_path / "cut.otio", *children, cut("disc.mp4", 4, 4))
-        with pytest.raises(UsageError, match=r"new\.edl: an EDL can't hold this timeline \(a .*; name it"):
-            timelines.read(path).check(tmp_path / "new.edl")
+        with receiving(lambda notice: None):
+            timeline = timelines.read(path)
+        with pytest.raises(
+            UsageError, match=rf"new\.edl: an EDL can't hold this timeline \({why}\); name it"
+        ):
+            timeline.check(tmp_path / "new.edl")
 
 
 def test_what_cannot_be_read_is_said(media: Path, tmp_path: Path) -> None:
@@ -255,13 +284,16 @@ def test_what_cannot_be_read_is_said(media: Path, tmp_path: Path) -> None:
 
     missing = cut("gone.mp4", 0, 4), cut("elsewhere/lost.mov", 0, 4), cut("disc.mp4", 0, 4)
     unnamed = otio.schema.Clip("mystery", otio.schema.MissingReference(), span(0, 4))
-    path = saved(tmp_path / "cut.otio", *missing, unnamed)
+    empty = otio.schema.Clip("riddle", otio.schema.ExternalReference(""), span(0, 4))
+    path = saved(tmp_path / "cut.otio", *missing, unnamed, empty)
     assert error(path) == (
-        f"{path} needs media that is missing: gone.mp4, elsewhere/lost.mov, mystery (no file is named); "
-        f"put it there, or into {tmp_path}"
+        f"{path} needs media that is missing: gone.mp4, elsewhere/lost.mov, mystery (no file is named), "
+        f"riddle (no file is named); put it there, or into {tmp_path}"
     )
     path = saved(tmp_path / "cut.otio", cut("disc.mp4", 60, 4))
     assert f"disc is 2.50 to 2.67 s of {media}, which lasts 2.00 s" in error(path)
+    path = saved(tmp_path / "cut.otio", otio.schema.Clip("all", otio.schema.ExternalReference("disc.mp4")))
+    assert error(path) == f"all doesn't say which part of {media} it shows"
     path.write_text("{}")
     assert "cut.otio holds no timeline; export one" in error(path)
     path.write_text("no timeline")

@@ -110,7 +110,7 @@ class Timeline:
             return text
         try:
             return _edl(self.timeline, self._drops)
-        except ValueError as error:
+        except (ValueError, otio.exceptions.OTIOError) as error:
             raise UsageError(
                 f"{path}: an EDL can't hold this timeline ({first_line(error)})", "name it .otio"
             ) from error
@@ -257,7 +257,10 @@ class _Media:
 
 
 def _cut(number: int, name: str, clip: Any, media: _Media, handles: int) -> Cut:
-    shown, needed = clip.trimmed_range(), clip.visible_range()
+    try:
+        shown, needed = clip.trimmed_range(), clip.visible_range()
+    except _otio().exceptions.CannotComputeAvailableRangeError:
+        raise ClipError(f"{name} doesn't say which part of {media.path} it shows") from None
     first, length = _seconds(needed.start_time), _seconds(needed.duration)
     speed = _speed(clip, name)
     known = clip.media_reference.available_range
@@ -274,9 +277,11 @@ def _cut(number: int, name: str, clip: Any, media: _Media, handles: int) -> Cut:
         )
     if speed == 1 and (begin < -media.spacing or end > media.length + media.spacing):
         notify("cut-short", f"{media.path} doesn't have all frames of {name}; those that it has are edited")
-    last = min(len(media.times), media.nearest(end) + handles)
-    place = max(0, media.nearest(begin) - handles)
-    stop = media.times[last] + media.offset if last < len(media.times) else None
+    count = len(media.times)
+    at = min(media.nearest(begin), count - 1)  # what lasts less than a frame still shows one
+    last = min(count, max(at + 1, media.nearest(end)) + handles)
+    place = max(0, at - handles)
+    stop = media.times[last] + media.offset if last < count else None
     start = media.times[place] + media.offset if place else None
     prompts: dict[int, str] = {}
     for marker in sorted(clip.markers, key=lambda each: each.marked_range.start_time):
@@ -320,9 +325,8 @@ def _read_edl(path: Path, text: str, rate: Fraction | float | None, drops: bool)
                 code = otio.opentime.to_timecode(time, time.rate, False)
                 start = otio.opentime.from_timecode(_dropping(code), time.rate)
                 marker.marked_range = otio.opentime.TimeRange(start, marker.marked_range.duration)
-    for (
-        clip
-    ) in timeline.find_clips():  # the event of a transition names two files, of which it takes the other
+    for clip in timeline.find_clips():
+        # The event of a transition names two files, of which the adapter takes the other.
         for comment in clip.metadata.get("cmx_3600", {}).get("comments", ()):
             if found := re.match(r"TO (?:CLIP|FILE):\s*(.+)", comment):
                 clip.media_reference = otio.schema.ExternalReference(found[1].strip())
@@ -420,8 +424,8 @@ def _named(clip: Any) -> str:
     """Return what an EDL's comments say of a clip: its name, and its file."""
     if clip is None:
         return ""
-    url = _otio().url_utils.filepath_from_url(_url(clip.media_reference))
-    return f"CLIP NAME:  {clip.name}" + (f"\nCLIP: {url}" if url else "")
+    file = _file(_url(clip.media_reference))
+    return f"CLIP NAME:  {clip.name}" + (f"\nCLIP: {file}" if file else "")
 
 
 def _wipe(transition: Any) -> str:
@@ -441,18 +445,26 @@ def _url(reference: Any) -> str:
     return getattr(reference, "target_url", None) or ""
 
 
+def _file(url: str | None) -> str:
+    """Return the path that a reference names; empty if it names none."""
+    try:
+        return str(_otio().url_utils.filepath_from_url(url or ""))
+    except IndexError:  # how it says that there is no path
+        return ""
+
+
 def _place(clip: Any, folder: Path) -> tuple[Path | None, Fraction | None]:
     """Return where the media of a clip is, or None; and the rate of a sequence of pictures."""
     otio, reference, rate = _otio(), clip.media_reference, None
     if isinstance(reference, otio.schema.ImageSequenceReference):
         rate = exact_rate(reference.rate)
-        base = Path(otio.url_utils.filepath_from_url(reference.target_url_base or "."))
+        base = Path(_file(reference.target_url_base))
         first, digits = reference.start_frame, reference.frame_zero_padding
         last = first + reference.number_of_images_in_sequence() - 1
         number = f"{first}-{last}{'#' * digits}" if digits > 1 else "%d"
         path = base / f"{reference.name_prefix}{number}{reference.name_suffix}"
-    elif isinstance(reference, otio.schema.ExternalReference):
-        path = Path(otio.url_utils.filepath_from_url(reference.target_url or ""))
+    elif isinstance(reference, otio.schema.ExternalReference) and (file := _file(reference.target_url)):
+        path = Path(file)
     else:  # an EDL may tell no more than a clip's name, or its reel
         reel = clip.metadata.get("cmx_3600", {}).get("reel", "")
         names = {name.strip().lower() for name in (clip.name, reel)} - {""}
