@@ -134,7 +134,7 @@ def test_a_result_takes_the_place_of_its_cut(media: Path, tmp_path: Path) -> Non
     timeline = timelines.read(path, handles=3)
     for each in timeline.cuts:
         each.replace(io.write(tmp_path / f"result {each.number}.mp4", each.read()))
-    timeline.write(tmp_path / "new.otio")
+    timeline.write(str(tmp_path / "new.otio"))
     track = otio.adapters.read_from_file(str(tmp_path / "new.otio")).video_tracks()[0]
     first, mix, second = track
     assert first.source_range == span(3, 6) and second.source_range == span(5, 10)

@@ -1,4 +1,4 @@
-"""The nodes: each calls zs2kit, and nothing else. Plugins and filters become nodes by their option fields."""
+"""The nodes: each only calls zs2kit. The inputs of those for plugins and filters are made from their options."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ELSEWHERE = ("prompt", "size", "cuts")
 
 
 def input_of(option: Option) -> Any:
-    """Make the input for an option. One that may be none is a text, empty by default."""
+    """Make the input for an option. If the option may be none, its input is empty by default."""
     default = f" Default: {option.shown}." if option.shown else ""
     about: dict[str, Any] = {"tooltip": option.help + default, "optional": True}
     if option.type is bool and not option.optional:
@@ -89,7 +89,7 @@ def temporary(suffix: str) -> Path:
 
 
 def report() -> Callable[[zs2kit.Progress], None]:
-    """What tells ComfyUI how far an edit is, and ends it when somebody interrupts."""
+    """Return what tells ComfyUI how far an edit is, and ends it when somebody interrupts it."""
     api = ComfyAPISync()
 
     def told(progress: zs2kit.Progress) -> None:
@@ -147,7 +147,7 @@ def loaded(name: str, lora: str, weight: float, dtype: str) -> zs2kit.Model:
 
 
 def extension_node(kind: str, base: type, chain: Any, word: str) -> type:
-    """Make the node of a plugin, or of a filter, by its options. It may be added to others of its kind."""
+    """Make the node of a plugin or a filter from its options. It can be chained with others of its kind."""
     cls = plugins.load(kind, base)
 
     def define_schema(node: type) -> Any:
@@ -223,7 +223,7 @@ class EditImages(io.ComfyNode):
             node_id="Zs2kitEditImages",
             display_name="zs2kit: edit images",
             category=CATEGORY,
-            description="The same for the frames of a clip as a batch of images, all of which are in memory.",
+            description="Edits the frames of a clip as a batch of images, all of them in memory at once.",
             inputs=[
                 io.Image.Input("images"),
                 io.Float.Input("fps", default=25.0, min=0.01, max=1000.0, step=0.01),
@@ -249,7 +249,7 @@ class EditImages(io.ComfyNode):
 
 
 class Generate(io.ComfyNode):
-    """Makes a video of text alone."""
+    """Makes a video from text alone."""
 
     @classmethod
     def define_schema(cls) -> Any:
@@ -257,7 +257,7 @@ class Generate(io.ComfyNode):
             node_id="Zs2kitGenerate",
             display_name="zs2kit: generate a video",
             category=CATEGORY,
-            description="Makes a video of a prompt alone.",
+            description="Makes a video from a prompt alone.",
             inputs=[
                 io.Int.Input("frames", default=48, min=1, max=100_000),
                 io.Float.Input("fps", default=12.0, min=0.01, max=1000.0, step=0.01),
@@ -328,7 +328,7 @@ class Metrics(io.ComfyNode):
 
 
 class Extension(ComfyExtension):
-    """All nodes; those of plugins and filters are made of what is installed."""
+    """All nodes, with one for each plugin and filter that is installed."""
 
     async def get_node_list(self) -> list[type]:
         """Return the nodes."""
