@@ -49,8 +49,8 @@ class AnyControl(Control):
     )
     mode: int | None = option(
         None,
-        "Which kind of maps it gets, for a ControlNet of FLUX.1 that takes several: its number for them, by "
-        "its model card. Often 0 is canny, 2 depth and 4 pose.",
+        "For a ControlNet of FLUX.1 that takes several kinds of maps: the number of the kind that it gets, "
+        "from its model card. Often 0 is canny, 2 depth and 4 pose.",
         minimum=0,
     )
 

@@ -119,7 +119,9 @@ def test_a_worker_may_be_killed_at_any_moment(
 def test_a_shot_that_ends_every_worker_is_an_error(farm: Farm, clip: Path) -> None:
     together = farm.edit(clip, "a disc", cuts=CUTS, **HOW, notices=lambda notice: None)
     together.begin()
-    over = pytest.raises(Zs2Error, match=r"the shot from frame 0 of .* ended 3 workers, the last one on")
+    over = pytest.raises(
+        Zs2Error, match=r"3 workers died while drawing the shot from frame 0 of .*, the last one on"
+    )
     with over, receiving(lambda notice: None):
         while True:
             farm._turn(None)
@@ -168,12 +170,12 @@ def test_errors_of_workers_are_those_of_one_machine(
 ) -> None:
     with pytest.raises(UsageError, match="the prompt at frame 99 comes after the end"):
         farm.edit(clip, {0: "a disc", 99: "a ball"}, **HOW)
-    with pytest.raises(UsageError, match="a farm edits clips of files"):
+    with pytest.raises(UsageError, match="a farm edits only clips that its workers can read from a file"):
         farm.edit(drawn_clip(2), "a disc", **HOW)
     moved = io.read(io.write(tmp_path / "moved.mp4", drawn_clip(2)))
     io.write(tmp_path / "moved.mp4", drawn_clip(3), overwrite=True)
     monkeypatch.setattr("zs2kit.farm.described", lambda clip: {"source": "as it was"})
-    with pytest.raises(ClipError, match=r"a worker finds another file at .*moved\.mp4"):
+    with pytest.raises(ClipError, match=r"at .*moved\.mp4, a worker finds a different file"):
         farm.edit(moved, "a disc", **HOW)
 
 

@@ -280,9 +280,9 @@ def test_the_command_line_fills_in(tiny_folders, tmp_path):
     ("words", "says"),
     [
         (["--every", 0], "--every must be a whole number from 1 to 8, not 0"),
-        (["--every", 2, "--end", 0.2], "--every: a clip of 2 frames has none between two others"),
-        (["--every", 2, "--end", 0.1], "--every: a clip of 1 frame has none between two others"),
-        (["--every", 2, "--plugin", "none"], "with these plugins the result moves otherwise"),
+        (["--every", 2, "--end", 0.2], "--every: a clip of 2 frames has no frame between two others"),
+        (["--every", 2, "--end", 0.1], "--every: a clip of 1 frame has no frame between two others"),
+        (["--every", 2, "--plugin", "none"], "with these plugins the result moves differently"),
     ],
 )
 def test_what_cannot_be_filled_in_is_one_line(tiny_folders, tmp_path, words, says):
@@ -299,12 +299,12 @@ def test_a_picture_has_nothing_to_fill_in(edited):
 
 
 def test_text_alone_has_no_motion_to_follow(model):
-    with pytest.raises(UsageError, match="along the motion of a clip, and there is none here"):
+    with pytest.raises(UsageError, match="along the motion of a clip, and there is no clip here"):
         zs2kit.generate("a robot", frames=5, model=model, every=2)
 
 
 def test_maps_of_ones_own_have_another_motion(edited, tiny_folders, tmp_path):
     maps = io.write(tmp_path / "maps.mkv", clip_of(5, 4), codec="ffv1")
     plugins = [Strength(), AnyControl(model=str(tiny_folders["epsilon"] / "controlnet_pose"), maps=str(maps))]
-    with pytest.raises(UsageError, match="the result moves otherwise"):
+    with pytest.raises(UsageError, match="the result moves differently"):
         edited(plugins=plugins)

@@ -391,8 +391,8 @@ def test_a_controlnet_for_inpainting_is_refused(kind, entry, tmp_path):
 def test_a_union_must_know_the_kind_of_maps(picture, tmp_path):
     model, union = load("flux-dev"), config_alone(tmp_path, "flux-dev", "depth")
     unknown = AnyControl(model=union, detector="canny")
-    assert "is for 5 kinds of maps" in refusal(model, unknown) and "control.mode" in refusal(model, unknown)
-    assert "is for 5 kinds of maps" in refusal(model, AnyControl(model=union, detector="canny", mode=5))
+    assert "takes 5 kinds of maps" in refusal(model, unknown) and "control.mode" in refusal(model, unknown)
+    assert "takes 5 kinds of maps" in refusal(model, AnyControl(model=union, detector="canny", mode=5))
     plain = AnyControl(model="controlnet_pose", detector="canny", mode=1)
     assert "`control.mode` has no effect" in refusal(model, plain)
 

@@ -295,7 +295,7 @@ def test_what_cannot_be_read_is_said(media: Path, tmp_path: Path) -> None:
     path = saved(tmp_path / "cut.otio", otio.schema.Clip("all", otio.schema.ExternalReference("disc.mp4")))
     assert error(path) == f"all doesn't say which part of {media} it shows"
     path.write_text("{}")
-    assert "cut.otio holds no timeline; export one" in error(path)
+    assert "cut.otio holds no timeline; export a single timeline" in error(path)
     path.write_text("no timeline")
     assert "cut.otio is not a timeline, or is damaged" in error(path)
     assert "no such file" in error(tmp_path / "none.otio")
@@ -404,7 +404,7 @@ def test_results_become_a_timeline(tiny_folders: dict[str, Path], tmp_path: Path
         (["cut.otio", "-o", "cut.otio"], "cut.otio is one of the clips"),
         (["cut.otio", "--fps", "24"], "says its frame rate itself; leave out --fps"),
         (["disc.mp4", "--handles", "3"], "--handles is for timelines"),
-        (["cut.otio", "--prompts", "other.csv"], "has prompts for what is none of the clips: 9"),
+        (["cut.otio", "--prompts", "other.csv"], "has prompts for clips that aren't there: 9"),
         (["cut.otio", "--prompts", "cut.otio"], "its first line must be: clip,prompt"),
     ],
 )

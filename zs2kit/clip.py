@@ -277,7 +277,7 @@ class Chunk:
 
     @property
     def indices(self) -> Sequence[int]:
-        """The positions in the clip of this chunk's frames, which rise."""
+        """The positions in the clip of this chunk's frames, in rising order."""
         return self.positions or range(self.index, self.index + self.length)
 
     @property

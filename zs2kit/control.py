@@ -142,12 +142,12 @@ class Control(Plugin):
                 )
 
     def check_kind(self, where: str | Path, kinds: int | None) -> None:
-        """Raise `UsageError` if a ControlNet, for so many ``kinds`` of maps, doesn't know these (None: 1)."""
+        """Raise `UsageError` if a ControlNet for ``kinds`` of maps (None: one) doesn't know these."""
         kind, name = self.kind(), name_of(self)
         if kinds is not None and (kind is None or kind >= kinds):
             raise UsageError(
-                f"{where} is for {kinds} kinds of maps, and doesn't know which one {name} gives it",
-                "use the plugin control, and give the kind's number: `control.mode`",
+                f"{where} takes {kinds} kinds of maps, and {name} doesn't say which one it gives",
+                f"use the plugin control, and set `control.mode`, from 0 to {kinds - 1}",
             )
 
     @hookimpl

@@ -165,11 +165,11 @@ def _edit(
         )
     if settings.every > 1 and clip.blank:
         raise UsageError(
-            "`every` fills in frames along the motion of a clip, and there is none here", "leave it out"
+            "`every` fills in frames along the motion of a clip, and there is no clip here", "leave it out"
         )
     if settings.every > 1 and clip.frame_count in (1, 2):
         few = "1 frame" if clip.frame_count == 1 else "2 frames"
-        raise UsageError(f"`every`: a clip of {few} has none between two others", "leave it out")
+        raise UsageError(f"`every`: a clip of {few} has no frame between two others", "leave it out")
     _tell_syntax(settings)
     model = _loaded(model, plugins or ())
     steps = settings.num_inference_steps or model.network.num_inference_steps
@@ -418,7 +418,7 @@ class Edit(Clip):
             notify(
                 "every-drawn",
                 f"`every`: only {place.filled} of {frames_now} frames could be filled in; in the others, the "
-                "clip's motion isn't sure",
+                "clip's motion isn't clear",
             )
 
     def marked(self, index: int = 0) -> Iterator[tuple[int, Frame]]:

@@ -1,7 +1,8 @@
-"""Farms: an edit whose shots are drawn by several processes, on this machine or on a cluster of Ray.
+"""Farms: edits whose shots are drawn by several processes, on this machine or on a Ray cluster.
 
 Needs the extra ``farm``. Nothing of an edit depends on where a shot is drawn, since it starts with an empty
-carry: with equal chunk size and threads, which the farm sets for all, the frames are those of one machine.
+carry: with the same chunk size and threads, which the farm sets for all, the frames are the same as on one
+machine.
 """
 
 from __future__ import annotations
@@ -172,7 +173,7 @@ class _Task:
 
 
 class Farm:
-    """Workers on a cluster of Ray, each with one model; use it as a context.
+    """Workers on a Ray cluster, each with one model; use it as a context manager.
 
     address: "local" starts workers on this machine, as many as its GPUs, or as its cores divided by torch's
     threads. "HOST:PORT" is a cluster's head, which this machine belongs to. load: what `Model.load` takes.
@@ -253,7 +254,9 @@ class Farm:
             asked = replace(asked, chunk_size=asked.chunk_size or MOST)
             source = opened(clip)
             if source.source is None or source.blank:
-                raise UsageError("a farm edits clips of files, which its workers can read", "write it to one")
+                raise UsageError(
+                    "a farm edits only clips that its workers can read from a file", "write it to one"
+                )
             pattern = None if source.source.is_file() else Pattern.of(source.source)
             how = {
                 "start": source.start,
@@ -389,10 +392,11 @@ class Farm:
             where = f"the shot from frame {task.index} of {task.edit.clip.source}"
             if task.deaths >= TRIES:
                 raise Zs2Error(
-                    f"{where} ended {TRIES} workers, the last one on {hand.host}", "they may lack memory"
+                    f"{TRIES} workers died while drawing {where}, the last one on {hand.host}",
+                    "they may have too little memory",
                 )
             self._again.append(task)
-            notify("worker-lost", f"the worker on {hand.host} ended; {where} is drawn again by another")
+            notify("worker-lost", f"the worker on {hand.host} died; another one draws {where} again")
 
     def _hire(self) -> None:
         resources = {"num_gpus": 1} if self._gpus else {"num_cpus": self._threads}
@@ -471,8 +475,8 @@ class FarmEdit(Clip):
         ours = described(clip)
         if self.facts.source != ours:
             raise ClipError(
-                f"a worker finds another file at {job.path} than this machine",
-                "put clips where all workers can read them, by the same path",
+                f"at {job.path}, a worker finds a different file than this machine does",
+                "put clips where all workers can read them, under the same path",
             )
         farm.tell(self.facts.notices)
         self.settings = self.facts.settings

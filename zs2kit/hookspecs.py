@@ -128,8 +128,8 @@ def keep(chunk: Chunk) -> NDArray[np.float32] | None:
     bit for bit; where it is 0, the result is drawn; in between, both are blended. The masks of several
     plugins are combined by their maximum.
 
-    With the setting ``every``, this chunk has more frames than that of the other hooks: also those that are
-    filled in between the drawn ones. So look at ``chunk`` here, rather than at what `prepare` stored.
+    With the setting ``every``, this chunk has more frames than the chunk that other hooks get: it also has
+    those that are filled in between the drawn ones. So look at ``chunk`` here, not at what `prepare` stored.
     """
 
 

@@ -280,7 +280,7 @@ def lines(plan: Plan) -> list[str]:
 
 
 def total(plans: Sequence[Plan]) -> str:
-    """Return a line about several plans together, which are carried out one after the other."""
+    """Return a line that sums up several plans, which are carried out one after the other."""
     seconds, written = sum(each.seconds for each in plans), sum(each.result_bytes for each in plans)
     return (
         f"{'together':12}{len(plans)} clips, {sum(each.frames for each in plans)} frames, about "

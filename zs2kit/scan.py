@@ -93,8 +93,8 @@ class Scan:
         if settings.every > 1 and not follows(hooks.get_plugins()):
             raise UsageError(
                 "`every` fills in frames along the clip's motion, but with these plugins the result moves "
-                "otherwise",
-                "leave it out, or add a plugin that follows the clip, such as pose",
+                "differently",
+                "leave it out, or add a plugin that follows the source, such as pose",
             )
         if self.settings.flow_momentum and model.faster:
             notify(

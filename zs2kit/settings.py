@@ -350,7 +350,7 @@ class Settings:
     every: int = option(
         1,
         "Draw only every N-th frame, which takes less time, and fill in the others from the drawn ones "
-        "beside them, along the clip's motion. Where that isn't sure, a frame is drawn after all.",
+        "beside them, along the clip's motion. Where the motion isn't clear, a frame is drawn after all.",
         minimum=1,
         maximum=8,
     )

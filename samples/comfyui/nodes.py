@@ -1,4 +1,4 @@
-"""The nodes: each only calls zs2kit. The inputs of those for plugins and filters are made from their options."""
+"""The nodes: each only calls zs2kit. Those of plugins and filters get their inputs from the options."""
 
 from __future__ import annotations
 

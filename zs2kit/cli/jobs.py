@@ -26,7 +26,7 @@ HANDLES = flag(
     metavar="N",
     type=click.IntRange(0),
     group=FILES,
-    help="For a timeline: how many more frames each cut gets before and after, to trim it later.  "
+    help="For a timeline: how many extra frames each cut gets at each end, so that it can be trimmed later.  "
     "[default: 0]",
 )
 PROMPTS = flag(
@@ -35,8 +35,8 @@ PROMPTS = flag(
     type=PATH,
     metavar="CSV",
     group=WHAT,
-    help="A table with the columns clip and prompt, if clips, or the cuts of a timeline, have prompts of "
-    "their own.",
+    help="A table with a prompt for each clip, or for each cut of a timeline: CSV, with the columns clip and "
+    "prompt.",
 )
 
 
@@ -282,7 +282,7 @@ def _with_prompts(jobs: Sequence[Job], table: Path | None) -> list[Job]:
         found.append(job if name is None else replace(job, prompts={0: prompts[name]}))
     if unused := [each for each in prompts if each not in used]:
         raise UsageError(
-            f"{table} has prompts for what is none of the clips: {', '.join(unused)}",
+            f"{table} has prompts for clips that aren't there: {', '.join(unused)}",
             "use the names of the clips, or the numbers of the cuts",
         )
     return found

@@ -37,7 +37,7 @@ SIZE = Parsed("size", _bytes, "500mb or 4gb")
     metavar="NAME",
     multiple=True,
     group=WHAT,
-    help="A model that the page may use; may be repeated, and the first is chosen at first.  [default: "
+    help="A model that the page offers; may be repeated. At first, the first one is chosen.  [default: "
     "puppets, the bundled model]",
 )
 @flag(
@@ -46,8 +46,8 @@ SIZE = Parsed("size", _bytes, "500mb or 4gb")
     metavar="NAME.OPTION=VALUE",
     multiple=True,
     group=WHAT,
-    help="A model that an option of a plugin or filter may name, such as control.model=controlnet_pose; may "
-    "be repeated.",
+    help="A model that the page offers for a plugin's or filter's option, such as "
+    "control.model=controlnet_pose; may be repeated.",
 )
 @flag(
     "-o",
@@ -56,7 +56,7 @@ SIZE = Parsed("size", _bytes, "500mb or 4gb")
     default="zs2kit-web",
     metavar="FOLDER",
     group=FILES,
-    help="Where uploads and results are kept.  [default: zs2kit-web, here]",
+    help="Where uploads and results are kept.  [default: zs2kit-web, in the current folder]",
 )
 @flag(
     "--max-upload",
@@ -95,9 +95,9 @@ def web(
     device: str | None,
     dtype: str | None,
 ) -> None:
-    """Serve a web page on which clips are edited, on this machine and for it alone.
+    """Serve a web page on which clips are edited, for this machine only.
 
-    Prints the page's address. Ctrl-C ends it: edits that aren't finished can be resumed the next time.
+    Prints the page's address. Ctrl-C stops the server; unfinished edits can be resumed the next time.
     """
     if find_spec("gradio") is None:
         raise UsageError("the web page needs Gradio", "pip install 'zs2kit[web]'")
@@ -140,7 +140,7 @@ def web(
         jobs = Jobs(kept, uploads, available)
         app = make_app(Page(jobs, out, given).blocks, jobs, max_upload, **looks(max_upload))
         click.echo(f"http://127.0.0.1:{listening.getsockname()[1]}")
-        say(f"results are kept in {out}; Ctrl-C ends the page")
+        say(f"results are kept in {out}; Ctrl-C stops the server")
         try:
             serve(app, listening)
         except KeyboardInterrupt:

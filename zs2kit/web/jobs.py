@@ -260,7 +260,7 @@ class Job:
 
     def _look(self, made: Edit | Filtered, edited: Edit | None, source: Clip | None) -> None:
         """Write what is beside the result: videos to look at, the sheet, the report."""
-        self.stage("making it ready to be looked at")
+        self.stage("making the videos for the page")
         rows = {"source": source} if source else {}
         write_view(self.folder / RESULT_VIEW, io.read(self.result), self.update)
         if source:

@@ -69,7 +69,7 @@ def _refused(path: str, headers: dict[str, str]) -> str:
     if headers.get("sec-fetch-site") in ("cross-site", "same-site") and path != "/":
         return "another site may not use this page"
     if "://" in path or "/proxy=" in path:  # Gradio would fetch what is at that address
-        return "only files of this page can be had"
+        return "only files of this page can be downloaded"
     return ""
 
 
