@@ -414,6 +414,9 @@ def test_an_end_of_the_server_costs_nothing(
 
 
 def test_a_busy_port(tmp_path: Path) -> None:
+    mine = tmp_path / "web" / "uploads" / "holiday.mp4"  # of somebody who chose a folder of their own
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -425,6 +428,7 @@ def test_a_busy_port(tmp_path: Path) -> None:
         ended.stderr
         == f"zs2kit: error: port {port} can't be used: Address already in use; give another --port\n"
     )
+    assert mine.read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(

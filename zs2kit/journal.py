@@ -577,7 +577,7 @@ def _locked(path: Path) -> Iterator[Path]:
             continue  # another process has just removed it
         except OSError as error:
             raise _closed(path, error) from error
-        if not _lock(lock):
+        if not locked(lock):
             os.close(lock)
             raise ClipError(f"another process is writing {path}", "wait for it, or choose another name")
         with suppress(OSError):
@@ -592,7 +592,7 @@ def _locked(path: Path) -> Iterator[Path]:
         os.close(lock)  # which releases the lock, as the end of the process would
 
 
-def _lock(file: int) -> bool:
+def locked(file: int) -> bool:
     """Lock an open file; return False if another process has locked it."""
     try:
         if sys.platform == "win32":

@@ -17,6 +17,7 @@ from zs2kit.cli.cores import choose_waiting
 from zs2kit.cli.options import FILES, MACHINE, PATH, WHAT, Parsed, flag
 from zs2kit.cli.terminal import Command, hush, manners, say
 from zs2kit.errors import ClipError, UsageError
+from zs2kit.journal import locked
 
 
 def _bytes(text: str) -> int:
@@ -108,11 +109,14 @@ def web(
             raise UsageError(f"--set can't read '{each}'", "write NAME.OPTION=VALUE")
         given.setdefault(name, []).append(_placed(value))
     out = Path(os.path.abspath(out))
-    uploads, kept = out / "uploads", out / "jobs"
+    uploads, kept = out / "zs2kit-uploads", out / "jobs"
     try:
-        shutil.rmtree(uploads, ignore_errors=True)
-        for folder in (uploads, kept):
-            folder.mkdir(parents=True, exist_ok=True)
+        kept.mkdir(parents=True, exist_ok=True)
+        lock = os.open(kept / "lock", os.O_RDWR | os.O_CREAT)  # which ends with the process
+        if not locked(lock):
+            raise UsageError(f"another page uses {out}", "name another folder: `out`")
+        shutil.rmtree(uploads, ignore_errors=True)  # those of a page that was killed
+        uploads.mkdir()
     except OSError as error:
         raise ClipError(f"{out} can't be used: {error.strerror}", "choose another folder: `out`") from error
     # What Gradio reads from its environment, some of it while it is imported

@@ -27,6 +27,7 @@ from zs2kit.beside import write_beside
 from zs2kit.clip import Clip, Frame
 from zs2kit.editing import Edit, edit, generate
 from zs2kit.errors import (
+    ClipError,
     Notice,
     Stopped,
     UsageError,
@@ -175,12 +176,17 @@ class Job:
 
     @property
     def saved(self) -> int:
-        """How many frames are saved, so that they needn't be drawn again."""
-        return 0 if self.wanted.work == "preview" else saved(self.result)
+        """How many frames are saved, so that they needn't be drawn again; 0 if that can't be read."""
+        if self.wanted.work == "preview":
+            return 0
+        try:
+            return saved(self.result)
+        except ClipError:  # which shows once it is resumed
+            return 0
 
     def files(self) -> dict[str, Path]:
         """Return what can be looked at or downloaded, by name."""
-        return {each.name: each for each in self.folder.iterdir() if each.suffix and each.is_file()}
+        return {each.name: each for each in self.folder.glob("*") if each.suffix and each.is_file()}
 
     def record(self) -> None:
         """Save what it is."""
@@ -200,8 +206,7 @@ class Job:
             raise Stopped(f"stopped after {progress.numerator} frames")
 
     def run(self, models: Models) -> None:
-        """Do it, or go on with it."""
-        self.stopping.clear()
+        """Do it, or go on with it, unless somebody has already stopped it."""
         self.notices.clear()
         self.state, self.fraction = "running", 0.0
         try:
@@ -213,7 +218,8 @@ class Job:
             self.state, self.says = "stopped", ""
         except Exception as error:
             self.state, self.says = "failed", told(error)
-        self.record()
+        with suppress(ClipError):  # the disk may be full; if the end isn't recorded, it can be resumed
+            self.record()
 
     def _work(self, models: Models) -> None:
         wanted = self.wanted
@@ -316,11 +322,17 @@ class Jobs:
         if wanted.work != "generate":
             wanted.source()
         with self._lock:
-            number = max(self._jobs, default=0) + 1
+            there = [int(each.name) for each in self.root.iterdir() if each.name.isdecimal()]
+            number = max([*there, *self._jobs], default=0) + 1  # some may not be jobs that can be read
             folder = self.root / f"{number:04}"
             folder.mkdir()
-            job = self._jobs[number] = Job(number, folder, self._moved(wanted, folder / "uploads"))
-            job.record()
+            try:
+                job = Job(number, folder, self._moved(wanted, folder / "uploads"))
+                job.record()
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            self._jobs[number] = job
         if wanted.work == "preview":
             for other in [each for each in self if each.wanted.work == "preview" and each is not job]:
                 self.remove(other)
@@ -332,6 +344,7 @@ class Jobs:
     def resume(self, job: Job) -> None:
         """Go on with a job that was stopped or has failed."""
         if job.state in ("stopped", "failed"):
+            job.stopping.clear()
             job.state, job.says, job.fraction = "waiting", "", 0.0
             self._queue.put(job)
 
@@ -343,10 +356,8 @@ class Jobs:
 
     def remove(self, job: Job) -> None:
         """Delete a job that isn't running, and all of its files."""
-        if job.state == "running":
-            self.stop(job)
-        else:
-            job.state = "stopped"  # should it wait for its turn
+        self.stop(job)
+        if job.state != "running":
             self._jobs.pop(job.number, None)
             shutil.rmtree(job.folder, ignore_errors=True)
 
@@ -369,6 +380,9 @@ class Jobs:
             if not target.exists():
                 try:
                     os.link(text, target)
+                except FileNotFoundError:  # uploads are deleted after a day
+                    name = Path(text).name
+                    raise UsageError(f"{name} was uploaded too long ago", "upload it again") from None
                 except OSError:  # on another disk, or on one without links
                     shutil.copyfile(text, target)
             return str(target)

@@ -1,0 +1,113 @@
+"""The jobs of the web page, without a browser, and what the page does to its folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import zs2kit
+from zs2kit.errors import UsageError, Zs2Error
+from zs2kit.journal import locked, saved
+from zs2kit.testing import drawn_clip
+from zs2kit.web.jobs import Job, Jobs, Models, Wanted
+from zs2kit.web.views import job_list
+
+COMMAND = Path(sys.executable).with_name("zs2kit")
+FILTER: dict[str, Any] = {"work": "filter", "filters": {"smooth": {"factor": "2"}}}
+
+
+@pytest.fixture
+def upload(tmp_path: Path) -> Path:
+    """A clip where the page finds those that were uploaded."""
+    (tmp_path / "uploads" / "ab12").mkdir(parents=True)
+    return zs2kit.write(tmp_path / "uploads" / "ab12" / "disc.mp4", drawn_clip(3))
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Iterator[Jobs]:
+    (tmp_path / "jobs").mkdir()
+    made = Jobs(tmp_path / "jobs", tmp_path / "uploads", Models())
+    yield made
+    made.close()
+
+
+def ended(job: Job) -> str:
+    """Wait until a job has ended; return its state."""
+    for _ in range(1200):
+        if job.state not in ("waiting", "running"):
+            break
+        threading.Event().wait(0.05)
+    return job.state
+
+
+def test_an_upload_that_is_gone_costs_only_its_own_job(jobs: Jobs, upload: Path) -> None:
+    wanted = Wanted(clip=str(upload), **FILTER)
+    first = jobs.add(wanted)
+    upload.unlink()  # as once a day
+    with pytest.raises(UsageError, match=r"disc\.mp4 was uploaded too long ago; upload it again"):
+        jobs.add(wanted)
+    zs2kit.write(upload, drawn_clip(3))
+    second = jobs.add(wanted)
+    assert (ended(first), ended(second), first.says) == ("done", "done", "")
+
+
+def test_a_folder_that_is_no_job_is_left_alone(jobs: Jobs, upload: Path) -> None:
+    (jobs.root / "0007").mkdir()
+    (jobs.root / "0007" / "mine.txt").write_text("mine")
+    assert jobs.add(Wanted(clip=str(upload), **FILTER)).folder == jobs.root / "0008"
+    assert os.listdir(jobs.root / "0007") == ["mine.txt"]
+
+
+def test_a_job_whose_folder_is_gone_holds_nobody_up(jobs: Jobs, upload: Path, tmp_path: Path) -> None:
+    first = jobs.add(Wanted(clip=str(upload), **FILTER))
+    ended(first)
+    shutil.rmtree(first.folder)
+    first.state = "failed"
+    jobs.resume(first)
+    second = jobs.add(Wanted(clip=str(upload), **FILTER))
+    assert (ended(first), ended(second)) == ("failed", "done")
+    assert "done" in job_list(jobs, first, tmp_path)
+
+
+def test_a_job_that_was_stopped_before_it_began_does_nothing(jobs: Jobs, upload: Path) -> None:
+    folder = jobs.root / "0001"
+    folder.mkdir()
+    job = Job(1, folder, Wanted(clip=str(upload), **FILTER))
+    jobs.stop(job)
+    job.run(jobs.models)
+    assert job.state == "stopped" and not job.result.exists()
+    jobs.resume(job)
+    assert ended(job) == "done" and job.result.exists()
+
+
+def test_a_damaged_journal_doesn_t_break_the_list(jobs: Jobs, upload: Path, tmp_path: Path) -> None:
+    job = jobs.add(Wanted(clip=str(upload), **FILTER))
+    ended(job)
+    job.state = "stopped"
+    journal = job.result.with_name(f".{job.result.name}.zs2kit")
+    journal.mkdir()
+    (journal / "journal.json").write_text("{")
+    with pytest.raises(Zs2Error, match="damaged"):
+        saved(job.result)
+    assert ">stopped<" in job_list(jobs, job, tmp_path)
+
+
+def test_a_folder_has_one_page(tmp_path: Path) -> None:
+    upload = tmp_path / "zs2kit-uploads" / "of another page.mp4"
+    upload.parent.mkdir()
+    upload.write_bytes(b"uploaded")
+    (tmp_path / "jobs").mkdir()
+    lock = os.open(tmp_path / "jobs" / "lock", os.O_RDWR | os.O_CREAT)
+    assert locked(lock)
+    over = subprocess.run([COMMAND, "web", "-o", tmp_path], capture_output=True, text=True)
+    os.close(lock)
+    assert over.returncode == 2 and upload.exists()
+    assert over.stderr == f"zs2kit: error: another page uses {tmp_path}; name another folder: --out\n"
