@@ -121,10 +121,10 @@ def middle(clips: tuple[Path, ...], frames: int, strip: Path | None, frame: int,
 @number("--clips", 4, "How many clips.")
 @number("--frames", 25, "Frames of each.", least=3)
 @number("--steps", 20, "Denoising steps.")
-@number("--every", 2, "Every how many frames one is drawn.", least=2)
+@number("--every", 2, "Draw every N-th frame.", least=2)
 @click.option("--strip", type=click.Path(path_type=Path), help="Draw the first clip instead: a PNG file.")
 def every(model: str | None, clips: int, frames: int, steps: int, every: int, strip: Path | None) -> None:
-    """Edit drawn clips whole and by --every, and compare the frames that are filled in with drawn ones."""
+    """Edit clips of puppets with all frames drawn and with --every, and compare the results."""
     if strip:
         every_.draw(strip, Model.load(model or BUNDLED), frames, steps, every)
         return
