@@ -285,7 +285,7 @@ def test_a_broken_file_is_told_at_the_field(tab: Any, clip: Path, tmp_path: Path
     page = tab()
     page.locator("input[type=file]").first.set_input_files(bad)
     if what == "too large a file":
-        expect(page.locator(".z-error")).to_have_text("bad.mp4 has 2 MB, and an upload may have 1 MB")
+        expect(page.locator(".z-error")).to_have_text("bad.mp4 is 2 MB, but an upload can be at most 1 MB")
     else:
         line = page.locator(".z-error")
         expect(line).to_contain_text("bad.mp4", timeout=PATIENCE)

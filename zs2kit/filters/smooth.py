@@ -30,7 +30,7 @@ class Smooth(Filter):
     factor: int = option(2, "How many times as many frames there are in the end.", minimum=1, maximum=16)
     model: str | None = option(
         None,
-        "The weights of RIFE 4.0, flownet.pkl or the same as .safetensors; it then makes the frames in between. "
+        "The weights of RIFE 4.0, flownet.pkl or the same as .safetensors; RIFE then makes the new frames. "
         "Only tensors are read from the file.",
         shown="optical flow",
         kind=MODEL,

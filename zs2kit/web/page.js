@@ -9,7 +9,7 @@ function refuse(event, list, where) {
     const line = document.createElement('p');
     line.className = 'z-error z-large';
     line.setAttribute('role', 'alert');
-    line.textContent = `${large.name} has ${inWords(large.size)}, and an upload may have ${inWords(LARGEST)}`;
+    line.textContent = `${large.name} is ${inWords(large.size)}, but an upload can be at most ${inWords(LARGEST)}`;
     where.closest('.block').after(line);
 }
 document.addEventListener('change', event => {
@@ -36,7 +36,7 @@ document.addEventListener('click', event => {
     const figure = figureOf(event.target);
     if (figure && event.target.matches('[data-side]')) {
         const wipes = figure.classList.toggle('wipe');
-        event.target.textContent = wipes ? 'Side by side' : 'Over one another';
+        event.target.textContent = wipes ? 'Side by side' : 'Sliding edge';
     }
     if (figure && event.target.matches('[data-play]')) {
         const video = figure.querySelector('video.result');
