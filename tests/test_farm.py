@@ -179,6 +179,20 @@ def test_errors_of_workers_are_those_of_one_machine(
         farm.edit(moved, "a disc", **HOW)
 
 
+def test_a_clip_that_is_gone_stops_no_other_edit(
+    farm: Farm, model: zs2kit.Model, clip: Path, tmp_path: Path
+) -> None:
+    other = io.write(tmp_path / "other.mp4", drawn_clip(3))
+    first = farm.edit(clip, "a disc", cuts=CUTS, **HOW)
+    second = farm.edit(other, "a disc", **HOW)
+    other.unlink()
+    first.begin()
+    second.begin()
+    assert same(first, zs2kit.edit(clip, "a disc", model=model, cuts=CUTS, **HOW))
+    with pytest.raises(ClipError, match=r"other\.mp4"):
+        list(second)
+
+
 def test_farms_that_cannot_be_are_one_line(farm: Farm, tiny_folders: dict[str, Path]) -> None:
     with pytest.raises(
         Zs2Error, match=r"the farm 127\.0\.0\.1:1 can't be reached \(.*refused.*is Ray started"
@@ -222,3 +236,9 @@ def test_several_clips_and_their_reports(
         reports = [json.loads(each.with_suffix(".json").read_text()) for each in (ours, theirs)]
         assert reports[0]["model"] == reports[1]["model"]
         assert reports[0]["metrics"] == reports[1]["metrics"]
+
+
+def test_a_closed_farm_says_so(farm: Farm, clip: Path) -> None:
+    farm.close()
+    with pytest.raises(Zs2Error, match="the farm has no worker left; start it again"):
+        farm.edit(clip, "a disc", **HOW)

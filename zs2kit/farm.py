@@ -349,7 +349,7 @@ class Farm:
         self._give()
         if task is not None and task.drawn:
             return True
-        if task is not None and task.stream is None and not (self.workers or self._starting):
+        if (task is None or task.stream is None) and not (self.workers or self._starting):
             raise Zs2Error("the farm has no worker left", "start it again, and resume (`resume=True`)")
         busy = {hand.task.stream.completed(): hand for hand in self.workers if hand.task}
         streams = [task.stream] if task is not None and task.stream is not None else []
@@ -471,6 +471,7 @@ class FarmEdit(Clip):
         self._index = 0
         self._begun: int | None = None  # where it was started before somebody asked for frames
         self._found: Iterator[_Task] = iter(())
+        self._broken: Zs2Error | None = None  # why no more shots can be found
         self.facts: _Facts = farm.ask(lambda worker: worker.prepare.remote(number, job))
         ours = described(clip)
         if self.facts.source != ours:
@@ -500,7 +501,7 @@ class FarmEdit(Clip):
         self._begun = index
         self._index = index
         self.tasks.clear()
-        self._found = self._find(index, carry)
+        self._found, self._broken = self._find(index, carry), None
         self._farm.begin(self)
 
     def frames_from(self, index: int, carry: Carry) -> Iterator[Frame]:
@@ -534,8 +535,15 @@ class FarmEdit(Clip):
         return None if source is None else {**self.facts.described, **source}
 
     def find(self) -> _Task | None:
-        """Return the next shot, which is then among the ``tasks``; None if there are no more."""
-        task = next(self._found, None)
+        """Return the next shot, which is then among the ``tasks``; None if there are no more.
+
+        It may be asked for while frames of another edit are drawn. So if the source can't be read any
+        further, that is only raised after the frames of the shots before.
+        """
+        try:
+            task = next(self._found, None)
+        except Zs2Error as error:
+            self._broken, task = error, None
         if task is not None:
             self.tasks.append(task)
         return task
@@ -579,6 +587,8 @@ class FarmEdit(Clip):
                         self._progress(Progress(done, "drawing", total, seconds_left=left))
                     yield frame
                 self.tasks.popleft()
+            if self._broken is not None:
+                raise self._broken
         finally:
             self._farm.drop(self)
         self._farm.finish(self.number)
