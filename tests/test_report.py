@@ -60,6 +60,7 @@ def test_a_report_says_what_was_done_and_does_it_again(clip: Path, checkpoint: P
         "divergence": 0.01,
         "flow_momentum": 0.95,
         "cuts": "auto",
+        "every": 1,
         "size": None,
         "chunk_size": 2,
         "seed": 5,

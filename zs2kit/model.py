@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -260,9 +260,10 @@ class Model:
         A ControlNet for another class of networks doesn't count.
         """
         for folder in self.folders:
-            config = folder / name / _CONFIG
+            config, kind = folder / name / _CONFIG, ""
             if config.is_file():
-                kind = str(json.loads(config.read_text(encoding="utf-8")).get("_class_name"))
+                with suppress(OSError, ValueError):  # whoever loads it says what is wrong
+                    kind = str(json.loads(config.read_text(encoding="utf-8")).get("_class_name"))
                 if "ControlNet" not in kind or kind == self.network.controlnet:
                     return folder / name
         return None

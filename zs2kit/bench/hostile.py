@@ -305,7 +305,8 @@ def option_strings(folder: Path) -> Attempt:
     """Odd command lines, which end where the model is missing at the latest; and odd arguments of Python."""
     film = io.write(folder / "film.mp4", drawn_clip(6)).read_bytes()
     model = Model.load(tiny_model(folder / "model"))
-    commands = {name: each for name, each in cli.main.commands.items() if name != "plugins"}
+    # The web page is served until it is stopped.
+    commands = {name: each for name, each in cli.main.commands.items() if name not in ("plugins", "web")}
 
     def attempt(dice: Random) -> None:
         Path("film.mp4").write_bytes(film)

@@ -95,7 +95,7 @@ def load_pipeline(
         pipeline = _single_file(path, config, weights)
     else:
         lent = {}
-        if bundled and path != _WEIGHTS:
+        if bundled and not (path / "vae").exists():
             lent = {"vae": diffusers.AutoencoderKL.from_pretrained(_WEIGHTS / "vae", **weights)}
         folder = checkpoint_folder(path, lent)
         pipeline = diffusers.DiffusionPipeline.from_pretrained(
