@@ -98,6 +98,19 @@ def test_a_batch_is_resumed(clips: list[Path], tiny_folders: dict[str, Path]) ->
     assert run("edit", *words, "--resume").exit_code == 0
 
 
+def test_a_batch_of_sequences_is_resumed(tiny_folders: dict[str, Path], tmp_path: Path) -> None:
+    shots = [tmp_path / f"{name}.%04d.png" for name in ("shot", "take")]
+    for shot in shots:
+        io.write(shot, drawn_clip(2))
+    words = [*shots, "--fps", 12, "--model", tiny_folders["epsilon"], *TINY]
+    assert run("edit", *words).exit_code == 0
+    pictures = {each: each.read_bytes() for each in tmp_path.glob("*-edit*.png")}
+    again = run("edit", *words, "--resume")
+    assert (again.exit_code, again.stdout) == (0, ""), again.output
+    assert again.stderr.count("already exists, so") == 2
+    assert len(pictures) == 4 and all(each.read_bytes() == data for each, data in pictures.items())
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -105,10 +105,13 @@ class Jobs:
     def unfinished(self) -> list[Job]:
         """Return the jobs of an interrupted command that are still to be done."""
         from zs2kit import journal
+        from zs2kit.io.sequence import Pattern
 
         unfinished = []
         for job in self.jobs:
-            if os.path.exists(job.out) and not journal.saved(job.out):
+            pattern = Pattern.of(job.out)
+            there = pattern.numbers() if pattern else os.path.exists(job.out)
+            if there and not journal.saved(job.out):
                 notify("finished", f"{job.out} already exists, so {job.name} is skipped")
             else:
                 unfinished.append(job)
