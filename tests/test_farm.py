@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,6 +179,21 @@ def test_errors_of_workers_are_those_of_one_machine(
     monkeypatch.setattr("zs2kit.farm.described", lambda clip: {"source": "as it was"})
     with pytest.raises(ClipError, match=r"at .*moved\.mp4, a worker finds a different file"):
         farm.edit(moved, "a disc", **HOW)
+
+
+@pytest.mark.slow
+def test_a_question_that_ends_every_worker_is_an_error(farm: Farm) -> None:
+    asked: list[int] = []
+
+    def die(actor: Any) -> Any:
+        (pid,) = (each.pid for each in farm.workers if each.actor is actor)
+        asked.append(pid)
+        os.kill(pid, signal.SIGKILL)
+        return actor.finish.remote(0)
+
+    with pytest.raises(Zs2Error, match="3 workers died while preparing an edit"):
+        farm.ask(die)
+    assert len(set(asked)) == 3
 
 
 def test_a_clip_that_is_gone_stops_no_other_edit(

@@ -48,7 +48,7 @@ from zs2kit.progress import Pace, Progress, Report
 from zs2kit.settings import Prompts, Settings, changed, takes_fields
 from zs2kit.shots import shots
 
-TRIES = 3  # how many workers may die of one shot
+TRIES = 3  # how many workers may die of the same work
 AHEAD = 4  # shots per worker that may be drawn before somebody takes them
 LATE = 300  # seconds after which work begins without those that have not started; they may come later
 PATIENCE = 0.2  # seconds between two looks at whether the edit is to stop
@@ -269,7 +269,11 @@ class Farm:
             return FarmEdit(self, self.number(), source, job, progress, notices)
 
     def ask(self, work: Callable[[Any], Any]) -> Any:
-        """Return what a worker's method returns; ``work`` calls it, given the worker."""
+        """Return what a worker's method returns; ``work`` calls it, given the worker.
+
+        Raises `Zs2Error` if several workers die of it.
+        """
+        deaths = 0
         while True:
             hand = next((each for each in self.workers if each.task is None), None)
             if hand is None:
@@ -277,8 +281,14 @@ class Farm:
                 continue
             try:
                 return self._get(work(hand.actor))
-            except self._ray.exceptions.RayActorError:
+            except self._ray.exceptions.RayActorError as error:
                 self._bury(hand)
+                deaths += 1
+                if deaths == TRIES:
+                    raise Zs2Error(
+                        f"{TRIES} workers died while preparing an edit, the last one on {hand.host}",
+                        "they may have too little memory",
+                    ) from error
 
     def tell(self, notices: Sequence[Notice]) -> None:
         """Send notices of workers, each once."""
