@@ -294,7 +294,7 @@ def test_what_cannot_be_filled_in_is_one_line(tiny_folders, tmp_path, words, say
 
 
 def test_a_picture_has_nothing_to_fill_in(edited):
-    with pytest.raises(UsageError, match="a clip of 1 frame has none between"):
+    with pytest.raises(UsageError, match="a clip of 1 frame has no frame between"):
         edited(Clip.from_images([texture(0)[:, :SIDE]], 10))
 
 
