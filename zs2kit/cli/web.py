@@ -17,7 +17,6 @@ from zs2kit.cli.cores import choose_waiting
 from zs2kit.cli.options import FILES, MACHINE, PATH, WHAT, Parsed, flag
 from zs2kit.cli.terminal import Command, hush, manners, say
 from zs2kit.errors import ClipError, UsageError
-from zs2kit.journal import locked
 
 
 def _bytes(text: str) -> int:
@@ -102,6 +101,9 @@ def web(
     """
     if find_spec("gradio") is None:
         raise UsageError("the web page needs Gradio", "pip install 'zs2kit[web]'")
+
+    from zs2kit.journal import locked
+
     given: dict[str, list[str]] = {}
     for each in sets:
         name, equals, value = each.partition("=")
