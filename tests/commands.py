@@ -85,7 +85,8 @@ def prepare(folder: Path, page: Path, frames: int | None = None) -> dict[str, st
         elif sample.is_file():
             shutil.copy(sample, folder / "samples")
     clip = folder / "samples" / "knight-walk.mp4"
-    for name in ("clip.mp4", "jump.mp4", "result.mp4", "clip-pose.mp4"):
+    (folder / "prompts.csv").write_text("clip,prompt\none.mp4,a red robot\ntwo.mp4,a blue knight\n")
+    for name in ("clip.mp4", "one.mp4", "two.mp4", "jump.mp4", "result.mp4", "clip-pose.mp4"):
         shutil.copy(clip, folder / name)
     zs2kit.write(folder / "part.mp4", zs2kit.read(clip, start=1, end=2))
     pictures = [frame.image for frame in zs2kit.read(clip)]
