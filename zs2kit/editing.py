@@ -300,6 +300,13 @@ def drawing(frames: Iterator[Frame], count: int) -> list[Frame]:
     return group
 
 
+def show_unfitted(clip: Clip, fit: Fit) -> None:
+    """Have ``clip`` say that its pictures are of the size in which the model draws them."""
+    clip.height, clip.width = fit.scaled
+    clip.sample_aspect_ratio = Fraction(1)
+    clip.encoding = Encoding(bits=8 if clip.encoding.is_plain else 16)
+
+
 class Edit(Clip):
     """A clip whose frames are drawn while it is iterated over, a chunk at a time.
 
@@ -358,9 +365,7 @@ class Edit(Clip):
         """
         other = copy(self)
         other._fitted, other._place, other.frames = False, Place(0, Carry()), other
-        other.height, other.width = self.fit.scaled
-        other.sample_aspect_ratio = Fraction(1)
-        other.encoding = Encoding(bits=8 if self.encoding.is_plain else 16)
+        show_unfitted(other, self.fit)
         return other
 
     def __copy__(self) -> Edit:

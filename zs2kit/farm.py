@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, fields, replace
-from fractions import Fraction
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
@@ -26,8 +25,7 @@ import torch
 from zs2kit import __version__, io
 from zs2kit.carry import Carry
 from zs2kit.clip import Clip, Fit, Frame
-from zs2kit.editing import MOST, Edit, edit
-from zs2kit.encoding import Encoding
+from zs2kit.editing import MOST, Edit, edit, show_unfitted
 from zs2kit.errors import (
     ClipError,
     ModelError,
@@ -525,9 +523,7 @@ class FarmEdit(Clip):
         """Return this edit with pictures of the size in which the model draws them; see `Edit.unfitted`."""
         other = copy(self)
         other.fitted, other.frames, other.tasks = False, other, deque()
-        other.height, other.width = self.facts.fit.scaled
-        other.sample_aspect_ratio = Fraction(1)
-        other.encoding = Encoding(bits=8 if self.encoding.is_plain else 16)
+        show_unfitted(other, self.facts.fit)
         return other
 
     def __copy__(self) -> FarmEdit:
