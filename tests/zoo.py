@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+import os
+import sys
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -57,7 +60,8 @@ def make(
     matrix = matrix or (BT709 if color.colorspace == BT709 else 5)
     step = round(1 / (time_base * rate))
     pts = pts if pts is not None else [index * step for index in range(frames)]
-    with av.open(str(path), "w", container_options={"movflags": movflags} if movflags else {}) as container:
+    options_of_file = {"movflags": movflags} if movflags else {}
+    with ordinary_priority(), av.open(str(path), "w", container_options=options_of_file) as container:
         video = container.add_stream(codec, rate, width=width, height=height)
         video.pix_fmt = pix_fmt
         context = video.codec_context
@@ -91,6 +95,23 @@ def make(
                 container.mux(audio.encode(piece))
             container.mux(audio.encode())
     return path
+
+
+@contextmanager
+def ordinary_priority() -> Iterator[None]:
+    """Undo what SVT-AV1 does when it runs as root.
+
+    It makes the thread that opens it a real-time one, for which all others on the machine, and their
+    watchdogs, have to wait.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 def assert_drawn(frames: list[Frame], turn: int = 0, spoilt: Container[int] = ()) -> None:
@@ -301,7 +322,7 @@ def tiled(path: Path, *, codec: str, side: int = 128, cut: int = 8) -> Path:
     for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
         part = path.with_suffix(".mp4")
         image = whole[row * side :][:side, column * side :][:, :side]
-        with av.open(str(part), "w") as container:
+        with ordinary_priority(), av.open(str(part), "w") as container:
             video = container.add_stream(codec, 25, width=side, height=side)
             video.pix_fmt, video.options = "yuv420p", options
             video.codec_context.time_base, video.codec_context.color_range = FRAME, FULL
