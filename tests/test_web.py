@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
 import zs2kit
 from zs2kit import plugins
@@ -241,11 +241,52 @@ def test_stop_and_resume(tab: Any, clip: Path) -> None:
     start(page)
     entry = job(page, "interrupted")
     expect(entry.locator("progress")).to_be_visible(timeout=PATIENCE)
-    expect(entry).to_contain_text(re.compile(r"step \d+ of \d+, about \d+:\d\d left"), timeout=PATIENCE)
-    entry.get_by_role("button", name="Stop", exact=True).click()
+    working = re.compile(r"step \d+ of \d+, about \d+:\d\d left")
+    expect(entry).to_contain_text(working, timeout=PATIENCE)
+    stop = entry.get_by_role("button", name="Stop", exact=True)
+    with changes(entry):  # the list changes under a click that lasts long
+        stop.hover()
+        page.mouse.down()
+    page.mouse.up()
+    expect(entry).to_contain_text("stopped", timeout=PATIENCE)
+    entry.get_by_role("button", name="Resume").click()
+    expect(entry).to_contain_text(working, timeout=PATIENCE)
+    with changes(entry):  # and around a button that has the keyboard
+        stop.focus()
+    expect(stop).to_be_focused()
+    page.keyboard.press("Enter")
     expect(entry).to_contain_text("stopped", timeout=PATIENCE)
     entry.get_by_role("button", name="Resume").click()
     expect(entry).to_contain_text("done", timeout=PATIENCE)
+
+
+@contextmanager
+def changes(entry: Locator) -> Iterator[None]:
+    """Wait until an entry has changed twice since this began."""
+    yield
+    for _ in range(2):
+        expect(entry).not_to_have_text(entry.text_content() or "", timeout=PATIENCE)
+
+
+def test_a_late_answer_is_mended(tab: Any, clip: Path) -> None:
+    """The answer to a click that comes after that to a later look at the jobs."""
+    page = tab()
+    set_up(page, clip, "answered late", steps=1000)
+    start(page)
+    entry = job(page, "answered late")
+    expect(entry).to_contain_text(re.compile(r"step \d+ of"), timeout=PATIENCE)
+    resume = entry.get_by_role("button", name="Resume")
+
+    def late(route: Route) -> None:
+        expect(resume).to_be_visible(timeout=PATIENCE)
+        route.continue_()
+
+    page.route("**/queue/data*", late)
+    with page.expect_response("**/queue/data*", timeout=PATIENCE) as answered:
+        entry.get_by_role("button", name="Stop", exact=True).click()
+    answered.value.finished()
+    time.sleep(0.5)  # the page shows what it was told: that it is stopping
+    expect(resume).to_be_visible(timeout=20_000)
 
 
 def test_two_tabs_at_once(tab: Any, clip: Path) -> None:

@@ -87,7 +87,7 @@ class ClipField:
         self.file.upload(self._look, self.file, everything, **PRIVATE)
         self.file.clear(lambda: ("", gr.update(visible=False)), None, [self.error, self.trim], **PRIVATE)
         for slider, image in zip(self.sliders, self.shown, strict=True):
-            slider.change(
+            slider.input(  # not what is set when a clip is uploaded, whose frames are shown already
                 self._frame, [self.file, slider], image, trigger_mode="always_last", queue=False, **PRIVATE
             )
 
@@ -183,7 +183,7 @@ class Form:
         """Say what its buttons do, once all of the page is there."""
         page = self.page
         for work, button in self.buttons.items():
-            outputs = [self.error, page.selected, page.list, page.view, page.seen]
+            outputs = [self.error, page.selected, page.list, page.view]
             button.click(partial(self._start, work), set[Block](self.components), outputs, **PRIVATE)
 
     @property
@@ -200,7 +200,7 @@ class Form:
         try:
             job = self.page.jobs.add(self._wanted(work, values))
         except Exception as error:
-            return [error_line(worded(told(error), self.page.root)), *[gr.skip()] * 4]
+            return [error_line(worded(told(error), self.page.root)), *[gr.skip()] * 3]
         return ["", job.number, *self.page.shown(job.number)]
 
     def _wanted(self, work: Work, values: Values) -> Wanted:
@@ -245,7 +245,6 @@ class Page:
             title="zs2kit", analytics_enabled=False, fill_width=True, delete_cache=DAILY
         ) as self.blocks:
             self.selected = gr.State(None)  # the number of the job that is shown
-            self.seen = gr.State(("", ""))  # what the browser has of the list and the view
             html('<header class="z-head"><h1>zs2kit</h1><p>Edit video with image models</p></header>')
             forms: list[Form] = []
             with gr.Row(elem_classes="z-columns"):
@@ -258,30 +257,25 @@ class Page:
                     self.list = html("", js_on_load=CLICKS, elem_classes="z-list")
             for form in forms:
                 form.connect()
-            outputs = [self.list, self.view, self.seen]
+            outputs = [self.list, self.view]
             self.list.click(self._clicked, self.selected, [self.selected, *outputs], **PRIVATE)
             timer = gr.Timer(TICK)
-            timer.tick(self._tick, [self.selected, self.seen], outputs, queue=False, **PRIVATE)
+            # All is sent each time: the answer to a click can come after that to a newer tick, so only the
+            # browser knows what it shows. It changes what differs, and leaves the buttons where they are.
+            timer.tick(self.shown, self.selected, outputs, queue=False, **PRIVATE)
             self.blocks.load(self._opened, None, [self.selected, *outputs], **PRIVATE)
         self.blocks.queue(default_concurrency_limit=4, api_open=False)
 
     def shown(self, number: int | None) -> list[Any]:
-        """Return the list of jobs, the view of the one of this number, and both again, as what is seen."""
+        """Return the list of jobs, and the view of the one of this number."""
         job = self.jobs.find(number)
-        now = (job_list(self.jobs, job, self.root), view(job, self.root))
-        return [*now, now]
+        return [job_list(self.jobs, job, self.root), view(job, self.root)]
 
     def _opened(self) -> list[Any]:
         """Show the latest job, for somebody who comes back."""
         latest = next(iter(self.jobs), None)
         number = latest.number if latest else None
         return [number, *self.shown(number)]
-
-    def _tick(self, number: int | None, seen: tuple[str, str]) -> list[Any]:
-        """Show what has changed."""
-        *now, both = self.shown(number)
-        fresh = [gr.skip() if each == before else each for each, before in zip(now, seen, strict=True)]
-        return [*fresh, gr.skip() if both == tuple(seen) else both]
 
     def _clicked(self, number: int | None, click: gr.EventData) -> list[Any]:
         """Show, stop, resume or remove the job on whose button was clicked."""
