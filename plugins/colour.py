@@ -60,7 +60,6 @@ class Colour(Plugin):
 
     @hookimpl
     def prepare(self, chunk: Chunk, model: Model) -> None:
-        self._first: int | None = None  # step that is taken: `strength` leaves out the ones before it
         if self.scale == 0:
             return
         side = self.patch / 100 * min(chunk.height, chunk.width)
@@ -69,9 +68,7 @@ class Colour(Plugin):
 
     @hookimpl
     def estimate(self, step: Step, estimate: torch.Tensor) -> torch.Tensor | None:
-        if self._first is None:
-            self._first = step.index
-        index, count = step.index - self._first, step.count - self._first
+        index, count = step.index - step.first, step.count - step.first
         # The same bounds as those of ControlNets, among the steps that are taken.
         acts = self.start <= index / count and (index + 1) / count <= self.end
         if self.scale == 0 or not acts:

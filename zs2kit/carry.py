@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -39,6 +40,57 @@ class Carry(dict[str, torch.Tensor]):
     def load(cls, path: str | Path) -> Carry:
         """Read a file that `save` wrote; `fetch` moves its tensors to the model's device as they are used."""
         return Carry(load_file(path))
+
+
+_ROW = "row/"  # what the names of a row's tensors begin with in a carry
+
+
+class Row(NamedTuple):
+    """The frames that are still to be drawn of a shot, between two denoising steps."""
+
+    step: int  # the index of the next step
+    latents: torch.Tensor  # (frames, channels, height, width), in host memory
+    memory: Mapping[str, torch.Tensor]  # what the schedulers remember, see `zs2kit.schedule.memory_of`
+
+    @classmethod
+    def of(cls, carry: Carry) -> Row | None:
+        """Return the row in ``carry``; None if there is none, as between two chunks."""
+        if not is_row(carry):
+            return None
+        found = {name.removeprefix(_ROW): it for name, it in carry.items() if name.startswith(_ROW)}
+        return cls(int(found.pop("step")), found.pop("latents"), found)
+
+    @classmethod
+    def joined(cls, rows: Sequence[Row]) -> Row:
+        """Return one row with the frames of several."""
+        memory = {
+            name: torch.cat([each.memory[name] for each in rows]) if it.ndim else it
+            for name, it in rows[0].memory.items()
+        }
+        return cls(min(each.step for each in rows), torch.cat([each.latents for each in rows]), memory)
+
+    def part(self, first: int, count: int | None = None) -> Row:
+        """Return the row of some of its frames: ``count`` from the ``first`` on, or all of them."""
+        some = slice(first, None if count is None else first + count)
+        memory = {name: it[some] if it.ndim else it for name, it in self.memory.items()}
+        return Row(self.step, self.latents[some], memory)
+
+    def within(self, carry: Carry) -> Carry:
+        """Return ``carry`` with this row; without any if no frame is left."""
+        if not len(self.latents):
+            return without_row(carry)
+        tensors = {"step": torch.tensor(self.step), "latents": self.latents, **self.memory}
+        return Carry({**without_row(carry), **{_ROW + name: it for name, it in tensors.items()}})
+
+
+def is_row(carry: Carry) -> bool:
+    """Whether a carry is that of a shot between two denoising steps."""
+    return f"{_ROW}step" in carry
+
+
+def without_row(carry: Carry) -> Carry:
+    """Return what is in ``carry`` beside a row: what its frames must know about those before."""
+    return Carry({name: tensor for name, tensor in carry.items() if not name.startswith(_ROW)})
 
 
 class HostCarry(Carry):

@@ -64,13 +64,22 @@ class Denoiser:
 
         recording: whether calls may be recorded, see `zs2kit.launches`.
         """
-        self._average.carry, self._average.following = carry, following
+        self.use(carry, following)
         with ExitStack() as stack:
             for context in self._contexts:
                 stack.enter_context(context())
             how = self.launches.run if recording else directly
             stack.enter_context(attached(self.networks, self._average, how))
             yield
+
+    @property
+    def carried(self) -> int:
+        """The bytes that the current chunk leaves for the next one so far."""
+        return self._average.following.nbytes
+
+    def use(self, carry: Carry, following: Carry) -> None:
+        """Have calls read running averages from ``carry`` and write them to ``following`` from here on."""
+        self._average.carry, self._average.following = carry, following
 
     def __call__(self, latents: torch.Tensor, step: Step, branch: Branch) -> torch.Tensor:
         """Return the network's prediction (frames, channels, height, width) in float32.

@@ -11,7 +11,7 @@ from copy import copy
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from functools import partial
-from itertools import chain, groupby, islice
+from itertools import accumulate, chain, groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from threading import Event
@@ -23,7 +23,7 @@ from diffusers import DiffusionPipeline
 from pluggy import PluginManager
 
 from zs2kit import plugins as plugins_
-from zs2kit.carry import Carry, HostCarry
+from zs2kit.carry import Carry, HostCarry, Row, is_row
 from zs2kit.clip import Anew, Chunk, Clip, Fit, Frame, numbered
 from zs2kit.encoding import Encoding
 from zs2kit.errors import (
@@ -42,7 +42,7 @@ from zs2kit.model import Model
 from zs2kit.networks.loading import BUNDLED
 from zs2kit.plugins import Plugin
 from zs2kit.progress import Pace, Progress, Report
-from zs2kit.scan import Broken, Drawn, Scan, chunk_of, finished
+from zs2kit.scan import Broken, Drawn, Rehearsed, Scan, chunk_of, finished
 from zs2kit.schedule import Step
 from zs2kit.settings import Prompts, Settings, changed, takes_fields
 from zs2kit.shots import shots
@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 
 MOST = 8  # frames at once by default: twice as many took only 6% less time on a CPU
 SHARE = 0.8  # the share of the free memory that is used
+HELD = 40  # bytes for each pixel that the model draws: what is held in host memory of a shot in rows
 
 T = TypeVar("T")
 
@@ -282,6 +283,10 @@ def _tell_beyond(model: Model, settings: Settings, frame: Frame | None) -> None:
         )
 
 
+class _TooLarge(Exception):
+    """The carry of all steps is too large, so the shot has to be drawn in rows."""
+
+
 @dataclass
 class Place:
     """How far an iteration over an edit has come: ``index`` frames are drawn; the next need ``carry``."""
@@ -289,6 +294,7 @@ class Place:
     index: int
     carry: Carry
     filled: int = 0  # how many of the frames were filled in rather than drawn
+    between: Callable[[], object] | None = None  # to call between two steps of a shot in rows
 
 
 def drawing(frames: Iterator[Frame], count: int) -> list[Frame]:
@@ -350,12 +356,24 @@ class Edit(Clip):
         """What the next frames must know."""
         return self._place.carry
 
-    def __iter__(self) -> Iterator[Frame]:
-        return self.frames_from(0, Carry())
+    @property
+    def steps(self) -> int:
+        """How many denoising steps the next frames have taken; 0 between two chunks."""
+        row = Row.of(self.carry)
+        return 0 if row is None else row.step
 
-    def frames_from(self, index: int, carry: Carry) -> Iterator[Frame]:
-        """Return the frames from ``index`` on; ``carry`` is what they must know about those before."""
-        self._place = Place(index, carry)
+    def __iter__(self) -> Iterator[Frame]:
+        return self.frames_from(0)
+
+    def frames_from(
+        self, index: int, carry: Carry | None = None, between: Callable[[], object] | None = None
+    ) -> Iterator[Frame]:
+        """Return the frames from ``index`` on.
+
+        carry: what they must know about those before; None at the start of a clip. between: called whenever
+        an edit that draws a shot in rows is between two steps.
+        """
+        self._place = Place(index, Carry() if carry is None else carry, between=between)
         return self._told(self._frames(self._place))
 
     def unfitted(self) -> Edit:
@@ -408,15 +426,16 @@ class Edit(Clip):
             source = spaced(source, self.settings.every, self.fit)
         if carry is not None:
             next(source)
-        return self._told(self._shot(place, source, partial(self._draw, place, Pace(index))))
+        return self._told(self._shot(place, source, Pace(index)))
 
     def _frames(self, place: Place) -> Iterator[Frame]:
-        draw = partial(self._draw, place, Pace(place.index))
-        begun = place.index
+        pace, begun = Pace(place.index), place.index
         for first, shot in groupby(self.marked(place.index), key=itemgetter(0)):
-            if first == place.index:  # nothing of the shot before may be seen in this one
+            if first == place.index and not is_row(
+                place.carry
+            ):  # nothing of the shot before may be seen in this one
                 place.carry = Carry()
-            yield from self._shot(place, (frame for _, frame in shot), draw)
+            yield from self._shot(place, (frame for _, frame in shot), pace)
         self.scan.hook.finish(frames=place.index)
         every, frames_now = self.settings.every, place.index - begun
         if place.filled < (1 - 1 / every) * (frames_now - every) / 2:  # half of those that could be
@@ -443,48 +462,127 @@ class Edit(Clip):
 
         return islice(spread(), index - start, None)
 
-    def _shot(
-        self, place: Place, frames: Iterator[Frame], draw: Callable[[Chunk], Drawn | Broken]
-    ) -> Iterator[Frame]:
+    def _shot(self, place: Place, frames: Iterator[Frame], pace: Pace) -> Iterator[Frame]:
+        """Draw what is left of a shot, chunk by chunk or in rows."""
         while group := drawing(frames, self.chunk_size or MOST):
             if not self._compared:
                 self._compared = True
                 drawn_anew = self.clip.blank or self.scan.moves_itself
                 _tell_beyond(self.scan.model, self.settings, None if drawn_anew else group[0])
-            chunk, drawn = self.attempt(group, place, draw)
+            made = self._next(group, place, pace)
+            if made is None:
+                yield from self._rows(place, self._held(chain(group, frames), place), pace)
+                return
+            chunk, drawn = made
             place.index, place.carry = place.index + chunk.length, drawn.carry
             place.filled += chunk.length - chunk.drawn.length
-            yield from finished(
-                chunk,
-                drawn,
-                group[: chunk.length],
-                self.encoding,
-                self.scan.model.enlarger,
-                fit=self._fitted,
-            )
-            frames = chain(group[chunk.length :], frames)
+            yield from self._finished(chunk, drawn, group)
+            if left := group[chunk.length :]:
+                frames = chain(left, frames)
+
+    def _next(self, frames: Sequence[Frame], place: Place, pace: Pace) -> tuple[Chunk, Drawn] | None:
+        """Draw a chunk of the first of ``frames``; None if the shot has to be drawn in rows."""
+        if self.chunk_size is None:
+            self.attempt(frames, place, lambda chunk: None)  # which chooses the size and the order
+        if self.scan.in_rows or is_row(place.carry):
+            return None
+        try:
+            return self.attempt(frames, place, partial(self._draw, place, pace))
+        except _TooLarge:
+            return None
+
+    def _finished(self, chunk: Chunk, drawn: Drawn, frames: Sequence[Frame]) -> Iterator[Frame]:
+        enlarger = self.scan.model.enlarger
+        frames = frames[: chunk.length]
+        return finished(chunk, drawn, frames, self.encoding, enlarger, fit=self._fitted)
+
+    def _rows(self, place: Place, frames: list[Frame], pace: Pace) -> Iterator[Frame]:
+        """Draw the ``frames`` that are left of a shot in rows."""
+
+        def after_step(step: Step, passed: int) -> None:
+            self._report(place, pace, step, (len(frames) * step.index + passed) / step.count)
+
+        if row := Row.of(place.carry):  # of which the steps that are taken took no time here
+            steps: Any = self.settings.num_inference_steps
+            pace = Pace(place.index + len(frames) * row.step / steps)
+        while frames:
+            rest, groups = iter(frames), list[list[Frame]]()
+            while group := drawing(rest, self.chunk_size or MOST):
+                groups.append(group)
+            starts = accumulate(map(len, groups), initial=place.index)
+            chunks = [
+                chunk_of(self.clip, group, start, self.fit)
+                for group, start in zip(groups, starts, strict=False)
+            ]
+            rows = self.scan.rows(place.carry, chunks, after_step)
+            while frames:
+                try:
+                    made = next(rows)
+                except Exception as error:
+                    del rows
+                    self._make_room(error, len(groups[0]), place)
+                    break
+                if isinstance(made, Carry):
+                    place.carry = made
+                    if place.between is not None:
+                        place.between()
+                    continue
+                chunk, group = chunks.pop(0), groups.pop(0)
+                frames = frames[chunk.length :]
+                place.index, place.carry = place.index + chunk.length, made.carry
+                place.filled += chunk.length - chunk.drawn.length
+                yield from self._finished(chunk, made, group)
+            self._collect()
+
+    def _held(self, frames: Iterator[Frame], place: Place) -> list[Frame]:
+        """Return all ``frames`` of a shot; raise `ModelError` if host memory can't hold what rows need."""
+        height, width = self.fit.padded
+        room = free(torch.device("cpu")) / 2
+        held: list[Frame] = []
+        for frame in frames:
+            held.append(frame)
+            room -= frame.image.nbytes + HELD * height * width
+            if room < 0:
+                raise ModelError(
+                    f"the shot with frame {place.index} is too long for the memory of this machine: it must "
+                    f"hold all of a shot here, and has room for {len(held) - 1} frames",
+                    "use fewer steps or a smaller `size`, or cut the shot (`cuts`)",
+                )
+        return held
 
     def _draw(self, place: Place, pace: Pace, chunk: Chunk) -> Drawn | Broken:
-        """Draw a chunk; after each step, report the progress and end if `stop` was called."""
+        """Draw a chunk; after each step, report the progress and end if `stop` was called.
+
+        Raises `_TooLarge` after the first step if the carry of all of them is too large.
+        """
 
         def after_step(step: Step) -> None:
-            if self._progress is not None:
-                total, taken = self.frame_count, step.index + 1
-                under_way = chunk.length * taken / step.count  # frames, in parts
-                progress = Progress(
-                    place.index,
-                    "drawing",
-                    total,
-                    step=taken,
-                    steps=step.count,
-                    under_way=under_way,
-                    seconds_left=pace.seconds_left(place.index + under_way, total),
-                )
-                self._progress(progress)
-            self._check_stop(place)
+            self._report(place, pace, step, chunk.length * (step.index + 1) / step.count)
+            self.choose_order(self.scan.denoiser.carried * step.count)
+            if self.scan.in_rows:
+                raise _TooLarge
 
         self._check_stop(place)
         return self.scan(place.carry, chunk, after_step)
+
+    def _report(self, place: Place, pace: Pace, step: Step, under_way: float) -> None:
+        """Report the progress after a step, and end if `stop` was called.
+
+        under_way: how many frames are drawn beside those at ``place``, in parts.
+        """
+        if self._progress is not None:
+            total = self.frame_count
+            progress = Progress(
+                place.index,
+                "drawing",
+                total,
+                step=step.index + 1,
+                steps=step.count,
+                under_way=under_way,
+                seconds_left=pace.seconds_left(place.index + under_way, total),
+            )
+            self._progress(progress)
+        self._check_stop(place)
 
     def _check_stop(self, place: Place) -> None:
         if self._stopping.is_set():
@@ -495,7 +593,7 @@ class Edit(Clip):
         """Return the edited ``frame``, which is at position ``index`` of the clip and starts a shot."""
         alone = copy(self)
         alone.chunk_size = 1
-        chunk, drawn = alone.attempt([frame], Place(index, Carry()), lambda it: self.scan(Carry(), it))
+        chunk, drawn = alone.attempt([frame], Place(index, Carry()), self.scan.alone)
         (edited,) = finished(chunk, drawn, [frame], self.encoding, self.scan.model.enlarger)
         return edited
 
@@ -520,19 +618,45 @@ class Edit(Clip):
                 if not isinstance(result, Broken):
                     return chunk, result
                 if result.frame == 0:
-                    raise ModelError(
-                        f"{self.scan.model.name} overflows at frame {chunk.drawn.index}, even in float32",
-                        "use a lower guidance scale or another model",
-                    )
+                    raise self.scan.overflowed(chunk.drawn.index)
                 self.chunk_size = result.frame  # the frames before that one are good
             except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                if not self._make_room(length, place):
-                    raise self._too_large(place) from error
-            gc.collect()  # frees what the error held, so that torch can give it back
-            if self.scan.model.device.type == "cuda":
-                torch.cuda.empty_cache()
+                self._make_room(error, length, place)
+            self._collect()
+
+    def _collect(self) -> None:
+        """Have memory given back that an error held."""
+        gc.collect()
+        if self.scan.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def choose_order(self, carry: int, peak: int = 0) -> None:
+        """Choose whether shots are drawn in rows: if a carry of so many bytes fits nowhere.
+
+        It is there twice, once for the chunk that is drawn and once for the next one. peak: what a chunk of
+        one frame takes beside it.
+        """
+        scan = self.scan
+        if scan.in_rows is not None:
+            return
+        small = peak + 2 * carry <= SHARE * free(scan.model.device)
+        scan.in_rows = not (small or 2 * carry <= free(torch.device("cpu")) / 2)
+        if not scan.in_rows:
+            return
+        if scan.ahead is not None:
+            scan.in_rows = False
+            notify(
+                "large-carry",
+                f"what momentum keeps of all steps takes {2 * carry / 1e9:.1f} GB, and there may be too "
+                f"little memory for it; with {scan.ahead}, all of it is needed at a time",
+                "use fewer steps, a smaller `size` or `momentum=0`",
+            )
+            return
+        log.info(
+            "drawing in rows, each step for a whole shot before the next one: a carry of all steps would "
+            "take %.0f MB",
+            carry / 1e6,
+        )
 
     def _too_large(self, place: Place) -> ModelError:
         model, (height, width) = self.scan.model, self.fit.padded
@@ -553,11 +677,14 @@ class Edit(Clip):
         scan = self.scan
         device = scan.model.device
 
-        def rehearse(count: int) -> tuple[int | None, int]:
+        def rehearse(count: int) -> Rehearsed:
             return scan.rehearse(chunk_of(self.clip, drawing(iter(frames), count), index, self.fit))
 
         room = int(SHARE * free(device))
-        one, carry = rehearse(1)
+        one, carry, steps = rehearse(1)
+        self.choose_order(carry * steps, one or 0)
+        if not scan.in_rows:
+            carry *= steps
         if one is None:
             return MOST
         if device.type == "cuda" and one + 2 * carry > room:
@@ -568,7 +695,7 @@ class Edit(Clip):
         if one * MOST > room:
             scan.denoiser.together = False
             # measure again, since that takes less memory, and the first time takes more
-            (one, _), (two, _) = rehearse(1), rehearse(2)
+            one, two = rehearse(1).peak, rehearse(2).peak
             assert one is not None and two is not None
             further = two - one if len(frames) > 1 else one
             size = max(1, min(MOST, 1 + (room - one) // max(1, further)))
@@ -580,32 +707,31 @@ class Edit(Clip):
         )
         return size
 
-    def _make_room(self, frames: int, place: Place) -> bool:
-        """Record no calls, call each branch by itself, move the carry to the host, or halve the ``frames``.
+    def _make_room(self, error: Exception, frames: int, place: Place) -> None:
+        """Make room after ``error``, which came while so many ``frames`` were drawn at once.
 
-        Returns False if nothing of that is possible any more.
+        Record no calls, call each branch by itself, move the carry to the host, or halve the frames. Raises
+        the error if it isn't about memory, and `ModelError` if nothing of that is possible any more.
         """
+        if not is_out_of_memory(error):
+            raise error
         device, denoiser = self.scan.model.device, self.scan.denoiser
         if denoiser.launches.records:
             denoiser.launches.stop()
-            log.info("out of memory at frame %d: from here on, no calls are recorded", place.index)
-            return True
-        if denoiser.together:
+            done = "no calls are recorded"
+        elif denoiser.together:
             denoiser.together = False
-            log.info(
-                "out of memory at frame %d: from here on, each branch has its own call",
-                place.index,
-            )
-            return True
-        if device.type == "cuda" and not self.scan.carry_on_host:
+            done = "each branch has its own call"
+        elif device.type == "cuda" and not self.scan.carry_on_host:
             place.carry = HostCarry.of(place.carry, device)
             self.scan.carry_on_host = True
-            log.info("out of memory at frame %d: from here on, the carry is in host memory", place.index)
-            return True
-        if frames > 1:
-            now = self.chunk_size = -(-frames // 2)
-            log.info("out of memory at frame %d: from here on, %d frames are drawn at once", place.index, now)
-        return frames > 1
+            done = "the carry is in host memory"
+        elif frames > 1:
+            self.chunk_size = -(-frames // 2)
+            done = f"{self.chunk_size} frames are drawn at once"
+        else:
+            raise self._too_large(place) from error
+        log.info("out of memory at frame %d: from here on, %s", place.index, done)
 
     def describe(self) -> dict[str, Any] | None:
         """Return all that the frames depend on, for JSON; None if there is no source file to fingerprint."""

@@ -497,12 +497,17 @@ class FarmEdit(Clip):
         return self._index
 
     @property
+    def steps(self) -> int:
+        """0, since it is only resumed between two shots."""
+        return 0
+
+    @property
     def carry(self) -> Carry:
         """Empty, since this is only asked between two shots."""
         return Carry()
 
     def __iter__(self) -> Iterator[Frame]:
-        return self.frames_from(0, Carry())
+        return self.frames_from(0)
 
     def begin(self, index: int = 0, carry: Carry | None = None) -> None:
         """Have the frames from ``index`` on drawn as soon as a worker is idle, before they are asked for."""
@@ -512,8 +517,13 @@ class FarmEdit(Clip):
         self._found, self._broken = self._find(index, carry), None
         self._farm.begin(self)
 
-    def frames_from(self, index: int, carry: Carry) -> Iterator[Frame]:
-        """Return the frames from ``index`` on; ``carry`` is what they must know about those before."""
+    def frames_from(
+        self, index: int, carry: Carry | None = None, between: Callable[[], object] | None = None
+    ) -> Iterator[Frame]:
+        """Return the frames from ``index`` on.
+
+        carry: what they must know about those before; None at the start. between: never called.
+        """
         if self._begun != index or carry:
             self.begin(index, carry or None)
         self._begun = None

@@ -61,8 +61,9 @@ def prepare(
     and is empty at the start of a shot. It is saved with the edit, so a resumed one gives the same frames.
 
     It is called again when a chunk is drawn again: in parts, if memory ran out, or in float32 (see
-    ``model.dtype``), if numbers overflowed in half precision. If any plugin wants a shot's first frame, this
-    frame comes first as a chunk of its own, for all plugins.
+    ``model.dtype``), if numbers overflowed in half precision. With very large models, it is called for all
+    chunks of a shot before their first step; later hooks then find what was stored for their chunk. If any
+    plugin wants a shot's first frame, this frame comes first as a chunk of its own, for all plugins.
     """
 
 

@@ -17,11 +17,11 @@ import sys
 import tempfile
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
-from typing import Any, BinaryIO, Protocol, runtime_checkable
+from typing import Any, BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from safetensors import SafetensorError
@@ -79,7 +79,8 @@ class Resumable(Protocol):
 
     In the latest iteration, ``index`` frames are drawn, and ``carry`` is what the next ones must know: after
     taking ``index`` frames, one is between two chunks. Chunks have ``chunk_size`` frames, which may change
-    on the way with the memory that is free.
+    on the way with the memory that is free. If the next frames are drawn together, drawing can also be
+    resumed between two ``steps`` of them.
     """
 
     chunk_size: int | None
@@ -90,12 +91,22 @@ class Resumable(Protocol):
         ...
 
     @property
+    def steps(self) -> int:
+        """How many denoising steps the next frames have taken; 0 between two chunks."""
+        ...
+
+    @property
     def carry(self) -> Saved:
         """What the next frames must know."""
         ...
 
-    def frames_from(self, index: int, carry: Any) -> Iterator[Frame]:
-        """Return the frames from ``index`` on; ``carry`` is what they must know about those before."""
+    def frames_from(
+        self, index: int, carry: Any = None, between: Callable[[], object] | None = None
+    ) -> Iterator[Frame]:
+        """Return the frames from ``index`` on.
+
+        carry: what they must know about those before; None at the start. between: called between two steps.
+        """
         ...
 
     def stop(self) -> None:
@@ -105,6 +116,19 @@ class Resumable(Protocol):
     def describe(self) -> dict[str, Any] | None:
         """Return all that the frames depend on, for JSON; None if that isn't known."""
         ...
+
+
+class Left(NamedTuple):
+    """What is saved of an interrupted edit."""
+
+    frames: int
+    steps: int  # how many denoising steps the next ones have taken
+
+    def words(self, total: int | None = None) -> str:
+        """Return it as text; total: how many frames there are in all, if that is known."""
+        of = f" of {total}" if total else ""
+        steps = f" and {self.steps} step{'s' * (self.steps > 1)} of the next ones" if self.steps else ""
+        return f"{self.frames}{of} frames{steps}"
 
 
 class Journal:
@@ -129,7 +153,7 @@ class Journal:
         self._checksums: dict[str, int] = {}  # of the files that journal.json names, or will name
         self._pictures: BinaryIO | None = None
         self._encoded = True  # whether all frames that were yielded are encoded
-        self._saved = 0  # how many frames journal.json names
+        self._saved = 0, 0  # how many frames journal.json names, and how many steps of the next ones
         self._started = perf_counter()
         self._spent = self._cost = 0.0  # seconds: of all saves, and of the last one
         self._written = 0.0  # seconds that writing pictures took
@@ -153,21 +177,25 @@ class Journal:
 
         report()
         yield from self._saved_frames()
-        done, carry = len(self.times), self._carry
-        drawn = self._work.frames_from(done, carry) if self._work and carry is not None else iter(self.clip)
+        work = self._work
+        drawn = work.frames_from(len(self.times), self._carry, self._save_if_due) if work else self.clip
         for frame in drawn:
             self._add(frame)
             self._encoded = False
             yield frame
             self._encoded = True  # and if it was the last one of its segment, that is closed
             report()
-            if self._work is not None:
-                expected = self._cost or self._work.carry.nbytes / SPEED
-                if self._spent + expected <= SHARE * (perf_counter() - self._started):
-                    self.save()
+            self._save_if_due()
+
+    def _save_if_due(self) -> None:
+        """Save what is done, unless that would take too large a share of the time."""
+        if self._work is not None:
+            expected = self._cost or self._work.carry.nbytes / SPEED
+            if self._spent + expected <= SHARE * (perf_counter() - self._started):
+                self.save()
 
     def save(self) -> None:
-        """Save what is done, if that is possible now: between two chunks, or at the end.
+        """Save what is done, if that is possible now: between two chunks or steps, or at the end.
 
         If it can't be saved, for example on a full disk, a notice says so and the edit goes on.
         """
@@ -193,7 +221,7 @@ class Journal:
             self.times.extend(edit["times"])
             self.duration, self.complete = edit["duration"], edit["complete"]
             self._checksums = edit["checksums"]
-            self._saved = len(self.times)
+            self._saved = len(self.times), edit["steps"]
             for first in range(0, self.finished, self.segment):
                 self._verify(segment_file(self.folder, first))
             if self.complete:
@@ -202,8 +230,8 @@ class Journal:
                 self._verify(self._picture_file, (len(self.times) - self.finished) * self._picture_size)
             from zs2kit.carry import Carry
 
-            self._verify(self._carry_file)
-            self._carry = Carry.load(self._carry_file)
+            self._verify(self._carry_file(edit["steps"]))
+            self._carry = Carry.load(self._carry_file(edit["steps"]))
             self._work.chunk_size = edit["chunk_size"]
             if self.finished < len(self.times):
                 self._pictures = self._picture_file.open("ab")
@@ -243,16 +271,16 @@ class Journal:
     def _picture_file(self) -> Path:
         return self.folder / f"{self.finished:09}.rgb"
 
-    @property
-    def _carry_file(self) -> Path:
-        return self.folder / f"{len(self.times):09}.safetensors"
+    def _carry_file(self, steps: int) -> Path:
+        return self.folder / f"{len(self.times):09}{f'-{steps}' if steps else ''}.safetensors"
 
     def _between_chunks(self) -> bool:
         """Whether there is something new to save, and all that is needed to resume from it."""
         return (
             self._encoded
             and self._work is not None
-            and self._work.index == len(self.times) != self._saved
+            and self._work.index == len(self.times)
+            and (self._work.index, self._work.steps) != self._saved
             and (self._pictures is not None or self.finished == len(self.times))
         )
 
@@ -302,13 +330,14 @@ class Journal:
             os.fsync(self._pictures.fileno())
             files.append(self._picture_file)
         if not self.complete:
-            files.append(self._carry_file)
+            files.append(self._carry_file(work.steps))
             with _replaced(files[-1]) as temporary:
                 work.carry.save(temporary)
                 self._checksums[files[-1].name] = checksum(temporary)
         edit = {
             "settings": self.settings,
             "times": self.times.tolist(),
+            "steps": work.steps,
             "duration": self.duration,
             "complete": self.complete,
             "chunk_size": work.chunk_size,
@@ -317,7 +346,7 @@ class Journal:
         with _replaced(self.folder / _FILE) as temporary:
             text = json.dumps({"edit": edit, "checksum": _checksum_of(edit)})
             temporary.write_text(text, encoding="utf-8")
-        self._saved = len(self.times)
+        self._saved = len(self.times), work.steps
         for path in [*self.folder.glob("*.rgb"), *self.folder.glob("*.safetensors")]:
             if path not in files:
                 path.unlink()
@@ -341,7 +370,7 @@ class Journal:
             notify(
                 "not-saved",
                 f"what is done can't be saved in {self.folder} ({why}); the edit goes on, but if it is "
-                f"interrupted, all frames after the first {self._saved} have to be drawn again",
+                f"interrupted, all frames after the first {self._saved[0]} have to be drawn again",
             )
 
 
@@ -387,29 +416,32 @@ def opened(path: Path, clip: Clip, settings: Mapping[str, Any], resume: bool | N
                     journal.save()
             journal.clear()
             if (folder / _FILE).exists():
-                of = f" of {clip.frame_count}" if clip.frame_count else ""
-                done = len(_read(path, folder)["times"])
-                error.add_note(f"{done}{of} frames are saved; to resume, run the same with `resume=True`")
+                done = _left(_read(path, folder)).words(clip.frame_count)
+                error.add_note(f"{done} are saved; to resume, run the same with `resume=True`")
             raise
         finally:
             journal.close()
 
 
-def saved(path: Path) -> int:
-    """Return how many frames of an interrupted edit to ``path`` are saved; 0 if there is none.
+def saved(path: Path) -> Left | None:
+    """Return what is saved of an interrupted edit to ``path``; None if there is none.
 
     Raises `ClipError` if another process is writing ``path``, or if what is saved is damaged.
     """
     folder = _folder_of(path)
     if not folder.exists():
-        return 0
+        return None
     with _locked(path):
         if not (folder / _FILE).exists():
-            return 0
+            return None
         if _same(folder / path.name, path):  # it was interrupted after all was done
             (folder / _FILE).unlink()
-            return 0
-        return len(_read(path, folder)["times"])
+            return None
+        return _left(_read(path, folder))
+
+
+def _left(edit: Mapping[str, Any]) -> Left:
+    return Left(len(edit["times"]), edit["steps"])
 
 
 def differing(path: Path, clip: Clip, settings: Mapping[str, Any]) -> str:
@@ -511,6 +543,7 @@ def _read(path: Path, folder: Path) -> dict[str, Any]:
             or not isinstance(edit["settings"], dict)
             or not isinstance(edit["checksums"], dict)
             or not (chunk_size is None or (isinstance(chunk_size, int) and chunk_size >= 1))
+            or not (isinstance(edit["steps"], int) and edit["steps"] >= 0)
         ):
             raise ValueError(read)
         Settings.restored(edit["settings"])
@@ -536,9 +569,9 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _undecided(path: Path, folder: Path) -> ClipError:
-    done = len(_read(path, folder)["times"])
+    done = _left(_read(path, folder)).words()
     return ClipError(
-        f"an edit to {path} was interrupted, and {done} frames of it are saved",
+        f"an edit to {path} was interrupted, and {done} are saved",
         f"resume it (`resume=True`), or {ANEW}",
     )
 

@@ -89,6 +89,14 @@ class Averages:
         self.following["flow/source"] = last
         return flows
 
+    def use(self, carry: Carry, following: Carry) -> None:
+        """Read averages from ``carry`` and write them to ``following`` from here on."""
+        self.carry, self.following = carry, following
+
+    def rest(self) -> None:
+        """Wait for the flows, and keep them in host memory, since other frames come first."""
+        self.flows = [it and (it[0].cpu(), it[1].cpu()) for it in self.flows]
+
     def finish(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the finished frames (frames, 3, height, width) in [0, 1] averaged once more.
 
@@ -108,7 +116,7 @@ class Averages:
         for frame, found in zip(pixels.to(self.device), self.flows, strict=True):
             average = frame
             if found is not None and last is not None:
-                grid, weight = found
+                grid, weight = (each.to(self.device) for each in found)
                 moved = _moved(last, grid)
                 if agreement < math.inf:
                     weight = weight * _small(_apart(moved, frame), agreement)

@@ -50,6 +50,8 @@ class Plan:
     model_bytes: int  # of the weights, side networks included
     chunk_bytes: int | None  # of a chunk at its peak, without the model; None if that can't be measured
     carry_bytes: int
+    whole_carry_bytes: int  # of all steps; more than `carry_bytes` in rows
+    in_rows: bool  # whether each step is taken for a whole shot before the next one
     carry_on: str  # the device, or cpu for host memory
     free_bytes: int  # on the device
     seconds: float  # for the frames that are still to be drawn, once the model is loaded
@@ -90,32 +92,33 @@ def plan(
     filters = filters_of(made)
     times = math.prod(each.per_frame for each in filters)
     obstacles = []
-    saved, difference = 0, ""
+    left, difference = None, ""
     try:
-        saved, difference = output.left(made)
+        left, difference = output.left(made)
         # Without `resume`: to decide that would change files.
         replace(output, resume=False).check(made)
         output.tell_losses(made)
     except ClipError as error:
         obstacles.append(str(error))
-    if saved and resume and difference:
+    if left and resume and difference:
         obstacles.append(f"{out} was started with {difference}; use these settings again, or {ANEW}")
-    if saved and resume is None:
+    if left and resume is None:
         obstacles.append(
-            f"an edit to {out} was interrupted, and {saved} frames of it are saved; "
+            f"an edit to {out} was interrupted, and {left.words()} are saved; "
             + (f"it was started with {difference}; " if difference else "resume it (`resume=True`), or ")
             + ANEW
         )
-    if resume is False or difference:
-        saved = 0
+    saved = 0 if left is None or resume is False or difference else left.frames
 
     read = _read(edited, progress, preview)
     scan, device = edited.scan, edited.scan.model.device
-    measured: list[tuple[Chunk, tuple[int, float]]] = []
+    measured: list[tuple[Chunk, tuple[int, int, float]]] = []
 
-    def measure(chunk: Chunk) -> tuple[int, float]:
-        _, carry = scan.rehearse(chunk)
-        return carry, scan.seconds(chunk)  # after the rehearsal, since the first time takes longer
+    def measure(chunk: Chunk) -> tuple[int, int, float]:
+        _, carry, steps = scan.rehearse(chunk)
+        edited.choose_order(carry * steps)
+        # After the rehearsal, since the first time takes longer
+        return carry if scan.in_rows else carry * steps, carry * steps, scan.seconds(chunk)
 
     unfitted = any(
         each.model_size for each in filters
@@ -124,16 +127,20 @@ def plan(
     chunk_bytes = peak_of(
         lambda: measured.append(edited.attempt(read.chunk, Place(read.place, Carry()), measure)), device
     )
-    chunk, (carry_bytes, seconds) = measured[0]
+    chunk, (carry_bytes, whole_carry_bytes, seconds) = measured[0]
     beforehand = len(read.shots) if scan.wants_first else 0  # frames that are drawn twice
 
     pixels = made.width * made.height
     result_bytes = output.bytes(made, read.frames * times)
-    left = read.frames - saved // times
-    filtering = filter_seconds(made, edited, read.chunk) * left
-    fitting = 0.0 if unfitted else _fitting_seconds(edited, read.chunk[:2]) * left
+    rest = read.frames - saved // times
+    filtering = filter_seconds(made, edited, read.chunk) * rest
+    fitting = 0.0 if unfitted else _fitting_seconds(edited, read.chunk[:2]) * rest
     # Segments and the file that they are joined into; pictures and carries, until the next ones are saved
-    disk_bytes = 2 * (result_bytes + min(read.frames * times, SEGMENT) * pixels * 3 + carry_bytes)
+    kept_bytes = carry_bytes
+    if scan.in_rows:  # the latents, and what multistep schedulers remember
+        latents = scan.model.latent_shape(*edited.fit.padded)
+        kept_bytes = 4 * read.longest * math.prod(latents) * 4
+    disk_bytes = 2 * (result_bytes + min(read.frames * times, SEGMENT) * pixels * 3 + kept_bytes)
     folder = out.parent
     free_disk = shutil.disk_usage(folder).free if folder.is_dir() else 0
     if folder.is_dir() and disk_bytes > free_disk and not any("but its disk" in each for each in obstacles):
@@ -159,6 +166,8 @@ def plan(
         model_bytes=_weights(edited),
         chunk_bytes=chunk_bytes,
         carry_bytes=carry_bytes,
+        whole_carry_bytes=whole_carry_bytes,
+        in_rows=bool(scan.in_rows),
         carry_on="cpu" if scan.carry_on_host else str(device),
         free_bytes=free(device),
         seconds=read.seconds
@@ -192,6 +201,7 @@ class _Source(NamedTuple):
 
     frames: int
     drawn: int  # how many of them are drawn
+    longest: int  # how many frames the longest shot has
     shots: list[Fraction]  # when each starts, in seconds
     duration: Fraction
     chunk: list[Frame]  # as many frames as the largest chunk has
@@ -205,7 +215,7 @@ def _read(edited: Edit, progress: Report | None, preview: Callable[[Frame, Frame
     starts: list[Fraction] = []
     chunk: list[Frame] = []
     group: list[Frame] = []
-    index = place = drawn = 0
+    index = place = drawn = longest = 0
     previewing = 0.0
     started = perf_counter()
     for index, (first, frame) in enumerate(edited.marked()):
@@ -217,6 +227,7 @@ def _read(edited: Edit, progress: Report | None, preview: Callable[[Frame, Frame
                 before = perf_counter()
                 preview(frame, edited.beginning(index, frame))
                 previewing += perf_counter() - before
+        longest = max(longest, index + 1 - first)
         if sum(each.fill is None for each in group) < (edited.chunk_size or MOST):
             group.append(frame)
             if len(group) > len(chunk):
@@ -224,7 +235,8 @@ def _read(edited: Edit, progress: Report | None, preview: Callable[[Frame, Frame
         if progress is not None:
             progress(Progress(index + 1, "reading", clip.frame_count))
     duration = frame.pts * tick - starts[0] + (frame.duration * tick or 1 / clip.rate)
-    return _Source(index + 1, drawn, starts, duration, chunk, place, perf_counter() - started - previewing)
+    seconds = perf_counter() - started - previewing
+    return _Source(index + 1, drawn, longest, starts, duration, chunk, place, seconds)
 
 
 def _fitting_seconds(edited: Edit, frames: list[Frame]) -> float:
@@ -248,6 +260,9 @@ def _weights(edited: Edit) -> int:
     return sum(tensors.values())  # the denoiser is among both
 
 
+_ROWS = "each step for a whole shot before the next, since a carry of all steps would take {}"
+
+
 def lines(plan: Plan) -> list[str]:
     """Return the plan as lines of text, without its obstacles."""
     times = [f"{each:.2f}" for each in plan.shots[:12]] + ["..."] * (len(plan.shots) > 12)
@@ -268,6 +283,7 @@ def lines(plan: Plan) -> list[str]:
         "size": f"{source}, for the model {sizes}, and back",
         **({"filters": f"{', '.join(plan.filters)}: {after}"} if plan.filters else {}),
         "chunk": f"{plan.chunk_size} frames at once on {plan.device}",
+        **({"order": _ROWS.format(_megabytes(plan.whole_carry_bytes))} if plan.in_rows else {}),
         "memory": f"model {_megabytes(plan.model_bytes)}, chunk {chunk}, "
         f"carry {_megabytes(plan.carry_bytes)} on {plan.carry_on}; {_megabytes(plan.free_bytes)} free",
         "time": f"about {_span(plan.seconds)} once the model is loaded{filtering}",

@@ -1,8 +1,8 @@
-"""The denoising loop."""
+"""The denoising steps of a chunk."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -27,23 +27,21 @@ def sample(
     latents: torch.Tensor,
     branches: Sequence[Branch],
     step_noise: Callable[[Step], torch.Tensor],
-    first: int = 0,
+    steps: Sequence[Step],
     kept: Kept | None = None,
     motion: FlowMomentum | None = None,
     correct: Callable[[Step, torch.Tensor], torch.Tensor] | None = None,
-    after_step: Callable[[Step], object] = lambda step: None,
-) -> torch.Tensor:
-    """Return ``latents`` (frames, channels, height, width), denoised from step ``first`` on, if there is one.
+) -> Iterator[tuple[Step, torch.Tensor]]:
+    """Take denoising ``steps``; yield each with the latents (frames, channels, height, width) after it.
 
-    latents: float32, at the noise level of step ``first``. step_noise: returns a step's noise, of the
-    latents' shape, for schedulers that add some. kept: what stays as in the source. correct: takes each
-    step's estimate of the final latents, and returns the one to go on with, which may be the same tensor.
-    motion: averages it along the source's motion. after_step: called after every step; may raise.
+    latents: float32, at the noise level of the first of these steps, which follow one another. step_noise:
+    returns a step's noise, of the latents' shape, for schedulers that add some. kept: what stays as in the
+    source. correct: takes each step's estimate of the final latents, and returns the one to go on with, which
+    may be the same tensor. motion: averages it along the source's motion.
     """
-    steps = steps_of(scheduler)
-    if first < len(steps):
-        begin(scheduler, steps[first])
-    for step in steps[first:]:
+    if steps:
+        begin(scheduler, steps[0])
+    for step in steps:
         prediction = denoiser.guided(scaled(scheduler, latents, step), step, branches)
         if correct is not None or motion is not None:
             a, b = estimate(scheduler, step)
@@ -57,7 +55,6 @@ def sample(
         if kept is not None:
             source = kept.latents
             if step.index < step.count - 1:
-                source = add_noise(scheduler, source, kept.noise, steps[step.index + 1])
+                source = add_noise(scheduler, source, kept.noise, steps_of(scheduler)[step.index + 1])
             latents = torch.lerp(latents, source, kept.mask)
-        after_step(step)
-    return latents
+        yield step, latents

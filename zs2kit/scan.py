@@ -1,11 +1,17 @@
-"""The scan: a clip is drawn chunk by chunk, (carry, chunk) -> (carry, frames)."""
+"""The scan: a clip is drawn chunk by chunk, (carry, chunk) -> (carry, frames).
+
+There are two orders, in which frames come out the same. In *columns*, all denoising steps of a chunk are
+taken before the next chunk begins; the carry holds the averages of all steps. In *rows*, each step is taken
+for all chunks of a shot before the next step begins; then only those of one step are needed at a time.
+"""
 
 from __future__ import annotations
 
+import inspect
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -16,11 +22,11 @@ from numpy.typing import NDArray
 from pluggy import PluginManager
 
 from zs2kit import guidance
-from zs2kit.carry import Carry, HostCarry
+from zs2kit.carry import Carry, HostCarry, Row, without_row
 from zs2kit.clip import Chunk, Clip, Fit, Frame, resized
 from zs2kit.denoiser import Denoiser
 from zs2kit.encoding import Encoding
-from zs2kit.errors import ModelError, UsageError, notify
+from zs2kit.errors import ModelError, PluginError, UsageError, notify
 from zs2kit.filling import filled
 from zs2kit.memory import peak_of
 from zs2kit.model import Embedded, Model
@@ -28,9 +34,9 @@ from zs2kit.motion import MOMENTUM, FlowMomentum, acts
 from zs2kit.networks.base import Branch
 from zs2kit.networks.enlarging import Enlarging
 from zs2kit.noise import make_noise
-from zs2kit.plugins import Plugin
+from zs2kit.plugins import Plugin, name_of
 from zs2kit.sampler import Kept, sample
-from zs2kit.schedule import Step, from_noise, steps_of
+from zs2kit.schedule import Step, from_noise, memory_of, remember, steps_of
 from zs2kit.settings import Settings
 
 OF_PLUGINS = "plugins/"  # what plugins' names begin with in the carry
@@ -50,16 +56,37 @@ class Broken(NamedTuple):
     frame: int  # the first frame in which they do, counted from the chunk's first
 
 
-class _Started(NamedTuple):
-    """A chunk before its first denoising step: what `sample` takes."""
+class Rehearsed(NamedTuple):
+    """The memory that a chunk takes, in bytes."""
 
+    peak: int | None  # None if that can't be measured
+    carry: int  # what a step leaves for the next chunk
+    steps: int  # how many there are
+
+
+@dataclass(eq=False)
+class _UnderWay:
+    """A chunk between the hooks that come before its first denoising step and those after its last."""
+
+    chunk: Chunk
+    carry: Carry  # what it must know, and what the next chunk must: in columns of all steps, in rows of one
+    following: Carry
     branches: Sequence[Branch]
     scheduler: Any
-    latents: torch.Tensor
+    latents: torch.Tensor  # those to start from
     first: int  # the first step
     kept: Kept | None
     keep: NDArray[np.float32] | None
     motion: FlowMomentum | None
+    surroundings: torch.Tensor | None  # see `Denoiser`
+    # In rows: what the next chunk must know before the first step, and what plugins have stored on themselves
+    learned: Carry = field(default_factory=Carry)
+    stored: Sequence[tuple[Plugin, dict[str, Any]]] = ()
+
+    @property
+    def steps(self) -> list[Step]:
+        """All steps, also those before the first one that is taken."""
+        return steps_of(self.scheduler, self.first)
 
 
 class Scan:
@@ -71,10 +98,14 @@ class Scan:
 
     def __init__(self, model: Model, hooks: PluginManager, clip: Clip, settings: Settings) -> None:
         self.hook: Any = hooks.hook
+        self.plugins: list[Plugin] = list(hooks.get_plugins())
         self.model = model
         self.denoiser = Denoiser(model, hooks.hook, settings.momentum)
         self.carry_on_host = False
-        self.wants_first = any(each.wants_first for each in hooks.get_plugins())
+        self.in_rows: bool | None = None  # None: not yet decided
+        # A plugin that calls the network for all steps of a chunk before the first one is taken
+        self.ahead = next((name_of(each) for each in self.plugins if _calls_denoiser(each)), None)
+        self.wants_first = any(each.wants_first for each in self.plugins)
         self._embedded: Embedded = {}  # the prompts, each embedded once
         self._told = False  # whether a notice said that numbers overflow
         guidance.check(model, settings)
@@ -86,11 +117,11 @@ class Scan:
         scheduler = self._scheduler(*(settings.size or model.native_size))
         self.hook.setup(model=model, denoiser=self.denoiser, scheduler=scheduler, clip=clip)
         # Whether the result has a motion of its own, and with it, perhaps, nothing of what the clip shows
-        self.moves_itself = any(each.follows_source is False for each in hooks.get_plugins())
+        self.moves_itself = any(each.follows_source is False for each in self.plugins)
         if settings.flow_momentum is None:
-            usual = MOMENTUM if follows(hooks.get_plugins()) and not clip.blank else 0.0
+            usual = MOMENTUM if follows(self.plugins) and not clip.blank else 0.0
             self.settings = replace(settings, flow_momentum=usual)
-        if settings.every > 1 and not follows(hooks.get_plugins()):
+        if settings.every > 1 and not follows(self.plugins):
             raise UsageError(
                 "`every` fills in frames along the clip's motion, but with these plugins the result moves "
                 "differently",
@@ -119,7 +150,11 @@ class Scan:
             carry = Carry(first=first.pixels[0].cpu())
             del first  # and its carry, since there is memory for two only
         drawn = self._whole(carry, chunk, after_step)
-        if isinstance(drawn, Broken) or self.settings.every == 1:
+        return drawn if isinstance(drawn, Broken) else self._filled(drawn, chunk, carry)
+
+    def _filled(self, drawn: Drawn, chunk: Chunk, carry: Carry) -> Drawn:
+        """Return what is drawn with the frames that are filled in, see `every`."""
+        if self.settings.every == 1:
             return drawn
         drawn.carry["every"] = drawn.pixels[-1].float().cpu()
         return drawn._replace(pixels=filled(drawn.pixels, chunk, carry.get("every")))
@@ -128,18 +163,28 @@ class Scan:
         drawn = self._draw(carry, chunk, after_step)
         broken = _first_broken(drawn.pixels)
         if broken is not None and self.model.halves():
-            if not self._told:
-                self._told = True
-                notify(
-                    "overflow",
-                    f"{self.model.name} overflows in {self.model.dtype} at frame "
-                    f"{chunk.drawn.indices[broken]}; such frames are drawn again in float32",
-                    "to save that time, use bfloat16 or float32 from the start: `dtype='bfloat16'`",
-                )
+            self._tell_overflow(chunk.drawn.indices[broken])
             del drawn
             drawn = self._draw(carry, chunk, after_step, in_float32=True)
             broken = _first_broken(drawn.pixels)
         return drawn if broken is None else Broken(broken)
+
+    def _tell_overflow(self, frame: int) -> None:
+        if not self._told:
+            self._told = True
+            notify(
+                "overflow",
+                f"{self.model.name} overflows in {self.model.dtype} at frame {frame}; such frames are drawn "
+                "again in float32",
+                "to save that time, use bfloat16 or float32 from the start: `dtype='bfloat16'`",
+            )
+
+    def overflowed(self, frame: int) -> ModelError:
+        """Return the error that numbers overflow at a frame of the clip."""
+        return ModelError(
+            f"{self.model.name} overflows at frame {frame}, even in float32",
+            "use a lower guidance scale or another model",
+        )
 
     @torch.no_grad()
     def _draw(
@@ -150,43 +195,175 @@ class Scan:
         *,
         in_float32: bool = False,
     ) -> Drawn:
-        following = HostCarry(self.model.device) if self.carry_on_host else Carry()
+        following = self._new_carry()
+        with self._sampling(carry, following, in_float32=in_float32):
+            it = self._start(carry, following, chunk)
+            latents = it.latents
+            for step, taken in self._sample(it, latents, it.steps[it.first :]):
+                latents = taken
+                after_step(step)
+            pixels = self._finished(it, latents)
+        self._settle()
+        return Drawn(following, pixels, it.keep)
+
+    @torch.no_grad()
+    def rows(
+        self,
+        carry: Carry,
+        chunks: Sequence[Chunk],
+        after_step: Callable[[Step, int], object] = lambda step, frames: None,
+    ) -> Iterator[Carry | Drawn]:
+        """Draw ``chunks``, which are what is left of a shot, in rows.
+
+        Yields, after each step of them all, the carry with which another call with the same frames goes on
+        from there; and then a `Drawn` for each chunk, also with such a carry. ``after_step`` is called after
+        each step of a chunk with the step and with how many of the shot's frames have taken it. Raises
+        `ModelError` if numbers overflow, even in float32.
+        """
+        if self.wants_first and "first" not in carry:
+            *_, first = self._rows(carry, [chunks[0].drawn.only([0])], lambda step, frames: None)
+            assert isinstance(first, Drawn)
+            carry = Carry({**carry, "first": first.pixels[0].cpu()})
+        yield from self._rows(carry, chunks, after_step)
+
+    def alone(self, chunk: Chunk) -> Drawn:
+        """Draw a chunk that is a whole shot."""
+        *_, drawn = self.rows(Carry(), [chunk])
+        assert isinstance(drawn, Drawn)
+        return drawn
+
+    def _rows(
+        self, carry: Carry, chunks: Sequence[Chunk], after_step: Callable[[Step, int], object]
+    ) -> Iterator[Carry | Drawn]:
+        row, carry = Row.of(carry), without_row(carry)
+        in_float32 = False
+        shot = self._start_all(carry, chunks)
+        row = row or Row.joined([Row(it.first, it.latents.cpu(), {}) for it in shot])
+        while row.step < len(shot[0].steps):
+            taken = self._row(carry, shot, row, after_step, in_float32=in_float32)
+            broken = _first_broken(taken.latents)
+            if broken is None:
+                row = taken
+                yield row.within(carry)
+            else:
+                frame = [index for each in chunks for index in each.drawn.indices][broken]
+                if in_float32 or not self.model.halves():
+                    raise self.overflowed(frame)
+                self._tell_overflow(frame)
+                in_float32 = True  # from here on
+                shot = self._start_all(carry, chunks, in_float32=True)
+        while shot:
+            it = shot.pop(0)
+            count = it.chunk.drawn.length
+            pixels, following = self._end(it, carry, row.part(0, count).latents)
+            drawn = self._filled(Drawn(Carry({**it.learned, **following}), pixels, it.keep), it.chunk, carry)
+            carry, row = drawn.carry, row.part(count)
+            yield drawn._replace(carry=row.within(carry))
+
+    def _start_all(
+        self, carry: Carry, chunks: Sequence[Chunk], *, in_float32: bool = False
+    ) -> list[_UnderWay]:
+        """Do what comes before the first step of each of ``chunks``, one after the other."""
+        shot: list[_UnderWay] = []
+        with self._sampling(carry, Carry(), in_float32=in_float32):
+            for chunk in chunks:
+                following = Carry()
+                self.denoiser.use(carry, following)
+                it = self._start(carry, following, chunk)
+                if shot and it.first != shot[0].first:
+                    raise PluginError(
+                        "a plugin begins the chunks of a shot with different steps",
+                        "have its initial_latents() return the same step for all of them",
+                    )
+                if it.motion is not None:
+                    it.motion.rest()
+                it.learned, it.stored = following, [(each, dict(vars(each))) for each in self.plugins]
+                shot.append(it)
+                carry = following
+        return shot
+
+    def _turn(self, it: _UnderWay, carry: Carry, following: Carry) -> None:
+        """Go on with a chunk after another one: with its carry, and with what plugins have stored for it."""
+        it.carry, it.following = carry, following
+        self.denoiser.use(carry, following)
+        self.denoiser.surroundings = it.surroundings
+        if it.motion is not None:
+            it.motion.use(carry, following)
+        for plugin, stored in it.stored:
+            plugin.__dict__ = stored
+
+    def _row(
+        self,
+        carry: Carry,
+        shot: Sequence[_UnderWay],
+        row: Row,
+        after_step: Callable[[Step, int], object],
+        *,
+        in_float32: bool,
+    ) -> Row:
+        """Take the next step with all chunks of a shot."""
+        taken: list[Row] = []
+        drawn = passed = 0
+        with self._sampling(carry, Carry(), in_float32=in_float32):
+            for it in shot:
+                following = self._new_carry()
+                self._turn(it, carry, following)
+                part = row.part(drawn, it.chunk.drawn.length)
+                remember(it.scheduler, part.memory)
+                steps = [it.steps[row.step]]
+                ((step, latents),) = self._sample(it, part.latents.to(self.model.device), steps)
+                taken.append(Row(row.step + 1, latents.cpu(), memory_of(it.scheduler)))
+                self._settle()
+                drawn, passed = drawn + it.chunk.drawn.length, passed + it.chunk.length
+                after_step(step, passed)
+                carry = following
+        return Row.joined(taken)
+
+    def _end(self, it: _UnderWay, carry: Carry, latents: torch.Tensor) -> tuple[torch.Tensor, Carry]:
+        """Return a chunk's frames, and what the next one must know to finish its own."""
+        for in_float32 in (False, True):
+            following = Carry()
+            with self._sampling(carry, following, in_float32=in_float32):
+                self._turn(it, carry, following)
+                pixels = self._finished(it, latents.to(self.model.device))
+            broken = _first_broken(pixels)
+            if broken is None or not self.model.halves():
+                break
+            self._tell_overflow(it.chunk.drawn.indices[broken])
+        if broken is not None:
+            raise self.overflowed(it.chunk.drawn.indices[broken])
+        return pixels, following
+
+    @contextmanager
+    def _sampling(self, carry: Carry, following: Carry, *, in_float32: bool = False) -> Iterator[None]:
+        """Within this context, the model is this edit's alone, and the denoiser can be called."""
         networks = self.denoiser.networks.values()
-        if "first" in carry:
-            following["first"] = carry["first"]
-            (first,) = to_images(carry["first"][None])
-            chunk = replace(chunk, first=first)
         with (
             self.model.lock,
             self.model.embedding_once(self._embedded),
             self.denoiser.sampling(carry, following),  # first, since plugins may add to the model there
             self.model.in_float32(networks) if in_float32 else nullcontext(),
         ):
-            started = self._start(carry, following, chunk)
-            chunk = chunk.drawn
-            latents = sample(
-                self.denoiser,
-                started.scheduler,
-                started.latents,
-                started.branches,
-                lambda step: self._noise(carry, following, chunk, "step", step.index),
-                started.first,
-                started.kept,
-                started.motion,
-                self._correct(chunk),
-                after_step,
-            )
-            pixels = self._finished(chunk, latents, started.motion)
+            yield
+
+    def _new_carry(self) -> Carry:
+        return HostCarry(self.model.device) if self.carry_on_host else Carry()
+
+    def _settle(self) -> None:
+        """Wait until a carry in host memory is there."""
         if self.carry_on_host:
             torch.get_device_module(self.model.device).synchronize()
-        return Drawn(following, pixels, started.keep)
 
-    def _start(self, carry: Carry, following: Carry, chunk: Chunk) -> _Started:
+    def _start(self, carry: Carry, following: Carry, chunk: Chunk) -> _UnderWay:
         """Call the hooks that are called once per chunk, and do all else that comes before its first step."""
         settings, model = self.settings, self.model
+        if "first" in carry:
+            following["first"] = carry["first"]
+            (first,) = to_images(carry["first"][None])
+            chunk = replace(chunk, first=first)
         branches, keep = self._prepare(chunk, carry, following)
         drawn = None if keep is None else keep[chunk.places]
-        chunk = chunk.drawn
+        whole, chunk = chunk, chunk.drawn
         scheduler = self._scheduler(chunk.height, chunk.width)
         noise = self._noise(carry, following, chunk, "initial")
         motion = None
@@ -203,9 +380,38 @@ class Scan:
             step_noise=lambda step: self._noise(carry, following, chunk, "step", step.index),
             average=lambda step, aim: aim if motion is None else motion(step.index, step.count, aim),
         )
-        latents, first = start[0] if start else (from_noise(scheduler, noise), 0)
+        latents, begin = start[0] if start else (from_noise(scheduler, noise), 0)
         kept = None if drawn is None or model.inpaints else self._kept_source(chunk, drawn, noise)
-        return _Started(branches, scheduler, latents, first, kept, keep, motion)
+        return _UnderWay(
+            whole,
+            carry,
+            following,
+            branches,
+            scheduler,
+            latents,
+            begin,
+            kept,
+            keep,
+            motion,
+            self.denoiser.surroundings,
+        )
+
+    def _sample(
+        self, it: _UnderWay, latents: torch.Tensor, steps: Sequence[Step]
+    ) -> Iterator[tuple[Step, torch.Tensor]]:
+        """Take ``steps`` with a chunk's ``latents``; yield each with the latents after it."""
+        chunk = it.chunk.drawn
+        return sample(
+            self.denoiser,
+            it.scheduler,
+            latents,
+            it.branches,
+            lambda step: self._noise(it.carry, it.following, chunk, "step", step.index),
+            steps,
+            it.kept,
+            it.motion,
+            self._correct(chunk),
+        )
 
     def _correct(self, chunk: Chunk) -> Callable[[Step, torch.Tensor], torch.Tensor] | None:
         """What adds plugins' differences to the finished latents that a step expects; None if none does."""
@@ -215,12 +421,12 @@ class Scan:
             expected, self.hook.estimate(step=step, estimate=expected, chunk=chunk)
         )
 
-    def _finished(self, chunk: Chunk, latents: torch.Tensor, motion: FlowMomentum | None) -> torch.Tensor:
-        """Decode the chunk's latents, and do all else that comes after its last step."""
+    def _finished(self, it: _UnderWay, latents: torch.Tensor) -> torch.Tensor:
+        """Decode a chunk's latents, and do all else that comes after its last step."""
         pixels = self.model.decode(latents)
-        if motion is not None:
-            pixels = motion.finish(pixels)
-        changed = _sum(pixels, self.hook.decoded(chunk=chunk, pixels=pixels))
+        if it.motion is not None:
+            pixels = it.motion.finish(pixels)
+        changed = _sum(pixels, self.hook.decoded(chunk=it.chunk.drawn, pixels=pixels))
         if changed is pixels:
             return pixels
         # Infinity must not pass for black or white.
@@ -306,11 +512,11 @@ class Scan:
         return (noise.pin_memory() if cuda else noise).to(self.model.device, non_blocking=cuda)
 
     @torch.no_grad()
-    def rehearse(self, chunk: Chunk) -> tuple[int | None, int]:
-        """Return the bytes that the chunk takes at its peak, and the bytes of the carry that it leaves.
+    def rehearse(self, chunk: Chunk) -> Rehearsed:
+        """Measure the memory that the chunk takes.
 
         Everything whose memory grows with the number of frames is called once: plugins, the network and side
-        networks. The peak is None if it can't be measured.
+        networks.
         """
         chunk = self._with_some_first(chunk)
         following = Carry()
@@ -326,7 +532,7 @@ class Scan:
                 pixels = torch.zeros((drawn.length, 3, drawn.height, drawn.width), device=noise.device)
                 self.hook.decoded(chunk=drawn, pixels=pixels)
 
-        return peak_of(call, self.model.device), following.nbytes * len(steps)
+        return Rehearsed(peak_of(call, self.model.device), following.nbytes, len(steps))
 
     @torch.no_grad()
     def seconds(self, chunk: Chunk) -> float:
@@ -362,7 +568,7 @@ class Scan:
                 if started.motion is not None:
                     started.motion(each[0].index, each[0].count, started.latents)
                 mark()
-            filled(self._finished(chunk, started.latents, started.motion), whole, None)
+            filled(self._finished(started, started.latents), whole, None)
             mark()
         start, _, step, last, average, end = (after - before for before, after in pairwise(moments))
         averages = sum(each.index >= started.first for each in averaged)
@@ -386,6 +592,11 @@ class Scan:
                 for tensor in part.state_dict().values()
             ]
             return f"{zlib.crc32(torch.cat(tensors).numpy().tobytes()):08x}"
+
+
+def _calls_denoiser(plugin: Plugin) -> bool:
+    hook = getattr(plugin, "initial_latents", None)
+    return hook is not None and "denoiser" in inspect.signature(hook).parameters
 
 
 def follows(plugins: Iterable[Plugin]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -39,6 +39,7 @@ class Step:
     index: int
     timestep: torch.Tensor
     count: int  # of all steps
+    first: int = 0  # the index of the first one that is taken: `strength` leaves out the ones before it
 
 
 class Line(NamedTuple):
@@ -133,9 +134,12 @@ def with_levels_of(euler: Any, name: str) -> Any:
     return scheduler
 
 
-def steps_of(scheduler: Any) -> list[Step]:
-    """Return the denoising steps of a scheduler whose timesteps are set."""
-    return [Step(index, t, len(scheduler.timesteps)) for index, t in enumerate(scheduler.timesteps)]
+def steps_of(scheduler: Any, first: int = 0) -> list[Step]:
+    """Return the denoising steps of a scheduler whose timesteps are set.
+
+    first: the index of the first one that is taken.
+    """
+    return [Step(index, t, len(scheduler.timesteps), first) for index, t in enumerate(scheduler.timesteps)]
 
 
 def begin(scheduler: Any, step: Step) -> None:
@@ -143,6 +147,34 @@ def begin(scheduler: Any, step: Step) -> None:
     if hasattr(scheduler, "set_begin_index"):  # DDIM doesn't count its steps
         scheduler.set_begin_index(step.index)
         scheduler._step_index = None  # or it would go on counting from the step that it was at
+
+
+# What multistep schedulers remember of the steps before: by the names of their attributes
+_MEMORY = ("model_outputs", "last_sample", "lower_order_nums", "this_order")
+
+
+def memory_of(scheduler: Any) -> dict[str, torch.Tensor]:
+    """Return what a scheduler remembers of the steps that it has taken: (frames, ...) each, or a number.
+
+    Empty for those that remember nothing.
+    """
+    found = {}
+    for name in _MEMORY:
+        value = getattr(scheduler, name, None)
+        parts = {f"{name}/{place}": it for place, it in enumerate(value)} if isinstance(value, list) else {}
+        found.update(parts or {name: value})
+    return {name: torch.as_tensor(it) for name, it in found.items() if it is not None}
+
+
+def remember(scheduler: Any, memory: Mapping[str, torch.Tensor]) -> None:
+    """Have a scheduler remember what `memory_of` returned, for the same frames."""
+    for name, tensor in memory.items():
+        attribute, _, place = name.partition("/")
+        if place:
+            getattr(scheduler, attribute)[int(place)] = tensor.to(scheduler.timesteps.device)
+        else:
+            whole = tensor.ndim == 0  # a count of steps
+            setattr(scheduler, attribute, int(tensor) if whole else tensor.to(scheduler.timesteps.device))
 
 
 def add_noise(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, step: Step) -> torch.Tensor:

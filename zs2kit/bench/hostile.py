@@ -363,12 +363,13 @@ class Drawn(Clip):
         self.images = [frame.image for frame in drawn_clip(frames)]
         self.index = 0
         self.carry = Carry(noise=torch.ones(1, 4, 4, 4))
+        self.steps = 0
         self.chunk_size: int | None = 2
 
     def __iter__(self) -> Iterator[Frame]:
-        return self.frames_from(0, self.carry)
+        return self.frames_from(0)
 
-    def frames_from(self, index: int, carry: Carry) -> Iterator[Frame]:
+    def frames_from(self, index: int, carry: Carry | None = None, between: object = None) -> Iterator[Frame]:
         """As of an edit."""
         self.index = index
         while self.index < len(self.images):

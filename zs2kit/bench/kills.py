@@ -52,6 +52,7 @@ class Point:
     call: int = 1
     after: bool = False
     items: bool = False
+    rows: bool = False  # of an edit that takes each step for the whole shot before the next one
     meant: Callable[..., bool] = lambda *_: True
 
     def arm(self) -> None:
@@ -109,6 +110,9 @@ POINTS: dict[str, Point | None] = {
     "final rename, before": Point(writing, "place"),
     "final rename, after": Point(writing, "place", after=True),
     "clean-up": Point(shutil, "rmtree", meant=_of(".zs2kit")),
+    "step in rows": Point(sampler, "advance", CHUNKS + 2, rows=True),
+    "row rename, before": Point(Path, "replace", 2, meant=_of(".safetensors"), rows=True),
+    "row decode": Point(Model, "decode", 3, rows=True),
     # These are of edits that go through both filters.
     "filter steady": Point(Steady, "run", 4),
     "filter smooth": Point(Smooth, "run", FRAMES // 2, after=True),
@@ -158,8 +162,8 @@ class Range:
         self.out.unlink()
         return made
 
-    def edit(self, resume: bool | None, filtered: bool = False) -> None:
-        """Edit the clip, in this process; ``filtered``: through two filters."""
+    def edit(self, resume: bool | None, filtered: bool = False, rows: bool = False) -> None:
+        """Edit the clip, in this process; filtered: through two filters; rows: in this order."""
         edited = zs2kit.edit(
             io.read(self.source),
             "a red robot",
@@ -169,6 +173,7 @@ class Range:
             chunk_size=CHUNK,
             guidance_scale=1,
         )
+        edited.scan.in_rows = rows
         made = through(edited, [Steady(), Smooth(2)] if filtered else [])
         io.write(self.out, made, resume=resume, progress=lambda done: self.done.__setitem__(0, done))
 
@@ -182,7 +187,7 @@ class Range:
         def edit() -> None:
             assert point is not None
             point.arm()
-            self.edit(None, filtered)
+            self.edit(None, filtered, point.rows)
 
         if point is None:
             self._kill_import()
@@ -249,15 +254,16 @@ class Range:
 
     def _resumed(self, where: str, filtered: bool = False) -> Kill:
         """Let an edit go on, and compare what it makes with what is expected."""
-        done, kept = self.done[0], journal.saved(self.out)
+        done, left = self.done[0], journal.saved(self.out)
+        kept = left.frames if left else 0
         if self.out.exists():  # it was over when it was killed
             kept = done
         else:
             self._fork(lambda: self.edit(True, filtered))
         found = contents(self.out)
         self.out.unlink()
-        if left := [path.name for path in self.folder.iterdir() if path.name.startswith(".")]:
-            raise RuntimeError(f"a kill at {where} leaves {left}")
+        if beside := [path.name for path in self.folder.iterdir() if path.name.startswith(".")]:
+            raise RuntimeError(f"a kill at {where} leaves {beside}")
         differ = [_differing(a, b) for a, b in zip(found, self._expected[filtered], strict=True)]
         return Kill(where, done, kept, *differ)
 

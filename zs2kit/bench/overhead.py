@@ -20,6 +20,7 @@ from zs2kit.networks.loading import BUNDLED
 from zs2kit.puppets.world import Scene, motion_scenes, render
 from zs2kit.sampler import sample
 from zs2kit.scan import Drawn, Scan, chunk_of
+from zs2kit.schedule import steps_of
 from zs2kit.settings import Settings
 
 FRAMES, STEPS, GUIDANCE, SIDE = 8, 20, 5.0, 256
@@ -57,7 +58,9 @@ def measure(name: str | None, repeats: int) -> None:
     def sampler_loop() -> None:
         scheduler = model.network.begin("ddim", STEPS, *noise.shape[2:])
         with scan.denoiser.sampling(drawn.carry, Carry()):
-            sample(scan.denoiser, scheduler, noise, branches, lambda step: noise)
+            steps = steps_of(scheduler)
+            for _ in sample(scan.denoiser, scheduler, noise, branches, lambda step: noise, steps):
+                pass
 
     def bare_calls() -> None:
         for timestep in model.network.begin("ddim", STEPS, *noise.shape[2:]).timesteps:

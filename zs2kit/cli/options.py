@@ -403,10 +403,10 @@ class Common:
         if output.resume and not self.quiet and not saved(out):
             say(f"there is no saved edit to {out}, so it starts from the beginning")
         on_a_terminal = sys.stdin.isatty() and sys.stderr.isatty()
-        if output.resume is not None or not on_a_terminal or not saved(out):
+        if output.resume is not None or not on_a_terminal or not (left := saved(out)):
             return output
         display.stop()
-        question = f"An edit to {out} was interrupted, and {saved(out)} frames are saved. Resume it?"
+        question = f"An edit to {out} was interrupted, and {left.words()} are saved. Resume it?"
         resume = click.confirm(question, default=True, err=True)
         display.start()
         return replace(output, resume=resume)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from itertools import chain, islice
 from operator import itemgetter
@@ -95,6 +95,11 @@ class Filtered(Clip):
         return self._index
 
     @property
+    def steps(self) -> int:
+        """How many denoising steps the edit's next frames have taken; 0 between two chunks."""
+        return 0 if self._work is None else self._work.steps
+
+    @property
     def carry(self) -> Carry:
         """What the next frames must know."""
         state, work = self._state, self._work
@@ -108,15 +113,21 @@ class Filtered(Clip):
         )
 
     def __iter__(self) -> Iterator[Frame]:
-        return self.frames_from(0, Carry())
+        return self.frames_from(0)
 
-    def frames_from(self, index: int, carry: Carry) -> Iterator[Frame]:
-        """Return the frames from ``index`` on; ``carry`` is what they must know about those before."""
+    def frames_from(
+        self, index: int, carry: Carry | None = None, between: Callable[[], object] | None = None
+    ) -> Iterator[Frame]:
+        """Return the frames from ``index`` on.
+
+        carry: what they must know about those before; None at the start. between: as for `Edit.frames_from`.
+        """
+        carry = Carry() if carry is None else carry
         taken = int(carry["taken"]) if "taken" in carry else 0
         self._index = index
         self._state = _State(taken, _unpacked(_within(carry, "waiting/")), _within(carry, "filter/"))
         if self._work is not None:
-            return self._frames(self._work.frames_from(taken, _within(carry, "clip/")))
+            return self._frames(self._work.frames_from(taken, _within(carry, "clip/"), between))
         return self._frames(islice(shots_of(self._input), taken, None))
 
     def stop(self) -> None:

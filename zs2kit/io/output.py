@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from zs2kit.encoding import Encoding
     from zs2kit.io.sequence import Pattern
     from zs2kit.io.streams import Track
+    from zs2kit.journal import Left
 
 CodecName = Literal["h264", "ffv1", "prores", "png", "tiff", "dpx", "exr", "jpeg", "gif", "webp"]
 
@@ -506,15 +507,16 @@ class Output:
             "encoding": asdict(clip.encoding),
         }
 
-    def left(self, clip: Clip) -> tuple[int, str]:
-        """Return how many frames of an interrupted edit are saved, and which of its settings are different.
+    def left(self, clip: Clip) -> tuple[Left | None, str]:
+        """Return what is saved of an interrupted edit, and which of its settings are different.
 
-        Different, that is, from those of ``clip``.
+        It is the number of frames, and of denoising steps that the next ones have taken; None if nothing is
+        saved. Different means: from those of ``clip``.
         """
         from zs2kit import journal
 
-        frames = journal.saved(self.path)
-        return frames, journal.differing(self.path, clip, self.described(clip)) if frames else ""
+        left = journal.saved(self.path)
+        return left, journal.differing(self.path, clip, self.described(clip)) if left else ""
 
 
 def name_beside(clip: Path, word: str, codec: str | None = None) -> Path:

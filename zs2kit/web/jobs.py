@@ -38,7 +38,7 @@ from zs2kit.errors import (
 )
 from zs2kit.filters import Filter, Filtered, through
 from zs2kit.io.showing import write_view
-from zs2kit.journal import saved
+from zs2kit.journal import Left, saved
 from zs2kit.model import Model
 from zs2kit.networks.loading import BUNDLED
 from zs2kit.plan import lines, plan
@@ -175,14 +175,14 @@ class Job:
         return self.folder / self.wanted.name
 
     @property
-    def saved(self) -> int:
-        """How many frames are saved, so that they needn't be drawn again; 0 if that can't be read."""
+    def saved(self) -> Left | None:
+        """What is saved, so that it needn't be drawn again; None if that is nothing, or can't be read."""
         if self.wanted.work == "preview":
-            return 0
+            return None
         try:
             return saved(self.result)
         except ClipError:  # which shows once it is resumed
-            return 0
+            return None
 
     def files(self) -> dict[str, Path]:
         """Return what can be looked at or downloaded, by name."""

@@ -60,7 +60,7 @@ def _row(job: Job, shown: bool, root: Path) -> str:
         bar = f'<progress max="1" value="{job.fraction:.4f}" aria-label="How far it is"></progress>'
     says = STATES[job.state]
     if job.state == "stopped" and (saved := job.saved):
-        says = f"stopped; {saved} frames are saved"
+        says = f"stopped; {saved.words()} are saved"
     if job.says:
         says = worded(job.says, root)
     buttons = {
