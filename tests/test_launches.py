@@ -17,6 +17,7 @@ from test_laws import Picture
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
+import zs2kit
 from zs2kit import Model, Plugin, hookimpl, launches
 from zs2kit.carry import Carry
 from zs2kit.clip import Fit
@@ -403,6 +404,20 @@ def test_text_encoders_that_are_offloaded_come_for_the_prompt_and_leave(tiny_fol
     assert torch.equal(found.prompt_embeds, expected.prompt_embeds)
     both = [("CLIPTextModel", "cpu"), ("CLIPTextModelWithProjection", "cpu")]
     assert moved == 2 * both  # to the device, which here is the host as well, and back
+    moved.clear()
+    how = {"model": model, "plugins": (), "num_inference_steps": 1, "size": (32, 32)}
+    for _ in zs2kit.edit(drawn_clip(2), "a cat", **how):
+        pass
+    assert moved == 2 * both  # once for an edit, its measuring included
+
+
+def test_large_text_encoders_are_offloaded_by_default(tiny_folders) -> None:
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    kinds = ("flux-dev", "z-image", "epsilon", "qwen-image-edit")
+    networks = {kind: Model.load(tiny_folders[kind]).network for kind in kinds}
+    found = [kind for kind, network in networks.items() if loading.offloads(network, cuda)]
+    assert found == ["flux-dev", "z-image"]
+    assert not loading.offloads(networks["flux-dev"], cpu)
 
 
 @pytest.mark.parametrize(

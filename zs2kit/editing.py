@@ -680,6 +680,8 @@ class Edit(Clip):
         def rehearse(count: int) -> Rehearsed:
             return scan.rehearse(chunk_of(self.clip, drawing(iter(frames), count), index, self.fit))
 
+        if scan.model.offload:
+            rehearse(1)  # while which text encoders are on the device; what follows goes without
         room = int(SHARE * free(device))
         one, carry, steps = rehearse(1)
         self.choose_order(carry * steps, one or 0)

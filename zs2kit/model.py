@@ -118,7 +118,7 @@ class Model:
         tiny_vae: str | Path = "auto",
         graphs: bool | None = None,
         compile: bool = False,
-        offload: bool = False,
+        offload: bool | None = None,
     ) -> Model:
         """Load a checkpoint: a diffusers folder, a .safetensors file, a name on the hub, or a bundled one.
 
@@ -139,7 +139,8 @@ class Model:
         folder ``tiny_vae`` in its own), else taesd or taesdxl if the hub's cache has it, else none. graphs:
         whether networks' calls are recorded as CUDA graphs, which is faster; by default, they are on CUDA.
         compile: whether ``torch.compile`` compiles them, which takes minutes at first and needs a compiler.
-        offload: whether text encoders stay in host memory except while they embed a prompt.
+        offload: whether text encoders stay in host memory except while they embed a prompt; by default, those
+        of a transformer do on CUDA, unless they see the frames that are edited.
 
         Weights load from safetensors only. Raises `ModelError` if something can't be loaded or doesn't fit,
         `UsageError` for an unknown device or dtype, a weight that is not finite, a config that isn't needed,
@@ -147,7 +148,7 @@ class Model:
         """
         with loading(name):
             _check_machine(device_of(device), graphs=graphs, compile=compile, offload=offload)
-            pipeline, folders, prompt = load_pipeline(
+            pipeline, folders, prompt, offload = load_pipeline(
                 name,
                 config=config,
                 loras=loras,
@@ -428,7 +429,7 @@ def _check_pipeline(pipeline: Any, name: str) -> None:
         )
 
 
-def _check_machine(device: torch.device, *, graphs: bool | None, compile: bool, offload: bool) -> None:
+def _check_machine(device: torch.device, *, graphs: bool | None, compile: bool, offload: bool | None) -> None:
     """Raise `UsageError` if there is no use for one of these here."""
     if graphs and device.type != "cuda":
         raise UsageError(f"device '{device}' has no CUDA graphs", "leave `graphs` out")

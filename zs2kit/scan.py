@@ -523,7 +523,11 @@ class Scan:
         steps = steps_of(self._scheduler(chunk.height, chunk.width))
 
         def call() -> None:
-            with self.model.lock, self.denoiser.sampling(Carry(), following, recording=False):
+            with (
+                self.model.lock,
+                self.model.embedding_once(self._embedded),
+                self.denoiser.sampling(Carry(), following, recording=False),
+            ):
                 drawn = chunk.drawn
                 noise = self._noise(Carry(), Carry(), drawn, "initial")
                 middle = steps[len(steps) // 2]
@@ -548,7 +552,7 @@ class Scan:
             moments.append(perf_counter())
 
         following = Carry()
-        with self.model.lock, self.denoiser.sampling(Carry(), following):
+        with self._sampling(Carry(), following):
             mark()
             started = self._start(Carry(), following, chunk)
             whole, chunk = chunk, chunk.drawn

@@ -326,10 +326,12 @@ _SHARED = {
         help="Compile the networks by torch.compile: slow at first, faster then. Needs a compiler.",
     ),
     "offload": flag(
-        "--offload",
+        "--offload/--no-offload",
         is_flag=True,
+        default=None,
         group=MACHINE,
-        help="Keep text encoders in host memory, except while they embed a prompt.",
+        help="Keep text encoders in host memory, except while they embed a prompt.  [default: those of "
+        "transformers, on CUDA]",
     ),
     "progress": flag(
         "--progress",
@@ -516,7 +518,7 @@ class Shared(Common):
     dtype: str | None
     graphs: bool | None
     compile: bool
-    offload: bool
+    offload: bool | None
     trace_hooks: bool
 
     def manners(self, **extra: Any) -> Any:

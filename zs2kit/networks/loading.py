@@ -65,11 +65,12 @@ def load_pipeline(
     vae: str | Path | None = None,
     device: str | None = None,
     dtype: str | None = None,
-    offload: bool = False,
-) -> tuple[Any, tuple[Path, ...], str]:
-    """Load what `zs2kit.Model.load` takes; return the pipeline, the folders and the default prompt.
+    offload: bool | None = None,
+) -> tuple[Any, tuple[Path, ...], str, bool]:
+    """Load what `zs2kit.Model.load` takes; return the pipeline, the folders, the default prompt and offload.
 
-    The folders are those in which side networks may lie. Raises what `Model.load` raises.
+    The folders are those in which side networks may lie. The last says whether text encoders are in host
+    memory. Raises what `Model.load` raises.
     """
     for lora, weight in (loras or {}).items():
         if not math.isfinite(weight):
@@ -106,7 +107,9 @@ def load_pipeline(
             **lent,
             **weights,
         )
-    network_of(pipeline, str(name))  # refuses other families before anything is added to them
+    network = network_of(pipeline, str(name))  # refuses other families before anything is added to them
+    if offload is None:
+        offload = offloads(network, where)
     check_room(str(name), pipeline, where, offload=offload)
     if offload:
         resting = text_encoders(pipeline)
@@ -123,7 +126,15 @@ def load_pipeline(
     for embedding, file in embedding_files.items():
         add_embedding(pipeline, str(name), embedding, file)
     folders = dict.fromkeys([path, _WEIGHTS] if bundled else [path] if path.is_dir() else [])
-    return pipeline, tuple(folders), prompt
+    return pipeline, tuple(folders), prompt, offload
+
+
+def offloads(network: Network, where: torch.device) -> bool:
+    """Whether text encoders stay in host memory by default, except while they embed a prompt.
+
+    They do on CUDA, with a transformer, whose text encoders are large; not if these see each frame.
+    """
+    return where.type == "cuda" and network.name == "transformer" and not network.edits
 
 
 def text_encoders(pipeline: Any) -> list[torch.nn.Module]:
