@@ -278,19 +278,21 @@ def test_token_flow_gives_tokens_of_the_keyframes_around() -> None:
 def test_cells_keep_what_is_done_and_know_it_by_its_settings(tmp_path: Path) -> None:
     cells, image = Cells(tmp_path / "cells"), np.arange(2 * 16 * 16 * 3, dtype=np.uint8).reshape(2, 16, 16, 3)
 
+    one = {"a": 1, "frames": 2}
+
     def fail() -> np.ndarray:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cells.clip({"a": 1}, fail)
-    assert not cells.has({"a": 1})
-    assert np.array_equal(cells.clip({"a": 1}, lambda: image), image)
-    assert np.array_equal(Cells(tmp_path / "cells").clip({"a": 1}, fail), image)
-    assert not cells.has({"a": 2})
-    assert cells.numbers({"a": 1}, "rules", lambda: {"x": 1.0}) == {"x": 1.0}
-    assert cells.numbers({"a": 1}, "rules", lambda: {"x": 2.0}) == {"x": 1.0}
-    assert cells.numbers({"a": 1}, "others", lambda: {"x": 2.0}) == {"x": 2.0}
-    assert list(cells.found("a", "others")) == [({"a": 1}, {"x": 2.0})]
+        cells.clip(one, fail)
+    assert not cells.has(one)
+    assert np.array_equal(cells.clip(one, lambda: image), image)
+    assert np.array_equal(Cells(tmp_path / "cells").clip(one, fail), image)
+    assert not cells.has({"a": 2, "frames": 2})
+    assert cells.numbers(one, "rules", lambda: {"x": 1.0}) == {"x": 1.0}
+    assert cells.numbers(one, "rules", lambda: {"x": 2.0}) == {"x": 1.0}
+    assert cells.numbers(one, "others", lambda: {"x": 2.0}) == {"x": 2.0}
+    assert list(cells.found("a", "others")) == [(one, {"x": 2.0})]
     assert not list(cells.found("a", "rules"))
 
 

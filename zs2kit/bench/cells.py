@@ -30,7 +30,10 @@ class Cells:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def clip(self, settings: Mapping[str, Any], draw: Callable[[], Images]) -> Images:
-        """Return the frames (frames, height, width, 3) of RGB bytes that ``draw`` makes at these settings."""
+        """Return the frames (frames, height, width, 3) of RGB bytes that ``draw`` makes at these settings.
+
+        How many there are is one of the settings, ``frames``.
+        """
         picture = self._path(settings, ".png")
         if not picture.exists():
             start = perf_counter()
@@ -41,8 +44,7 @@ class Cells:
             cv2.imwrite(str(part), strip[..., ::-1])
             part.replace(picture)
         strip = np.asarray(cv2.imread(str(picture)))[..., ::-1]
-        height = strip.shape[0]  # frames are square
-        return np.ascontiguousarray(np.stack(np.split(strip, strip.shape[1] // height, axis=1)))
+        return np.ascontiguousarray(np.stack(np.split(strip, settings["frames"], axis=1)))
 
     def has(self, settings: Mapping[str, Any]) -> bool:
         """Whether the clip of these settings has been drawn."""

@@ -16,6 +16,8 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
+from hashlib import sha256
 from itertools import count, zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,10 +33,11 @@ import zs2kit
 from zs2kit import io, journal, sampler
 from zs2kit.carry import Carry
 from zs2kit.errors import Zs2Error
-from zs2kit.filters import Smooth, Steady, through
+from zs2kit.filters import Filter, Smooth, Steady, through
 from zs2kit.io import streams, writing
 from zs2kit.model import Model
 from zs2kit.testing import drawn_clip, tiny_model
+from zs2kit.verify import verify
 
 FRAMES, CHUNK, STEPS, SEGMENT = 26, 4, 2, 10
 CHUNKS = -(-FRAMES // CHUNK)
@@ -121,40 +124,55 @@ POINTS: dict[str, Point | None] = {
 
 @dataclass(frozen=True)
 class Kill:
-    """What a kill did: where it hit, frames that were done and kept by then, and whether all is the same."""
+    """What a kill did: where it hit, frames that were done and kept by then, and whether all is the same.
+
+    ``failed`` are the names of those checks of `verify` that the resumed result doesn't pass.
+    """
 
     where: str
     done: int
     kept: int
     frames_differ: int
     packets_differ: int
+    failed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return (
             f"{self.where:50} {self.done:3} frames done, {self.kept:3} kept; afterwards "
             f"{self.frames_differ} frames and {self.packets_differ} packets of sound differ"
+            + (f", and verify finds fault with {', '.join(self.failed)}" if self.failed else "")
         )
 
 
 class Range:
     """A place to kill edits of one clip in, over and over, in forks of this process.
 
-    The edits save after each chunk, whatever it costs, lest there be nothing to hit.
+    The edits save after each chunk, whatever it costs, lest there be nothing to hit. The clip is a drawn one,
+    or the first seconds of a given one, which goes through all filters if ``filtered``.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, clip: Path | None = None, end: float | None = None, filtered: bool = False
+    ) -> None:
         torch.set_num_threads(1)  # other threads don't come along into a fork
         cv2.setNumThreads(1)
         journal.SHARE, journal.SEGMENT = math.inf, SEGMENT
         self.folder = folder
         self.checkpoint = tiny_model(folder / "model")
         self.model = Model.load(self.checkpoint)
-        self.source = with_sound(io.write(folder / "picture.mp4", drawn_clip(FRAMES), quality=5))
+        self.source = clip or with_sound(io.write(folder / "picture.mp4", drawn_clip(FRAMES), quality=5))
+        self.end, self._filtered = end, filtered
+        self.filters: list[Filter] = [Steady(), Smooth(2)]
+        if filtered:
+            from zs2kit.bench.memory import all_filters
+
+            self.filters = all_filters(folder, 1.0)
         self.out = folder / "out.mp4"
         self.done = mmap.mmap(-1, 8)  # which outlives who writes it
         began = perf_counter()
-        self._expected = {False: self._undisturbed(False)}
+        self._expected = {filtered: self._undisturbed(filtered)}
         self.seconds = perf_counter() - began
+        self.frames = len(self._expected[filtered][0])  # of the result
 
     def _undisturbed(self, filtered: bool) -> list[list[tuple[int | None, bytes]]]:
         self._fork(lambda: self.edit(None, filtered))
@@ -165,7 +183,7 @@ class Range:
     def edit(self, resume: bool | None, filtered: bool = False, rows: bool = False) -> None:
         """Edit the clip, in this process; filtered: through two filters; rows: in this order."""
         edited = zs2kit.edit(
-            io.read(self.source),
+            io.read(self.source, end=self.end),
             "a red robot",
             plugins=(),
             model=self.model,
@@ -174,7 +192,7 @@ class Range:
             guidance_scale=1,
         )
         edited.scan.in_rows = rows
-        made = through(edited, [Steady(), Smooth(2)] if filtered else [])
+        made = through(edited, self.filters if filtered else [])
         io.write(self.out, made, resume=resume, progress=lambda done: self.done.__setitem__(0, done))
 
     def at(self, name: str) -> Kill:
@@ -199,11 +217,13 @@ class Range:
         """Kill an edit so long after ``frame`` frames are done, and let another go on; say where that was."""
         with (self.folder / "stack").open("w+") as stack:
             faulthandler.register(signal.SIGUSR1, stack, all_threads=False)
-            ended = self._fork(lambda: self.edit(None), lambda: self._stop(frame, seconds, stack))
+            ended = self._fork(
+                lambda: self.edit(None, self._filtered), lambda: self._stop(frame, seconds, stack)
+            )
             stack.seek(0)
             lines = re.findall(r'zs2kit/([\w/]+\.py)", line \d+ in (\w+)', stack.read())
         where = "after its end" if ended else ", ".join(lines[0]) if lines else "elsewhere"
-        return self._resumed(f"frame {frame} and {seconds:.2f} s: {where}")
+        return self._resumed(f"frame {frame} and {seconds:.2f} s: {where}", self._filtered)
 
     def _fork(self, edit: Callable[[], object], stop: Callable[[], bool] = lambda: False) -> bool:
         """Call ``edit`` in a fork, and kill that once ``stop`` says so; return whether it came to its end."""
@@ -261,11 +281,13 @@ class Range:
         else:
             self._fork(lambda: self.edit(True, filtered))
         found = contents(self.out)
+        checks = verify(self.source, self.out, end=self.end, filters=self.filters if filtered else [])
         self.out.unlink()
         if beside := [path.name for path in self.folder.iterdir() if path.name.startswith(".")]:
             raise RuntimeError(f"a kill at {where} leaves {beside}")
-        differ = [_differing(a, b) for a, b in zip(found, self._expected[filtered], strict=True)]
-        return Kill(where, done, kept, *differ)
+        frames, packets = map(_differing, found, self._expected[filtered])
+        failed = tuple(each.name for each in checks if not each.ok)
+        return Kill(where, done, kept, frames, packets, failed)
 
 
 _KILLED_IMPORT = """
@@ -301,10 +323,13 @@ def with_sound(path: Path) -> Path:
 
 
 def contents(path: Path) -> list[list[tuple[int | None, bytes]]]:
-    """Return the frames of a video and its packets of sound, each with its pts."""
-    frames: list[tuple[int | None, bytes]] = [(each.pts, each.image.tobytes()) for each in io.read(path)]
+    """Return the frames of a video, hashed, and its packets of sound, each with its pts."""
+    frames: list[tuple[int | None, bytes]] = [
+        (each.pts, sha256(each.image.tobytes()).digest()) for each in io.read(path)
+    ]
     with av.open(str(path)) as container:
-        return [frames, [(packet.pts, bytes(packet)) for packet in container.demux(audio=0) if packet.size]]
+        packets = container.demux(audio=0) if container.streams.audio else ()
+        return [frames, [(packet.pts, bytes(packet)) for packet in packets if packet.size]]
 
 
 def _differing(a: Sequence[Any], b: Sequence[Any]) -> int:
@@ -320,18 +345,38 @@ def run(points: Sequence[str], moments: int, seed: int) -> None:
     with TemporaryDirectory() as folder:
         place = Range(Path(folder))
         print(f"{FRAMES} frames, chunks of {CHUNK}, segments of {SEGMENT}; {place.seconds:.1f} s undisturbed")
-        rng = random.Random(seed)
-        kills = []
-        for name in points:
-            kills.append(place.at(name))
-            print(kills[-1], flush=True)
-        for _ in range(moments):
-            kills.append(place.near(rng.randrange(FRAMES + 1), rng.uniform(0, place.seconds / CHUNKS)))
-            print(kills[-1], flush=True)
-    lost = [kill for kill in kills if kill.frames_differ or kill.packets_differ]
-    again = max(kill.done - kill.kept for kill in kills)
+        _tell([*(partial(place.at, name) for name in points), *_at_random(place, moments, seed)])
+
+
+def run_clips(clips: Sequence[Path], end: float, filtered: bool, moments: int, seed: int) -> None:
+    """Kill edits of the first seconds of ``clips`` at random moments each, as `run` does.
+
+    filtered: the edits go through all four filters.
+    """
+    for clip in clips:
+        with TemporaryDirectory() as folder:
+            place = Range(Path(folder), clip.absolute(), end, filtered)
+            print(f"{clip.name}: {place.frames} frames in the result; {place.seconds:.1f} s undisturbed")
+            _tell(_at_random(place, moments, seed))
+
+
+def _at_random(place: Range, moments: int, seed: int) -> list[Callable[[], Kill]]:
+    rng, chunks = random.Random(seed), place.frames / CHUNK
+    return [
+        partial(place.near, rng.randrange(place.frames + 1), rng.uniform(0, place.seconds / chunks))
+        for _ in range(moments)
+    ]
+
+
+def _tell(kills: Sequence[Callable[[], Kill]]) -> None:
+    done = []
+    for kill_ in kills:
+        done.append(kill_())
+        print(done[-1], flush=True)
+    lost = [each for each in done if each.frames_differ or each.packets_differ or each.failed]
+    again = max((each.done - each.kept for each in done), default=0)
     print(
-        f"{len(kills)} kills, {len(lost)} results that differ from the undisturbed one; "
+        f"{len(done)} kills, {len(lost)} results that differ from the undisturbed one; "
         f"at most {again} finished frames were made again"
     )
     if lost:

@@ -68,8 +68,11 @@ def _filtered_peak(clip: Path) -> int:
     return resident_peak()
 
 
-def all_filters(folder: Path) -> list[Filter]:
-    """Return the four filters, with tiny networks of random weights; that of upscale is put in ``folder``."""
+def all_filters(folder: Path, factor: float = 2.0) -> list[Filter]:
+    """Return the four filters, with tiny networks of random weights; that of upscale is put in ``folder``.
+
+    factor: how much larger the two that enlarge make a clip, or an edit beyond its source's size.
+    """
     from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
 
     torch.manual_seed(0)
@@ -77,8 +80,8 @@ def all_filters(folder: Path) -> list[Filter]:
     save_file(SRVGGNetCompact(num_feat=8, num_conv=2, upscale=2).state_dict(), path)
     return [
         Steady(),
-        Upscale(2.0, str(path)),
-        Diffuse(2.0, str(tiny_models()["upscaler"]), num_inference_steps=1, guidance_scale=1.0),
+        Upscale(factor, str(path)),
+        Diffuse(factor, str(tiny_models()["upscaler"]), num_inference_steps=1, guidance_scale=1.0),
         Smooth(2),
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from zs2kit.bench import ablation, device, quality, speed
@@ -66,7 +67,7 @@ prompt.
 Flips, drift and motion are read off the frames by networks that were trained on renders. The row "rendered
 clips" shows what these networks find where the truth is known.
 
-This page is made by `python -m zs2kit.bench quality|ablation|speed --docs docs`; do not edit it. Each of
+This page is made by `python -m zs2kit.bench quality|ablation|speed|real --docs docs`; do not edit it. Each of
 these commands continues where it was stopped, so each table says how many prompts it is based on.
 """
 
@@ -99,12 +100,33 @@ LIMITATIONS = """
 """
 
 
+# The sections that benchmarks put into the page
+SECTIONS = ("Generated clips", "Edited clips", "Ablation", "Speed", "Edits on a device", "Real clips")
+
+
 def write(docs: Path, cells: Cells, model: Model) -> None:
-    """Write the page and its filmstrips to the folder ``docs``."""
+    """Put all that is in ``cells`` into the page, and its filmstrips beside it."""
     docs.mkdir(parents=True, exist_ok=True)
-    text = PAGE
-    text += quality.section(Runs(cells, model, quality.STEPS), docs)
+    text = quality.section(Runs(cells, model, quality.STEPS), docs)
     text += ablation.section(Runs(cells, model, ablation.STEPS))
     text += speed.section(cells)
     text += device.section(cells)
-    (docs / "results.md").write_text(text + LIMITATIONS)
+    put(docs, text)
+
+
+def put(docs: Path, made: str) -> None:
+    """Put sections into the page in the folder ``docs``; what other benchmarks have found stays there."""
+    docs.mkdir(parents=True, exist_ok=True)
+    page = docs / "results.md"
+    known = _sections(page.read_text()) if page.exists() else {}
+    known |= _sections(made)
+    page.write_text(PAGE + "".join(known[name] for name in SECTIONS if name in known) + LIMITATIONS)
+
+
+def _sections(text: str) -> dict[str, str]:
+    """The sections of a page in Markdown by their titles, each with an empty line before it."""
+    parts = re.split(r"^## (.+)\n", text, flags=re.M)
+    return {
+        title: f"\n## {title}\n\n{body.strip()}\n"
+        for title, body in zip(parts[1::2], parts[2::2], strict=True)
+    }

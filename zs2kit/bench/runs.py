@@ -55,8 +55,8 @@ class Runs:
         self.cells = cells
         self.model = model
         self.steps = steps
-        self._weights = _known(next(model.network.module.parameters()))
-        self._twin = "" if model.tiny_vae is None else _known(next(model.tiny_vae.parameters()))
+        self._weights = fingerprint(next(model.network.module.parameters()))
+        self._twin = "" if model.tiny_vae is None else fingerprint(next(model.tiny_vae.parameters()))
 
     @cached_property
     def _reference(self) -> str:
@@ -166,7 +166,8 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return float(np.mean(values)), float(low), float(high)
 
 
-def _known(weights: torch.Tensor) -> str:
+def fingerprint(weights: torch.Tensor) -> str:
+    """What a network is known by: a hash of one of its tensors."""
     return sha256(weights.detach().float().cpu().numpy().tobytes()).hexdigest()[:12]
 
 

@@ -67,18 +67,35 @@ class Rife(nn.Module):
     def between(self, a: torch.Tensor, b: torch.Tensor, time: float) -> torch.Tensor:
         """Return the picture at ``time``, from 0 (``a``) to 1 (``b``): (3, height, width) in [0, 1]."""
         height, width = a.shape[1:]
+        made: torch.Tensor = self(*self._padded(a, b), time)[0, :, :height, :width].clamp(0, 1)
+        return made.to(a.device)
+
+    @torch.no_grad()
+    def flows(self, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the flows from the picture half way to ``a`` and to ``b``: (height, width, 2), in pixels.
+
+        What is at p half way is at p + flow(p) in the other picture. Pictures are as above.
+        """
+        height, width = a.shape[1:]
+        found, _ = self._flows(*self._padded(a, b), 0.5)
+        both = found[0, :, :height, :width].permute(1, 2, 0).to(a.device)
+        return both[..., :2], both[..., 2:]
+
+    def _padded(self, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        height, width = a.shape[1:]
         device = next(self.parameters()).device
         pad = (0, -width % MULTIPLE, 0, -height % MULTIPLE)
-        pair = (F.pad(each[None].to(device), pad, "replicate") for each in (a, b))
-        made: torch.Tensor = self(*pair, time)[0, :, :height, :width].clamp(0, 1)
-        return made.to(a.device)
+        return F.pad(a[None].to(device), pad, "replicate"), F.pad(b[None].to(device), pad, "replicate")
 
     def forward(self, a: torch.Tensor, b: torch.Tensor, time: float) -> torch.Tensor:
         """Pictures (batch, 3, height, width), with sides that are multiples of 128 -> the one in between."""
+        flows, mask = self._flows(a, b, time)
+        return torch.lerp(_warp(b, flows[:, 2:]), _warp(a, flows[:, :2]), mask.sigmoid())
+
+    def _flows(self, a: torch.Tensor, b: torch.Tensor, time: float) -> tuple[torch.Tensor, torch.Tensor]:
         found = self._find(a, b, time, 1) or self._find(a, b, time, 2)
         assert found is not None
-        flows, mask = found
-        return torch.lerp(_warp(b, flows[:, 2:]), _warp(a, flows[:, :2]), mask.sigmoid())
+        return found
 
     def _find(
         self, a: torch.Tensor, b: torch.Tensor, time: float, smaller: int
