@@ -98,7 +98,7 @@ def test_it_acts_between_start_and_end_of_the_steps_that_are_taken(tiny, first, 
     (chunk,) = chunks(drawn_clip(FRAMES), [FRAMES], tiny)
     plugin = Colour(start=0.25, end=0.75)
     plugin.prepare(chunk, tiny)
-    steps = [Step(index, torch.tensor(0), 8) for index in range(first, 8)]
+    steps = [Step(index, torch.tensor(0), 8, first) for index in range(first, 8)]
     estimate = torch.zeros(FRAMES, 4, 8, 8)
     assert [each.index for each in steps if plugin.estimate(each, estimate) is not None] == acted
     assert plugin.decoded(chunk, torch.zeros(FRAMES, 3, 32, 32)) is None

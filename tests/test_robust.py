@@ -134,8 +134,8 @@ def test_the_chunk_size_is_what_fits_into_measured_memory(model, monkeypatch, me
 
 
 def test_the_chunk_size_that_is_given_is_taken(model, monkeypatch):
-    monkeypatch.setattr(editing, "free", lambda device: 0)
-    clip = edited(model, chunk_size=5)
+    monkeypatch.setattr(editing, "free", lambda device: 100 << 20)  # for one frame, see above
+    clip = edited(model, Hungry(), chunk_size=5)
     images(clip)
     assert clip.frames.chunk_size == 5
 
