@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ def cluster() -> Iterator[None]:
     torch.set_num_threads(1)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # on a busy machine, others would starve
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
@@ -223,6 +225,29 @@ def test_farms_that_cannot_be_are_one_line(farm: Farm, tiny_folders: dict[str, P
     farm.ask(lambda worker: worker.finish.remote(0))  # which is still there
     with pytest.raises(Zs2Error, match="the farm local has no machine with 1 free cores; try again later"):
         Farm(name=tiny_folders["epsilon"], device="cpu")
+
+
+def test_a_worker_of_another_version_is_left_out(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose() -> None:
+        hand = farm.workers[0]
+        os.kill(hand.pid, signal.SIGKILL)
+        farm._bury(hand)
+        while farm._starting:
+            farm._turn(None)
+
+    said: list[zs2kit.Notice] = []
+    with monkeypatch.context() as patch, receiving(said.append):
+        patch.setattr("zs2kit.farm.__version__", "0.0.1")
+        lose()
+        assert len(farm.workers) == 1 and [each.kind for each in said] == ["worker-missing"]
+        assert re.match(r"the farm goes on without a worker: the worker on .* has zs2kit", said[0].message)
+        with pytest.raises(Zs2Error, match=r"^the worker on .* but this is zs2kit 0\.0\.1 with"):
+            lose()
+    farm._hire()
+    farm._hire()
+    while farm._starting:
+        farm._turn(None)
+    assert len(farm.workers) == 2
 
 
 def test_a_missing_extra_says_what_to_install(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:

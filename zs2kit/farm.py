@@ -191,6 +191,7 @@ class Farm:
         self._numbers = 0
         self._again: deque[_Task] = deque()
         self._starting: dict[Any, _Hand] = {}
+        self._missing: list[Notice] = []  # of those that can't be started, if the farm goes on without them
         self.workers: list[_Hand] = []
         self.default_prompt = ""
         self._threads = torch.get_num_threads()
@@ -416,12 +417,18 @@ class Farm:
         hand = self._starting.pop(reference)
         try:
             hand.host, hand.pid, self.default_prompt, notices = self._get(reference)
-        except self._ray.exceptions.RayActorError as error:
+        except (self._ray.exceptions.RayActorError, Zs2Error) as error:
+            known = isinstance(error, Zs2Error)
+            why = error if known else Zs2Error(f"a worker can't be started ({_last_line(error)})")
             if not self.workers and not self._starting:
-                raise Zs2Error(f"no worker can be started ({_last_line(error)})") from error
-            return
-        self.tell(notices)
-        self.workers.append(hand)
+                raise why from error
+            self._missing.append(Notice("worker-missing", f"the farm goes on without a worker: {why}"))
+        else:
+            self.tell(notices)
+            self.workers.append(hand)
+        if self.workers:
+            self.tell(self._missing)
+            self._missing.clear()
 
     def _give(self) -> None:
         for hand in self.workers:
@@ -611,10 +618,12 @@ class FarmEdit(Clip):
 
 
 def _ray() -> Any:
-    # Ray reads these while it is imported: no statistics are sent, and it prints nothing among our results.
+    # Ray reads these while it is imported: no statistics are sent, it prints nothing among our results, and
+    # workers that it starts have this process's priority, since there is nothing else that it waits for.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         import ray
     except ImportError:
