@@ -259,6 +259,15 @@ def test_an_edl_holds_a_clip_without_a_file(media: Path, tmp_path: Path) -> None
     assert "BARS     V     C" in (tmp_path / "new.edl").read_text()
 
 
+def test_a_file_s_name_may_have_any_sign(media: Path, tmp_path: Path) -> None:
+    named = media.rename(tmp_path / "take #2; 50%25?.mp4")
+    timeline = timelines.read(saved(tmp_path / "cut.otio", cut(named.as_uri(), 10, 6)))
+    timeline.write(tmp_path / "cut.edl")
+    assert f"FROM CLIP: {named}\n" in (tmp_path / "cut.edl").read_text()
+    (found,) = timelines.read(tmp_path / "cut.edl", rate=24).cuts
+    assert found.media == named and frames_of(found) == frames_of(timeline.cuts[0])
+
+
 def test_what_an_edl_cannot_hold_is_refused(media: Path, tmp_path: Path) -> None:
     wiped = otio.schema.Transition("odd", "Custom", *[otio.opentime.RationalTime(1, 24)] * 2)
     endless = otio.schema.Clip("bars", otio.schema.GeneratorReference(generator_kind="SMPTEBars"))

@@ -15,6 +15,7 @@ from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from zs2kit import io
 from zs2kit.beside import write_beside
@@ -213,7 +214,7 @@ def _cuts(timeline: Any, path: Path, handles: int) -> list[Cut]:
             else:
                 place, rate = _place(clip, path.parent)
                 if place is None:
-                    lacking.append(_url(reference) or f"{name} (no file is named)")
+                    lacking.append(_file(_url(reference)) or f"{name} (no file is named)")
                     continue
                 try:
                     cuts.append(_cut(number, name, clip, media(place, rate), handles))
@@ -330,6 +331,10 @@ def _read_edl(path: Path, text: str, rate: Fraction | float | None, drops: bool)
         for comment in clip.metadata.get("cmx_3600", {}).get("comments", ()):
             if found := re.match(r"TO (?:CLIP|FILE):\s*(.+)", comment):
                 clip.media_reference = otio.schema.ExternalReference(found[1].strip())
+        # It names files, not URLs, so that a # or a % is part of a name.
+        reference = clip.media_reference
+        if isinstance(reference, otio.schema.ExternalReference) and "://" not in reference.target_url:
+            reference.target_url = re.sub("[%#?;]", lambda sign: quote(sign[0]), reference.target_url)
     return timeline
 
 
@@ -448,7 +453,8 @@ def _url(reference: Any) -> str:
 def _file(url: str | None) -> str:
     """Return the path that a reference names; empty if it names none."""
     try:
-        return str(_otio().url_utils.filepath_from_url(url or ""))
+        twice = (url or "").replace("%25", "%2525")  # this decodes it twice
+        return str(_otio().url_utils.filepath_from_url(twice))
     except IndexError:  # how it says that there is no path
         return ""
 
