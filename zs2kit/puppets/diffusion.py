@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,11 +98,19 @@ class Diffusion:
         return ids.to(self.run.device)
 
 
+def keep(folder: Path, learn: Callable[[list[str]], Any], run: Run) -> None:
+    """Save a tokenizer that ``learn`` makes of captions, unless ``folder`` has it already."""
+    if not folder.exists():
+        part = folder.with_name(f"{folder.name}.part")  # it may be killed while it saves
+        learn(some_captions(run.seed)).save_pretrained(part)
+        part.rename(folder)
+
+
 def tokenizer(run: Run) -> Any:
     """The tokenizer, learned from captions when first asked for."""
     folder = run.work / "tokenizer"
-    if run.rank == 0 and not folder.exists():
-        networks.tokenizer(some_captions(run.seed)).save_pretrained(folder)
+    if run.rank == 0:
+        keep(folder, networks.tokenizer, run)
     if run.processes > 1:
         torch.distributed.barrier()
     return networks.load_tokenizer(folder)

@@ -23,7 +23,7 @@ from transformers import T5Tokenizer
 
 from . import networks
 from .captions import is_held_out, load_prompts
-from .diffusion import Diffusion, load_vae, save_part, some_captions, text_to_image, to_tensor, tokenizer
+from .diffusion import Diffusion, keep, load_vae, save_part, text_to_image, to_tensor, tokenizer
 from .instruct import Pairs, edit_model, measure_follower
 from .networks import GROUPS, SIZE, TOKENS
 from .pictures import SHARD
@@ -109,8 +109,7 @@ class Flow(Diffusion):
 def t5_tokenizer(run: Run) -> Any:
     """T5's tokenizer, learned from captions when first asked for."""
     folder = run.work / "t5_tokenizer"
-    if not folder.exists():
-        networks.t5_tokenizer(some_captions(run.seed)).save_pretrained(folder)
+    keep(folder, networks.t5_tokenizer, run)
     return T5Tokenizer.from_pretrained(folder, local_files_only=True)
 
 
