@@ -15,10 +15,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -28,10 +29,10 @@ import zs2kit
 from zs2kit import plugins
 from zs2kit.bench import hostile
 from zs2kit.filters import Filter
-from zs2kit.settings import options
+from zs2kit.settings import option, options
 from zs2kit.testing import drawn_clip
-from zs2kit.web.fields import check
-from zs2kit.web.jobs import Wanted, parsed
+from zs2kit.web.fields import Fields, check
+from zs2kit.web.jobs import Wanted
 from zs2kit.web.views import worded
 
 COMMAND = Path(sys.executable).with_name("zs2kit")
@@ -76,10 +77,11 @@ def serving(folder: Path, *arguments: str | Path, path: Path | None = None) -> I
     assert process.stdout is not None
     try:
         yield Server(process, process.stdout.readline().strip(), folder)
-    finally:
         process.send_signal(signal.SIGINT)
-        process.stdout.close()
         assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -525,6 +527,17 @@ def test_every_option_that_names_something_says_so() -> None:
                 assert not names or each.kind or each.choices, f"{name}.{each.name}"
 
 
+def test_a_text_may_be_the_word_default() -> None:
+    @dataclass(eq=False)
+    class Words:
+        text: str = option("", "Any words.")
+        one: Literal["a", "b"] | None = option(None, "One of these.")
+
+    fields = Fields(options(Words))
+    both = dict.fromkeys(fields.fields.values(), "default")
+    assert fields.texts(both) == {"text": "default"}
+
+
 def test_messages_name_the_page_s_fields() -> None:
     root = Path("/srv/zs2kit-web")
     assert worded("`size` must be smaller; use `size=512x288`", root) == (
@@ -538,4 +551,6 @@ def test_what_is_wanted_is_read_as_it_is_typed() -> None:
     wanted = Wanted("edit", "clip.mp4", prompt="a robot", settings={"size": "64x32", "seed": "3"})
     assert wanted.how() == zs2kit.Settings(prompt="a robot", size=(32, 64), seed=3)
     with pytest.raises(zs2kit.Zs2Error, match="`seed` must be a whole number"):
-        parsed(zs2kit.Settings, {"seed": "x"})
+        Wanted("edit", "clip.mp4", settings={"seed": "x"}).how()
+    with pytest.raises(zs2kit.Zs2Error, match="Settings has no option 'sede'; did you mean seed"):
+        Wanted("edit", "clip.mp4", settings={"sede": "1"}).how()

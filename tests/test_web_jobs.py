@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import zs2kit
-from zs2kit.errors import UsageError, Zs2Error
+from zs2kit.errors import UsageError, Zs2Error, receiving
 from zs2kit.journal import locked, saved
 from zs2kit.testing import drawn_clip
 from zs2kit.web.jobs import Job, Jobs, Models, Wanted
@@ -98,6 +100,62 @@ def test_a_damaged_journal_doesn_t_break_the_list(jobs: Jobs, upload: Path, tmp_
     with pytest.raises(Zs2Error, match="damaged"):
         saved(job.result)
     assert ">stopped<" in job_list(jobs, job, tmp_path)
+
+
+def test_jobs_of_another_version_are_left_out(upload: Path, tmp_path: Path) -> None:
+    root = tmp_path / "jobs"
+    for number, change in enumerate(
+        [{}, {"output": {"codec": "new"}}, {"brush": "x"}, {"work": "paint"}, {"settings": {"brush": "3"}}]
+    ):
+        (root / f"{number:04}").mkdir(parents=True)
+        wanted = {"clip": str(upload), **FILTER, **change}
+        (root / f"{number:04}" / "job.json").write_text(json.dumps({"wanted": wanted, "state": "stopped"}))
+    said: list[zs2kit.Notice] = []
+    with receiving(said.append):
+        jobs = Jobs(root, tmp_path / "uploads", Models())
+    assert [job.number for job in jobs] == [4, 0] and job_list(jobs, None, tmp_path)
+    assert [each.message.partition(" can't")[0] for each in said] == [
+        str(root / f"000{i}") for i in (1, 2, 3)
+    ]
+    edit = jobs.find(4)
+    assert edit is not None
+    edit.wanted = replace(edit.wanted, work="edit")
+    jobs.resume(edit)
+    assert ended(edit) == "failed" and "Settings has no option 'brush'" in edit.says
+    jobs.close()
+
+
+def test_two_models_are_never_in_memory_at_once(tiny_folders: Mapping[str, Path]) -> None:
+    one, other = (str(tiny_folders[each]) for each in ("epsilon", "v_prediction"))
+    models = Models([one, other])
+    waits, got = threading.Event(), threading.Event()
+
+    def use() -> None:
+        with models.use(other, (), waits.set):
+            got.set()
+
+    with models.use(one, (), lambda: None) as model, models.use(one, (), lambda: None) as same:
+        assert model is same
+        second = threading.Thread(target=use)
+        second.start()
+        assert waits.wait(30) and not got.is_set()
+    assert got.wait(30)
+    second.join()
+
+    def give_up() -> None:
+        raise zs2kit.Stopped("stopped")
+
+    with models.use(one, (), lambda: None), pytest.raises(zs2kit.Stopped):
+        models.use(other, (), give_up).__enter__()
+
+
+def test_previews_end_with_the_jobs(upload: Path, tmp_path: Path, tiny_folders: Mapping[str, Path]) -> None:
+    (tmp_path / "jobs").mkdir()
+    jobs = Jobs(tmp_path / "jobs", tmp_path / "uploads", Models([str(tiny_folders["epsilon"])]))
+    steps = {"num_inference_steps": "1000"}
+    preview = jobs.add(Wanted("preview", str(upload), model=jobs.models.names[0], settings=steps))
+    jobs.close()
+    assert preview.state == "stopped"
 
 
 def test_a_folder_has_one_page(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ import pluggy
 from zs2kit import hookspecs, returns
 from zs2kit.errors import PluginError, UsageError, Zs2Error, first_line, is_out_of_memory
 from zs2kit.settings import check as check_options
-from zs2kit.settings import nearest, options, suggestion
+from zs2kit.settings import nearest, options, parsed, suggestion
 
 trace = logging.getLogger("zs2kit.hooks")  # one line for every call of a hook, at level DEBUG
 
@@ -186,16 +186,8 @@ def build(
     Raises `UsageError` for an unknown plugin or option, and for a value that is not allowed.
     """
     cls = load(name, base)
-    known = {each.name: each for each in options(cls)}
-    values = {}
-    for key, text in settings.items():
-        if key not in known:
-            raise UsageError(f"{base._word} '{called or name}' has no option '{key}'", suggestion(key, known))
-        try:
-            values[key] = known[key].parse(text)
-        except ValueError as error:
-            raise UsageError(f"`{called or name}.{key}` {error}, not '{text}'") from None
-    built = cls(**values)
+    shown = called or name
+    built = cls(**parsed(cls, settings, f"{base._word} '{shown}'", f"{shown}."))
     built._called = called
     check(built, base)
     return built

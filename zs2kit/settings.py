@@ -201,6 +201,24 @@ def suggestion(word: str, known: typing.Iterable[str]) -> str:
     return nearest(word, known) or f"choose from {', '.join(known)}"
 
 
+def parsed(cls: type, texts: Mapping[str, str], owner: str | None = None, prefix: str = "") -> dict[str, Any]:
+    """Return the values of a dataclass's options that texts stand for, by name.
+
+    owner: what has these options, in messages; the class's name by default. prefix: what comes before an
+    option's name in messages. Raises `UsageError` for a name that is no option, and for a bad value.
+    """
+    known = {each.name: each for each in options(cls)}
+    values = {}
+    for name, text in texts.items():
+        if name not in known:
+            raise UsageError(f"{owner or cls.__name__} has no option '{name}'", suggestion(name, known))
+        try:
+            values[name] = known[name].parse(text)
+        except ValueError as error:
+            raise UsageError(f"`{prefix}{name}` {error}, not '{text}'") from None
+    return values
+
+
 def changed(values: T, changes: Mapping[str, Any]) -> T:
     """Return a dataclass's ``values`` with ``changes``; raise `UsageError` for a name that is no option."""
     names = [each.name for each in options(type(values))]

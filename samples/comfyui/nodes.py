@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from fractions import Fraction
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,7 +18,8 @@ from comfy_api.latest import ComfyAPISync, ComfyExtension, InputImpl, io
 
 import zs2kit
 from zs2kit import filters, metrics, plugins
-from zs2kit.settings import Option, options
+from zs2kit.filters import through
+from zs2kit.settings import Option, options, parsed
 
 CATEGORY = "zs2kit"
 MODEL, PLUGINS, FILTERS = (io.Custom(f"ZS2KIT_{name}") for name in ("MODEL", "PLUGINS", "FILTERS"))
@@ -54,12 +55,6 @@ def texts(values: Mapping[str, Any]) -> dict[str, str]:
         for name, value in values.items()
         if value not in ("", None)
     }
-
-
-def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings from what was entered."""
-    known = {each.name: each for each in options(zs2kit.Settings)}
-    return {name: known[name].parse(text) for name, text in texts(values).items()}
 
 
 def settings_inputs() -> list[Any]:
@@ -140,10 +135,16 @@ class LoadModel(io.ComfyNode):
         return io.NodeOutput(loaded(name, lora, lora_weight, dtype))
 
 
-@lru_cache(maxsize=1)
+LOADED: dict[tuple[str, str, float, str], zs2kit.Model] = {}  # the latest model, by what it was loaded with
+
+
 def loaded(name: str, lora: str, weight: float, dtype: str) -> zs2kit.Model:
     """A model; the latest one stays in memory."""
-    return zs2kit.Model.load(name, loras={lora: weight} if lora else None, dtype=dtype or None)
+    which = (name, lora, weight, dtype)
+    if which not in LOADED:
+        LOADED.clear()  # before the next one takes its memory
+        LOADED[which] = zs2kit.Model.load(name, loras={lora: weight} if lora else None, dtype=dtype or None)
+    return LOADED[which]
 
 
 def extension_node(kind: str, base: type, chain: Any, word: str) -> type:
@@ -178,13 +179,6 @@ def drawing_inputs() -> list[Any]:
     ]
 
 
-def through(made: Any, chosen: list[Any] | None) -> Any:
-    """A clip after filters."""
-    for each in chosen or ():
-        made = each(made)
-    return made
-
-
 class Edit(io.ComfyNode):
     """Edits a video."""
 
@@ -209,9 +203,14 @@ class Edit(io.ComfyNode):
         filters: list[Any] | None = None,
         **values: Any,
     ) -> Any:
-        how = {"plugins": plugins, "model": model, "progress": report(), **settings_of(values)}
+        how = {
+            "plugins": plugins,
+            "model": model,
+            "progress": report(),
+            **parsed(zs2kit.Settings, texts(values)),
+        }
         edited = zs2kit.edit(clip_of(video), prompt or None, **how)
-        return io.NodeOutput(video_of(through(edited, filters)))
+        return io.NodeOutput(video_of(through(edited, filters or ())))
 
 
 class EditImages(io.ComfyNode):
@@ -244,8 +243,13 @@ class EditImages(io.ComfyNode):
         **values: Any,
     ) -> Any:
         clip = zs2kit.Clip.from_images(images[..., :3].clamp(0, 1), Fraction(fps).limit_denominator(1001))
-        how = {"plugins": plugins, "model": model, "progress": report(), **settings_of(values)}
-        return io.NodeOutput(images_of(through(zs2kit.edit(clip, prompt or None, **how), filters)))
+        how = {
+            "plugins": plugins,
+            "model": model,
+            "progress": report(),
+            **parsed(zs2kit.Settings, texts(values)),
+        }
+        return io.NodeOutput(images_of(through(zs2kit.edit(clip, prompt or None, **how), filters or ())))
 
 
 class Generate(io.ComfyNode):
@@ -281,9 +285,14 @@ class Generate(io.ComfyNode):
         **values: Any,
     ) -> Any:
         rate = Fraction(fps).limit_denominator(1001)
-        how = {"plugins": plugins or (), "model": model, "progress": report(), **settings_of(values)}
+        how = {
+            "plugins": plugins or (),
+            "model": model,
+            "progress": report(),
+            **parsed(zs2kit.Settings, texts(values)),
+        }
         made = zs2kit.generate(prompt or None, frames=frames, rate=rate, **how)
-        return io.NodeOutput(video_of(through(made, filters)))
+        return io.NodeOutput(video_of(through(made, filters or ())))
 
 
 class Filter(io.ComfyNode):

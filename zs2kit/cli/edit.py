@@ -17,7 +17,7 @@ import click
 
 from zs2kit.cli.jobs import HANDLES, PROMPTS, Job, jobs_of
 from zs2kit.cli.options import AT, FILES, MACHINE, PATH, RATE, TIME, WHAT, Shared, flag, shared
-from zs2kit.cli.terminal import Command, given
+from zs2kit.cli.terminal import Command
 from zs2kit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -178,6 +178,7 @@ def edit(
         from zs2kit import io
         from zs2kit.filters import declared
         from zs2kit.io.cameras import address_of
+        from zs2kit.io.reading import how_read
 
         def look(job: Job) -> Looked:
             """Check all that can be checked before a model is loaded."""
@@ -212,7 +213,7 @@ def edit(
                 # Before the rest, which may still fail. In bytes, since a name may not be text, or not fit
                 # the encoding.
                 click.echo(os.fsencode(job.out))
-            job.shared.write_beside(job.out, edited, made, looked.read, **_of_source(job))
+            job.shared.write_beside(job.out, edited, made, looked.read, **how_read(**job.how))
             display.start()
 
         how = {"start": start, "end": end, "rate": fps, "deinterlace": deinterlace, "reader": reader}
@@ -263,16 +264,3 @@ def edit(
                 display.stop()
                 click.echo(os.fsencode(written))
     jobs.end()
-
-
-def _of_source(job: Job) -> dict[str, Any]:
-    """Return how a job's clip is read, for its report."""
-    how = job.how
-    return given(
-        {
-            **{name: None if how[name] is None else float(how[name]) for name in ("start", "end")},
-            "rate": None if how["rate"] is None else str(how["rate"]),
-            "deinterlace": how["deinterlace"] or None,
-            "reader": None if how["reader"] == "pyav" else how["reader"],
-        }
-    )

@@ -6,12 +6,13 @@ import functools
 import os
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import click
 
 from zs2kit.cli.edit import reading_options
 from zs2kit.cli.options import PATH, Common, shared
-from zs2kit.cli.terminal import Command, given
+from zs2kit.cli.terminal import Command
 from zs2kit.errors import UsageError
 
 
@@ -42,10 +43,16 @@ def filter_(
         filters = shared.build_filters()
         from zs2kit import io
         from zs2kit.filters import declared, through
+        from zs2kit.io.reading import how_read
 
-        read = functools.partial(
-            io.read, clip, start=start, end=end, rate=fps, deinterlace=deinterlace, reader=reader
-        )
+        how: dict[str, Any] = {
+            "start": start,
+            "end": end,
+            "rate": fps,
+            "deinterlace": deinterlace,
+            "reader": reader,
+        }
+        read = functools.partial(io.read, clip, **how)
         source = read()
         out = out or io.name_beside(clip, shared.word, shared.output.get("codec"))
         output = shared.opened_output(out, display)
@@ -60,13 +67,4 @@ def filter_(
         click.echo(os.fsencode(out))
         shared.write_sheet(out, read)
         if shared.report:
-            of_source = given(
-                {
-                    "start": None if start is None else float(start),
-                    "end": None if end is None else float(end),
-                    "rate": None if fps is None else str(fps),
-                    "deinterlace": deinterlace or None,
-                    "reader": None if reader == "pyav" else reader,
-                }
-            )
-            shared.write_report(out, made, read, {"settings": of_source})
+            shared.write_report(out, made, read, {"settings": how_read(**how)})

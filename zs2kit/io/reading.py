@@ -177,6 +177,24 @@ def opened(clip: Any) -> Clip:
     )
 
 
+def how_read(
+    start: Fraction | None = None,
+    end: Fraction | None = None,
+    rate: Fraction | None = None,
+    deinterlace: bool = False,
+    reader: str = "pyav",
+) -> dict[str, Any]:
+    """Return for JSON how a source was read, as `read` takes it, without what is so by default."""
+    found = {
+        "start": None if start is None else float(start),
+        "end": None if end is None else float(end),
+        "rate": None if rate is None else str(rate),
+        "deinterlace": deinterlace or None,
+        "reader": None if reader == "pyav" else reader,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def described(clip: Clip) -> dict[str, Any] | None:
     """Return which frames of which files ``clip`` has, for JSON; None if it is of no file."""
     if clip.source is None and not clip.blank:

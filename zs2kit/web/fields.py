@@ -64,7 +64,7 @@ class Fields:
         found = {}
         for name, field in self.fields.items():
             value = values[field]
-            if value is None or value in ("", DEFAULT):
+            if value in (None, "") or (value == DEFAULT and isinstance(field, gr.Dropdown)):
                 continue
             declared = self.declared[name]
             # What an option's text stands for is the plugin's business, so it must not be able to be a path.

@@ -11,14 +11,14 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Event, Lock, Thread
-from typing import Any, Literal
+from threading import Condition, Event, Lock, Thread
+from typing import Any, Literal, get_args
 
 import cv2
 
@@ -34,9 +34,11 @@ from zs2kit.errors import (
     Zs2Error,
     first_line,
     is_out_of_memory,
+    notify,
     receiving,
 )
 from zs2kit.filters import Filter, Filtered, through
+from zs2kit.io.reading import how_read
 from zs2kit.io.showing import write_view
 from zs2kit.journal import Left, saved
 from zs2kit.model import Model
@@ -45,7 +47,7 @@ from zs2kit.plan import lines, plan
 from zs2kit.plugins import Plugin
 from zs2kit.progress import Progress, in_words
 from zs2kit.report import drawn_with, report_on, write_report
-from zs2kit.settings import Settings, options
+from zs2kit.settings import Settings, parsed
 from zs2kit.sheet import write_sheet
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ State = Literal["waiting", "running", "stopped", "failed", "done"]
 Chosen = Mapping[str, Mapping[str, str]]  # plugins or filters by name, and their options as text
 
 RECORD, SHEET, REPORT = "job.json", "sheet.png", "report.json"
+PATIENCE = 0.5  # seconds between two looks at whether a job that waits for its model is to stop
 SOURCE_VIEW, RESULT_VIEW = "source-view.mp4", "result-view.mp4"  # small videos that every browser plays
 
 
@@ -117,41 +120,44 @@ def opened(path: str) -> Clip:
     return io.read(path)
 
 
-def parsed(cls: type, texts: Mapping[str, str]) -> dict[str, Any]:
-    """Return the values of a dataclass's options that texts stand for; raise `UsageError` if one doesn't."""
-    known = {each.name: each for each in options(cls)}
-    values = {}
-    for name, text in texts.items():
-        try:
-            values[name] = known[name].parse(text)
-        except ValueError as error:
-            raise UsageError(f"`{name}` {error}, not '{text}'") from None
-    return values
-
-
 class Models:
-    """The models that the page may use, fixed at its start. Only one is loaded at a time."""
+    """The models that the page may use, fixed at its start. Only one is in memory at a time."""
 
     def __init__(self, names: Sequence[str] = (), **how: Any) -> None:
         """``how``: further arguments of `Model.load`."""
         self.names = list(names)
         self._how = how
-        self._lock = Lock()
+        self._free = Condition()
         self._loaded: tuple[str, Model] | None = None
+        self._users = 0  # how many jobs use it
 
     def load_first(self) -> None:
         """Load the model that is used first, so that nobody has to wait for it; a failure shows when used."""
-        with suppress(Exception):
-            self.load(self.names[0] if self.names else None, ())
+        with suppress(Exception), self.use(self.names[0] if self.names else None, (), lambda: None):
+            pass
 
-    def load(self, name: str | None, chosen: Sequence[Plugin]) -> Model:
-        """Return the model of this name, or else the plugins' default model or the bundled one."""
+    @contextmanager
+    def use(self, name: str | None, chosen: Sequence[Plugin], waiting: Callable[[], None]) -> Iterator[Model]:
+        """Yield the model of this name, or else the plugins' default model or the bundled one.
+
+        While jobs use another one, ``waiting`` is called again and again; it may raise an error to give up.
+        """
         name = name or plugins.default_model(chosen) or BUNDLED
-        with self._lock:
+        with self._free:
+            while self._users and self._loaded and self._loaded[0] != name:
+                waiting()
+                self._free.wait(PATIENCE)
             if self._loaded is None or self._loaded[0] != name:
                 self._loaded = None  # before the next one takes its memory
                 self._loaded = name, Model.load(name, **self._how)
-            return self._loaded[1]
+            model = self._loaded[1]
+            self._users += 1
+        try:
+            yield model
+        finally:
+            with self._free:
+                self._users -= 1
+                self._free.notify_all()
 
 
 class Job:
@@ -211,8 +217,8 @@ class Job:
         self.state, self.fraction = "running", 0.0
         try:
             self.stage("reading the clip")
-            with receiving(self.notices.append):
-                self._work(models)
+            with receiving(self.notices.append), ExitStack() as stack:
+                self._work(models, stack)
             self.state, self.says = "done", ""
         except Stopped:
             self.state, self.says = "stopped", ""
@@ -221,7 +227,7 @@ class Job:
         with suppress(ClipError):  # the disk may be full; if the end isn't recorded, it can be resumed
             self.record()
 
-    def _work(self, models: Models) -> None:
+    def _work(self, models: Models, stack: ExitStack) -> None:
         wanted = self.wanted
         chosen, filters = wanted.built()
         source = wanted.source() if wanted.work != "generate" else None
@@ -231,7 +237,9 @@ class Job:
             edited, made = None, through(filters[0](source), filters[1:])
         else:
             self.stage("loading the model")
-            edited = self._edit(source, chosen, models)
+            waiting = partial(self.stage, "waiting for a job that uses another model")
+            model = stack.enter_context(models.use(wanted.model, chosen or (), waiting))
+            edited = self._edit(source, chosen, model)
             made = through(edited, filters)
         output = io.Output(self.result, **parsed(io.Output, wanted.output), resume=True)
         if wanted.work == "preview":
@@ -242,9 +250,8 @@ class Job:
             io.write(output, made, progress=self.update)
         self._look(made, edited, source)
 
-    def _edit(self, source: Clip | None, chosen: Sequence[Plugin] | None, models: Models) -> Edit:
+    def _edit(self, source: Clip | None, chosen: Sequence[Plugin] | None, model: Model) -> Edit:
         wanted = self.wanted
-        model = models.load(wanted.model, chosen or ())
         told: dict[str, Any] = {"model": model, "settings": wanted.how(), "progress": self.update}
         told["notices"] = self.notices.append
         if source is not None:
@@ -274,8 +281,7 @@ class Job:
         self.stage("drawing the sheet")
         write_sheet(self.folder / SHEET, {**rows, "result": io.read(self.result)})
         self.stage("measuring the result")
-        part = {} if source is None else {"start": source.start, "end": source.end}
-        of_source = {name: float(each) for name, each in part.items() if each is not None}
+        of_source = how_read(source.start, source.end) if source else {}
         about = drawn_with(edited, of_source) if edited else {"settings": of_source}
         write_report(self.folder / REPORT, ["zs2kit", "web"], report_on(self.result, made, source, about))
 
@@ -303,8 +309,8 @@ class Jobs:
         self._jobs = {job.number: job for job in map(_restored, sorted(root.iterdir())) if job}
         self._lock = Lock()
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
-        self._thread = Thread(target=self._work, daemon=True)
-        self._thread.start()
+        self._threads = [Thread(target=self._work, daemon=True)]
+        self._threads[0].start()
 
     def __iter__(self) -> Any:
         return reversed(list(self._jobs.values()))
@@ -336,7 +342,9 @@ class Jobs:
         if wanted.work == "preview":
             for other in [each for each in self if each.wanted.work == "preview" and each is not job]:
                 self.remove(other)
-            Thread(target=job.run, args=(self.models,), daemon=True).start()
+            thread = Thread(target=job.run, args=(self.models,), daemon=True)
+            thread.start()
+            self._threads = [*(each for each in self._threads if each.is_alive()), thread]
         else:
             self._queue.put(job)
         return job
@@ -367,7 +375,8 @@ class Jobs:
         for job in self:
             if job.state in ("waiting", "running"):
                 self.stop(job)
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _moved(self, wanted: Wanted, folder: Path) -> Wanted:
         """Return what is wanted with its uploaded files in the job's own ``folder``."""
@@ -404,12 +413,18 @@ class Jobs:
 
 
 def _restored(folder: Path) -> Job | None:
-    """Return the job that a folder holds; None if that can't be read, or if it is a preview."""
+    """Return the job that a folder holds; None if it holds none that can be read, or a preview."""
+    if not (folder / RECORD).is_file():
+        return None
     try:
         about = json.loads((folder / RECORD).read_text())
         wanted, state = Wanted(**about["wanted"]), about["state"]
+        if not wanted.name or wanted.work not in get_args(Work):
+            raise ValueError(f"its kind is {wanted.work}")
         number = int(folder.name)
-    except (OSError, ValueError, TypeError, KeyError):
+    except Exception as error:  # another version of zs2kit may have written anything
+        why = f"{type(error).__name__}: {first_line(error)}"
+        notify("unread-job", f"{folder} can't be read as a job, so it is not on the page ({why})")
         return None
     if wanted.work == "preview":
         shutil.rmtree(folder, ignore_errors=True)
