@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 import zs2kit
 from zs2kit import cli, io
 from zs2kit.errors import ClipError, UsageError, Zs2Error, receiving
-from zs2kit.farm import Farm, _connect
+from zs2kit.farm import Farm, _connect, _ray
 from zs2kit.filters.smooth import Smooth
 from zs2kit.testing import drawn_clip
 
@@ -39,9 +39,7 @@ def run(*args: object) -> Result:
 def cluster() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"  # on a busy machine, others would starve
+    _ray()  # with the environment that farms need
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
@@ -227,6 +225,7 @@ def test_farms_that_cannot_be_are_one_line(farm: Farm, tiny_folders: dict[str, P
         Farm(name=tiny_folders["epsilon"], device="cpu")
 
 
+@pytest.mark.slow
 def test_a_worker_of_another_version_is_left_out(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     def lose() -> None:
         hand = farm.workers[0]
