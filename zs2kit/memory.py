@@ -29,6 +29,16 @@ def free(device: torch.device) -> int:
     return available
 
 
+def copied(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a ``tensor`` of the host on ``device``.
+
+    On CUDA it is copied from pinned memory, since Python would wait there for any other copy, and for all
+    that was started on the device before.
+    """
+    cuda = device.type == "cuda"
+    return (tensor.pin_memory() if cuda else tensor).to(device, non_blocking=cuda)
+
+
 def peak_of(work: Callable[[], object], device: torch.device) -> int | None:
     """Do ``work``; return the most bytes that it took at once, or None if that can't be measured.
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from zs2kit.carry import Carry
 from zs2kit.flow import SMALLEST, flow, visible
+from zs2kit.memory import copied
 from zs2kit.model import Model
 
 MOMENTUM = 0.95  # the default for edits
@@ -71,10 +72,10 @@ class Averages:
         flows: list[Flow | None] = []
         last = self._last
         for image, future in zip(self.images, self._found, strict=True):
-            source = torch.from_numpy(image).to(self.device).permute(2, 0, 1).float()
+            source = copied(torch.from_numpy(image), self.device).permute(2, 0, 1).float()
             found, average = None, source
             if future is not None and last is not None:
-                motion, seen = (torch.from_numpy(each).to(self.device) for each in future.result())
+                motion, seen = (copied(torch.from_numpy(each), self.device) for each in future.result())
                 grid = grid_of(motion)
                 moved = _moved(last[1], grid)
                 # Where the source's average lags behind the source, as in a fade, the result's would lag too.

@@ -28,7 +28,7 @@ from zs2kit.denoiser import Denoiser
 from zs2kit.encoding import Encoding
 from zs2kit.errors import ModelError, PluginError, UsageError, notify
 from zs2kit.filling import filled
-from zs2kit.memory import peak_of
+from zs2kit.memory import copied, peak_of
 from zs2kit.model import Embedded, Model
 from zs2kit.motion import MOMENTUM, FlowMomentum, acts
 from zs2kit.networks.base import Branch
@@ -508,8 +508,7 @@ class Scan:
             purpose=purpose,
             step=step,
         )
-        cuda = self.model.device.type == "cuda"  # where copies of pinned memory don't make Python wait
-        return (noise.pin_memory() if cuda else noise).to(self.model.device, non_blocking=cuda)
+        return copied(noise, self.model.device)
 
     @torch.no_grad()
     def rehearse(self, chunk: Chunk) -> Rehearsed:

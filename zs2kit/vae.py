@@ -109,13 +109,17 @@ class VAE:
     def _scaling_factor(self) -> float:
         return float(self.module.config.get("scaling_factor") or 1.0)
 
-    def _mean_and_std(self) -> Sequence[torch.Tensor]:
+    def _mean_and_std(self) -> Sequence[torch.Tensor | float]:
         """The mean and the deviation of the latents, (channels, 1, 1); 0 and 1 for most checkpoints."""
         config, device = self.module.config, self.module.device
         if self._squares:
             norm = self.module.bn
             std = torch.sqrt(norm.running_var.float() + config.batch_norm_eps)
             return [each.float().view(-1, 1, 1) for each in (norm.running_mean, std)]
-        means = config.get("latents_mean") or [config.get("shift_factor") or 0.0] * self.channels
-        stds = config.get("latents_std") or [1.0] * self.channels
-        return [torch.tensor(each, device=device).view(-1, 1, 1) for each in (means, stds)]
+        usual = config.get("shift_factor") or 0.0, 1.0
+        given = config.get("latents_mean"), config.get("latents_std")
+        # A tensor that is made of numbers makes Python wait for the device.
+        return [
+            torch.tensor(each, device=device).view(-1, 1, 1) if each else other
+            for each, other in zip(given, usual, strict=True)
+        ]
