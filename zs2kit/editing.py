@@ -23,6 +23,7 @@ from diffusers import DiffusionPipeline
 from pluggy import PluginManager
 
 from zs2kit import plugins as plugins_
+from zs2kit.ahead import ahead
 from zs2kit.carry import Carry, HostCarry, Row, is_row
 from zs2kit.clip import Anew, Chunk, Clip, Fit, Frame, numbered
 from zs2kit.encoding import Encoding
@@ -37,6 +38,7 @@ from zs2kit.errors import (
 )
 from zs2kit.filling import spaced
 from zs2kit.io.reading import described, opened
+from zs2kit.io.seeking import FileFrames, PictureFrames
 from zs2kit.memory import free
 from zs2kit.model import Model
 from zs2kit.networks.loading import BUNDLED
@@ -430,10 +432,13 @@ class Edit(Clip):
 
     def _frames(self, place: Place) -> Iterator[Frame]:
         pace, begun = Pace(place.index), place.index
-        for first, shot in groupby(self.marked(place.index), key=itemgetter(0)):
-            if first == place.index and not is_row(
-                place.carry
-            ):  # nothing of the shot before may be seen in this one
+        source = self.marked(place.index)
+        # Other frames may come from code that works in its own thread only, or from another edit.
+        if isinstance(self.clip.frames, FileFrames | PictureFrames):
+            source = ahead(source)
+        for first, shot in groupby(source, key=itemgetter(0)):
+            # Nothing of the shot before may be seen in this one.
+            if first == place.index and not is_row(place.carry):
                 place.carry = Carry()
             yield from self._shot(place, (frame for _, frame in shot), pace)
         self.scan.hook.finish(frames=place.index)

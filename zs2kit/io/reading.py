@@ -37,7 +37,7 @@ from zs2kit.io.about import is_avif, video_of
 from zs2kit.io.cameras import address_of, capture, captured
 from zs2kit.io.filters import graph, pulled
 from zs2kit.io.pictures import DECODERS, Upright, check_kind, encoding_of, rgb, upright_of
-from zs2kit.io.seeking import DecordFrames, FileFrames
+from zs2kit.io.seeking import DecordFrames, FileFrames, PictureFrames
 from zs2kit.io.sequence import RATE, Pattern, read_sequence
 from zs2kit.journal import fingerprint
 from zs2kit.settings import suggestion
@@ -113,7 +113,7 @@ def read(
                 raise UsageError(f"{source} is pictures", "`deinterlace` is for videos")
             clip = read_sequence(source, pattern, begin, stop, rate)
             tell_view(source, clip.encoding)
-            frames = Anew(partial(islice, clip, skip, None))
+            frames = PictureFrames(partial(islice, clip, skip, None))
             shows: Iterator[object] = iter(clip)
         else:
             clip = replace(_describe(source, deinterlace), start=begin, end=stop)

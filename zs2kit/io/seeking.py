@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
-from zs2kit.clip import Clip, Frame
+from zs2kit.clip import Anew, Clip, Frame
 from zs2kit.errors import ClipError, UsageError
 from zs2kit.io.decord_process import DecordProcess
 
@@ -63,6 +63,10 @@ class FileFrames:
         first = times[min(self.skip, len(times) - 1)]
         after = bisect_right(times, first + seconds / self.clip.time_base)
         return self.frame(max(0, after - 1 - self.skip))
+
+
+class PictureFrames(Anew):
+    """The frames of a sequence of pictures, each in a file of its own."""
 
 
 @dataclass(frozen=True)

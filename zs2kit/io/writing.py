@@ -6,6 +6,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import partial
 from heapq import merge
 from itertools import chain, islice
 from pathlib import Path
@@ -22,6 +23,7 @@ from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from zs2kit.ahead import MOST, Worker
 from zs2kit.clip import Clip, Color, Frame
 from zs2kit.encoding import Encoding
 from zs2kit.errors import ClipError, Receiver, notify, receiving
@@ -40,7 +42,7 @@ from zs2kit.io.streams import (
     sound_size,
     soundless,
 )
-from zs2kit.journal import Journal, opened, segment_file, unwritable
+from zs2kit.journal import Journal, Resumable, opened, segment_file, unwritable
 from zs2kit.progress import Report
 from zs2kit.settings import changed, takes_fields
 
@@ -144,20 +146,31 @@ def _encode(clip: Clip, journal: Journal, output: Output, progress: Report | Non
         options["crf"] = str(store.quality if output.quality is None else output.quality)
     times = journal.times[: journal.finished]
     frames = journal.frames(progress)
+    # Pictures that aren't drawn here may lie in memory that is used again for the next one.
+    behind = MOST if isinstance(clip, Resumable) else 0
     while (first := next(frames, None)) is not None:
-        with _output(segment_file(journal.folder, len(times)), store.segments) as container:
+        path = segment_file(journal.folder, len(times))
+        with _output(path, store.segments) as container, Worker() as worker:
             stream = container.add_stream(store.encoder, clip.rate, width=size[0], height=size[1])
             assert isinstance(stream, VideoStream)
             stream.pix_fmt = pix_fmt
             stream.codec_context.time_base = clip.time_base
             _tag(stream, clip, color)
             stream.options = options
+
+            def encode(frame: Frame, pts: int, container: Any = container, stream: Any = stream) -> None:
+                picture = _picture(frame, clip, encoding, color, pix_fmt, size)
+                picture.pts, picture.time_base = pts, clip.time_base
+                container.mux(stream.encode(picture))
+
             for frame in chain([first], islice(frames, journal.segment - 1)):
                 _check(frame, len(times), clip, times[-1] if times else None)
-                picture = _picture(frame, clip, encoding, color, pix_fmt, size)
                 times.append(frame.pts)
-                picture.pts, picture.time_base = frame.pts - times[0], clip.time_base
-                container.mux(stream.encode(picture))
+                worker.do(partial(encode, frame, frame.pts - times[0]))
+                if len(worker) > behind:
+                    worker.result()
+            while worker:
+                worker.result()
             container.mux(stream.encode())
     if not times:
         raise ClipError("the clip has no frames, so there is nothing to write")
