@@ -24,7 +24,7 @@ from test_reference import save_adapter
 
 from zs2kit import attention as layers
 from zs2kit import metrics
-from zs2kit.bench import ablation, device, joint, overhead, quality, readers, same, search, speed
+from zs2kit.bench import ablation, device, gpu, joint, overhead, quality, readers, same, search, speed
 from zs2kit.bench.__main__ import main
 from zs2kit.bench.baselines import (
     attention,
@@ -39,6 +39,7 @@ from zs2kit.bench.cases import Case
 from zs2kit.bench.cells import Cells
 from zs2kit.bench.runs import Method, Runs, interval
 from zs2kit.bench.tokenflow import TokenFlow, TokenFlowProcessor, token_flow
+from zs2kit.errors import UsageError, Zs2Error
 from zs2kit.model import Model
 from zs2kit.noise import correlation
 from zs2kit.quiet import quiet
@@ -359,19 +360,90 @@ def test_errors_are_one_line() -> None:
         assert result.exit_code == code and line.startswith("zs2kit: error: ") and says in line
 
 
+@pytest.fixture
+def shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models of random weights that have all the parts of the real ones, but are tiny."""
+    widths = {
+        "sd15": {"block_out_channels": (8, 16, 16, 16)},
+        "sdxl": {
+            "block_out_channels": (8, 16, 16),
+            "attention_head_dim": (1, 1, 2),
+            "transformer_layers_per_block": (1, 1, 2),
+        },
+    }
+    for size, given in widths.items():
+        tiny = {
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "cross_attention_dim": 8 * len(speed.TEXT_ENCODERS[size]),
+        }
+        if size == "sdxl":
+            tiny["projection_class_embeddings_input_dim"] = 8 + 6 * 256
+        monkeypatch.setitem(speed.UNETS, size, {**speed.UNETS[size], **tiny, **given})
+        monkeypatch.setitem(speed.TEXT_ENCODERS, size, [(8, 1, 1)] * len(speed.TEXT_ENCODERS[size]))
+    monkeypatch.setattr(speed, "VAE_WIDTHS", (32, 32, 32, 32))
+    monkeypatch.setattr(device, "REPEATS", 1)
+
+
+ON_CPU = ["--on", "cpu", "--side", 64, "--frames", 2, "--steps", 2]
+
+
 @pytest.mark.slow
-def test_edits_on_a_device_are_timed_row_by_row_and_their_parts(tmp_path: Path) -> None:
-    args = ["speed", "--size", "puppets", "--on", "cpu", "--side", 64, "--frames", 2, "--steps", 2]
-    args += ["--cells", tmp_path / "cells"]
+@pytest.mark.parametrize("size", device.SIZES)
+def test_edits_on_a_device_are_timed_row_by_row_and_their_parts(tmp_path: Path, shrunk, size: str) -> None:
+    args = ["speed", "--size", size, *ON_CPU, "--cells", tmp_path / "cells"]
     shown = run(*args)
     for row in (*device.ROWS, device.PIPELINE):
-        assert re.search(rf"^\| {row} \| [\d.]+ \| [\d.]+ \|  \| ", shown, re.M)
+        assert re.search(rf"^\| {row} \| [\d.]+ \| [\d.]+ \| \d* \|  \| ", shown, re.M)
     assert re.search(r"^\| operators called a step \| [\d,]+\.0 \|$", shown, re.M)
-    assert re.search(r"^\| flow momentum on over off \| at most 1.1 \| [\d.]+ \|$", shown, re.M)
+    for target in (*device.TARGETS, *device.RATES[size]):
+        assert re.search(rf"^\| {target.says} \| at \w+ [\d.]+ \| [\d.]+ \|$", shown, re.M)
     assert run(*args) == shown  # from the file
     (file,) = (tmp_path / "cells").glob("*.json")
     assert json.loads(file.read_text())["settings"]["on"].startswith("CPU")
-    assert shown.partition("\n\n")[2].strip() in device.section(Cells(tmp_path / "cells"))
+    assert shown[shown.index("| what |") :].strip() in device.section(Cells(tmp_path / "cells"))
+
+
+@pytest.mark.slow
+def test_rows_that_are_timed_are_saved_at_once(tmp_path: Path, shrunk, monkeypatch) -> None:
+    """As on a machine that is lent for minutes."""
+    args = ["speed", "--size", "sd15", *ON_CPU, "--cells", str(tmp_path)]
+    monkeypatch.setattr(device, "ROWS", {"edit": {}, "LCM, 4 steps": device.ROWS["LCM, 4 steps"]})
+    timed, ended = device.timed, []
+
+    def ends(work: Any, where: Any) -> Any:
+        ended.append(work)
+        if len(ended) == 3:
+            raise KeyboardInterrupt
+        return timed(work, where)
+
+    monkeypatch.setattr(device, "timed", ends)
+    assert CliRunner().invoke(main, [str(arg) for arg in args]).exit_code
+    (text,) = [path.read_text() for path in tmp_path.glob("*.json")]
+    assert json.loads(text)["numbers"].keys() == {device.PIPELINE, "edit"}
+    page = device.section(Cells(tmp_path))
+    assert "| edit over diffusers' pipeline |" in page and "| LCM" not in page
+    shown = run(*args)
+    assert str(round(json.loads(text)["numbers"]["edit"]["seconds"], 2)) in shown and "| LCM" in shown
+
+
+def test_what_needs_a_gpu_runs_part_by_part(tmp_path: Path, monkeypatch, capfd) -> None:
+    """One part fails, one takes too long, and the last one runs nevertheless."""
+    parts = {
+        "tests": (["timeit", "-n", "1", "raise SystemExit(1)"], 60),
+        "sd15": (["timeit", "-n", "1", "import time; time.sleep(60)"], 1),
+        "puppets": (["zs2kit", "--version"], 60),
+    }
+    monkeypatch.setattr(gpu, "PARTS", parts)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(Zs2Error, match="not done: tests, sd15; the same command goes on"):
+        gpu.run(list(parts), tmp_path)
+    shown = capfd.readouterr().out
+    assert "== tests: failed after" in shown and "== sd15: stopped after 1 s" in shown
+    assert "== puppets: done after" in shown
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="torch finds no CUDA device here"):
+        gpu.run(list(parts), tmp_path)
 
 
 def test_readers_are_compared(capsys: pytest.CaptureFixture[str]) -> None:

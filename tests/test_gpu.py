@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import warnings
 from collections.abc import Iterator
@@ -141,27 +142,35 @@ def edited(model: Model, frames: int, chunk_size: int, size: int = 256) -> zs2ki
     return zs2kit.edit(clip, "a blue knight", plugins=[Pose()], model=model, **settings)
 
 
-def peak(work) -> int:
+def release() -> None:
+    """Free what edits of before have held; they refer to themselves."""
+    gc.collect()
     torch.cuda.empty_cache()
+
+
+def peak(work) -> int:
+    release()
     torch.cuda.reset_peak_memory_stats()
     work()
     return torch.cuda.max_memory_allocated()
 
 
 def test_memory_that_runs_out_for_real() -> None:
-    """There is as much as two frames at once take; eight are asked for."""
+    """There is as much as two frames at once take; eight are asked for, so something must be given up."""
     model = Model.load(device=DEVICE)
     expected = np.stack([frame.image for frame in edited(model, 8, 2)])
     most = peak(lambda: list(edited(model, 8, 2)))
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(1.2 * most / total)
     try:
-        torch.cuda.empty_cache()
+        release()
         clip = edited(model, 8, 8)
         made = np.stack([frame.image for frame in clip])
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert clip.chunk_size < 8
+    denoiser = clip.scan.denoiser
+    given_up = [not denoiser.launches.records, not denoiser.together, clip.scan.carry_on_host]
+    assert any(given_up) or clip.chunk_size < 8
     assert np.abs(made.astype(int) - expected).max() <= 4
 
 

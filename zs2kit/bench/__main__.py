@@ -11,6 +11,7 @@ from zs2kit.bench import ablation as ablation_
 from zs2kit.bench import device as device_
 from zs2kit.bench import every as every_
 from zs2kit.bench import fuzz as fuzz_
+from zs2kit.bench import gpu as gpu_
 from zs2kit.bench import joint as joint_
 from zs2kit.bench import kills as kills_
 from zs2kit.bench import memory as memory_
@@ -207,6 +208,17 @@ def speed(
         speed_.run(kept, model, frames, side, steps, repeats)
     if docs:
         page.write(docs, kept, Model.load(BUNDLED))
+
+
+@main.command()
+@click.option("--part", type=click.Choice(list(gpu_.PARTS)), multiple=True, help="Which.  [default: all]")
+@CELLS
+def gpu(part: tuple[str, ...], cells: Path) -> None:
+    """Run the tests that need a GPU, and time edits with models of all sizes, in less than 13 minutes.
+
+    Each part is stopped when its time is over. Rows that were timed before aren't timed again.
+    """
+    gpu_.run(part or list(gpu_.PARTS), cells)
 
 
 @main.command()

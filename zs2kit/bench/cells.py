@@ -58,11 +58,23 @@ class Cells:
             self._save(settings, known)
         return known["numbers"]  # type: ignore[no-any-return]
 
+    def rows(
+        self, settings: Mapping[str, Any], rules: str, works: Mapping[str, Callable[[], Numbers]]
+    ) -> Iterator[tuple[str, Numbers]]:
+        """Yield what each of ``works`` finds, by its name; it is kept as soon as it is found."""
+        for name, measure in works.items():
+            known = self._known(settings)
+            rows = known["numbers"] if known.get("rules") == rules else {}
+            if name not in rows:
+                rows[name] = measure()
+                self._save(settings, {**known, "rules": rules, "numbers": rows})
+            yield name, rows[name]
+
     def seconds(self, settings: Mapping[str, Any]) -> float:
         """How long the clip took to draw, on a machine that may have been busy with other things as well."""
         return float(self._known(settings)["seconds"])
 
-    def found(self, key: str, rules: str) -> Iterator[tuple[dict[str, Any], Numbers]]:
+    def found(self, key: str, rules: str) -> Iterator[tuple[dict[str, Any], Any]]:
         """Yield settings and numbers of all cells made by ``rules`` with ``key`` among their settings."""
         for path in sorted(self.folder.glob("*.json")):
             known = json.loads(path.read_text())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import gc
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -24,78 +26,62 @@ from zs2kit.bench.speed import UNETS, random_model
 from zs2kit.carry import Carry
 from zs2kit.clip import Chunk, Clip
 from zs2kit.control import Control
+from zs2kit.errors import Notice
 from zs2kit.model import Model
 from zs2kit.motion import FlowMomentum
 from zs2kit.networks.base import Branch, DenoiserInputs
 from zs2kit.puppets.networks import SIZE
 from zs2kit.puppets.world import Scene, motion_scenes, render
+from zs2kit.puppets.yardsticks import Numbers
 from zs2kit.quiet import quiet
 from zs2kit.schedule import make_scheduler, steps_of
 
-RULES = "in rows, a first time that doesn't count and two that do"
+RULES = "row by row, a first time that doesn't count and two that do"
+REPEATS = 2
 SIZES = (*UNETS, "puppets")
 PROMPT = "a blue knight on the beach"
+PIPELINE = "diffusers' pipeline, frame by frame"
 FEW = {"scheduler": "lcm", "guidance_scale": 1.0}
 ONLY = {"flow_momentum": 0.0}
-# What an edit is timed with, beside so many steps as are asked for and a guidance of 5
+# What an edit is timed with, beside so many steps as are asked for and a guidance of 5; the most important
+# ones first, in case time runs out
 ROWS: dict[str, dict[str, Any]] = {
     "edit": {},
-    "edit, whole VAE": {"tiny_vae": False},
     "edit without flow momentum": ONLY,
     "edit without both momenta": {**ONLY, "momentum": 0.0},
     "LCM, 4 steps": {**FEW, "num_inference_steps": 4},
+    "LCM, 1 step, without flow momentum": {**FEW, **ONLY, "num_inference_steps": 1},
     "LCM, 4 steps, without flow momentum": {**FEW, **ONLY, "num_inference_steps": 4},
     "LCM, 4 steps, in chunks of 1": {**FEW, "num_inference_steps": 4, "chunk_size": 1},
-    "LCM, 1 step, without flow momentum": {**FEW, **ONLY, "num_inference_steps": 1},
+    "edit, whole VAE": {"tiny_vae": False},
 }
-PIPELINE = "diffusers' pipeline, frame by frame"
+PARTS = "parts"  # of an edit, in milliseconds
+LAUNCHES = "launches"
+BATCHES = "U-Net and ControlNet, batch of {}"
+Found = Mapping[str, Mapping[str, float]]  # numbers by row, and by what they are
 
 
 class Target(NamedTuple):
-    """What is to be reached: a ratio of seconds, or frames a second on an H100 or H200."""
+    """What is to be reached: a ratio of times, or frames a second on an H100 or H200."""
 
     says: str
-    value: Callable[[Mapping[str, float]], float]
-    bound: str
+    row: str  # or part
+    over: str | None  # the row that it is divided by; None for frames a second
     wanted: float
 
 
-def _ratio(ours: str, theirs: str) -> Callable[[Mapping[str, float]], float]:
-    return lambda found: found[ours] / found[theirs]
-
-
-def _rate(row: str) -> Callable[[Mapping[str, float]], float]:
-    return lambda found: found["frames"] / found[f"{row}, seconds"]
-
-
 TARGETS = [
-    Target("edit over diffusers' pipeline", _ratio("edit, seconds", f"{PIPELINE}, seconds"), "at most", 1.0),
-    Target(
-        "flow momentum on over off",
-        _ratio("edit, seconds", "edit without flow momentum, seconds"),
-        "at most",
-        1.1,
-    ),
-    Target(
-        "temporal momentum on over off",
-        _ratio("edit without flow momentum, seconds", "edit without both momenta, seconds"),
-        "at most",
-        1.03,
-    ),
-    Target(
-        "U-Net and ControlNet, batch of 1 over batch of 8",
-        _ratio("U-Net and ControlNet, batch of 1, ms", "U-Net and ControlNet, batch of 8, ms"),
-        "at most",
-        0.25,
-    ),
+    Target("edit over diffusers' pipeline", "edit", PIPELINE, 1.0),
+    Target("flow momentum on over off", "edit", "edit without flow momentum", 1.1),
+    Target("temporal momentum on over off", "edit without flow momentum", "edit without both momenta", 1.03),
+    Target("U-Net and ControlNet, batch of 1 over batch of 8", BATCHES.format(1), BATCHES.format(8), 0.25),
 ]
-# Frames a second
 RATES = {
     "sd15": [
-        Target("LCM, 4 steps", _rate("LCM, 4 steps"), "at least", 30),
-        Target("LCM, 1 step", _rate("LCM, 1 step, without flow momentum"), "at least", 60),
+        Target("LCM, 4 steps", "LCM, 4 steps", None, 30),
+        Target("LCM, 1 step", "LCM, 1 step, without flow momentum", None, 60),
     ],
-    "puppets": [Target("edit", _rate("edit"), "at least", 25)],
+    "puppets": [Target("edit", "edit", None, 25)],
     "sdxl": [],
 }
 
@@ -109,72 +95,110 @@ class Maps(Control):
         return images
 
 
-@contextmanager
-def made(size: str, device: str | None) -> Iterator[tuple[Model, str]]:
-    """Give a model of a size, and where its ControlNet lies.
+class Edits:
+    """Edits of a rendered clip by a model of one size, which is made or loaded when it is first needed.
 
-    Those of Stable Diffusion's sizes have random weights, a tiny VAE of taesd's size among them.
+    Models of Stable Diffusion's sizes have random weights, a tiny VAE of taesd's size among them, and their
+    ControlNet is put into ``folder``.
     """
-    with TemporaryDirectory() as folder:
-        if size == "puppets":
-            yield Model.load(device=device), "controlnet_pose"
-            return
-        base = random_model(size, device)
-        with torch.device(base.device):
+
+    def __init__(
+        self, size: str, device: str | None, side: int, frames: int, steps: int, folder: Path
+    ) -> None:
+        self.size = size
+        self.device = device
+        self.steps = steps
+        self.folder = folder
+        scenes = motion_scenes(Scene("robot", "red", "city"), "dance", frames)
+        self.images = np.stack([render(scene, side).image for scene in scenes])
+
+    @cached_property
+    def model(self) -> Model:
+        """The model, with a tiny VAE."""
+        if self.size == "puppets":
+            return Model.load(device=self.device)
+        base = random_model(self.size, self.device)
+        with torch.device(base.device), quiet():
             tiny = diffusers.AutoencoderTiny().to(base.dtype)
             controlnet = diffusers.ControlNetModel.from_unet(base.unet)
-        controlnet.save_pretrained(folder)
-        del controlnet
-        yield Model(base.pipeline, base.name, tiny_vae=tiny), folder
+        with quiet():
+            controlnet.to(base.dtype).save_pretrained(self.folder)
+        return Model(base.pipeline, base.name, tiny_vae=tiny)
 
+    @property
+    def where(self) -> Path:
+        """Where its ControlNet is."""
+        return self.model.bundled("controlnet_pose") or self.folder
 
-def measure(size: str, device: str | None, side: int, frames: int, steps: int) -> dict[str, float]:
-    """Time all rows and parts; return seconds, milliseconds, megabytes and launches by name."""
-    found: dict[str, float] = {}
-    scenes = motion_scenes(Scene("robot", "red", "city"), "dance", frames)
-    images = np.stack([render(scene, side).image for scene in scenes])
+    @cached_property
+    def controlnet(self) -> Any:
+        """The ControlNet, as diffusers' pipeline takes it."""
+        return self.model.load_network(diffusers.ControlNetModel, self.where)
 
-    def note(name: str, work: Callable[[], object]) -> None:
-        found[f"{name}, seconds"], peak = timed(work, model.device)
-        if peak is not None:
-            found[f"{name}, MB at the peak"] = peak / 1e6
+    @cached_property
+    def maps(self) -> torch.Tensor:
+        """The ControlNet's maps, (frames, 3, height, width) in [0, 1]."""
+        maps = torch.from_numpy(self.images).permute(0, 3, 1, 2)
+        return maps.to(self.model.device, self.model.dtype) / 255
 
-    with made(size, device) as (model, where):
-        whole = Model(model.pipeline, model.name, model.folders)
-
-        def edit(tiny_vae: bool = True, **how: Any) -> zs2kit.Edit:
-            usual = {
+    def edit(self, tiny_vae: bool = True, **how: Any) -> zs2kit.Edit:
+        """Return an edit of the clip; ``how``: settings other than the defaults."""
+        model = self.model
+        return zs2kit.edit(
+            Clip.from_images(self.images, 12),
+            PROMPT,
+            plugins=[Maps(model=str(self.where))],
+            model=model if tiny_vae else Model(model.pipeline, model.name, model.folders),
+            **{
                 "guidance_scale": GUIDANCE,
-                "num_inference_steps": steps,
-                "chunk_size": BATCH,
+                "num_inference_steps": self.steps,
+                "size": self.images.shape[1:3],
                 "cuts": (),
-            }
-            return zs2kit.edit(
-                Clip.from_images(images, 12),
-                PROMPT,
-                plugins=[Maps(model=where)],
-                model=model if tiny_vae else whole,
-                **{**usual, **how},
-            )
+                **how,
+            },
+        )
 
-        for name, how in ROWS.items():
-            edited = edit(**how)
-            note(name, lambda edited=edited: list(edited))  # type: ignore[misc]
-            found[f"{name}, MB of the carry"] = edited.carry.nbytes / 1e6
-        controlnet = model.load_network(diffusers.ControlNetModel, model.bundled(where) or where)
-        maps = torch.from_numpy(images).permute(0, 3, 1, 2).to(model.device, model.dtype) / 255
-        note(PIPELINE, lambda: by_pipeline(model, controlnet, maps, steps))
-        found |= parts(model, controlnet, maps, images[[0, -1]])
-        counted = "kernels launched" if model.device.type == "cuda" else "operators called"
-        found[f"{counted} a step"] = launches(edit, model.device)
-    return found
+    def row(self, name: str) -> Numbers:
+        """Time one of `ROWS`; return its seconds, megabytes, and how many frames are drawn at once."""
+        told: list[Notice] = []
+        edited = self.edit(**ROWS[name], notices=told.append)
+        found = self._timed(lambda: list(edited))
+        for notice in told:
+            click.echo(f"{name}: {notice}", err=True)
+        overflowed = any(notice.kind == "overflow" for notice in told)
+        return {
+            **found,
+            "MB of the carry": edited.carry.nbytes / 1e6,
+            "at once": float(edited.chunk_size or 0),
+            "drawn again in float32": float(overflowed),
+        }
+
+    def pipeline(self) -> Numbers:
+        """Time diffusers' own pipeline."""
+        return self._timed(lambda: by_pipeline(self.model, self.controlnet, self.maps, self.steps))
+
+    def _timed(self, work: Callable[[], object]) -> Numbers:
+        gc.collect()  # what the row before has held
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        seconds, peak = timed(work, self.model.device)
+        return {"seconds": seconds, **({} if peak is None else {"MB at the peak": peak / 1e6})}
+
+    def works(self) -> dict[str, Callable[[], Numbers]]:
+        """Return all that is measured, by row."""
+        return {
+            PIPELINE: self.pipeline,
+            **{name: partial(self.row, name) for name in ROWS},
+            PARTS: lambda: parts(self.model, self.controlnet, self.maps, self.images[[0, -1]]),
+            LAUNCHES: lambda: launches(self.edit, self.model.device),
+        }
 
 
-def timed(work: Callable[[], object], device: torch.device, repeats: int = 2) -> tuple[float, int | None]:
+def timed(work: Callable[[], object], device: torch.device) -> tuple[float, int | None]:
     """Seconds, the median after a first time that doesn't count, and the device's peak memory in bytes."""
     cuda = device.type == "cuda"
     seconds = []
-    for _ in range(1 + repeats):
+    for _ in range(1 + REPEATS):
         if cuda:
             torch.cuda.reset_peak_memory_stats(device)
             torch.cuda.synchronize(device)
@@ -187,7 +211,7 @@ def timed(work: Callable[[], object], device: torch.device, repeats: int = 2) ->
 
 
 def by_pipeline(model: Model, controlnet: Any, maps: torch.Tensor, steps: int) -> None:
-    """Draw all frames by diffusers' ControlNet pipeline, with as many at once as zs2kit takes."""
+    """Draw all frames by diffusers' ControlNet pipeline, with as many at once as zs2kit takes at most."""
     used = dict(model.pipeline.components)
     kind: Any = diffusers.StableDiffusionXLControlNetPipeline
     if not hasattr(model.pipeline, "text_encoder_2"):
@@ -211,7 +235,7 @@ def by_pipeline(model: Model, controlnet: Any, maps: torch.Tensor, steps: int) -
 
 
 @torch.no_grad()
-def parts(model: Model, controlnet: Any, maps: torch.Tensor, two: NDArray[np.uint8]) -> dict[str, float]:
+def parts(model: Model, controlnet: Any, maps: torch.Tensor, two: NDArray[np.uint8]) -> Numbers:
     """Milliseconds of the calls that an edit is made of."""
     height, width = maps.shape[2:]
     latents = torch.randn(BATCH, *model.latent_shape(height, width)).to(model.device, model.dtype)
@@ -241,8 +265,8 @@ def parts(model: Model, controlnet: Any, maps: torch.Tensor, two: NDArray[np.uin
         FlowMomentum(0.95, model, two, Carry(), Carry()).flows  # noqa: B018
 
     works: dict[str, Callable[[], object]] = {
-        "U-Net and ControlNet, batch of 8": lambda: call(BATCH),
-        "U-Net and ControlNet, batch of 1": lambda: call(1),
+        BATCHES.format(BATCH): lambda: call(BATCH),
+        BATCHES.format(1): lambda: call(1),
         "decoding 8 frames": lambda: model.decode(latents.float()),
         "encoding 8 frames": lambda: model.encode(pictures),
         "the same by the tiny VAE, decoding": lambda: model.estimates.decode(latents.float()),
@@ -254,10 +278,10 @@ def parts(model: Model, controlnet: Any, maps: torch.Tensor, two: NDArray[np.uin
     with attached(networks, TemporalMomentum(0.0, Carry(), Carry()), model.launches().run):
         for batch in 2 * (BATCH, 1):  # a call is recorded at the second time
             call(batch)
-        return {f"{name}, ms": 1000 * timed(work, model.device)[0] for name, work in works.items()}
+        return {name: 1000 * timed(work, model.device)[0] for name, work in works.items()}
 
 
-def launches(edit: Callable[..., zs2kit.Edit], device: torch.device) -> float:
+def launches(edit: Callable[..., zs2kit.Edit], device: torch.device) -> Numbers:
     """How many kernels a denoising step launches on CUDA; on a CPU, how many operators of torch it calls."""
     from torch.profiler import ProfilerActivity, profile
 
@@ -273,34 +297,48 @@ def launches(edit: Callable[..., zs2kit.Edit], device: torch.device) -> float:
             next(iter(edited))
         events = profiled.key_averages()
         counts.append(sum(each.count for each in events if each.key.startswith(wanted)))
-    return (counts[1] - counts[0]) / 2
+    return {f"{'kernels launched' if cuda else 'operators called'} a step": (counts[1] - counts[0]) / 2}
 
 
-def table(about: Mapping[str, Any], found: Mapping[str, float]) -> str:
-    """Markdown: rows, parts and targets of one model on one device."""
+def table(about: Mapping[str, Any], found: Found) -> str:
+    """Markdown: rows, parts and targets of one model on one device, as far as they are measured."""
     lines = [
-        "| what | seconds | frames a second | MB at the peak | MB of the carry |",
-        "|---|---|---|---|---|",
+        "| what | seconds | frames a second | at once | MB at the peak | MB of the carry |",
+        "|---|---|---|---|---|---|",
     ]
     for row in (*ROWS, PIPELINE):
-        seconds = found[f"{row}, seconds"]
-        memory = [found.get(f"{row}, MB {where}") for where in ("at the peak", "of the carry")]
-        shown = " | ".join("" if each is None else f"{each:,.0f}" for each in memory)
-        lines.append(f"| {row} | {seconds:.2f} | {about['frames'] / seconds:.2f} | {shown} |")
+        if (numbers := found.get(row)) is not None:
+            seconds, says = numbers["seconds"], row
+            if numbers.get("drawn again in float32"):
+                says += " (overflows, so drawn again in float32)"
+            known = [numbers.get(name) for name in ("at once", "MB at the peak", "MB of the carry")]
+            shown = " | ".join("" if each is None else f"{each:,.0f}" for each in known)
+            lines.append(f"| {says} | {seconds:.2f} | {about['frames'] / seconds:.2f} | {shown} |")
     lines += ["", "| part | |", "|---|---|"]
-    parts = [name for name in found if name.endswith((", ms", "a step"))]
-    lines += [f"| {name} | {found[name]:,.1f} |" for name in parts]
+    lines += [f"| {name}, ms | {value:,.1f} |" for name, value in found.get(PARTS, {}).items()]
+    lines += [f"| {name} | {value:,.1f} |" for name, value in found.get(LAUNCHES, {}).items()]
     lines += ["", "| target | to reach | reached |", "|---|---|---|"]
     for target in (*TARGETS, *RATES[about["rows"]]):
-        value = target.value({**found, "frames": about["frames"]})
-        lines.append(f"| {target.says} | {target.bound} {target.wanted:g} | {value:.2f} |")
+        if (value := _reached(target, found, about["frames"])) is not None:
+            wanted = f"{'at most' if target.over else 'at least'} {target.wanted:g}"
+            lines.append(f"| {target.says} | {wanted} | {value:.2f} |")
     return "\n".join(lines)
 
 
-def run(cells: Cells, size: str, device: str | None, side: int | None, frames: int, steps: int) -> None:
-    """Measure one size of model on one device, unless that is done already, and print what was found.
+def _reached(target: Target, found: Found, frames: int) -> float | None:
+    """Return what was reached of a target; None if that isn't measured yet."""
+    times = {row: numbers["seconds"] for row, numbers in found.items() if "seconds" in numbers}
+    times |= found.get(PARTS, {})
+    if target.row not in times or (target.over or target.row) not in times:
+        return None
+    return times[target.row] / times[target.over] if target.over else frames / times[target.row]
 
-    It is written to ``cells``, from which docs/results.md is made.
+
+def run(cells: Cells, size: str, device: str | None, side: int | None, frames: int, steps: int) -> None:
+    """Measure one size of model on one device, as far as that isn't done already, and print what was found.
+
+    Each row is saved as soon as it is measured, so that a run that was killed can go on. They are written to
+    ``cells``, from which docs/results.md is made.
     """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     side = side or (UNETS[size]["sample_size"] * 8 if size in UNETS else SIZE)
@@ -312,9 +350,14 @@ def run(cells: Cells, size: str, device: str | None, side: int | None, frames: i
         "frames": frames,
         "steps": steps,
     }
-    found = cells.numbers(about, RULES, lambda: measure(size, device, side, frames, steps))
     click.echo(f"{size}, {side}x{side}, {frames} frames, {steps} steps, on {about['on']}\n")
-    click.echo(table(about, found))
+    with TemporaryDirectory() as folder:
+        edits = Edits(size, device, side, frames, steps, Path(folder))
+        found: dict[str, Numbers] = {}
+        for row, numbers in cells.rows(about, RULES, edits.works()):
+            found[row] = numbers
+            click.echo(f"{row}: " + ", ".join(f"{name} {value:,.2f}" for name, value in numbers.items()))
+    click.echo(f"\n{table(about, found)}")
 
 
 def section(cells: Cells) -> str:
@@ -331,8 +374,8 @@ def section(cells: Cells) -> str:
 ABOUT = """
 ## Edits on a device
 
-Seconds for a clip whose maps are given, the median of two after one that doesn't count. LCM runs without
-guidance. The larger models have random weights, and a tiny VAE of taesd's size. The pipeline is diffusers'
-StableDiffusionControlNetPipeline, or XL's, which draws frame by frame with as many frames at once, decoding
-included.
+Seconds for a clip whose maps are given, the median of two after one that doesn't count. "At once" is the
+number of frames in a chunk, which zs2kit chooses by the memory that is free. LCM runs without guidance. The
+larger models have random weights, and a tiny VAE of taesd's size. The pipeline is diffusers'
+StableDiffusionControlNetPipeline, or XL's, which draws frame by frame, 8 frames at once, decoding included.
 """

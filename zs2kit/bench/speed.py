@@ -52,6 +52,9 @@ UNETS: dict[str, dict[str, Any]] = {
         "projection_class_embeddings_input_dim": 2816,
     },
 }
+# The widths of the VAE's layers; the width, the layers and the heads of each text encoder
+VAE_WIDTHS = (128, 256, 512, 512)
+TEXT_ENCODERS = {"sd15": [(768, 12, 12)], "sdxl": [(768, 12, 12), (1280, 32, 20)]}
 
 
 def random_model(size: str, device: str | None = None) -> Model:
@@ -62,25 +65,26 @@ def random_model(size: str, device: str | None = None) -> Model:
     bundled = Model.load(device=device)
     with torch.device(bundled.device):
         vae = diffusers.AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512),
+            block_out_channels=VAE_WIDTHS,
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
             layers_per_block=2,
             sample_size=UNETS[size]["sample_size"] * 8,
         )
+        first, *second = TEXT_ENCODERS[size]
         parts: dict[str, Any] = {
             "vae": vae,
             "unet": diffusers.UNet2DConditionModel(**UNETS[size]),
-            "text_encoder": _text_encoder(transformers.CLIPTextModel, 768, 12, 12),
+            "text_encoder": _text_encoder(transformers.CLIPTextModel, *first),
             "tokenizer": bundled.pipeline.tokenizer,
             "scheduler": bundled.pipeline.scheduler,
         }
-        if size == "sdxl":
-            second = _text_encoder(transformers.CLIPTextModelWithProjection, 1280, 32, 20)
-            parts |= {"text_encoder_2": second, "tokenizer_2": parts["tokenizer"]}
+        for each in second:
+            encoder = _text_encoder(transformers.CLIPTextModelWithProjection, *each)
+            parts |= {"text_encoder_2": encoder, "tokenizer_2": parts["tokenizer"]}
     with quiet():
         kind: Any = diffusers.StableDiffusionPipeline
-        if size == "sdxl":
+        if second:
             kind = diffusers.StableDiffusionXLPipeline
         else:
             parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
