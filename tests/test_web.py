@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, NamedTuple
@@ -368,8 +369,13 @@ def test_somebody_else_s_plugin_is_on_the_page(tab: Any, clip: Path) -> None:
 
 def test_a_clip_of_text_and_a_filter(tab: Any, clip: Path) -> None:
     page = tab()
+    wide = partial(
+        page.locator(".z-results").evaluate, "results => [results.offsetLeft, results.offsetWidth]"
+    )
+    before = wide()
     page.get_by_role("tab", name="Clip from text").click()
     panel(page).get_by_label("Prompt").first.fill("only words")
+    assert wide() == before  # the page is as wide in every tab
     panel(page).get_by_label("Frames", exact=True).fill("3")
     panel(page).get_by_text("More settings").click()
     panel(page).get_by_label("Steps").fill("2")
