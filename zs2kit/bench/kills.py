@@ -166,7 +166,8 @@ class Range:
         if filtered:
             from zs2kit.bench.memory import all_filters
 
-            self.filters = all_filters(folder, 1.0)
+            steady, upscale, diffuse, smooth = all_filters(folder, 1.0)
+            self.filters = [steady, diffuse, upscale, smooth]  # diffuse first: it needs small pictures
         self.out = folder / "out.mp4"
         self.done = mmap.mmap(-1, 8)  # which outlives who writes it
         began = perf_counter()

@@ -420,7 +420,7 @@ no plugin uses:
 
 - *text right*: the share of frames that show the kind of figure, the colour and the place that the prompt
   names, as the puppets' classifier reads them. The demonstration model has never seen a photo. Where a
-  plugin gives it the photo's own pixels, edges or depth, it can't draw what is asked for.
+  plugin gives it the photo's own pixels, edges or depth, it often can't draw what is asked for.
 - *PCK@0.1*: the share of the pose's keypoints that are where they belong. MoveNet reads the pose of the
   source, which then gets a puppet's proportions. The pose of the result is read by a keypoint reader that
   was trained apart and doesn't come with zs2kit (`python -m zs2kit.puppets.train detector --seed 1`).
@@ -430,6 +430,10 @@ no plugin uses:
   pixels. This and the warp error follow RIFE's flow, where it is the same in both directions.
 - *FLIP*, *SSIMULACRA2*: how much everything around the person differs from the source (0 is no difference),
   and how good it still looks (100 is the same). Where the person is, MoveNet says.
+
+With `mask`, the place around the person stays the source's, so that *text right* is low wherever the prompt
+names another one. Of the man in the car only head and shoulders are seen; his silhouette reaches far beyond
+the points that MoveNet gives him, so most of him counts as not kept. In all other shots, everything is kept.
 
 `pose` is used only where MoveNet sees a whole person, and `mask` where it sees at least a head and shoulders.
 With `pose`, a puppet's limbs go other ways than a person's, so there is no flow momentum, and its motion
