@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zs2kit.carry import Carry
+from zs2kit.carry import Carry, Row
 from zs2kit.clip import Anew, Chunk, Clip, Fit, Frame
 from zs2kit.editing import Edit, edit, settled
 from zs2kit.errors import PluginError
@@ -311,7 +311,8 @@ def check_plugin(
     """Edit a drawn clip with ``plugins``, used together, and assert the laws that every plugin must obey.
 
     Each plugin has an effect. The same edit twice gives equal frames. It doesn't show how the clip is cut
-    into chunks, whether an edit was resumed, or in which order several plugins are given. Afterwards the
+    into chunks, whether each step was taken for all of them before the next step, whether an edit was
+    resumed, or in which order several plugins are given. Afterwards the
     model and the caller's plugins are as before, even if an edit fails or isn't finished. Two edits in two
     threads give what each gives alone. Each law is also checked against an edit that must break it, so that
     it can't pass just because nothing has an effect. The clip is ``drawn_clip(4)``: 4 frames of 32x32 pixels.
@@ -482,13 +483,25 @@ class _Trial:
                 scan = make_scan(self.model, plugins, drawn_clip(FRAMES), **self.settings)
             drawn = scan(carry if carried else Carry(), chunk)
             assert isinstance(drawn, Drawn), "numbers overflow"
-            carry, pixels, keep = drawn
-            if keep is not None:  # as in `zs2kit.scan.finished`, but without rounding to 8 bits
-                assert chunk.fit is not None
-                mask = torch.from_numpy(np.stack([chunk.fit.apply(each) for each in keep]))[:, None]
-                pixels = torch.lerp(pixels, chunk.pixels / 2 + 0.5, mask)
-            frames.append(pixels)
+            carry = drawn.carry
+            frames.append(_blended(chunk, drawn))
         return torch.cat(frames)
+
+    def rows(self, sizes: Sequence[int]) -> torch.Tensor:
+        """Return the same, drawn in rows, by an edit that another one resumes after half of the steps."""
+        clip = drawn_clip(FRAMES)
+        parts = chunks(clip, sizes, self.model, self.settings.get("size"))
+        first, other = (make_scan(self.model, self.plugins, clip, **self.settings) for _ in range(2))
+        steps: Any = first.settings.num_inference_steps
+        carry = Carry()
+        for made in first.rows(carry, parts):
+            if isinstance(made, Drawn):
+                break
+            carry = made
+            if (row := Row.of(carry)) and row.step >= steps / 2:
+                break
+        drawn = [each for each in other.rows(carry, parts) if isinstance(each, Drawn)]
+        return torch.cat([_blended(*each) for each in zip(parts, drawn, strict=True)])
 
     def edit(self, clip: Clip, *further: Plugin, seed: int = 0) -> Edit:
         """Return ``clip`` edited in few steps, in chunks of 2, with ``further`` plugins."""
@@ -524,6 +537,15 @@ def _check_same_twice(trial: _Trial, whole: torch.Tensor) -> None:
     )
 
 
+def _blended(chunk: Chunk, drawn: Drawn) -> torch.Tensor:
+    """What `zs2kit.scan.finished` makes of a chunk, but not rounded to 8 bits, nor of the source's size."""
+    if drawn.keep is None:
+        return drawn.pixels
+    assert chunk.fit is not None
+    mask = torch.from_numpy(np.stack([chunk.fit.apply(each) for each in drawn.keep]))[:, None]
+    return torch.lerp(drawn.pixels, chunk.pixels / 2 + 0.5, mask)
+
+
 def _check_chunks(trial: _Trial, whole: torch.Tensor) -> None:
     for sizes in ([1] * FRAMES, [3, 1]):
         found = _difference(trial.pixels(sizes), whole)
@@ -538,6 +560,12 @@ def _check_chunks(trial: _Trial, whole: torch.Tensor) -> None:
         f"an edit that is resumed half-way gives other frames, which differ by {found:.1e}: usually "
         "something is kept on self from one chunk to the next, or frames are counted there; chunk.indices "
         "says which frames these are, and only the carry is saved with an edit"
+    )
+    found = _difference(trial.rows([2, 2]), whole)
+    assert found <= SAME, (
+        "an edit that takes each step for all chunks before the next step, and is resumed between two "
+        f"steps, gives other frames, which differ by {found:.1e}: usually a hook relies on what it stored in "
+        "an earlier step, or chunks share a list or a dict; let prepare() store what belongs to a chunk"
     )
     found = _difference(trial.pixels([2, 2], carried=False), whole)
     assert found > SHOWS, (
