@@ -106,6 +106,8 @@ def comfy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comfy]:
 
     def schema(**about: Any) -> Any:
         assert about.keys() <= SCHEMA
+        ids = [each.id for each in about["inputs"]]
+        assert len(set(ids)) == len(ids)  # which ComfyUI checks as well
         return SimpleNamespace(**about)
 
     def check() -> None:
