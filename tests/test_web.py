@@ -285,10 +285,9 @@ def test_a_late_answer_is_mended(tab: Any, clip: Path) -> None:
         route.continue_()
 
     page.route("**/queue/data*", late)
-    with page.expect_response("**/queue/data*", timeout=PATIENCE) as answered:
+    with page.expect_response("**/queue/data*", timeout=PATIENCE):
         entry.get_by_role("button", name="Stop", exact=True).click()
-    answered.value.finished()
-    time.sleep(0.5)  # the page shows what it was told: that it is stopping
+    page.wait_for_timeout(2000)  # the page shows what it was told: that it is stopping
     expect(resume).to_be_visible(timeout=20_000)
 
 
