@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
+from test_detectors import tiny_depth
 from test_metrics import tiny_clip
 from test_specialised import lora, saved, single_file
 
@@ -112,6 +113,8 @@ def shortened(clip: Path, to: Path, frames: int) -> None:
 
 # Repositories -> the tiny models that take their place, where that isn't one like Stable Diffusion 1
 OTHERS = {
+    "FLUX.1-Depth-dev": "flux-control",
+    "FLUX.1-Fill-dev": "flux-fill",
     "FLUX.2-klein-4B": "flux2-klein",
     "Z-Image-Turbo": "z-image",
     "stable-diffusion-x4-upscaler": "upscaler",
@@ -141,7 +144,7 @@ def checkpoints(folder: Path, hub: Path, page: Path) -> None:
     saved(single_file(model), folder / "dreamy.safetensors")
     saved(lora(model), folder / "clay.safetensors")
     saved({"<cat-toy>": torch.randn(768)}, folder / "cat-toy.safetensors")
-    named.add("lllyasviel/control_v11p_sd15_openpose")
+    named |= {"lllyasviel/control_v11p_sd15_openpose", "depth-anything/Depth-Anything-V2-Small-hf"}
     for name in named:
         stored = hub / f"models--{name.replace('/', '--')}"
         (stored / "refs").mkdir(parents=True)
@@ -152,6 +155,8 @@ def checkpoints(folder: Path, hub: Path, page: Path) -> None:
             saved(lora(model, seed=1), snapshot / "pytorch_lora_weights.safetensors")
         elif "control" in name:
             shutil.copytree(base / "controlnet_pose", snapshot)
+        elif "Depth-Anything" in name:
+            tiny_depth(snapshot)
         elif "clip" in name:
             snapshot.mkdir(parents=True)
             tiny_clip(snapshot)

@@ -131,9 +131,8 @@ def test_unknown_names_missing_packages_and_needless_weights_are_said():
 # transformers' depth estimators
 
 
-@pytest.fixture(scope="module")
-def depth_model(tmp_path_factory):
-    """Depth Anything, tiny."""
+def tiny_depth(folder):
+    """Save a tiny Depth Anything in ``folder``."""
     torch.manual_seed(0)
     backbone = transformers.Dinov2Config(
         image_size=28,
@@ -155,10 +154,15 @@ def depth_model(tmp_path_factory):
     )
     network = transformers.DepthAnythingForDepthEstimation(config)
     network.head.conv3.bias.data[:] = 1  # or the last layer, a ReLU, might give nothing but zeros
-    folder = tmp_path_factory.mktemp("depth")
     network.save_pretrained(folder)
     size = {"height": 56, "width": 56}
     transformers.DPTImageProcessor(size=size, keep_aspect_ratio=False).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def depth_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("depth")
+    tiny_depth(folder)
     return folder
 
 
