@@ -435,13 +435,13 @@ def test_what_needs_a_gpu_runs_part_by_part(tmp_path: Path, monkeypatch, capfd) 
         "puppets": (["zs2kit", "--version"], 60),
     }
     monkeypatch.setattr(gpu, "PARTS", parts)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # these parts need no GPU
     with pytest.raises(Zs2Error, match="not done: tests, sd15; the same command goes on"):
         gpu.run(list(parts), tmp_path)
     shown = capfd.readouterr().out
     assert "== tests: failed after" in shown and "== sd15: stopped after 1 s" in shown
     assert "== puppets: done after" in shown
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # also where there is one
     with pytest.raises(UsageError, match="torch finds no CUDA device here"):
         gpu.run(list(parts), tmp_path)
 

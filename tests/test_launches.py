@@ -396,7 +396,7 @@ def test_text_encoders_that_are_offloaded_come_for_the_prompt_and_leave(tiny_fol
         moved.append((type(self).__name__, str(where)))
         return to(self, where)
 
-    monkeypatch.setattr(torch.nn.Module, "to", noted)
+    monkeypatch.setattr(torch.nn.Module, "to", noted)  # which does what it did, and tells
     for each in text_encoders(model.pipeline):
         monkeypatch.setattr(type(each), "to", noted)
     model.offload = True
