@@ -23,7 +23,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from safetensors.torch import save_file
@@ -45,6 +44,7 @@ OUTSIDE = {
     "twine": "an account at a package index",
 }
 RESULTS = ["*-*.mp4", "*-*.mov", "*-*.png", "*-*.exr", "part.mp4", "cut.mov", "*.json", "frames"]
+DIFFUSE = "--then diffuse"
 ON_THE_HUB = r"(?<![\w./-])[\w-]+/[\w.-]*[a-z][\w.-]*(?![\w/])"
 
 
@@ -100,7 +100,9 @@ def prepare(folder: Path, page: Path, frames: int | None = None) -> dict[str, st
         (folder / "look.toml").write_text(look[1])
     hub = folder / "hub"
     checkpoints(folder, hub, page)
-    return {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(hub), "HOME": str(folder)}
+    # Small pictures where each is drawn again at four times its size
+    small = {"ZS2KIT_SIZE": "32x32"} if DIFFUSE in page.read_text(encoding="utf-8") else {}
+    return {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(hub), "HOME": str(folder), **small}
 
 
 def shortened(clip: Path, to: Path, frames: int) -> None:
@@ -129,11 +131,8 @@ def checkpoints(folder: Path, hub: Path, page: Path) -> None:
         save_file(SRVGGNetCompact(num_feat=8, num_conv=2, upscale=4).state_dict(), folder / name)
     if "flownet.pkl" in text:
         torch.save(Rife().state_dict(), folder / "flownet.pkl")
-    if "then diffuse" in text:  # a small clip, since each frame is drawn at four times its size
+    if DIFFUSE in text:
         named.add("stabilityai/stable-diffusion-x4-upscaler")
-        clip = zs2kit.read(folder / "clip.mp4")
-        small = [cv2.resize(frame.image, (64, 64), interpolation=cv2.INTER_AREA) for frame in clip]
-        zs2kit.write(folder / "clip.mp4", zs2kit.Clip.from_images(small, clip.rate), overwrite=True)
     if not named and not re.search("sd15|my-checkpoint", text):
         return
     base = tiny_model(folder / "sd15", unet={"cross_attention_dim": 768})

@@ -43,7 +43,8 @@ def test_the_commands_of_a_page_work(page: Path, tmp_path: Path, monkeypatch: py
             words = [
                 each for word in commands.words(command.line)[1:] for each in (glob.glob(word) or [word])
             ]
-            ran = CliRunner().invoke(main, words, env={"ZS2KIT_STEPS": str(STEPS)} | exported)
+            few = {"ZS2KIT_STEPS": str(STEPS)}
+            ran = CliRunner().invoke(main, words, env=few | variables | exported)
         assert ran.exit_code == 0, f"{command.line}\n{ran.output}"
 
 

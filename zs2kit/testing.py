@@ -131,7 +131,17 @@ def tiny_model(
             "projection_class_embeddings_input_dim": 6 * 8 + width,  # six numbers, and the pooled text
         }
     if upscaler:  # sees the small picture, and how noisy it was made
-        config |= {"in_channels": 4 + 3, "out_channels": 4, "num_class_embeds": 1000}
+        config |= {
+            "in_channels": 4 + 3,
+            "out_channels": 4,
+            "num_class_embeds": 1000,
+            # Its latents are as large as the small picture, so like the real one it has self-attention only
+            # where they are smallest.
+            "block_out_channels": (8, 8, 16),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            "only_cross_attention": (True, True, False),
+        }
     parts: dict[str, Any] = {
         "vae": diffusers.AutoencoderKL(
             scaling_factor=0.08333 if upscaler else 0.18215,
