@@ -40,8 +40,13 @@ def work(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def teachers(work):
-    return flow.Teachers(Run(work))
+def lessons(work):
+    return flow.Lessons(Run(work))
+
+
+@pytest.fixture(scope="module")
+def teachers(work, lessons):
+    return flow.Teachers(Run(work), lessons)
 
 
 def train_in(folder, work, *parts):
@@ -58,21 +63,19 @@ def train_in(folder, work, *parts):
 
 
 @torch.no_grad()
-def losses(network, teachers):
+def losses(network, lessons, teachers):
     """The loss of each kind of lesson."""
     found = []
     for name in LESSONS:
         torch.manual_seed(0)
-        lesson = getattr(teachers, name)(np.random.default_rng(0), 32)
-        pooled = teachers.draws["text_encoder"](lesson.ids[:, 0]).pooler_output
-        predicted = flow.predict(network, lesson, pooled)
-        found.append(float((predicted - flow.pack(lesson.velocity)).square().mean()))
+        lesson = getattr(lessons, name)(np.random.default_rng(0), 32)
+        found.append(float(flow.flow_loss(network, teachers, lesson)))
     return found
 
 
-def test_a_few_steps_lower_the_losses_and_diffusers_draws_with_it(work, teachers, tmp_path):
+def test_a_few_steps_lower_the_losses_and_diffusers_draws_with_it(work, lessons, teachers, tmp_path):
     network, run = train_in(tmp_path / "run", work, 60), Run(tmp_path / "run")
-    before, after = (losses(each, teachers) for each in (flow.flow_model(run), network))
+    before, after = (losses(each, lessons, teachers) for each in (flow.flow_model(run), network))
     print("losses before and after:", before, after)
     assert (np.array(after) < 0.9 * np.array(before)).all()
 
@@ -112,22 +115,23 @@ def test_resumed_is_uninterrupted(work, tmp_path):
 
 
 @torch.no_grad()
-def test_the_velocity_is_what_the_u_net_expects(teachers):
-    noised, sigmas, ids, _, _ = teachers.data.draw(np.random.default_rng(0), 4)
+def test_the_velocity_is_what_the_u_net_expects(lessons, teachers):
+    lesson = lessons.drawing(np.random.default_rng(0), 4)
+    noised, sigmas, ids = lesson.noised, lesson.sigmas, lesson.ids
     ones = torch.ones(4)
-    velocity = teachers.expected(teachers.draws, noised, sigmas, ids, {"text": ones})
+    velocity = teachers.expected(lesson, {"text": ones})
     clean = noised - sigmas.view(-1, 1, 1, 1) * velocity
     scheduler = networks.scheduler()
     scheduler.set_timesteps(1000)
     embeds = teachers.draws["text_encoder"](ids[:, 0]).last_hidden_state
-    for i, timestep in enumerate(teachers.data.timesteps(sigmas)):
+    for i, timestep in enumerate(teachers.levels.timesteps(sigmas)):
         level = scheduler.alphas_cumprod[timestep].sqrt() + (1 - scheduler.alphas_cumprod[timestep]).sqrt()
         latents = noised[i : i + 1] * level
         v = teachers.draws["unet"](latents, timestep, embeds[i : i + 1]).sample
         expected = scheduler.step(v, timestep, latents).pred_original_sample
         torch.testing.assert_close(clean[i : i + 1], expected, atol=2e-4, rtol=1e-4)
-    twice = teachers.expected(teachers.draws, noised, sigmas, ids, {"text": 2 * ones, "empty": -ones})
-    empty = teachers.expected(teachers.draws, noised, sigmas, ids, {"empty": ones})
+    twice = teachers.expected(lesson, {"text": 2 * ones, "empty": -ones})
+    empty = teachers.expected(lesson, {"empty": ones})
     torch.testing.assert_close(twice, 2 * velocity - empty, atol=1e-4, rtol=1e-4)
 
 

@@ -24,7 +24,12 @@ EMPTY_PROMPTS = 0.1
 
 def to_tensor(images: NDArray[np.uint8], device: str = "cpu") -> Tensor:
     """(pictures, H, W, 3) bytes to (pictures, 3, H, W) in -1..1."""
-    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1
+    return as_pixels(torch.from_numpy(images).to(device))
+
+
+def as_pixels(images: Tensor) -> Tensor:
+    """(pictures, H, W, 3) bytes to (pictures, 3, H, W) in -1..1."""
+    return images.permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1
 
 
 def load_vae(run: Run) -> Any:

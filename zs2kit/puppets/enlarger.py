@@ -26,7 +26,7 @@ from ..metrics import to_float, warp_error
 from ..networks.enlarger import Enlarger
 from . import networks
 from .captions import caption
-from .diffusion import Diffusion, load_vae, save_part, text_to_image, to_tensor
+from .diffusion import Diffusion, as_pixels, load_vae, save_part, text_to_image, to_tensor
 from .networks import GROUPS, SIZE
 from .pictures import SHARD, save_array, scene, shard
 from .training import Run, fit, load_weights
@@ -36,6 +36,7 @@ from .yardsticks import Images, Numbers, psnr, reconstruct, save_picture
 LARGE = 4 * SIZE  # pixels of a side of what it makes
 FILES = 2  # of pairs
 TWINS = 512  # neighbouring frames
+STEADINESS = 1.0  # how much a change between these counts, beside errors
 BATCH = 32  # pictures drawn at once
 STEPS, GUIDANCE = 20, 5.0
 FIRST = range(16, 20)  # of these steps, at which noised renders are taken up; earlier, figures would move
@@ -58,6 +59,15 @@ class Twins(NamedTuple):
     large: NDArray[np.uint8]  # (TWINS, 2, LARGE, LARGE, 3)
     flow: NDArray[np.float16]  # (TWINS, LARGE, LARGE, 2), from the first to the second, in pixels
     seen: NDArray[np.bool_]  # (TWINS, LARGE, LARGE), what is visible in both
+
+
+class Crops(NamedTuple):
+    """What one step learns from: first twins, whose frames follow each other, then single pictures."""
+
+    small: Tensor  # (crops, crop, crop, 3), bytes
+    large: Tensor  # (crops, 4 x crop, 4 x crop, 3), bytes
+    flow: Tensor  # (twins, 4 x crop, 4 x crop, 2)
+    seen: Tensor  # (twins, 4 x crop, 4 x crop)
 
 
 def pairs(run: Run) -> list[Pairs]:
@@ -170,7 +180,7 @@ def train_enlarger(run: Run) -> None:
     network.to(memory_format=torch.channels_last)
     crop, scale = min(run.crop, SIZE), LARGE // SIZE
 
-    def loss(rng: np.random.Generator) -> Tensor:
+    def draw(rng: np.random.Generator) -> Crops:
         count = max(1, (run.batch or 16) // 4)
         small, large, flows, masks = [], [], [], []
         for i in range(3 * count):  # as many twins as fill half of the batch, and then single ones
@@ -186,20 +196,23 @@ def train_enlarger(run: Run) -> None:
                 file, row = files[rng.integers(len(files))], int(rng.integers(SHARD))
                 small.append(file.small[row, rows, columns])
                 large.append(file.large[row, high, wide])
+        return Crops(*(torch.from_numpy(np.stack(each)) for each in (small, large, flows, masks)))
+
+    def loss(crops: Crops) -> Tensor:
         with torch.autocast(run.device, torch.bfloat16):
-            enlarged = network(to_tensor(np.stack(small), run.device) / 2 + 0.5)
+            enlarged = network(as_pixels(crops.small) / 2 + 0.5)
         made = enlarged.float() * 2 - 1
-        error = made - to_tensor(np.stack(large), run.device)
+        error = made - as_pixels(crops.large)
         sharpness = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+        count = len(crops.flow)
         first, second = made[0 : 2 * count : 2], made[1 : 2 * count : 2]
-        moved, inside = warped(second, torch.from_numpy(np.stack(flows).astype(np.float32)).to(run.device))
-        seen = torch.from_numpy(np.stack(masks)).to(run.device)[:, None] & inside
-        change = (moved - first) * seen
-        steadiness = change.abs().mean() + 3 * change.square().mean()
+        moved, inside = warped(second, crops.flow.float())
+        change = (moved - first) * (crops.seen[:, None] & inside)
+        steadiness = STEADINESS * (change.abs().mean() + 3 * change.square().mean())
         total: Tensor = error.abs().mean() + 5 * error.square().mean() + sharpness + steadiness
         return total
 
-    fit("enlarger", network, loss, run, rate=2e-3)
+    fit("enlarger", network, loss, run, rate=2e-3, draw=draw)
 
 
 def warped(pixels: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:

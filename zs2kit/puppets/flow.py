@@ -11,6 +11,8 @@ work of two or three.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +25,7 @@ from transformers import T5Tokenizer
 
 from . import networks
 from .captions import is_held_out, load_prompts
-from .diffusion import Diffusion, keep, load_vae, save_part, text_to_image, to_tensor, tokenizer
+from .diffusion import Diffusion, as_pixels, keep, load_vae, save_part, text_to_image, to_tensor, tokenizer
 from .instruct import Pairs, edit_model, measure_follower
 from .networks import GROUPS, SIZE, TOKENS
 from .pictures import SHARD
@@ -52,15 +54,27 @@ MODEL_INDEX = {
 
 
 class Lesson(NamedTuple):
-    """What one step learns from."""
+    """What one step learns from: drawing from text, editing a source, or posing by a skeleton."""
 
     noised: Tensor  # (pictures, 4, LATENT_SIZE, LATENT_SIZE)
     sigmas: Tensor  # (pictures,): noise levels
     ids: Tensor  # (pictures, 2, TOKENS): the text, by the tokenizers of CLIP and T5
     guidance: Tensor  # (pictures,), as FLUX.1 counts it
-    velocity: Tensor  # as noised: what is to be predicted
     source: Tensor | None = None  # as noised: what is edited
-    skeleton: Tensor | None = None  # as noised: of the pose
+    skeleton: Tensor | None = None  # (pictures, SIZE, SIZE, 3), bytes: of the pose
+
+
+class Levels:
+    """The U-Net's noise levels: of each of its timesteps, how much of clean latents and of noise there is."""
+
+    def __init__(self, device: str) -> None:
+        left = networks.scheduler().alphas_cumprod.to(device)
+        self.signal, self.spread = left.sqrt(), (1 - left).sqrt()
+        self.sigmas = self.spread / (self.signal + self.spread)
+
+    def timesteps(self, sigmas: Tensor) -> Tensor:
+        """Where the U-Net's noise is nearest to these levels: (pictures,)."""
+        return torch.searchsorted(self.sigmas, sigmas).clamp(max=len(self.sigmas) - 1)
 
 
 class Flow(Diffusion):
@@ -73,12 +87,7 @@ class Flow(Diffusion):
     def __init__(self, run: Run, *, human: bool = False) -> None:
         super().__init__(run, human=human)
         self.t5_words = t5_tokenizer(run)
-
-        self.signal, self.spread = (
-            share.sqrt().to(run.device)
-            for share in (self.scheduler.alphas_cumprod, 1 - self.scheduler.alphas_cumprod)
-        )
-        self.sigmas = self.spread / (self.signal + self.spread)  # of the U-Net's timesteps
+        self.levels = Levels(run.device)
 
     def noise(self, values: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Latents noised to levels of which most are near the middle (logit-normal: Esser et al., 2024).
@@ -90,13 +99,9 @@ class Flow(Diffusion):
         # one level out of each of `count` equally likely parts: the loss varies less from batch to batch
         parts = torch.from_numpy((rng.permutation(count) + rng.random(count)) / count)
         levels = torch.special.ndtri(parts.clamp(1e-4, 1 - 1e-4)).sigmoid().to(clean)
-        sigmas = self.sigmas[self.timesteps(levels)]
+        sigmas = self.levels.sigmas[self.levels.timesteps(levels)]
         noised = torch.lerp(clean, noise, sigmas.view(-1, 1, 1, 1))
         return noised, sigmas, noise - clean
-
-    def timesteps(self, sigmas: Tensor) -> Tensor:
-        """The U-Net's timesteps at which its noise is nearest to these levels: (pictures,)."""
-        return torch.searchsorted(self.sigmas, sigmas).clamp(max=len(self.sigmas) - 1)
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """Token ids (texts, 2, TOKENS)."""
@@ -120,15 +125,14 @@ def flow_model(run: Run) -> nn.ModuleDict:
     return nn.ModuleDict({"transformer": transformer, "text_encoder_2": t5, "controlnet_pose": controlnet})
 
 
-def predict(network: nn.ModuleDict, lesson: Lesson, pooled: Tensor) -> Tensor:
+def predict(network: nn.ModuleDict, lesson: Lesson, pooled: Tensor, skeleton: Tensor | None = None) -> Tensor:
     """The velocity (pictures, tokens, 16) of the latents, packed as FLUX.1 does.
 
-    pooled: (pictures, channels) of the text, by CLIP. What is edited is shown as Kontext does, as further
-    tokens.
+    pooled: (pictures, channels) of the text, by CLIP. skeleton: latents of the lesson's. What is edited is
+    shown as Kontext does, as further tokens.
     """
     tokens = pack(lesson.noised)
     height, width = (side // 2 for side in lesson.noised.shape[-2:])
-    places = FluxPipeline._prepare_latent_image_ids(1, height, width, tokens.device, torch.float32)
     inputs = {
         "hidden_states": tokens,
         "timestep": lesson.sigmas,
@@ -136,18 +140,25 @@ def predict(network: nn.ModuleDict, lesson: Lesson, pooled: Tensor) -> Tensor:
         "pooled_projections": pooled,
         "encoder_hidden_states": network["text_encoder_2"](lesson.ids[:, 1]).last_hidden_state,
         "txt_ids": torch.zeros(TOKENS, 3, device=tokens.device),
-        "img_ids": places,
+        "img_ids": places(height, width, 0, tokens.device),
     }
-    if lesson.skeleton is not None:
-        steered = network["controlnet_pose"](controlnet_cond=pack(lesson.skeleton), **inputs)
+    if skeleton is not None:
+        steered = network["controlnet_pose"](controlnet_cond=pack(skeleton), **inputs)
         inputs["controlnet_block_samples"] = steered.controlnet_block_samples
         inputs["controlnet_single_block_samples"] = steered.controlnet_single_block_samples
     if lesson.source is not None:
-        elsewhere = places + torch.tensor([1.0, 0.0, 0.0], device=tokens.device)
         inputs["hidden_states"] = torch.cat([tokens, pack(lesson.source)], dim=1)
-        inputs["img_ids"] = torch.cat([places, elsewhere])
+        inputs["img_ids"] = torch.cat([inputs["img_ids"], places(height, width, 1, tokens.device)])
     predicted: Tensor = network["transformer"](**inputs).sample
     return predicted[:, : tokens.shape[1]]
+
+
+@cache
+def places(height: int, width: int, image: int, device: torch.device) -> Tensor:
+    """Where the tokens of an image are, as FLUX.1 counts: (height x width, 3) of image, row, column."""
+    found: Tensor = FluxPipeline._prepare_latent_image_ids(1, height, width, device, torch.float32)
+    found[:, 0] = image
+    return found
 
 
 def pack(latents: Tensor) -> Tensor:
@@ -156,20 +167,14 @@ def pack(latents: Tensor) -> Tensor:
     return packed
 
 
-class Teachers:
-    """The U-Nets of the puppets model and of its edits and the ControlNet of poses, with what they know."""
+class Lessons:
+    """Scenes and texts to learn from, in host memory."""
 
     def __init__(self, run: Run) -> None:
+        run = replace(run, device="cpu")
         self.data, self.pairs, self.posed = Flow(run), Pairs(run), Flow(run, human=True)
-        self.draws, self.edits, self.vae = text_to_image(run), edit_model(run), load_vae(run)
-        self.poses = networks.controlnet(self.draws["unet"])
-        load_weights(self.draws, run, "unet")
-        load_weights(self.edits, run, "instruct")
-        load_weights(self.poses, run, "controlnet_pose")
-        for network in (self.draws, self.edits, self.poses, self.vae):
-            network.requires_grad_(False)
 
-    def lesson(self, rng: np.random.Generator, count: int) -> Lesson:
+    def draw(self, rng: np.random.Generator, count: int) -> Lesson:
         """One of drawing, twice as often as of editing or of posing."""
         kinds = (self.drawing, self.drawing, self.editing, self.posing)
         return kinds[int(rng.integers(len(kinds)))](rng, count)
@@ -177,72 +182,85 @@ class Teachers:
     def drawing(self, rng: np.random.Generator, count: int) -> Lesson:
         """Scenes at random, and their captions."""
         noised, sigmas, ids, _, _ = self.data.draw(rng, count)
-        guidance = self.guidance(rng, count)
-        weights = {"text": guidance * DIAL, "empty": 1 - guidance * DIAL}
-        velocity = self.expected(self.draws, noised, sigmas, ids, weights)
-        return Lesson(noised, sigmas, ids, guidance, velocity)
+        return Lesson(noised, sigmas, ids, self.guidance(rng, count))
 
     def editing(self, rng: np.random.Generator, count: int) -> Lesson:
         """Scenes at random, what they were made from, and by which instruction."""
         sources, targets, texts = self.pairs.draw(rng, count)
         noised, sigmas, _ = self.data.noise(targets, rng)
         ids, guidance = self.data.tokenize(texts), self.guidance(rng, count)
-        weights = {
-            "text": guidance * DIAL,
-            "empty": IMAGE_GUIDANCE - guidance * DIAL,
-            "blind": (1 - IMAGE_GUIDANCE) * torch.ones_like(guidance),  # without the source as well
-        }
-        beside = torch.cat([sources, sources, torch.zeros_like(sources)])
-        velocity = self.expected(self.edits, noised, sigmas, ids, weights, beside)
-        return Lesson(noised, sigmas, ids, guidance, velocity, source=sources * self.data.scale)
+        return Lesson(noised, sigmas, ids, guidance, source=sources * self.data.scale)
 
     def posing(self, rng: np.random.Generator, count: int) -> Lesson:
         """Scenes at random, also with people's poses, and their skeletons as a detector sees them."""
         noised, sigmas, ids, _, numbers = self.posed.draw(rng, count)
-        guidance = self.guidance(rng, count)
         points = (self.posed.shards[number // SHARD][1][number % SHARD] for number in numbers)
-        pixels = to_tensor(
-            np.stack([seen_skeleton(each, SIZE, rng) for each in points]), self.data.run.device
-        )
-        weights = {"text": guidance * DIAL, "empty": 1 - guidance * DIAL}
-        velocity = self.expected(
-            self.draws, noised, sigmas, ids, weights, maps=((pixels + 1) / 2).repeat(2, 1, 1, 1)
-        )
-        skeleton = self.vae.encode(pixels).latent_dist.mean.float() * self.data.scale
-        return Lesson(noised, sigmas, ids, guidance, velocity, skeleton=skeleton)
+        skeleton = torch.from_numpy(np.stack([seen_skeleton(each, SIZE, rng) for each in points]))
+        return Lesson(noised, sigmas, ids, self.guidance(rng, count), skeleton=skeleton)
 
     def guidance(self, rng: np.random.Generator, count: int) -> Tensor:
         """Any guidance that a user might ask for."""
-        drawn = rng.uniform(*GUIDANCES, count).astype(np.float32)
-        return torch.from_numpy(drawn).to(self.data.run.device)
+        return torch.from_numpy(rng.uniform(*GUIDANCES, count).astype(np.float32))
+
+
+class Teachers:
+    """The U-Nets of the puppets model and of its edits, and the ControlNet of poses."""
+
+    def __init__(self, run: Run, lessons: Lessons) -> None:
+        self.draws, self.edits, self.vae = text_to_image(run), edit_model(run), load_vae(run)
+        self.poses = networks.controlnet(self.draws["unet"])
+        load_weights(self.draws, run, "unet")
+        load_weights(self.edits, run, "instruct")
+        load_weights(self.poses, run, "controlnet_pose")
+        for network in (self.draws, self.edits, self.poses, self.vae):
+            network.to(run.device).requires_grad_(False)
+        self.scale, self.levels = lessons.data.scale, Levels(run.device)
+        self.empty = lessons.data.tokenize([""])[:, 0].to(run.device)
 
     @torch.no_grad()
-    def expected(
-        self,
-        both: Any,
-        noised: Tensor,
-        sigmas: Tensor,
-        ids: Tensor,
-        weights: dict[str, Tensor],
-        beside: Tensor | None = None,
-        maps: Tensor | None = None,
-    ) -> Tensor:
-        """The velocity that a teacher expects: its predictions by these weights, which add up to 1.
+    def velocity(self, lesson: Lesson) -> Tensor:
+        """What they expect, guidance included: as `Lesson.noised`."""
+        scale = lesson.guidance * DIAL
+        weights = {"text": scale, "empty": 1 - scale}
+        if lesson.source is not None:
+            weights = {
+                "text": scale,
+                "empty": IMAGE_GUIDANCE - scale,
+                "blind": (1 - IMAGE_GUIDANCE) * torch.ones_like(scale),  # without the source as well
+            }
+        return self.expected(lesson, weights)
 
-        Only the one of "text" reads it. ``beside``: further channels, ``maps``: for the ControlNet, of all
-        predictions one after the other.
+    @torch.no_grad()
+    def skeleton(self, lesson: Lesson) -> Tensor | None:
+        """The lesson's skeleton as latents, which FLUX.1's ControlNets are shown: as `Lesson.noised`."""
+        if lesson.skeleton is None:
+            return None
+        latents: Tensor = self.vae.encode(as_pixels(lesson.skeleton)).latent_dist.mean.float()
+        return latents * self.scale
+
+    @torch.no_grad()
+    def expected(self, lesson: Lesson, weights: dict[str, Tensor]) -> Tensor:
+        """The velocity by their predictions of these weights (pictures,), which add up to 1.
+
+        Only the one of "text" reads it.
         """
-        count, data = len(weights), self.data
-        timesteps = data.timesteps(sigmas)
-        signal, spread = (share[timesteps].view(-1, 1, 1, 1) for share in (data.signal, data.spread))
-        latents = noised * (signal + spread)
-        empty = data.tokenize([""])[:, 0].expand(len(noised), -1)
-        texts = torch.cat([ids[:, 0] if name == "text" else empty for name in weights])
+        both = self.draws if lesson.source is None else self.edits
+        count, timesteps = len(weights), self.levels.timesteps(lesson.sigmas)
+        signal, spread = (
+            share[timesteps].view(-1, 1, 1, 1) for share in (self.levels.signal, self.levels.spread)
+        )
+        latents = lesson.noised * (signal + spread)
+        empty = self.empty.expand(len(latents), -1)
+        texts = torch.cat([lesson.ids[:, 0] if name == "text" else empty for name in weights])
         inputs, times = latents.repeat(count, 1, 1, 1), timesteps.repeat(count)
-        if beside is not None:
-            inputs = torch.cat([inputs, beside], dim=1)
+        if lesson.source is not None:
+            source = lesson.source / self.scale
+            blank = torch.zeros_like(source)
+            beside = [blank if name == "blind" else source for name in weights]
+            inputs = torch.cat([inputs, torch.cat(beside)], dim=1)
         embeds, residuals = both["text_encoder"](texts).last_hidden_state, {}
-        if maps is not None:
+        if lesson.skeleton is not None:
+            maps = (as_pixels(lesson.skeleton) / 2 + 0.5).repeat(count, 1, 1, 1)
             down, middle = self.poses(inputs, times, embeds, maps, return_dict=False)
             residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
         predicted = both["unet"](inputs, times, embeds, **residuals).sample.float()
@@ -253,24 +271,32 @@ class Teachers:
         return velocity
 
 
-def flow_loss(network: nn.ModuleDict, teachers: Teachers, rng: np.random.Generator, count: int) -> Tensor:
-    """Mean square of the difference from a teacher's velocity, on ``count`` scenes drawn at random."""
-    device = teachers.data.run.device
-    with torch.autocast(device, torch.bfloat16):
-        lesson = teachers.lesson(rng, count)
-        pooled = teachers.draws["text_encoder"](lesson.ids[:, 0]).pooler_output
-        predicted = predict(network, lesson, pooled)
-    return F.mse_loss(predicted.float(), pack(lesson.velocity))
+def flow_loss(network: nn.ModuleDict, teachers: Teachers, lesson: Lesson) -> Tensor:
+    """Mean square of the difference from a teacher's velocity."""
+    with torch.autocast(lesson.noised.device.type, torch.bfloat16):
+        velocity, skeleton = teachers.velocity(lesson), teachers.skeleton(lesson)
+        with torch.no_grad():
+            pooled = teachers.draws["text_encoder"](lesson.ids[:, 0]).pooler_output
+        predicted = predict(network, lesson, pooled, skeleton)
+    return F.mse_loss(predicted.float(), pack(velocity))
 
 
 def train_flow(run: Run) -> None:
     """The transformer, T5 and the ControlNet of poses."""
-    network, teachers = flow_model(run), Teachers(run)
+    network, lessons = flow_model(run), Lessons(run)
+    teachers = Teachers(run, lessons)
     if run.device == "cpu":
         for name in ("transformer", "controlnet_pose"):
             part: Any = network[name]
             part.set_attention_backend("_native_math")  # its backward pass is quicker there
-    fit("flow", network, lambda rng: flow_loss(network, teachers, rng, run.batch or 32), run, rate=1e-3)
+    fit(
+        "flow",
+        network,
+        lambda lesson: flow_loss(network, teachers, lesson),
+        run,
+        rate=1e-3,
+        draw=lambda rng: lessons.draw(rng, run.batch or 32),
+    )
 
 
 def export_flow(run: Run, folder: Path) -> dict[str, int]:

@@ -8,8 +8,10 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,17 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
-Loss = Callable[[np.random.Generator], Tensor]
+Draw = Callable[[np.random.Generator], Any]
+"""What a step learns from: a named tuple of tensors in host memory, or None, of which there may be any."""
+Loss = Callable[[Any], Tensor]
+"""Of what was drawn, brought to the device; a stage that draws as it goes is given the generator itself."""
 
 WARM_UP = 100  # steps
 EMA_SHARE = 0.002  # of the newest weights in their running average; more at first, when they change fast
 SAVE_EVERY = 60.0  # seconds
+WARM_CALLS = 3  # before a recording, which must not be the first to need something
 
 
 @dataclass(frozen=True)
@@ -69,16 +76,13 @@ class Muon(torch.optim.Optimizer):
                 if param.grad is not None:
                     shapes[param.flatten(1).shape].append(param)
             for shape, params in shapes.items():
-                updates = torch.stack([self._momentum(param, group["momentum"]) for param in params])
-                updates = orthogonalize(updates) * (0.2 * max(shape) ** 0.5)
-                for param, update in zip(params, updates, strict=True):
-                    param.add_(update.view_as(param), alpha=-group["lr"])
-
-    def _momentum(self, param: nn.Parameter, momentum: float) -> Tensor:
-        assert param.grad is not None
-        average = self.state[param].setdefault("average", torch.zeros_like(param))
-        average.lerp_(param.grad, 1 - momentum)
-        return param.grad.lerp(average, momentum).flatten(1)
+                averages = [self.state[p].setdefault("average", torch.zeros_like(p)) for p in params]
+                grads = [param.grad for param in params]
+                torch._foreach_lerp_(averages, grads, 1 - group["momentum"])
+                ahead = torch._foreach_lerp(grads, averages, group["momentum"])
+                updates = orthogonalize(torch.stack([each.flatten(1) for each in ahead]))
+                changes = [each.view_as(param) for each, param in zip(updates, params, strict=True)]
+                torch._foreach_add_(params, changes, alpha=-0.2 * max(shape) ** 0.5 * group["lr"])
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
@@ -120,12 +124,17 @@ def optimizers(network: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
     return [Muon(inner, rate), adam] if inner else [adam]  # a LoRA's matrices are all too narrow
 
 
-def fit(name: str, network: nn.Module, loss: Loss, run: Run, *, rate: float) -> None:
-    """Train `network` by `loss(rng)` and keep it in `work/NAME.pt`, from where the next run goes on.
+def fit(
+    name: str, network: nn.Module, loss: Loss, run: Run, *, rate: float, draw: Draw | None = None
+) -> None:
+    """Train `network` by `loss(draw(rng))` and keep it in `work/NAME.pt`, from where the next run goes on.
 
     A step's random draws depend on (seed, process, step) alone, so a resumed run is the run that was not
     stopped. The rate is constant after the warm-up; the running average (EMA) is what is exported. A cooled
     run starts from NAME.pt and goes to NAME.cooled.pt.
+
+    With ``draw``, on CUDA, other processes draw ahead, and the passes of each form of batch are recorded
+    once: launching them one by one takes longer than what they do.
     """
     rate = run.rate or rate
     network.to(run.device).train()
@@ -146,20 +155,20 @@ def fit(name: str, network: nn.Module, loss: Loss, run: Run, *, rate: float) -> 
         raise SystemExit(f"{run.path(name)} is missing: train before cooling down")
     if run.cooldown and not (run.minutes or run.steps):
         raise SystemExit("--cooldown needs --minutes or --steps: the learning rate falls to zero over these")
+    passes = _Recorded(loss, params) if draw and run.device == "cuda" else partial(_passes, loss)
+    batches = _drawn(draw, run, first)
     started = saved_at = shown_at = time.monotonic()
-    step, shown = first, 0.0
+    step, shown = first, torch.zeros(())
     progress = 0.0  # 0..1, the same in all processes
     with _Stop() as stop:
         while progress < 1:
             fall = 1 - progress if run.cooldown else 1.0
             for optim in optims:
                 optim.param_groups[0]["lr"] = rate * fall * min(1.0, (step + 1) / WARM_UP)
-            rng = np.random.default_rng((run.seed, run.rank, step))
-            torch.manual_seed(int(rng.integers(2**62)))
-            value = loss(rng)
+            batch = next(batches)
             for optim in optims:
                 optim.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
+            value = passes(batch)
             step += 1
             elapsed = time.monotonic() - started
             limits = [
@@ -170,14 +179,14 @@ def fit(name: str, network: nn.Module, loss: Loss, run: Run, *, rate: float) -> 
             progress = 1.0 if reached >= 1 or _any(stop.asked, run) else reached
             for optim in optims:
                 optim.step()
-            shown += 0.05 * (value.item() - shown) if step > first + 1 else value.item()
             with torch.no_grad():
+                shown = shown.to(value).lerp(value, 0.05 if step > first + 1 else 1.0)
                 torch._foreach_lerp_(averaged, followed, max(EMA_SHARE, 10 / (step + 10)))
             now = time.monotonic()
             if run.rank == 0 and (progress >= 1 or now - shown_at > 10 or step == first + 10):
                 pace = (step - first) / (now - started)
                 print(
-                    f"{name} step {step} loss {shown:.4f} {pace * 60:.0f} steps/min "
+                    f"{name} step {step} loss {shown.item():.4f} {pace * 60:.0f} steps/min "
                     f"{(seconds + now - started) / 60:.1f} min",
                     flush=True,
                 )
@@ -199,6 +208,84 @@ def fit(name: str, network: nn.Module, loss: Loss, run: Run, *, rate: float) -> 
                         "processes": run.processes,
                     }
                     save(state, run.path(f"{name}.cooled" if run.cooldown else name))
+
+
+def _passes(loss: Loss, batch: Any) -> Tensor:
+    """The loss of a batch; its gradients are then those of the parameters."""
+    value = loss(batch)
+    value.backward()  # type: ignore[no-untyped-call]
+    return value.detach()
+
+
+class _Recorded:
+    """The same on CUDA, replayed from a graph that is recorded for each form of batch."""
+
+    def __init__(self, loss: Loss, params: list[nn.Parameter]) -> None:
+        self.loss, self.params = loss, params
+        self.known: dict[Any, tuple[Any, Any, Tensor, list[Tensor | None]]] = {}
+        self.before = torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+    def __call__(self, batch: Any) -> Tensor:
+        form = tuple(None if part is None else part.shape for part in batch)
+        if form not in self.known:
+            self.known[form] = self._record(batch)
+        held, graph, value, grads = self.known[form]
+        for into, part in zip(held, batch, strict=True):
+            if part is not None:
+                into.copy_(part, non_blocking=True)
+        self.before.synchronize()  # the device is at most a step behind
+        self.before.record()
+        graph.replay()
+        for param, grad in zip(self.params, grads, strict=True):
+            param.grad = grad
+        return value
+
+    def _record(self, batch: Any) -> tuple[Any, Any, Tensor, list[Tensor | None]]:
+        held = type(batch)(*(None if part is None else part.cuda() for part in batch))
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_CALLS):
+                self._forget()
+                _passes(self.loss, held)
+        torch.cuda.current_stream().wait_stream(aside)
+        self._forget()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others pin memory meanwhile
+            value = _passes(self.loss, held)
+        return held, graph, value, [param.grad for param in self.params]
+
+    def _forget(self) -> None:
+        for param in self.params:
+            param.grad = None
+
+
+class _Draws(Dataset[Any]):
+    """What each step draws, by its number."""
+
+    def __init__(self, draw: Draw, run: Run) -> None:
+        self.draw, self.run = draw, run
+
+    def __getitem__(self, step: int) -> Any:
+        rng = np.random.default_rng((self.run.seed, self.run.rank, step))
+        torch.manual_seed(int(rng.integers(2**62)))
+        return self.draw(rng)
+
+
+def _drawn(draw: Draw | None, run: Run, first: int) -> Iterator[Any]:
+    """What is drawn for step ``first`` and on; on CUDA, by as many processes as there are other cores."""
+    ahead = draw is not None and run.device == "cuda"
+    workers = max(1, len(os.sched_getaffinity(0)) - 1) if ahead else 0
+    return iter(
+        DataLoader(
+            _Draws(draw or (lambda rng: rng), run),
+            batch_size=None,
+            sampler=count(first),
+            num_workers=workers,
+            multiprocessing_context="fork" if ahead else None,
+            pin_memory=ahead,
+        )
+    )
 
 
 def _share(params: list[nn.Parameter], progress: float, run: Run) -> float:
