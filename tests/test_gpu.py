@@ -139,7 +139,7 @@ def edited(model: Model, frames: int, chunk_size: int, size: int = 256) -> zs2ki
     source = next(iter(zs2kit.read(SAMPLE))).image
     clip = zs2kit.Clip.from_images([np.roll(source, 2 * k, axis=1) for k in range(frames)], 12)
     settings = {"num_inference_steps": 4, "chunk_size": chunk_size, "size": (size, size), "cuts": ()}
-    return zs2kit.edit(clip, "a blue knight", plugins=[Pose()], model=model, **settings)
+    return zs2kit.edit(clip, "a blue knight", plugins=[Pose(detector="puppets")], model=model, **settings)
 
 
 def release() -> None:

@@ -121,6 +121,8 @@ def t5_tokenizer(run: Run) -> Any:
 def flow_model(run: Run) -> nn.ModuleDict:
     """Transformer, T5, and a ControlNet of poses, which learn together."""
     transformer, t5 = networks.flow_transformer(), networks.t5_encoder(t5_tokenizer(run))
+    # On CUDA, torch's fused attention reads where it may not when it passes back to a bias such as T5's.
+    t5.set_attn_implementation("eager")
     controlnet = networks.flow_controlnet(transformer)
     return nn.ModuleDict({"transformer": transformer, "text_encoder_2": t5, "controlnet_pose": controlnet})
 
