@@ -121,7 +121,7 @@ def t5_tokenizer(run: Run) -> Any:
 def flow_model(run: Run) -> nn.ModuleDict:
     """Transformer, T5, and a ControlNet of poses, which learn together."""
     transformer, t5 = networks.flow_transformer(), networks.t5_encoder(t5_tokenizer(run))
-    # On CUDA, torch's fused attention reads where it may not when it passes back to a bias such as T5's.
+    # torch's fused attention on CUDA breaks where it passes back to a bias such as T5's.
     t5.set_attn_implementation("eager")
     controlnet = networks.flow_controlnet(transformer)
     return nn.ModuleDict({"transformer": transformer, "text_encoder_2": t5, "controlnet_pose": controlnet})
@@ -135,12 +135,13 @@ def predict(network: nn.ModuleDict, lesson: Lesson, pooled: Tensor, skeleton: Te
     """
     tokens = pack(lesson.noised)
     height, width = (side // 2 for side in lesson.noised.shape[-2:])
+    seen = torch.zeros(1, 1, 1, TOKENS, device=tokens.device)  # all: what T5 makes itself can't be recorded
     inputs = {
         "hidden_states": tokens,
         "timestep": lesson.sigmas,
         "guidance": lesson.guidance,
         "pooled_projections": pooled,
-        "encoder_hidden_states": network["text_encoder_2"](lesson.ids[:, 1]).last_hidden_state,
+        "encoder_hidden_states": network["text_encoder_2"](lesson.ids[:, 1], seen).last_hidden_state,
         "txt_ids": torch.zeros(TOKENS, 3, device=tokens.device),
         "img_ids": places(height, width, 0, tokens.device),
     }
