@@ -196,7 +196,7 @@ def test_text_to_video_zero_is_the_pipeline_of_diffusers(model: Model) -> None:
     """As published: 50 steps, t0 = 44 and t1 = 47."""
     case, given = Case(0, 3, 32), {"safety_checker": None, "feature_extractor": None}
     parts = {name: getattr(model.pipeline, name) for name in ("vae", "text_encoder", "tokenizer", "unet")}
-    scheduler = make_scheduler("ddim", model.pipeline.scheduler.config, 50, model.device)
+    scheduler = make_scheduler("ddim", model.pipeline.scheduler.config, 50)
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pipeline = TextToVideoZeroPipeline(

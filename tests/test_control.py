@@ -67,7 +67,7 @@ def pixels(model, plugins, sizes=(FRAMES,), **settings) -> torch.Tensor:
 def reference(model, controlnets, maps, **settings) -> torch.Tensor:
     """What diffusers' own ControlNet pipeline makes of the same noise, frame by frame."""
     components = {name: part for name, part in model.pipeline.components.items() if name != "image_encoder"}
-    components["scheduler"] = make_scheduler("ddim", model.pipeline.scheduler.config, STEPS, model.device)
+    components["scheduler"] = make_scheduler("ddim", model.pipeline.scheduler.config, STEPS)
     loaded = [diffusers.ControlNetModel.from_pretrained(each) for each in controlnets]
     pipeline = diffusers.StableDiffusionControlNetPipeline(
         **components, requires_safety_checker=False, controlnet=loaded if len(loaded) > 1 else loaded[0]

@@ -80,7 +80,7 @@ def test_euler_is_the_default_and_takes_the_steps_of_diffusers(flow):
 
 def drawn_by(name: str, steps: int) -> torch.Tensor:
     """Where a scheduler takes noise, with the exact velocity for pictures that are N(2, 0.5^2)."""
-    scheduler = make_scheduler(name, FlowMatchEulerDiscreteScheduler().config, steps, CPU)
+    scheduler = make_scheduler(name, FlowMatchEulerDiscreteScheduler().config, steps)
     latents = NOISE
     for step in steps_of(scheduler):
         if step.index == 0:
@@ -114,7 +114,7 @@ def test_every_scheduler_has_the_levels_of_the_family(name):
 
 
 def test_noise_is_added_as_by_scale_noise():
-    scheduler = make_scheduler("euler", CONFIG, 8, CPU)
+    scheduler = make_scheduler("euler", CONFIG, 8)
     latents, noise = random(2, 2, 4, 8, 8)
     for step in steps_of(scheduler):
         theirs = scheduler.scale_noise(latents, step.timestep[None], noise)
@@ -124,7 +124,7 @@ def test_noise_is_added_as_by_scale_noise():
 @pytest.mark.parametrize("name", FLOW_SCHEDULERS)
 def test_the_estimate_is_the_picture(name):
     picture, noise = random(2, 1, 4, 8, 8)
-    scheduler = make_scheduler(name, CONFIG, 8, CPU)
+    scheduler = make_scheduler(name, CONFIG, 8)
     for step in steps_of(scheduler):
         a, b = estimate(scheduler, step)
         found = a * add_noise(scheduler, picture, noise, step) + b * (noise - picture)
@@ -137,7 +137,7 @@ def test_lcm_adds_as_much_noise_as_diffusers_does(monkeypatch):
 
     noise = random(2, 4, 8, 8, seed=1)
     monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: noise)
-    ours, theirs = (make_scheduler("lcm", CONFIG, 4, CPU) for _ in range(2))
+    ours, theirs = (make_scheduler("lcm", CONFIG, 4) for _ in range(2))
     a = b = random(2, 4, 8, 8)
     for step in steps_of(ours):
         prediction = torch.tanh(a)
@@ -149,7 +149,7 @@ def test_lcm_adds_as_much_noise_as_diffusers_does(monkeypatch):
 def test_steps_that_a_config_makes_random_get_our_noise():
     """A checkpoint may say `stochastic_sampling`; its noise must follow the chain like any other."""
     config = FlowMatchEulerDiscreteScheduler(shift=3.0, stochastic_sampling=True).config
-    scheduler, noise = make_scheduler("euler", config, 4, CPU), random(2, 4, 8, 8, seed=1)
+    scheduler, noise = make_scheduler("euler", config, 4), random(2, 4, 8, 8, seed=1)
     latents, prediction = random(2, 2, 4, 8, 8)
     step = steps_of(scheduler)[1]
     ours = advance(scheduler, prediction, step, latents, lambda _: noise)
@@ -160,14 +160,14 @@ def test_steps_that_a_config_makes_random_get_our_noise():
 
 
 def test_a_step_of_euler_is_a_line():
-    scheduler = make_scheduler("euler", CONFIG, 8, CPU)
+    scheduler = make_scheduler("euler", CONFIG, 8)
     latents, prediction = random(2, 3, 4, 8, 8)
     for step in steps_of(scheduler):
         keep, take = line(scheduler, step)
         assert (keep, take) == pytest.approx(
             (1.0, float(scheduler.sigmas[step.index + 1] - scheduler.sigmas[step.index]))
         )
-        fresh = make_scheduler("euler", CONFIG, 8, CPU)
+        fresh = make_scheduler("euler", CONFIG, 8)
         begin(fresh, step)
         stepped = fresh.step(prediction, step.timestep, latents)[0]
         assert torch.allclose(keep * latents + take * prediction, stepped, atol=1e-5)
@@ -175,7 +175,7 @@ def test_a_step_of_euler_is_a_line():
 
 @pytest.mark.parametrize("name", ["dpm++", "unipc", "lcm"])
 def test_other_steps_are_no_lines(name):
-    scheduler = make_scheduler(name, CONFIG, 8, CPU)
+    scheduler = make_scheduler(name, CONFIG, 8)
     with pytest.raises(UsageError, match=r"can't be inverted; use `scheduler='euler'`"):
         line(scheduler, steps_of(scheduler)[0])
 
@@ -253,9 +253,9 @@ def test_the_shift_counts_whatever_a_scheduler_calls_it():
     config = DPMSolverMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
     ).config
-    ours, theirs = (make_scheduler("euler", each, 4, CPU).sigmas for each in (config, CONFIG))
+    ours, theirs = (make_scheduler("euler", each, 4).sigmas for each in (config, CONFIG))
     assert torch.equal(ours, theirs)
-    unshifted = make_scheduler("euler", FlowMatchEulerDiscreteScheduler().config, 4, CPU).sigmas
+    unshifted = make_scheduler("euler", FlowMatchEulerDiscreteScheduler().config, 4).sigmas
     assert difference(ours, unshifted) > 0.1
 
 

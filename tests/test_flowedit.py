@@ -54,7 +54,7 @@ def test_velocity_is_noise_minus_picture(kind):
     config = Model.load(tiny_models()[kind]).pipeline.scheduler.config
     picture, noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     for name in ("ddim", "euler"):
-        scheduler = make_scheduler(name, config, 8, torch.device("cpu"))
+        scheduler = make_scheduler(name, config, 8)
         step = steps_of(scheduler)[3]
         signal, amount = levels(scheduler, step)
         right = {"epsilon": noise, "v_prediction": signal * noise - amount * picture}[kind]

@@ -61,7 +61,7 @@ def test_frames_are_those_of_the_diffusers_pipeline(tiny, noise: str) -> None:
     from zs2kit.schedule import make_scheduler
 
     before = pipeline.scheduler
-    pipeline.scheduler = make_scheduler("ddim", tiny.pipeline.scheduler.config, 8, torch.device("cpu"))
+    pipeline.scheduler = make_scheduler("ddim", tiny.pipeline.scheduler.config, 8)
     try:
         theirs = pipeline(
             ["a red robot"] * 2,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,10 @@ import zs2kit
 from zs2kit import Model
 from zs2kit.carry import Carry, HostCarry
 from zs2kit.control import Control
-from zs2kit.errors import Notice
+from zs2kit.errors import Notice, receiving
+from zs2kit.launches import CudaGraphs
+from zs2kit.scan import Drawn
+from zs2kit.schedule import Step
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan
 from zs2kit_plugins.pose import Pose
 
@@ -69,72 +71,6 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
     return -10 * math.log10(max((a - b).square().mean().item(), 1e-12))
 
 
-def test_the_same_twice(model: Model) -> None:
-    assert torch.equal(pixels(model, [Picture()]), pixels(model, [Picture()]))
-
-
-def test_chunks_do_not_show(model: Model) -> None:
-    whole, cut = pixels(model, [Picture()]), pixels(model, [Picture()], (2, 2, 1))
-    if model.dtype == torch.float32:
-        assert (cut - whole).abs().max() <= 1e-4
-    assert psnr(cut, whole) >= 40
-    assert psnr(pixels(model, [Picture()], (2, 2, 1), carried=False), whole) < 35
-
-
-def test_neutral_is_neutral_and_there_is_no_trace(model: Model) -> None:
-    before = {name: tensor.clone() for name, tensor in model.unet.state_dict().items()}
-    assert torch.equal(pixels(model, [Picture(scale=0.0)]), pixels(model))
-    assert not any(each._forward_pre_hooks for each in model.unet.modules())
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.unet.state_dict().items())
-
-
-def test_frames_are_those_of_the_cpu(model: Model, tiny_folders: dict[str, Path]) -> None:
-    on_cpu = Model.load(tiny_folders["epsilon"], device="cpu", dtype="float32")
-    least = {torch.float32: 60, torch.float16: 40, torch.bfloat16: 25}[model.dtype]
-    assert psnr(pixels(model, [Picture()]), pixels(on_cpu, [Picture()])) >= least
-
-
-def test_a_carry_on_the_host_gives_the_same(model: Model) -> None:
-    def drawn(on_host: bool) -> torch.Tensor:
-        scan = make_scan(model, [Picture()], flow_momentum=0.9)
-        scan.carry_on_host = on_host
-        carry, made = HostCarry(model.device) if on_host else Carry(), []
-        for chunk in chunks(drawn_clip(5), (2, 2, 1), model):
-            carry, part, _ = scan(carry, chunk)
-            made.append(part)
-        return torch.cat(made)
-
-    assert torch.equal(drawn(True), drawn(False))
-
-
-@pytest.mark.parametrize("settings", [{}, {"momentum": 0.0}, {"momentum": 1.0}, {"scheduler": "lcm"}])
-def test_recorded_calls_are_the_calls(model: Model, settings: dict[str, Any]) -> None:
-    def drawn(graphs: bool) -> torch.Tensor:
-        model.graphs = graphs
-        scan = make_scan(model, [Picture(start=0.25)], flow_momentum=0.9, **settings)
-        made = edited_pixels(scan, chunks(drawn_clip(7), (2, 2, 2, 1), model)).cpu()
-        recorded = scan.denoiser.launches._recorded
-        assert recorded.keys() == ({"unet", "picture"} if graphs else set())
-        assert all(any(known.values()) for known in recorded.values())
-        return made
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # such as that something can't be recorded
-        graphs, eager = drawn(True), drawn(False)
-    model.graphs = True
-    assert psnr(graphs, eager) >= {torch.float32: 80, torch.float16: 50, torch.bfloat16: 40}[model.dtype]
-
-
-def test_memory_of_recordings_is_given_back(model: Model) -> None:
-    scan = make_scan(model, [Picture()])
-    list(edited_pixels(scan, chunks(drawn_clip(4), (2, 2), model)))
-    torch.cuda.empty_cache()
-    before = torch.cuda.memory_reserved()
-    scan.denoiser.launches.stop()
-    torch.cuda.empty_cache()
-    assert torch.cuda.memory_reserved() < before
-
-
 def edited(model: Model, frames: int, chunk_size: int, size: int = 256) -> zs2kit.Edit:
     source = next(iter(zs2kit.read(SAMPLE))).image
     clip = zs2kit.Clip.from_images([np.roll(source, 2 * k, axis=1) for k in range(frames)], 12)
@@ -155,6 +91,51 @@ def peak(work) -> int:
     return torch.cuda.max_memory_allocated()
 
 
+@pytest.mark.parametrize("settings", [{}, {"momentum": 0.0}, {"momentum": 1.0}, {"scheduler": "lcm"}])
+def test_recorded_calls_are_the_calls(model: Model, settings: dict[str, Any]) -> None:
+    def drawn(graphs: bool) -> torch.Tensor:
+        model.graphs = graphs
+        scan = make_scan(model, [Picture(start=0.25)], flow_momentum=0.9, **settings)
+        made = edited_pixels(scan, chunks(drawn_clip(7), (2, 2, 2, 1), model)).cpu()
+        recorded = scan.denoiser.launches._recorded
+        assert recorded.keys() == ({"unet", "picture"} if graphs else set()), told
+        assert all(any(known.values()) for known in recorded.values())
+        return made
+
+    told: list[Notice] = []
+    with receiving(told.append):
+        graphs, eager = drawn(True), drawn(False)
+    assert not told  # such as that something can't be recorded
+    model.graphs = True
+    assert psnr(graphs, eager) >= {torch.float32: 80, torch.float16: 50, torch.bfloat16: 40}[model.dtype]
+
+
+def test_frames_are_those_of_the_cpu(model: Model, tiny_folders: dict[str, Path]) -> None:
+    on_cpu = Model.load(tiny_folders["epsilon"], device="cpu", dtype="float32")
+    least = {torch.float32: 60, torch.float16: 40, torch.bfloat16: 25}[model.dtype]
+    assert psnr(pixels(model, [Picture()]), pixels(on_cpu, [Picture()])) >= least
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "euler", "dpm++", "lcm"])
+def test_steps_do_not_wait_for_the_device(tiny_folders: dict[str, Path], scheduler: str) -> None:
+    model = Model.load(tiny_folders["epsilon"], device=DEVICE, dtype="float16")
+    scan = make_scan(model, [Picture()], flow_momentum=0.9, scheduler=scheduler)
+    carry: Carry = Carry()
+    *before, last = chunks(drawn_clip(8), (2, 2, 2, 2), model)
+    for chunk in before:  # in which calls are recorded
+        carry = scan(carry, chunk).carry
+
+    def watch(step: Step) -> None:
+        between = step.index < step.count - 1
+        torch.cuda.set_sync_debug_mode("error" if between else "default")
+
+    try:
+        drawn = scan(carry, last, watch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert isinstance(drawn, Drawn)
+
+
 def test_memory_that_runs_out_for_real() -> None:
     """There is as much as two frames at once take; eight are asked for, so something must be given up."""
     model = Model.load(device=DEVICE)
@@ -169,7 +150,8 @@ def test_memory_that_runs_out_for_real() -> None:
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     denoiser = clip.scan.denoiser
-    given_up = [not denoiser.launches.records, not denoiser.together, clip.scan.carry_on_host]
+    launches = denoiser.launches  # in a recording, too, memory may run out
+    given_up = [not launches.records, launches._refused, not denoiser.together, clip.scan.carry_on_host]
     assert any(given_up) or clip.chunk_size < 8
     assert np.abs(made.astype(int) - expected).max() <= 4
 
@@ -188,6 +170,31 @@ def test_an_overflow_in_float16_is_made_again_in_float32(tiny_folders: dict[str,
     )
     assert len(list(clip)) == 2
     assert "overflow" in [notice.kind for notice in told]
+
+
+def test_a_carry_on_the_host_gives_the_same(model: Model) -> None:
+    def drawn(on_host: bool) -> torch.Tensor:
+        scan = make_scan(model, [Picture()], flow_momentum=0.9)
+        scan.carry_on_host = on_host
+        carry, made = HostCarry(model.device) if on_host else Carry(), []
+        for chunk in chunks(drawn_clip(5), (2, 2, 1), model):
+            carry, part, _ = scan(carry, chunk)
+            made.append(part)
+        return torch.cat(made)
+
+    assert torch.equal(drawn(True), drawn(False))
+
+
+def test_chunks_do_not_show(model: Model) -> None:
+    whole, cut = pixels(model, [Picture()]), pixels(model, [Picture()], (2, 2, 1))
+    if model.dtype == torch.float32:
+        assert (cut - whole).abs().max() <= 1e-4
+    assert psnr(cut, whole) >= 40
+    assert psnr(pixels(model, [Picture()], (2, 2, 1), carried=False), whole) < 35
+
+
+def test_the_same_twice(model: Model) -> None:
+    assert torch.equal(pixels(model, [Picture()]), pixels(model, [Picture()]))
 
 
 def test_an_edit_goes_on_where_it_was_stopped(model: Model, tmp_path: Path) -> None:
@@ -214,3 +221,34 @@ def test_a_longer_clip_takes_no_more_memory() -> None:
     model = Model.load(device=DEVICE)
     short, long = (peak(lambda count=count: list(edited(model, count, 8, 64))) for count in (16, 160))
     assert long < 1.02 * short
+
+
+def test_memory_of_recordings_is_given_back(model: Model) -> None:
+    scan = make_scan(model, [Picture()])
+    list(edited_pixels(scan, chunks(drawn_clip(4), (2, 2), model)))
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    scan.denoiser.launches.stop()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() < before
+
+
+def test_neutral_is_neutral_and_there_is_no_trace(model: Model) -> None:
+    before = {name: tensor.clone() for name, tensor in model.unet.state_dict().items()}
+    assert torch.equal(pixels(model, [Picture(scale=0.0)]), pixels(model))
+    assert not any(each._forward_pre_hooks for each in model.unet.modules())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.unet.state_dict().items())
+
+
+def test_a_failed_recording_leaves_no_trace(tiny_folders: dict[str, Path]) -> None:
+    model = Model.load(tiny_folders["epsilon"], device=DEVICE, dtype="float16")
+    stream, ones = torch.cuda.current_stream(), torch.ones(3, device=DEVICE)
+    with pytest.raises(RuntimeError):
+        CudaGraphs(model.device)(lambda: (ones * 2).sum().item())
+    assert torch.cuda.current_stream() == stream
+    expected = pixels(model, [Picture()])
+    results, replay = CudaGraphs(model.device)(lambda: ones * 2)
+    ones.fill_(2)
+    replay()
+    assert results.tolist() == [4, 4, 4]
+    assert torch.equal(pixels(model, [Picture()]), expected)

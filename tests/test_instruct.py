@@ -41,7 +41,7 @@ def difference(a, b):
 def theirs(model, cls, scheduler="ddim", **settings):
     """Frame by frame, what diffusers' own pipeline makes of the same noise."""
     components = model.pipeline.components | {
-        "scheduler": make_scheduler(scheduler, model.pipeline.scheduler.config, 8, model.device)
+        "scheduler": make_scheduler(scheduler, model.pipeline.scheduler.config, 8)
     }
     if cls is diffusers.StableDiffusionXLInstructPix2PixPipeline:  # it takes no image encoder
         pipeline = cls(**{name: part for name, part in components.items() if part is not None})

@@ -94,7 +94,7 @@ def test_without_corrections_it_is_ddim_inversion_as_in_diffusers(tiny_folders, 
     """
     tiny = zs2kit.Model.load(tiny_folders["epsilon"])
     config = {**tiny.pipeline.scheduler.config, "timestep_spacing": spacing}
-    scheduler = make_scheduler("ddim", config, 8, tiny.device)
+    scheduler = make_scheduler("ddim", config, 8)
     (chunk,) = chunks(drawn_clip(2), [2], tiny)
     denoiser = Denoiser(tiny, manager([]).hook, momentum=0)
     with torch.no_grad():

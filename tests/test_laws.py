@@ -163,7 +163,7 @@ def test_parity_with_the_diffusers_controlnet_pipeline(tiny, scheduler):
 def reference(model: Model, cls, scheduler: str, guidance_scale: float, maps=None) -> torch.Tensor:
     """Frame by frame, what diffusers' own pipeline makes of the same noise."""
     components = {name: part for name, part in model.pipeline.components.items() if name != "image_encoder"}
-    components["scheduler"] = make_scheduler(scheduler, model.pipeline.scheduler.config, 8, model.device)
+    components["scheduler"] = make_scheduler(scheduler, model.pipeline.scheduler.config, 8)
     settings = {"requires_safety_checker": False}
     if maps is not None:
         folder = model.bundled("controlnet_pose")
@@ -239,7 +239,7 @@ def test_lcm_adds_as_much_noise_as_diffusers_does(tiny, monkeypatch):
     """diffusers draws that noise itself; given ours in its place, the steps must be the same."""
     noise = dependency_noise(tiny.latent_shape(32, 32), range(2), MAX_DIVERGENCE, 1)
     monkeypatch.setattr(lcm, "randn_tensor", lambda *_, **__: noise)
-    ours, theirs = (make_scheduler("lcm", tiny.pipeline.scheduler.config, 4, tiny.device) for _ in range(2))
+    ours, theirs = (make_scheduler("lcm", tiny.pipeline.scheduler.config, 4) for _ in range(2))
     a = b = dependency_noise(tiny.latent_shape(32, 32), range(2), MAX_DIVERGENCE, 2)
     for step in steps_of(ours):
         prediction = torch.tanh(a)
@@ -340,7 +340,7 @@ def test_step_noise_keeps_frames_correlated(tiny):
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_schedulers_come_from_the_checkpoint(tiny, name):
-    scheduler = make_scheduler(name, tiny.pipeline.scheduler.config, 4, tiny.device)
+    scheduler = make_scheduler(name, tiny.pipeline.scheduler.config, 4)
     assert scheduler.config.prediction_type == tiny.pipeline.scheduler.config["prediction_type"]
     assert len(scheduler.timesteps) == 4
 
@@ -348,7 +348,7 @@ def test_schedulers_come_from_the_checkpoint(tiny, name):
 def test_latents_are_never_clipped(tiny):
     """DDIM clips unless it is told not to, and a config saved by another scheduler doesn't say."""
     config = dict(diffusers.EulerDiscreteScheduler().config)
-    assert not make_scheduler("ddim", config, 4, tiny.device).config.clip_sample
+    assert not make_scheduler("ddim", config, 4).config.clip_sample
 
 
 def test_what_overflows_is_said_and_not_written_as_black(tiny_folders):

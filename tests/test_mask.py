@@ -109,7 +109,7 @@ def test_parity_with_the_diffusers_inpainting_pipeline(tiny, scheduler):
     settings = {"momentum": 0, "divergence": MAX_DIVERGENCE, "scheduler": scheduler}
     ours = edited_pixels(make_scan(tiny, [Half()], **settings), [chunk])
     components = {name: part for name, part in tiny.pipeline.components.items() if name != "image_encoder"}
-    components["scheduler"] = make_scheduler(scheduler, tiny.pipeline.scheduler.config, 8, tiny.device)
+    components["scheduler"] = make_scheduler(scheduler, tiny.pipeline.scheduler.config, 8)
     pipeline = diffusers.StableDiffusionInpaintPipeline(**components, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     noise = dependency_noise(tiny.latent_shape(32, 32), range(FRAMES), MAX_DIVERGENCE, 0)

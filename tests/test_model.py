@@ -133,10 +133,11 @@ def test_unknown_device_and_dtype(tiny_folders):
         Model.load(tiny_folders["epsilon"], dtype="float12")
 
 
-def test_an_autoencoder_that_overflows_stays_in_float32(tiny_folders):
-    model = Model.load(tiny_folders["epsilon"], dtype="float16")
+@pytest.mark.parametrize(("kind", "dtype"), [("sdxl", torch.float32), ("epsilon", torch.float16)])
+def test_the_autoencoder_of_xl_which_overflows_stays_in_float32(tiny_folders, kind, dtype):
+    model = Model.load(tiny_folders[kind], dtype="float16")
     assert model.dtype == torch.float16
-    assert model.vae.config.force_upcast and model.vae.dtype == torch.float32
+    assert model.vae.config.force_upcast and model.vae.dtype == dtype
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def test_what_a_step_takes_for_the_finished_latents(name: str, kind: str) -> Non
         "beta_end": 0.012,
         "prediction_type": kind,
     }
-    scheduler = make_scheduler(name, config, 8, torch.device("cpu"))
+    scheduler = make_scheduler(name, config, 8)
     clean, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     for step in steps_of(scheduler)[:-1]:
         if hasattr(scheduler, "set_begin_index"):

@@ -117,7 +117,7 @@ def difference(a, b):
 def theirs(model, cls, adapter, picture, scheduler="ddim", guidance_scale=5.0, **settings):
     """Frame by frame, what diffusers' own pipeline makes of the same noise; this changes the model."""
     components = model.pipeline.components | {
-        "scheduler": make_scheduler(scheduler, model.pipeline.scheduler.config, 8, model.device)
+        "scheduler": make_scheduler(scheduler, model.pipeline.scheduler.config, 8)
     }
     none = {} if "XL" in cls.__name__ else {"requires_safety_checker": False}
     pipeline = cls(**components, **none)

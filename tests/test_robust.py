@@ -195,7 +195,7 @@ def overflowing(folder: Path, part: str) -> Model:
     if part == "unet":
         model.unet.conv_in.weight.data *= 3e5
     elif part == "vae":
-        model.vae.half()  # which it isn't otherwise, as it may overflow
+        model.vae.half()
         model.vae.decoder.conv_in.weight.data *= 3e5
     return model
 

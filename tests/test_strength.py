@@ -50,7 +50,7 @@ def test_parity_with_the_diffusers_pipeline(tiny, scheduler, strength, monkeypat
 def reference(model, scheduler, strength, monkeypatch):
     """What StableDiffusionImg2ImgPipeline makes of the same source and noise."""
     components = dict(model.pipeline.components)
-    components["scheduler"] = make_scheduler(scheduler, model.pipeline.scheduler.config, STEPS, model.device)
+    components["scheduler"] = make_scheduler(scheduler, model.pipeline.scheduler.config, STEPS)
     pipeline = diffusers.StableDiffusionImg2ImgPipeline(**components, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     shape = model.latent_shape(32, 32)
@@ -108,7 +108,7 @@ def test_it_keeps_the_laws_with_schedulers_that_count_their_steps(scheduler):
 def test_steps_are_told_apart_where_timesteps_repeat(tiny):
     """Karras' spacing of many steps rounds several to one timestep."""
     config = {**tiny.pipeline.scheduler.config, "use_karras_sigmas": True}
-    scheduler = make_scheduler("dpm++", config, 100, tiny.device)
+    scheduler = make_scheduler("dpm++", config, 100)
     steps = steps_of(scheduler)
     index = next(i for i in range(1, 100) if steps[i].timestep == steps[i - 1].timestep) - 1
     noise = torch.ones(1, 4, 8, 8)

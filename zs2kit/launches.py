@@ -38,19 +38,23 @@ class CudaGraphs:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.pool = torch.cuda.graph_pool_handle()
+        # One for all: only graphs of the same stream share memory, and each stream has a cuBLAS workspace.
+        self.stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def __call__(self, work: Callable[[], Any]) -> tuple[Any, Callable[[], object]]:
         """See `Recorder`."""
-        with torch.cuda.device(self.device):
-            current = torch.cuda.current_stream()
-            aside: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            aside.wait_stream(current)
-            with torch.cuda.stream(aside):  # what libraries set up at first can't be recorded
+        current = torch.cuda.current_stream(self.device)
+        # When a recording fails, torch stays on the stream on which it was made.
+        with torch.cuda.device(self.device), torch.cuda.stream(current):
+            self.stream.wait_stream(current)
+            with torch.cuda.stream(self.stream):  # what libraries set up at first can't be recorded
                 work()
-            current.wait_stream(aside)
+            current.wait_stream(self.stream)
             graph = torch.cuda.CUDAGraph()
             # Other threads, which read frames or belong to another edit, may go on meanwhile.
-            with torch.cuda.graph(graph, pool=self.pool, stream=aside, capture_error_mode="thread_local"):
+            with torch.cuda.graph(
+                graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"
+            ):
                 results = work()
         return results, graph.replay
 

@@ -89,8 +89,10 @@ class Model:
         self.default_prompt = default_prompt
         self.domain = domain
         self.vae: Any = pipeline.vae
-        # The activations of such a VAE overflow in float16, which gives black frames.
-        if self.vae.config.get("force_upcast") and self.dtype == torch.float16:
+        # The activations of XL's VAE overflow in float16, which gives black frames. The configs of all others
+        # say the same, since diffusers writes its default, but their pipelines don't heed it.
+        xl = self.network.name == "unet" and hasattr(pipeline, "text_encoder_2")
+        if xl and self.vae.config.get("force_upcast") and self.dtype == torch.float16:
             self.vae.to(torch.float32)
         self._vae = VAE(self.vae)
         self.tiny_vae = tiny_vae

@@ -309,7 +309,7 @@ class Scan:
                 following = self._new_carry()
                 self._turn(it, carry, following)
                 part = row.part(drawn, it.chunk.drawn.length)
-                remember(it.scheduler, part.memory)
+                remember(it.scheduler, part.memory, self.model.device)
                 steps = [it.steps[row.step]]
                 ((step, latents),) = self._sample(it, part.latents.to(self.model.device), steps)
                 taken.append(Row(row.step + 1, latents.cpu(), memory_of(it.scheduler)))

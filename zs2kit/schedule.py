@@ -12,6 +12,7 @@ import diffusers
 import torch
 
 from zs2kit.errors import UsageError
+from zs2kit.memory import copied
 from zs2kit.quiet import quiet
 
 # name -> diffusers' class, and what it needs beside the checkpoint's own scheduler config
@@ -37,7 +38,7 @@ class Step:
     """A denoising step. What identifies it is its index, since timesteps may be fractional or repeat."""
 
     index: int
-    timestep: torch.Tensor
+    timestep: torch.Tensor  # a number, in host memory
     count: int  # of all steps
     first: int = 0  # the index of the first one that is taken: `strength` leaves out the ones before it
 
@@ -49,16 +50,17 @@ class Line(NamedTuple):
     take: float
 
 
-def make_scheduler(name: str, config: Any, num_inference_steps: int, device: torch.device) -> Any:
+def make_scheduler(name: str, config: Any, num_inference_steps: int) -> Any:
     """Return a fresh scheduler with its timesteps set.
 
+    They are in host memory, since a scheduler reads them in each step, and would wait for a device.
     It is made from the checkpoint's scheduler config, so it has the right prediction type and noise schedule.
     Every chunk needs its own, since multistep schedulers keep a history. Raises `UsageError` for more steps
     than the scheduler offers, and for ddim with flow matching.
     """
     if is_flow(config):
         euler = flow_euler(name, config, num_inference_steps)
-        euler.set_timesteps(num_inference_steps, device=device)
+        euler.set_timesteps(num_inference_steps)
         return with_levels_of(euler, name)
     cls, settings = SCHEDULERS[name]
     # Latents are not pixels: they must not be clipped, which DDIM does unless it is told not to.
@@ -67,7 +69,7 @@ def make_scheduler(name: str, config: Any, num_inference_steps: int, device: tor
         scheduler = cls.from_config(given, **settings)  # type: ignore[attr-defined]
     most = scheduler.config["original_inference_steps" if name == "lcm" else "num_train_timesteps"]
     _check_steps(name, num_inference_steps, most)
-    scheduler.set_timesteps(num_inference_steps, device=device)
+    scheduler.set_timesteps(num_inference_steps)
     return scheduler
 
 
@@ -117,7 +119,8 @@ def with_levels_of(euler: Any, name: str) -> Any:
     what it was trained for. Each scheduler's own `set_timesteps` would space them differently.
     """
     cls, settings = FLOW_SCHEDULERS[name]
-    euler.sigmas = euler.sigmas.cpu()  # as all other schedulers have them, so that reading one is no wait
+    # Where all other schedulers have them, so that reading one is no wait
+    euler.sigmas, euler.timesteps = euler.sigmas.cpu(), euler.timesteps.cpu()
     if cls is type(euler):
         return euler
     with quiet():
@@ -125,7 +128,7 @@ def with_levels_of(euler: Any, name: str) -> Any:
         scheduler = cls.from_config(  # type: ignore[attr-defined]
             {**euler.config, "use_dynamic_shifting": False, "shift_terminal": None}, **settings
         )
-    scheduler.set_timesteps(len(euler.timesteps), device=euler.timesteps.device)
+    scheduler.set_timesteps(len(euler.timesteps))
     scheduler.timesteps = euler.timesteps
     scheduler.sigmas = euler.sigmas
     if hasattr(scheduler, "model_outputs"):
@@ -166,15 +169,15 @@ def memory_of(scheduler: Any) -> dict[str, torch.Tensor]:
     return {name: torch.as_tensor(it) for name, it in found.items() if it is not None}
 
 
-def remember(scheduler: Any, memory: Mapping[str, torch.Tensor]) -> None:
-    """Have a scheduler remember what `memory_of` returned, for the same frames."""
+def remember(scheduler: Any, memory: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    """Have a scheduler for latents on ``device`` remember what `memory_of` returned, for the same frames."""
     for name, tensor in memory.items():
         attribute, _, place = name.partition("/")
         if place:
-            getattr(scheduler, attribute)[int(place)] = tensor.to(scheduler.timesteps.device)
+            getattr(scheduler, attribute)[int(place)] = tensor.to(device)
         else:
             whole = tensor.ndim == 0  # a count of steps
-            setattr(scheduler, attribute, int(tensor) if whole else tensor.to(scheduler.timesteps.device))
+            setattr(scheduler, attribute, int(tensor) if whole else tensor.to(device))
 
 
 def add_noise(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, step: Step) -> torch.Tensor:
@@ -187,7 +190,7 @@ def add_noise(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, step: 
         return signal * latents + level * noise
     if getattr(scheduler, "step_index", None) is None:
         begin(scheduler, step)
-    return scheduler.add_noise(latents, noise, step.timestep[None])  # type: ignore[no-any-return]
+    return scheduler.add_noise(latents, noise, copied(step.timestep[None], latents.device))  # type: ignore[no-any-return]
 
 
 def from_noise(scheduler: Any, noise: torch.Tensor) -> torch.Tensor:
@@ -281,7 +284,7 @@ def advance(
     _, denoised = scheduler.step(prediction, step.timestep, latents, generator=unused, return_dict=False)
     if step.index == step.count - 1:
         return denoised  # type: ignore[no-any-return]
-    alpha = scheduler.alphas_cumprod[int(scheduler.timesteps[step.index + 1])].to(latents)
+    alpha = scheduler.alphas_cumprod[int(scheduler.timesteps[step.index + 1])]
     return alpha.sqrt() * denoised + (1 - alpha).sqrt() * step_noise(step)  # type: ignore[no-any-return]
 
 

@@ -214,7 +214,7 @@ def speed(
 @click.option("--part", type=click.Choice(list(gpu_.PARTS)), multiple=True, help="Which.  [default: all]")
 @CELLS
 def gpu(part: tuple[str, ...], cells: Path) -> None:
-    """Run the tests that need a GPU, and time edits with models of all sizes, in less than 13 minutes.
+    """Run the tests that need a GPU, and time edits with models of all sizes, in at most 9 minutes.
 
     Each part is stopped when its time is over. Rows that were timed before aren't timed again.
     """

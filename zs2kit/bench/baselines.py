@@ -103,7 +103,7 @@ def text_to_video_zero(model: Model, case: Case, steps: int, *, matched: bool = 
     steps that are as noisy as those are with Stable Diffusion 1.5, instead of those with their numbers.
     """
     parts = {name: getattr(model.pipeline, name) for name in ("vae", "text_encoder", "tokenizer", "unet")}
-    scheduler = make_scheduler("ddim", model.pipeline.scheduler.config, steps, model.device)
+    scheduler = make_scheduler("ddim", model.pipeline.scheduler.config, steps)
     first, second = max(1, round(2 / 50 * steps)), max(2, round(5 / 50 * steps))
     if matched:
         signal = scheduler.alphas_cumprod[scheduler.timesteps.cpu()].log()
@@ -164,7 +164,7 @@ def pictures(
 ) -> Images:
     """What diffusers' StableDiffusionPipeline, or XL's, draws of ``noise``; its ControlNet one with maps."""
     parts = dict(model.pipeline.components)
-    parts["scheduler"] = make_scheduler("ddim", model.pipeline.scheduler.config, steps, model.device)
+    parts["scheduler"] = make_scheduler("ddim", model.pipeline.scheduler.config, steps)
     given: dict[str, Any] = {"height": case.side, "width": case.side}
     kind: Any = type(model.pipeline)
     if not hasattr(model.pipeline, "text_encoder_2"):

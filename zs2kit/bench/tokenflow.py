@@ -84,7 +84,7 @@ def token_flow(model: Model, case: Case, steps: int, *, edited: bool) -> Images:
     maps, noise = skeletons(model, case), initial_noise(model, case, shared=True)
     source = torch.from_numpy(source_images(case)).permute(0, 3, 1, 2).float() / 127.5 - 1
     source = model.encode(source)
-    scheduler = make_scheduler("ddim", model.pipeline.scheduler.config, steps, model.device)
+    scheduler = make_scheduler("ddim", model.pipeline.scheduler.config, steps)
     flow = TokenFlow(case.frames, case.seed)
     latents = noise
     with attention([model.unet], lambda layer: TokenFlowProcessor(layer, flow)):

@@ -20,6 +20,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from zs2kit.attention import Tokens, self_attention
 from zs2kit.errors import ModelError, PluginError
+from zs2kit.memory import copied
 from zs2kit.networks import steering
 from zs2kit.networks.base import MASK, Branch, DenoiserInputs, Embeds, Encode, Side
 from zs2kit.networks.families import FAMILIES, known
@@ -360,7 +361,7 @@ class _Prepared:
     def __call__(self, latents: torch.Tensor, step: Step, transformer: Any) -> torch.Tensor:
         self.pipe.transformer = transformer
         self.state.set("latents", latents)
-        self.state.set("timesteps", step.timestep[None])  # a loop of one step
+        self.state.set("timesteps", copied(step.timestep[None], latents.device))  # a loop of one step
         self.loop(self.pipe, self.state)
         prediction: torch.Tensor = self.prediction.pop()
         return prediction

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from zs2kit.attention import self_attention
 from zs2kit.errors import ModelError
+from zs2kit.memory import copied
 from zs2kit.networks.base import Branch, DenoiserInputs, Embeds, Encode, Side
 from zs2kit.networks.controlnet import Embedded
 from zs2kit.quiet import quiet
@@ -139,9 +140,7 @@ class UNet:
 
     def begin(self, scheduler: str, num_inference_steps: int, height: int, width: int) -> Any:
         """See `Network`. The size doesn't matter."""
-        return make_scheduler(
-            scheduler, self.pipeline.scheduler.config, num_inference_steps, self.module.device
-        )
+        return make_scheduler(scheduler, self.pipeline.scheduler.config, num_inference_steps)
 
     def adopt(self, controlnet: Any) -> None:
         """See `Network`; nothing is shared, but maps are the same in all steps, so they are embedded once."""
@@ -165,13 +164,14 @@ class UNet:
         sides: Sequence[Side] = (),
     ) -> torch.Tensor:
         """See `Network`."""
-        given = [*given, *(self._residuals(side, latents, step) for side in sides)]
+        timestep = copied(step.timestep, latents.device)
+        given = [*given, *(self._residuals(side, latents, timestep) for side in sides)]
         down = [each.down for each in given if each.down]
         mid = [each.mid for each in given if each.mid is not None]
         added = {name: value for name, value in conditions.items() if name != "class_labels"}
         prediction: torch.Tensor = self.module(
             latents,
-            step.timestep,
+            timestep,
             encoder_hidden_states=prompt_embeds,
             timestep_cond=self._embedded(branches[0].guidance_scale, len(latents)),
             class_labels=conditions.get("class_labels"),
@@ -182,11 +182,11 @@ class UNet:
         )[0]
         return prediction
 
-    def _residuals(self, side: Side, latents: torch.Tensor, step: Step) -> DenoiserInputs:
+    def _residuals(self, side: Side, latents: torch.Tensor, timestep: torch.Tensor) -> DenoiserInputs:
         network = side.network
         down, mid = network(
             latents[:, : network.config.in_channels],
-            step.timestep,
+            timestep,
             encoder_hidden_states=side.prompt_embeds,
             added_cond_kwargs=dict(side.conditions) or None,
             return_dict=False,
