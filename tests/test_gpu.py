@@ -75,6 +75,7 @@ def edited(model: Model, frames: int, chunk_size: int, size: int = 256) -> zs2ki
     source = next(iter(zs2kit.read(SAMPLE))).image
     clip = zs2kit.Clip.from_images([np.roll(source, 2 * k, axis=1) for k in range(frames)], 12)
     settings = {"num_inference_steps": 4, "chunk_size": chunk_size, "size": (size, size), "cuts": ()}
+    settings["notices"] = lambda notice: None  # that the clip shows several figures, at the seam
     return zs2kit.edit(clip, "a blue knight", plugins=[Pose(detector="puppets")], model=model, **settings)
 
 
@@ -150,8 +151,7 @@ def test_memory_that_runs_out_for_real() -> None:
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     denoiser = clip.scan.denoiser
-    launches = denoiser.launches  # in a recording, too, memory may run out
-    given_up = [not launches.records, launches._refused, not denoiser.together, clip.scan.carry_on_host]
+    given_up = [not denoiser.launches.records, not denoiser.together, clip.scan.carry_on_host]
     assert any(given_up) or clip.chunk_size < 8
     assert np.abs(made.astype(int) - expected).max() <= 4
 

@@ -319,6 +319,31 @@ def test_memory_of_recordings_is_given_up_first(tiny: Model) -> None:
     assert chunk.length == 2 and scan.denoiser.together and not scan.denoiser.launches.records
 
 
+@dataclass
+class Short(Tapes):
+    """A recorder for whose recordings there is no memory; as with a graph, another error tells of it."""
+
+    def __call__(self, work: Callable[[], Any]) -> tuple[Any, Callable[[], object]]:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        finally:
+            raise RuntimeError("a recording has failed")
+
+
+def test_where_there_is_no_memory_to_record_nothing_is_recorded(tiny: Model) -> None:
+    def drawn(recorder: Any) -> tuple[list[bytes], Scan]:
+        scan = make_scan(tiny)
+        scan.denoiser.launches = Launches(recorder)
+        edit = Edit(drawn_clip(3), scan, Fit.into((32, 32), (32, 32), 8), {}, None, None)
+        return [frame.image.tobytes() for frame in edit], scan
+
+    told: list[Notice] = []
+    with receiving(told.append):
+        made, scan = drawn(Short)
+    assert made == drawn(None)[0] and not scan.denoiser.launches.records and scan.denoiser.together
+    assert not told
+
+
 @pytest.mark.parametrize("kind", ["z-image", "flux-dev", "flux2-klein", "sd3"])
 def test_transformers_are_recorded_or_called_as_they_are(kind: str) -> None:
     model = Model.load(tiny_models()[kind])

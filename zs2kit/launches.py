@@ -15,7 +15,7 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from zs2kit.attention import Layer, Run, Work, directly
-from zs2kit.errors import first_line, notify
+from zs2kit.errors import first_line, is_out_of_memory, notify
 
 MOST = 16  # in how many ways a network may be called, before its calls are no longer recorded
 _recording = Lock()  # a process can only record one graph at a time
@@ -126,12 +126,15 @@ class Launches:
             try:
                 recording = known[key] = _recorded(record, work, leaves, tree, network.device)
             except Exception as error:  # whatever a library or the device says that it can't do
+                cause = error.__context__ or error
+                if is_out_of_memory(cause):  # whoever makes room begins with recordings
+                    raise cause from None
                 self._refused.add(name)
                 self._forget()
                 notify(
                     "not-recorded",
                     f"the calls of the network {name} can't be recorded as a CUDA graph, and may be slower: "
-                    f"{first_line(error.__context__ or error)}",
+                    f"{first_line(cause)}",
                     "`graphs=False` doesn't try",
                 )
         return work(*inputs) if recording is None else recording(leaves)
