@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,11 @@ import numpy as np
 from zs2kit import Plugin, hookimpl, notify, option
 from zs2kit.companion import Companion
 from zs2kit.errors import ModelError, UsageError
+from zs2kit.plugins import name_of
 from zs2kit.settings import FILE, MODEL
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from zs2kit.clip import Chunk, Clip
@@ -71,6 +73,7 @@ class Mask(Plugin):
         if self.label and kind in ("auto", "figure", "person"):
             raise UsageError("`mask.label` is a label of `mask.model`", "set both")
         self._without: set[int] = set()  # frames in which there is nothing to draw
+        self._people_on: str | None = None  # the device that finds people
         self._masks = Companion(self.clip, clip) if self.clip else None
         if self._masks:
             _check_light(self._masks)
@@ -79,11 +82,29 @@ class Mask(Plugin):
         if kind == "auto":
             kind = _choose(model, clip)
         if kind == "person":
-            self._regions = _people(str(model.device))
+            self._people_on, self._rate, self._told_small = str(model.device), float(clip.rate), False
+            self._regions = lambda chunk: self._people
         elif kind == "figure":
             self._regions = _figures(model)
         else:
             self._regions = _segmented(kind, self.label, model)
+
+    @hookimpl
+    def prepare(self, whole: Chunk, carry: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
+        """Find everybody's silhouette, since whom the frames before show is in the carry."""
+        if not self._people_on:
+            return None
+        from zs2kit.people import Tracker, silhouette, tell_small
+
+        assert whole.frames is not None
+        name = f"{name_of(self)}.people"
+        tracker = Tracker(self._rate, state=carry.get(name), device=self._people_on)
+        self._people: list[NDArray[np.bool_]] = []
+        for index, frame in zip(whole.indices, whole.frames, strict=True):
+            people = tracker.follow(frame)
+            self._told_small = self._told_small or tell_small(name_of(self), people, whole, index)
+            self._people.append(silhouette(frame, people, self._people_on) > 0.5)
+        return {name: tracker.state}
 
     @hookimpl
     def keep(self, chunk: Chunk) -> NDArray[np.float32]:
@@ -183,17 +204,6 @@ def _choose(model: Model, clip: Clip) -> str:
         "set it to figure if that is wrong",
     )
     return "person"
-
-
-def _people(device: str) -> Regions:
-    """Everybody who is in the picture."""
-    from zs2kit.people import silhouette
-
-    def regions(chunk: Chunk) -> list[NDArray[np.bool_]]:
-        assert chunk.frames is not None
-        return list(silhouette(chunk.frames, device) > 0.5)
-
-    return regions
 
 
 def _segmented(name: str, label: str | None, model: Model) -> Regions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +73,7 @@ class Pose(Control):
 
     def load_detector(self, model: Model, clip: Clip) -> None:
         self._without: set[int] = set()  # frames in which no figure was found
-        self._told = False  # whether a notice said that one of several people is followed
+        self._told = self._told_small = False  # whether there were notices of several and of small people
         self._rate, self._draws = float(clip.rate), model.name
         own = model.bundled("detector")
         kind = self._choose(own, model, clip) if self.detector == "auto" else self.detector
@@ -100,38 +99,31 @@ class Pose(Control):
         if not self._people_on:
             super().prepare(chunk, model)
             return None
-        import torch
-
         from zs2kit.people import Tracker
 
         name = f"{name_of(self)}.people"
-        state = json.loads(carry[name].cpu().numpy().tobytes()) if name in carry else None
-        self._tracker = Tracker(self._rate, self.smooth, state)
+        self._tracker = Tracker(self._rate, self.smooth, carry.get(name), self._people_on, alone=self._puppet)
         super().prepare(chunk, model)
-        stored = json.dumps(self._tracker.state).encode()
-        return {name: torch.frombuffer(bytearray(stored), dtype=torch.uint8)}
+        return {name: self._tracker.state}
 
     def detect(self, images: NDArray[np.uint8], chunk: Chunk) -> NDArray[np.uint8]:
-        maps = self._people(chunk, self._people_on) if self._people_on else self._detector(images)
+        maps = self._people(chunk) if self._people_on else self._detector(images)
         self._without |= {index for index, each in zip(chunk.indices, maps, strict=True) if not each.any()}
         return maps
 
-    def _people(self, chunk: Chunk, device: str) -> NDArray[np.uint8]:
+    def _people(self, chunk: Chunk) -> NDArray[np.uint8]:
         """Draw skeletons at the model's size; people are looked for in the source, which shows more."""
-        from zs2kit.people import draw_skeletons, find_people, to_openpose
+        from zs2kit.people import draw_skeletons, to_openpose
         from zs2kit.puppets.human import retarget
 
         assert chunk.frames is not None and chunk.fit is not None
         fit = chunk.fit
         scale = np.divide(fit.scaled, fit.source)[::-1]  # of x and y
         maps = []
-        for people in find_people(chunk.frames, device):
-            people = self._tracker.follow(people)
-            if self._puppet:
-                self._tell_several(people)
-                followed = [self._tracker.leader(people)]
-            else:
-                followed = [person.points for person in people]
+        for index, frame in zip(chunk.indices, chunk.frames, strict=True):
+            people = self._tracker.follow(frame)
+            self._tell(people, chunk, index)
+            followed = [self._tracker.leader()] if self._puppet else [person.points for person in people]
             skeletons = [to_openpose(points) for points in followed if points is not None]
             for points in skeletons:
                 points[:, :2] = (points[:, :2] + 0.5) * scale - 0.5 + fit.offset[::-1]
@@ -140,15 +132,23 @@ class Pose(Control):
             maps.append(draw_skeletons(skeletons, *fit.padded))
         return np.stack(maps)
 
-    def _tell_several(self, people: list[Person]) -> None:
+    def _tell(self, people: list[Person], chunk: Chunk, index: int) -> None:
+        """Say once how many people there are, and once that some are small."""
+        from zs2kit.people import tell_small
+
+        self._told_small = self._told_small or tell_small(name_of(self), people, chunk, index)
         if len(people) > 1 and not self._told:
             self._told = True
-            notify(
-                "several-figures",
-                f"pose: the clip shows several people, and {self._draws} has learned to draw one figure at a "
-                "time, so it follows the largest",
-                "crop the clip to the one that you want, or use another `model`",
-            )
+            shown = f"pose: frame {index} shows {len(people)} people"
+            if self._puppet:
+                notify(
+                    "several-figures",
+                    f"{shown}, and {self._draws} has learned to draw one figure at a time, so it follows the "
+                    "largest",
+                    "crop the clip to the one that you want, or use another `model`",
+                )
+            else:
+                notify("several-figures", f"{shown}, and each of them gets a skeleton")
 
     def _choose(self, own: Path | None, model: Model, clip: Clip) -> str:
         if self.hands or self.face or self.annotators:
@@ -173,7 +173,7 @@ class Pose(Control):
                 "no-figure",
                 f"pose: no figure was found in {len(self._without)} of {frames} frames "
                 f"(the first is frame {min(self._without)}); their maps are empty",
-                "crop the clip to the people: who is less than a quarter as tall as the picture may be missed"
+                "crop the clip to the people: who is less than a fifth as tall as the picture may be missed"
                 if self._people_on
                 else "",
             )

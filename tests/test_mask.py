@@ -20,7 +20,7 @@ from zs2kit import Plugin, hookimpl
 from zs2kit.errors import ClipError, ModelError, UsageError
 from zs2kit.model import Model
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
-from zs2kit.people import silhouette
+from zs2kit.people import find_people, silhouette
 from zs2kit.puppets.world import motion_scenes, render
 from zs2kit.schedule import make_scheduler
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan
@@ -236,7 +236,7 @@ def test_all_but_people_stays_to_the_bit(tiny):
     crop = cv2.imread(str(Path(__file__).parent / "people" / "crop.png"))[..., ::-1]
     clip = zs2kit.Clip([zs2kit.Frame(crop, 0)], 256, 256, Fraction(12), Fraction(1, 12), 1)
     (edited,) = edit(Model(tiny.pipeline, "other"), Mask(grow=0, feather=0), clip, size=(64, 64))
-    inside = silhouette([crop])[0] > 0.5
+    inside = silhouette(crop, find_people([crop])[0]) > 0.5
     assert 0.05 < inside.mean() < 0.3
     assert np.array_equal(edited[~inside], crop[~inside])
     assert (edited[inside] != crop[inside]).any(axis=-1).mean() > 0.9

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import io
-import json
+from itertools import islice
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import pytest
 import torch
 
+import zs2kit
+from zs2kit.bench.people import Scene
 from zs2kit.people import Person, Tracker, draw_skeletons, find_people, silhouette, to_openpose
 from zs2kit.people.convert import dense
 from zs2kit.people.detection import Region, letterbox, tiles
 from zs2kit.people.network import WEIGHTS
-from zs2kit.people.pose import network, read_points
+from zs2kit.people.pose import look, network, read_people
 from zs2kit.people.tracking import one_euro
 from zs2kit.puppets.skeleton import draw_skeleton
 
@@ -62,10 +62,10 @@ def apart(one, other) -> float:
 @pytest.mark.parametrize("turn", TURNS)
 def test_landmarks_are_those_of_litert(crop, litert, turn):
     image, expected = TURNS[turn](crop), litert[f"{turn} points"] - 0.5  # it counts from the pixel's edge
-    found = read_points(network("landmarks"), image, whole(image))
+    (found,) = read_people(network("landmarks"), image, [whole(image)])
     assert np.abs(found.points[:, :2] - expected).max() < 0.5
     assert found.score == pytest.approx(litert[f"{turn} presence"], abs=0.01)
-    moved = read_points(network("landmarks"), np.roll(image, 2, axis=1), whole(image))
+    (moved,) = read_people(network("landmarks"), np.roll(image, 2, axis=1), [whole(image)])
     assert np.abs(moved.points[:, :2] - expected).max() > 0.5  # the control
 
 
@@ -118,7 +118,7 @@ def test_nobody_is_found_where_nobody_is():
     noise = np.random.default_rng(0).integers(0, 256, (120, 200, 3), np.uint8)
     frames = [np.zeros((64, 64, 3), np.uint8), noise, np.full((300, 50, 3), 200, np.uint8)]
     assert find_people(frames) == [[], [], []]
-    assert not silhouette(frames[:1]).any()
+    assert not silhouette(frames[0], []).any()
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
@@ -147,12 +147,33 @@ def test_two_people_side_by_side_are_both_found(crop, woman):
     as_they_are[:, 0] = 511 - as_they_are[:, 0]
     assert min(apart(mirrored, woman.points), apart(as_they_are, woman.points)) < 8
     assert apart(left.points, right.points) > 100  # the control
-    (mask,) = silhouette([street])
+    mask = silhouette(street, people)
     for person in people:
         x, y = person.points[[11, 12, 23, 24], :2].mean(axis=0).round().astype(int)
         assert mask[y, x] > 0.9
     assert mask[:, 250:262].max() < 0.1  # between them
     assert mask.min() >= 0 and mask.max() <= 1 and mask.dtype == np.float32
+
+
+def small_crowd(crop, columns=4):
+    """Two rows of women, each 110 of 448 pixels in a grey picture."""
+    small = cv2.resize(crop, (140, 140), interpolation=cv2.INTER_AREA)
+    image = np.full((448, 1 + 200 * columns, 3), 128, np.uint8)
+    for top in (50, 270):
+        for column in range(columns):
+            image[top : top + 140, 40 + 200 * column : 180 + 200 * column] = small[:, :: 1 - 2 * (column % 2)]
+    return image
+
+
+def test_small_people_are_found_on_finer_squares(crop):
+    image = small_crowd(crop)
+    (people,) = find_people([image])
+    places = {(round((each.region.x - 110) / 200), round((each.region.y - 120) / 220)) for each in people}
+    assert len(people) == len(places) == 8
+    assert len(look(image, "cpu")) < 8  # the control: not finely
+    mask = silhouette(image, people)
+    for person in people:
+        assert mask[round(person.region.y), round(person.region.x)] > 0.5
 
 
 def test_frames_depend_on_themselves_alone(crop):
@@ -161,19 +182,33 @@ def test_frames_depend_on_themselves_alone(crop):
     for together, apart in zip(find_people(frames), alone, strict=True):
         for one, other in zip(together, apart, strict=True):
             np.testing.assert_array_equal(one.points, other.points)
-    np.testing.assert_array_equal(silhouette(frames[:2])[1], silhouette(frames[1:2])[0])
 
 
-@pytest.mark.parametrize("size", [(100, 100), (994, 1768), (1920, 1080), (10, 2000)])
-def test_wide_and_tall_pictures_are_looked_at_in_squares_too(size):
-    parts = tiles(*size)
+@pytest.mark.parametrize(
+    ("size", "squares", "fine"),
+    [
+        ((100, 100), 0, 9),
+        ((994, 1768), 3, 21),
+        ((1920, 1080), 3, 21),
+        ((10, 2000), 0, 0),
+    ],
+)
+def test_pictures_are_looked_at_in_squares_too(size, squares, fine):
+    assert len(tiles(*size)) == 1 + squares
+    parts = tiles(*size, fine=True)
+    assert parts[: 1 + squares] == tiles(*size) and len(parts) == 1 + squares + fine
     assert parts[0] == (0, size[0], 0, size[1])
-    covered = np.zeros(size, int)
-    for top, bottom, left, right in parts[1:]:
-        assert bottom - top == right - left == min(size)
-        covered[top:bottom, left:right] += 1
-    assert len(parts) == 1 or covered.min() >= 1
-    assert (len(parts) == 1) == (size not in [(994, 1768), (1920, 1080)])
+    for side, count in ((min(size), squares), (min(size) // 2, fine)):
+        lying = [part for part in parts[1:] if part[1] - part[0] == part[3] - part[2] == side]
+        assert len(lying) == count
+        half = side // 2
+        # Whoever is half as long as a square lies whole in one of them.
+        for top in range(0, size[0] - half, max(1, half // 3)) if count else ():
+            for left in range(0, size[1] - half, max(1, half // 3)):
+                assert any(
+                    part[0] <= top and top + half <= part[1] and part[2] <= left and left + half <= part[3]
+                    for part in lying
+                )
 
 
 def test_a_region_cuts_and_pastes():
@@ -223,27 +258,27 @@ def walkers(frames, seed=0, noise=2.0):
 
 def test_numbers_last():
     tracker = Tracker(rate=30)
-    scenes = [tracker.follow(scene) for scene in walkers(30)]
+    scenes = [tracker.link(scene) for scene in walkers(30)]
     for scene in scenes:
         for person in scene:
             assert person.number == (0 if person.region.x < 300 else 1)
-    tracker.follow([])
+    tracker.link([])
     for _ in range(20):  # longer than anybody is waited for
-        tracker.follow([])
-    assert tracker.follow(walkers(30)[-1])[0].number == 2  # the control
+        tracker.link([])
+    assert tracker.link(walkers(30)[-1])[0].number == 2  # the control
 
 
 def test_people_are_followed_alike_in_chunks_and_as_a_whole():
     scenes = walkers(24)
     tracker = Tracker(rate=25)
-    as_a_whole = [tracker.follow(scene) for scene in scenes]
+    as_a_whole = [tracker.link(scene) for scene in scenes]
     state, in_chunks = None, []
     for start in (0, 7, 13):  # the second person is away in between
         tracker = Tracker(rate=25, state=state)
-        in_chunks += [tracker.follow(scene) for scene in scenes[start : {0: 7, 7: 13, 13: 24}[start]]]
-        state = json.loads(json.dumps(tracker.state))
+        in_chunks += [tracker.link(scene) for scene in scenes[start : {0: 7, 7: 13, 13: 24}[start]]]
+        state = tracker.state
     forgetful = Tracker(rate=25)
-    without = [forgetful.follow(scene) for scene in scenes[13:]]
+    without = [forgetful.link(scene) for scene in scenes[13:]]
     for whole_scene, chunk_scene in zip(as_a_whole, in_chunks, strict=True):
         for one, other in zip(whole_scene, chunk_scene, strict=True):
             assert one.number == other.number
@@ -251,10 +286,56 @@ def test_people_are_followed_alike_in_chunks_and_as_a_whole():
     assert not np.array_equal(without[0][0].points, as_a_whole[13][0].points)  # the control
 
 
+def street(crop, frames=8):
+    """A woman who goes to the right, and one more who is there from the fourth frame on."""
+    images = []
+    for index in range(frames):
+        image = np.full((300, 640, 3), 128, np.uint8)
+        image[30:286, 4 * index : 4 * index + 256] = crop
+        if index >= 3:
+            image[60:230, 440:610] = cv2.resize(crop, (170, 170), interpolation=cv2.INTER_AREA)
+        images.append(image)
+    return images
+
+
+def test_people_are_followed_through_frames(crop):
+    images = street(crop)
+    tracker = Tracker(rate=14, smooth=False)  # the picture is looked at in every second frame
+    found = [tracker.follow(image) for image in images]
+    assert [sorted(person.number for person in each) for each in found] == [[0]] * 4 + [[0, 1]] * 4
+    for person in find_people(images[-1:])[0]:
+        assert min(apart(person.points, each.points) for each in found[-1]) < 8
+    assert apart(found[0][0].points, found[-1][0].points) > 20  # the control
+    tracker, again = Tracker(rate=14, smooth=False), []
+    for image in images:
+        tracker = Tracker(rate=14, smooth=False, state=tracker.state)
+        again.append(tracker.follow(image))
+    for whole_scene, chunk_scene in zip(found, again, strict=True):
+        for one, other in zip(whole_scene, chunk_scene, strict=True):
+            assert one.number == other.number
+            np.testing.assert_array_equal(one.points, other.points)
+
+
+def test_one_alone_is_followed_until_lost(crop):
+    images = street(crop)
+    tracker = Tracker(rate=4, alone=True)  # forgets whoever is away for more than two frames
+    found = [[person.number for person in tracker.follow(image)] for image in images]
+    assert found[:4] == [[0]] * 4 and found[5:] == [[0]] * 3
+    assert sorted(found[4]) == [0, 1]  # the whole picture is looked at once a second
+    left = [image.copy() for image in images[3:7]]
+    for image in left:
+        image[:, :420] = 128
+    leaders = []
+    for image in left:
+        tracker.follow(image)
+        leaders.append(tracker.leader()[:, 0].mean() > 400)
+    assert leaders == [False, False, True, True]
+
+
 def test_points_are_steadied():
     def tremble(smooth):
         tracker = Tracker(rate=30, smooth=smooth)
-        scenes = [tracker.follow(scene) for scene in walkers(30)]
+        scenes = [tracker.link(scene) for scene in walkers(30)]
         first = [next(each for each in scene if each.number == 0).points[:, :2] for scene in scenes]
         return np.diff(first, n=2, axis=0).std()
 
@@ -272,22 +353,38 @@ def test_one_euro_lets_haste_through():
 
 
 @pytest.fixture(scope="session")
-def demo(wheel):
-    """The first 149 frames of the clip that comes with sports2d, as pip fetches it."""
+def demo(wheel, tmp_path_factory):
+    """The clip that comes with sports2d, as pip fetches it."""
+    path = tmp_path_factory.mktemp("sports2d") / "demo.mp4"
     with wheel("sports2d==0.8.34") as archive:
-        file = io.BytesIO(archive.read("Sports2D/Demo/demo.mp4"))
-    with av.open(file) as video:
-        frames = (frame.to_ndarray(format="rgb24") for frame in video.decode(video=0))
-        return [frame for frame, _ in zip(frames, range(149), strict=False)]
+        path.write_bytes(archive.read("Sports2D/Demo/demo.mp4"))
+    return path
 
 
 @pytest.mark.slow
 def test_real_people_are_found(demo):
-    people = find_people(demo)
+    images = [frame.image for frame in islice(zs2kit.read(demo), 149)]
+    tracker = Tracker(rate=30)
+    people = [tracker.follow(image) for image in images]
     assert sum(bool(each) for each in people) >= 130
     # The walking woman is right of the middle from frame 60 on, and the man on the roof left of it.
-    assert all(len(each) == 2 for each in people[60:90])
+    numbers = [{person.number for person in each} for each in people]
+    assert all({0, 1} <= each for each in numbers[60:])
+    assert len(set().union(*numbers)) <= 4
+    for index in (0, 50, 100):  # each by itself
+        (alone,) = find_people([images[index]])
+        for person in alone:
+            assert min(apart(person.points, each.points) for each in people[index]) < 0.1 * person.height
+
+
+@pytest.mark.slow
+def test_most_of_a_crowd_are_found(demo):
+    """Twenty people in two rows, cut out of a real clip, from a fifth to half as tall as the picture."""
+    image, places = Scene.of(demo).crowd(0)
     tracker = Tracker(rate=30)
-    numbers = [sorted(person.number for person in tracker.follow(each)) for each in people]
-    assert numbers[60:90] == [[0, 1]] * 30
-    assert len({number for each in numbers for number in each}) <= 3
+    for _ in range(2):
+        people = tracker.follow(image)
+        assert len(places) == 20
+        assert sum(place.found_in(people) for place in places) >= 14
+        assert len(people) <= 20
+    assert sum(place.found_in(look(image, "cpu")) for place in places) < 6  # the control: not finely

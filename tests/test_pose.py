@@ -220,7 +220,7 @@ def test_of_several_people_the_largest_is_followed_and_that_is_said(puppets):
     plugin = Seen(detector="person")
     clip = zs2kit.Clip.from_images(images, 12)
     with pytest.warns(
-        UserWarning, match="the clip shows several people, and .* it follows the largest"
+        UserWarning, match="frame 0 shows 2 people, and .* one figure at a time, so it follows the largest"
     ) as told:
         maps = maps_of(plugin, puppets, clip, [1, 1, 1])
     assert len(told) == 1

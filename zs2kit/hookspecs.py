@@ -52,13 +52,14 @@ def guidance(
 
 @hookspec
 def prepare(
-    chunk: Chunk, model: Model, carry: Mapping[str, torch.Tensor]
+    chunk: Chunk, model: Model, carry: Mapping[str, torch.Tensor], whole: Chunk
 ) -> Mapping[str, torch.Tensor] | None:
     """Look at the chunk's frames before it is drawn, and store on self what later hooks need.
 
     If a frame's results depend on earlier frames, return what the next chunk must know of them, as named
     tensors; begin each name with the plugin's. ``carry`` is what the plugins returned for the chunk before,
     and is empty at the start of a shot. It is saved with the edit, so a resumed one gives the same frames.
+    ``whole`` is the chunk that `keep` gets: with the setting ``every``, it has more frames than ``chunk``.
 
     It is called again when a chunk is drawn again: in parts, if memory ran out, or in float32 (see
     ``model.dtype``), if numbers overflowed in half precision. With very large models, it is called for all

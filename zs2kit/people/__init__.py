@@ -1,11 +1,20 @@
 """People in real footage: where they are, how they stand, and which pixels are theirs. No download is needed.
 
-`find_people` and `silhouette` look at every frame alone, so it doesn't matter how a clip is cut into chunks.
-`Tracker` links frames: it says who is who, and steadies their points. Its state is plain data.
+`find_people` looks at every picture alone. `Tracker` follows people through the frames of a shot: that is
+quicker, and says who is who, with points that go smoothly.
 """
 
 from .pose import Person, find_people, shows_people, silhouette
 from .skeleton import draw_skeletons, to_openpose
-from .tracking import Tracker
+from .tracking import Tracker, tell_small
 
-__all__ = ["Person", "Tracker", "draw_skeletons", "find_people", "shows_people", "silhouette", "to_openpose"]
+__all__ = [
+    "Person",
+    "Tracker",
+    "draw_skeletons",
+    "find_people",
+    "shows_people",
+    "silhouette",
+    "tell_small",
+    "to_openpose",
+]

@@ -16,7 +16,6 @@ from .network import Network
 SURE = 0.5  # the least score of a detection
 SAME = 0.3  # boxes that share this much of their area are the same person's
 MARGIN = 1.25  # how much larger than the person the region is on which landmarks are looked for
-FINEST = 4  # pixels along a side, at most, that a pixel of a region is the average of
 NEARLY_SQUARE = 1.2  # times as long as wide: a picture of that shape, or more, is looked at in squares, too,
 STRIP = 4.0  # and one of this shape, or more, isn't
 _FROM = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP  # the matrix leads from the result to the picture
@@ -48,11 +47,19 @@ class Region:
 
     def cut(self, image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         """Return the square, upright, as a picture of (size, size) pixels; black beyond the image."""
-        finer = min(max(1, round(self.side / size)), FINEST)  # averaged afterwards, so that nothing flickers
-        count = size * finer
-        large = cv2.warpAffine(image, self._matrix(count), (count, count), flags=_FROM)
-        small = cv2.resize(large, (size, size), interpolation=cv2.INTER_AREA) if finer > 1 else large
-        return np.asarray(small, np.uint8)
+        finer = max(1, round(self.side / size))  # shrunk by that first, so that nothing flickers
+        corners = self.place(np.array([[0, 0], [0, 1], [1, 0], [1, 1]]))
+        height, width = image.shape[:2]
+        left, top = (corners.min(axis=0).astype(int) - 2 * finer).clip(0, (width - 1, height - 1)).tolist()
+        right, bottom = (corners.max(axis=0).astype(int) + 3 * finer).clip((left + 1, top + 1)).tolist()
+        part = image[top:bottom, left:right]
+        if finer > 1:
+            part = resize(part, 1 / finer)
+        matrix = self._matrix(size)
+        scale = np.divide(part.shape[1::-1], np.minimum((right, bottom), (width, height)) - (left, top))
+        matrix[:, 2] = (matrix[:, 2] + 0.5 - (left, top)) * scale - 0.5
+        matrix[:, :2] *= scale[:, None]
+        return np.asarray(cv2.warpAffine(part, matrix, (size, size), flags=_FROM), np.uint8)
 
     def paste(self, square: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
         """Return ``square`` (size, size) where it lies in a picture (height, width) that is 0 elsewhere."""
@@ -83,39 +90,56 @@ class Detection:
     region: Region
 
 
-def tiles(height: int, width: int) -> list[tuple[int, int, int, int]]:
+def tiles(height: int, width: int, fine: bool = False) -> list[tuple[int, int, int, int]]:
     """Return the parts of a picture to look at: all of it, and squares that lie half over one another.
 
     Each is (top, bottom, left, right). The detector sees 224 by 224 pixels, on which people are too small
-    where a wide picture is shrunk as a whole.
+    where a wide picture is shrunk as a whole. If ``fine``, there are also squares half as long.
     """
     short, long = sorted((height, width))
     parts = [(0, height, 0, width)]
-    if NEARLY_SQUARE <= long / short < STRIP:
-        count = math.ceil(2 * (long - short) / short) + 1
-        for start in np.linspace(0, long - short, count).round().astype(int).tolist():
-            end = start + short
-            parts.append((start, end, 0, width) if height > width else (0, height, start, end))
+    if long / short >= STRIP:
+        return parts
+    for side in (short, math.ceil(short / 2)) if fine else (short,):
+        if side == short and long / short < NEARLY_SQUARE:
+            continue
+        parts += [
+            (top, top + side, left, left + side)
+            for top in _starts(height, side)
+            for left in _starts(width, side)
+        ]
     return parts
 
 
-def detect(network: Network, image: NDArray[np.uint8]) -> list[Detection]:
-    """Find the people in an RGB image (height, width, 3), the surest first."""
+def _starts(length: int, side: int) -> list[int]:
+    """Where squares along a length begin that lie half over one another, or more."""
+    count = math.ceil(2 * (length - side) / side) + 1
+    return [round(each) for each in np.linspace(0, length - side, count).tolist()]
+
+
+def detect(network: Network, image: NDArray[np.uint8], fine: bool = False) -> list[Detection]:
+    """Find the people in an RGB image (height, width, 3), the surest first; ``fine`` is as in `tiles`."""
     size, (height, width) = network.size, image.shape[:2]
-    if len(tiles(height, width)) > 1:  # shrink it once for all of its squares
-        image = resize(image, size / min(height, width))
-    parts = tiles(*image.shape[:2])
+    scale = size * (2 if fine else 1) / min(height, width)
+    if scale < 1 and len(tiles(height, width, fine)) > 1:  # shrink it once for all of its squares
+        image = resize(image, scale)
+    parts = tiles(image.shape[0], image.shape[1], fine)
     boxed = [letterbox(image[top:bottom, left:right], size) for top, bottom, left, right in parts]
     boxes, logits = network(torch.cat([picture for picture, _, _ in boxed]), "boxes", "scores")
     scores = logits[..., 0].double().sigmoid().cpu().numpy()
     points = boxes.double().cpu().numpy().reshape(*scores.shape, 6, 2)  # middle and size of a box, 4 points
     points[..., [0, 2, 3, 4, 5], :] += ANCHORS[:, None] * size
+    # Who is larger than a fine square is seen whole, and better, in others
+    tall = 2 * np.linalg.norm(points[..., 3, :] - points[..., 2, :], axis=-1)
+    coarse = [
+        bottom - top == image.shape[0] or right - left == image.shape[1] for top, bottom, left, right in parts
+    ]
+    sure = (scores >= SURE) & ((tall <= size) | np.array(coarse)[:, None])
     middle, half = points[..., 0, :].copy(), points[..., 1, :] / 2
     points[..., 0, :], points[..., 1, :] = middle - half, middle + half
     for each, (_, scale, offset), (top, _, left, _) in zip(points, boxed, parts, strict=True):
         each[:] = (each - offset) / scale + (left, top)
     points = points * (width / image.shape[1], height / image.shape[0]) - 0.5
-    sure = scores >= SURE
     return merge(scores[sure], points[sure])
 
 

@@ -1,17 +1,29 @@
-"""Follow people from frame to frame: who is who, and points that go smoothly."""
+"""Follow people from frame to frame: where they are, who is who, and points that go smoothly."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from .pose import Person
+from zs2kit.errors import notify
 
+from .detection import Region
+from .pose import LEAST, Person, distinct, look, network, read_people
+
+if TYPE_CHECKING:
+    from zs2kit.clip import Chunk
+
+STILL_THERE = 0.5  # the least probability that somebody is still where they were
+COARSE = 0.15  # seconds after which the picture is looked at again,
+FINE = 1.0  # and after which small people are looked for, too
 NEAR = 0.3  # how far somebody's points may go in a frame, on average, by the side of the region
 PATIENCE = 0.5  # seconds for which somebody may be out of sight
 CUTOFF = 3.0  # hertz: of what stands still, only slower changes are let through
@@ -24,7 +36,7 @@ class Track:
     """What is remembered of a person."""
 
     number: int
-    side: float  # of the region, in pixels
+    region: list[float]  # where to look for the person: middle (x, y), side and angle
     missed: int  # frames since the person was last seen
     seen: list[list[float]]  # the points as they were found there: x, y, visibility
     smooth: list[list[float]]  # the same, smoothed
@@ -32,30 +44,61 @@ class Track:
 
 
 class Tracker:
-    """Numbers people, and smooths their points if asked to, one frame after another.
+    """Finds, numbers and smooths the people of a shot, one frame after another.
 
-    ``state`` is plain data, as JSON takes it. A tracker that is made with the state of another goes on where
-    that one was, and what comes out is to the bit what it would have been.
+    Whoever is found is looked for at the same place in the next frame, which is quick. The whole picture is
+    searched several times a second, and whenever somebody is lost; for small people, once a second. So people
+    who come later may be found some frames late. A tracker that is made with another's ``state``, a tensor of
+    bytes, goes on where that one was, and what comes out is to the bit what it would have been.
     """
 
-    def __init__(self, rate: float, smooth: bool = True, state: Mapping[str, Any] | None = None) -> None:
-        self.rate = rate  # frames in a second
-        self.smooth = smooth
-        self._next: int = state["next"] if state else 0
-        self._leader: int | None = state["leader"] if state else None
-        self._tracks = [Track(**track) for track in state["tracks"]] if state else []
+    def __init__(
+        self,
+        rate: float,
+        smooth: bool = True,
+        state: Tensor | None = None,
+        device: str = "cpu",
+        alone: bool = False,
+    ) -> None:
+        """rate: frames in a second; smooth: whether to steady points; alone: follow only the leader."""
+        self.rate, self.smooth, self.device, self.alone = rate, smooth, device, alone
+        known = {} if state is None else json.loads(state.cpu().numpy().tobytes())
+        self._frames: int = known.get("frames", 0)  # that were seen
+        self._next: int = known.get("next", 0)
+        self._leader: int | None = known.get("leader")
+        self._tracks = [Track(**track) for track in known.get("tracks", [])]
 
     @property
-    def state(self) -> dict[str, Any]:
-        """All that the tracker knows, as plain data."""
-        return {
+    def state(self) -> Tensor:
+        """All that the tracker knows, as bytes."""
+        known = {
+            "frames": self._frames,
             "next": self._next,
             "leader": self._leader,
             "tracks": [asdict(track) for track in self._tracks],
         }
+        return torch.frombuffer(bytearray(json.dumps(known).encode()), dtype=torch.uint8)
 
-    def follow(self, people: Sequence[Person]) -> list[Person]:
+    def follow(self, frame: NDArray[np.uint8]) -> list[Person]:
+        """Find the people on the next RGB frame (height, width, 3), and return them with their numbers."""
+        frame = np.ascontiguousarray(frame)
+        regions = [
+            Region(*track.region)
+            for track in self._tracks
+            if not track.missed and (not self.alone or track.number == self._leader)
+        ]
+        landmarks = network("landmarks", self.device)
+        read = read_people(landmarks, frame, regions)
+        people = distinct(person for person in read if person.score >= STILL_THERE)
+        fine = self._frames % max(1, round(FINE * self.rate)) == 0
+        coarse = not self.alone and self._frames % max(1, round(COARSE * self.rate)) == 0
+        if fine or coarse or len(people) < len(regions) or not people:
+            people += look(frame, self.device, people, fine)
+        return self.link(people)
+
+    def link(self, people: Sequence[Person]) -> list[Person]:
         """Return the people of the next frame with their numbers; nobody is left out, and nobody is added."""
+        self._frames += 1
         tracks = dict(self._match(people))
         self._tracks = [
             replace(track, missed=track.missed + 1)
@@ -68,22 +111,20 @@ class Tracker:
             self._tracks.append(track)
             points = np.array(track.smooth, np.float32) if self.smooth else person.points
             followed.append(replace(person, points=points, number=track.number))
+        if followed and self._leader not in [track.number for track in self._tracks]:
+            self._leader = max(followed, key=lambda person: person.region.side).number
         return followed
 
-    def leader(self, people: Sequence[Person]) -> NDArray[np.float32] | None:
-        """Return the points (33, 3) of one of those that `follow` returned; None if there is nobody.
+    def leader(self) -> NDArray[np.float32] | None:
+        """Return the points (33, 3) of one of the people; None if there is nobody.
 
         It is the largest at first, and the same one for as long as that one is remembered, even where unseen:
         the points are then those of the last time.
         """
-        known = {track.number: track for track in self._tracks}
-        if self._leader not in known:
-            largest = max(people, key=lambda person: person.region.side, default=None)
-            self._leader = None if largest is None else largest.number
-        if self._leader is None:
-            return None
-        track = known[self._leader]
-        return np.array(track.smooth if self.smooth else track.seen, np.float32)
+        for track in self._tracks:
+            if track.number == self._leader:
+                return np.array(track.smooth if self.smooth else track.seen, np.float32)
+        return None
 
     def _match(self, people: Sequence[Person]) -> list[tuple[int, Track]]:
         """Pair people with tracks, those first who are nearest to where they were."""
@@ -91,7 +132,7 @@ class Tracker:
         for index, person in enumerate(people):
             for track in self._tracks:
                 offsets = person.points[:, :2] - np.array(track.seen)[:, :2]
-                apart = float(np.linalg.norm(offsets, axis=1).mean()) / track.side
+                apart = float(np.linalg.norm(offsets, axis=1).mean()) / track.region[2]
                 if apart < NEAR * math.sqrt(1 + track.missed):
                     near.append((apart, index, track.number))
         by_number = {track.number: track for track in self._tracks}
@@ -113,7 +154,23 @@ class Tracker:
                 seen / scale, np.array(track.smooth) / scale, np.array(track.speed) / scale, rate
             )
             smooth, speed = smooth * scale, speed * scale
-        return Track(number, side, 0, seen.tolist(), smooth.tolist(), speed.tolist())
+        region = [person.region.x, person.region.y, side, person.region.angle]
+        return Track(number, region, 0, seen.tolist(), smooth.tolist(), speed.tolist())
+
+
+def tell_small(plugin: str, people: Sequence[Person], chunk: Chunk, index: int) -> bool:
+    """Send a notice if people are so small that others may be missed; return whether it was sent."""
+    assert chunk.fit is not None
+    least, smallest = LEAST * min(chunk.fit.source), min((each.height for each in people), default=math.inf)
+    if smallest > 1.25 * least:
+        return False
+    notify(
+        "small-people",
+        f"{plugin}: somebody in frame {index} is about {smallest:.0f} pixels tall, and people of less than "
+        f"{least:.0f} may be missed",
+        "crop the clip to the people",
+    )
+    return True
 
 
 def one_euro(
