@@ -202,7 +202,7 @@ def earlier_results_aside(command: Command, folder: Path) -> Iterator[None]:
 
     Several commands of a page make the same file, since a reader picks one of them.
     """
-    names = RESULTS if re.search(r"zs2kit (edit|generate|plan) ", command.line) else []
+    names = RESULTS if re.search(r"zs2kit (edit|filter|generate|plan) ", command.line) else []
     found = [path for name in names for path in folder.glob(name)]
     found = [path for path in found if f"--settings {path.name}" not in command.line]
     with TemporaryDirectory() as aside:

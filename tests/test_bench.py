@@ -22,9 +22,10 @@ from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_vid
 )
 from test_reference import save_adapter
 
+import zs2kit
 from zs2kit import attention as layers
 from zs2kit import metrics
-from zs2kit.bench import ablation, device, gpu, joint, overhead, quality, readers, same, search, speed
+from zs2kit.bench import ablation, device, every, gpu, joint, overhead, quality, readers, same, search, speed
 from zs2kit.bench.__main__ import main
 from zs2kit.bench.baselines import (
     attention,
@@ -41,10 +42,11 @@ from zs2kit.bench.runs import Method, Runs, interval
 from zs2kit.bench.tokenflow import TokenFlow, TokenFlowProcessor, token_flow
 from zs2kit.errors import UsageError, Zs2Error
 from zs2kit.model import Model
+from zs2kit.networks.rife import Rife
 from zs2kit.noise import correlation
 from zs2kit.quiet import quiet
 from zs2kit.schedule import make_scheduler
-from zs2kit.testing import tiny_models
+from zs2kit.testing import drawn_clip, tiny_models
 
 STEPS = 3
 
@@ -142,6 +144,32 @@ def test_ablation_writes_grids_other_noise_and_lengths(
     assert re.search(r"^\| 0 \| 0\.0 \| 0\.0 \|$", page, re.M)  # a still doesn't drift
     assert "### Other noise" in page and "### 3 frames" in page
     assert re.search(r"^\| search, 0.1 \|", page, re.M) and re.search(r"^\| closed form, 0.1 \|", page, re.M)
+
+
+def test_fewer_drawn_frames_are_compared_clip_by_clip() -> None:
+    drawn = [{"PCK@0.1": share, "seconds": 20.0} for share in (0.9, 1.0)]
+    filled = [{"PCK@0.1": share, "seconds": 10.0} for share in (0.7, 0.8)]
+    for numbers in (*drawn, *filled):
+        numbers |= {"warp error": 0.001, "kind flips": 0.0, "colour flips": 0.0}
+    table = every._table(drawn, filled, "--every 2").splitlines()
+    assert [line.split(" | ")[:2] for line in table[2:]] == [
+        ["| all drawn", "95.0% (90.0% to 100.0%)"],
+        ["| --every 2", "75.0% (70.0% to 80.0%)"],
+        ["| difference", "-20.0% (-20.0% to -20.0%)"],
+    ]
+    found = every._verdict(drawn, filled, 2)
+    assert "2.00 times as fast (2.00 to 2.00)" in found and "PCK@0.1 is outside the interval" in found
+    assert "No mean is outside" in every._verdict(drawn, drawn, 2)
+
+
+def test_frames_in_between_are_compared_and_put_into_the_page(tmp_path: Path) -> None:
+    (tmp_path / "packages").mkdir()
+    torch.save(Rife().state_dict(), tmp_path / "packages" / "flownet.pkl")
+    clip = zs2kit.write(tmp_path / "clip.mp4", drawn_clip(5, width=48, height=32))
+    run("middle", clip, "--cells", tmp_path, "--docs", tmp_path / "docs")
+    page = (tmp_path / "docs" / "results.md").read_text()
+    row = r"^\| clip.mp4, 48x32 \| 2 \|( [\d.]+ dB, [\d.]+ s \|){4}$"
+    assert re.search(row, page.partition("## Frames in between")[2], re.M)
 
 
 def test_the_papers_search_lands_near_the_closed_form_where_it_lands_at_all() -> None:

@@ -47,8 +47,7 @@ def passage_of(clip, index=0, count=None):
 def drawn(upscaler, given=None, **options):
     """What the filter makes of the frames together, in one call."""
     given = given or clip()
-    filter = Diffuse(4.0, upscaler, **{**QUICK, **options})
-    filter.prepare(given)
+    filter = Diffuse(4.0, upscaler, **{**QUICK, **options})(given).filter
     return filter.run(passage_of(given), Carry())
 
 
@@ -137,7 +136,10 @@ def test_after_an_edit_the_result_has_the_size_of_the_clip(upscaler, tiny_folder
     assert np.abs(made[0].image.astype(int) - plain[0].image).max() > 8
 
 
-def test_another_model_is_no_upscaler(tiny_folders):
+def test_another_model_is_no_upscaler(tiny_folders, tmp_path):
+    (tmp_path / "file.safetensors").touch()
+    with pytest.raises(ModelError, match=r"file.safetensors is a file; name a folder, or a hub name"):
+        Diffuse(2.0, str(tmp_path / "file.safetensors"))(clip())
     with pytest.raises(ModelError, match="is not an x4 upscaler"):
         Diffuse(2.0, str(tiny_folders["epsilon"]))(clip())
 

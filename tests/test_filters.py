@@ -91,7 +91,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def edited(source, tiny_folders):
     def edited(**more):
         quick = {"num_inference_steps": 2, "chunk_size": 2, "flow_momentum": 0.0, "plugins": []}
-        return zs2kit.edit(source, "a robot", model=tiny_folders["epsilon"], **{**quick, **more})
+        return zs2kit.edit(source, "a robot", **{"model": tiny_folders["epsilon"], **quick, **more})
 
     return edited
 
@@ -696,6 +696,127 @@ def test_an_edit_is_filtered(installed, source, tiny_folders, tmp_path):
         assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "out.mp4").read_bytes()
     done = run("generate", "x", *given[2:-2], "--frames", 2, *then, "-o", tmp_path / "made.mp4")
     assert done.exit_code == 0, done.output
+
+
+@pytest.fixture
+def loaded(installed, monkeypatch):
+    """What an installed filter was told of the machine, each time that it was prepared."""
+    seen = []
+    kind = zs2kit.plugins.load("soft_trail", Filter)
+    monkeypatch.setattr(kind, "prepare", lambda self, clip: seen.append((str(self.device), self.dtype)))
+    return seen
+
+
+def test_it_computes_where_it_is_told(loaded, edited, source, tmp_path):
+    then = ["--then", "soft_trail", "--then", "soft_trail:b"]
+    done = run("filter", source, *then, "--device", "cpu", "--dtype", "bfloat16", "-o", tmp_path / "out.mp4")
+    assert done.exit_code == 0, done.output
+    assert loaded == [("cpu", torch.bfloat16)] * 2
+    done = run("filter", source, *then, "--device", "there", "-o", tmp_path / "b.mp4")
+    assert done.exit_code == 2 and "device 'there' can't be used here" in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "b.mp4").exists()
+
+
+def test_it_computes_where_what_comes_before_does(loaded, edited, tiny_folders):
+    kind = zs2kit.plugins.load("soft_trail", Filter)
+    edit = edited(model=zs2kit.Model.load(tiny_folders["epsilon"], dtype="bfloat16"))
+    kind()(kind()(edit))
+    kind()(kind()(edit), dtype="float16")
+    kind()(kind()(drawn_clip(2), device="cpu:0"))
+    assert [dtype for _, dtype in loaded[:4]] == [torch.bfloat16] * 3 + [torch.float16]
+    assert [device for device, _ in loaded[4:]] == ["cpu:0"] * 2
+
+
+def test_cuts_can_be_given(tmp_path):
+    """A clip of 10 frames a second that moves a little all the time, with a cut where somebody says so."""
+    source = io.write(tmp_path / "clip.mp4", drawn_clip(6, width=48, height=32, rate=Fraction(10)))
+    plain = [frame.image for frame in Smooth(2)(source)]
+    cut = list(Smooth(2)(source, cuts=(0.3,)))
+    assert [place for place, frame in enumerate(cut) if frame.cut] == [0, 6]
+    assert np.array_equal(cut[5].image, cut[4].image) and not np.array_equal(plain[5], plain[4])
+    assert [frame.cut for frame in Trail()(two_shots([4, 4]))].count(True) == 2
+    assert [frame.cut for frame in Trail()(two_shots([4, 4]), cuts=())].count(True) == 1
+
+
+def test_wrong_cuts(edited, source):
+    with pytest.raises(UsageError, match="`cuts` must be 'auto' or times in seconds, 0 or more, not 'none'"):
+        Trail()(source, cuts="none")
+    for clip in (edited(), Trail()(source)):
+        with pytest.raises(UsageError, match="the shots of an edited or filtered clip are known"):
+            Trail()(clip, cuts=(0.1,))
+    assert through(source, [Trail(), Trail()], cuts=(0.1,)).clip.describe()["cuts"] == [0.1]
+
+
+def test_a_report_restores_cuts_and_machine(installed, source, tmp_path):
+    report, look = tmp_path / "out.json", tmp_path / "look.toml"
+    given = ["--then", "soft_trail", "--cuts", "0.04,0.1", "--device", "cpu", "--dtype", "bfloat16"]
+    done = run(
+        "filter", source, *given, "-o", tmp_path / "a.mp4", "--report", report, "--save-settings", look
+    )
+    assert done.exit_code == 0, done.output
+    about = json.loads(report.read_text())["settings"]
+    assert about == {"cuts": [0.04, 0.1], "device": "cpu", "dtype": "bfloat16"}
+    again = run(
+        "filter", source, "--settings", report, "-o", tmp_path / "b.mp4", "--report", tmp_path / "b.json"
+    )
+    assert again.exit_code == 0, again.output
+    assert json.loads((tmp_path / "b.json").read_text())["settings"] == about
+    assert run("filter", source, "--settings", look, "-o", tmp_path / "c.mp4").exit_code == 0
+    results = [(tmp_path / f"{name}.mp4").read_bytes() for name in "abc"]
+    assert results[0] == results[1] == results[2]
+
+
+def test_other_cuts_are_not_resumed(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("zs2kit.journal.SHARE", 1e9)
+
+    def fail(progress):
+        if progress == 3:
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        io.write(tmp_path / "out.mkv", Trail()(source), codec="ffv1", progress=fail)
+    with pytest.raises(zs2kit.Zs2Error, match=r"cuts 'auto', not \[0.1\]"):
+        io.write(tmp_path / "out.mkv", Trail()(source, cuts=(0.1,)), codec="ffv1", resume=True)
+
+
+def test_several_clips_are_filtered(installed, source, tmp_path):
+    clips = [tmp_path / f"{name}.mp4" for name in ("one", "broken", "two")]
+    for clip in clips:
+        clip.write_bytes(b"no video" if clip.stem == "broken" else source.read_bytes())
+    out = tmp_path / "results"
+    out.mkdir()
+    then = ["--then", "soft_trail", "-o", out]
+    done = run("filter", *clips, *then, "--report", out)
+    assert done.exit_code == 1 and "1 of 3 clips failed" in done.stderr
+    names = [out / f"{name}-soft_trail.mp4" for name in ("one", "two")]
+    assert done.stdout.split() == [str(each) for each in names]
+    assert sorted(out.iterdir()) == sorted([*names, *(each.with_suffix(".json") for each in names)])
+    names[1].unlink()
+    done = run("filter", clips[0], clips[2], *then, "--resume")
+    assert done.exit_code == 0 and done.stdout.split() == [str(names[1])], done.output
+    assert "already exists, so" in done.stderr
+
+
+def test_standard_input_and_output(installed, source, tmp_path):
+    words = ["filter", "-", "--then", "soft_trail", "-o", "-", "--quiet"]
+    done = CliRunner().invoke(cli.main, words, input=source.read_bytes())
+    assert done.exit_code == 0, done.stderr
+    (tmp_path / "out.mkv").write_bytes(done.stdout_bytes)
+    made = io.read(tmp_path / "out.mkv")
+    assert [len(list(made)), made.width, made.rate] == [5, 48, Fraction(30000, 1001)]
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["cut.otio"], "cut.otio is a timeline, not a clip; name clips"),
+        (["-"], "standard input is a single clip without a name"),
+        (["-", "-o", "-", "--report", "a.json"], "nothing can be written beside standard output"),
+    ],
+)
+def test_other_clips_are_one_line(installed, words, says):
+    done = run("filter", *words, "--then", "soft_trail")
+    assert done.exit_code == 2 and says in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,13 @@ def drawn_with(
     }
 
 
+def filtered_with(made: Edit | FarmEdit | Filtered, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a clip that was only filtered, with what is known ``about`` how it was read."""
+    known = made.describe() or {}
+    dtype = known["dtype"].removeprefix("torch.")
+    return {"settings": {"cuts": known["cuts"], **about, "device": known["device"], "dtype": dtype}}
+
+
 def report_on(
     result: Path,
     made: Edit | FarmEdit | Filtered,

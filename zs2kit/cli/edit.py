@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
-import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from zs2kit.cli.jobs import HANDLES, PROMPTS, Job, jobs_of
+from zs2kit.cli.jobs import HANDLES, PROMPTS, Job, check_live, files, hand_over, jobs_of
 from zs2kit.cli.options import AT, FILES, MACHINE, PATH, RATE, TIME, WHAT, Shared, flag, shared
 from zs2kit.cli.terminal import Command
 from zs2kit.errors import UsageError
@@ -92,9 +89,6 @@ def _required(context: click.Context, parameter: click.Parameter, value: Sequenc
     return value
 
 
-STANDARD = Path("-")  # standard input, or output
-
-
 class Looked(NamedTuple):
     """What is known of a job before a model is loaded."""
 
@@ -159,36 +153,21 @@ def edit(
         if clips:
             raise UsageError("--camera comes instead of CLIP", "leave one of them out")
         clips = [Path(f"camera {camera}")]
-    pipes = TemporaryDirectory(prefix="zs2kit-") if STANDARD in (*clips, out) else nullcontext("")
-    with shared.manners(), shared.display() as display, pipes as temporary:
-        named = out
-        if STANDARD in clips:
-            if out is None or len(clips) > 1:
-                raise UsageError("standard input is a single clip without a name", "name the result: `out`")
-            display.stage("reading standard input")
-            from zs2kit.io.pipes import collect
-
-            clips = [collect(sys.stdin.buffer, Path(temporary, "standard input"))]
-        if out == STANDARD:
-            if shared.sheet or shared.report:
-                raise UsageError("nothing can be written beside standard output", "name the result: `out`")
-            out = Path(temporary, "standard output.mkv")
+    named = out
+    with (
+        shared.manners(),
+        shared.display() as display,
+        files(clips, out, shared, display) as (clips, out),
+    ):
         display.stage("looking at the clip" if len(clips) == 1 else "looking at the clips")
         chosen, filters = shared.build()
         from zs2kit import io
         from zs2kit.filters import declared
-        from zs2kit.io.cameras import address_of
         from zs2kit.io.reading import how_read
 
-        def look(job: Job) -> Looked:
+        def look(job: Job[Shared]) -> Looked:
             """Check all that can be checked before a model is loaded."""
-            if camera is not None or address_of(job.clip):
-                if shared.sheet or shared.report:
-                    raise UsageError(
-                        f"{job.clip} can't be read again for a sheet or a report", "leave it out"
-                    )
-                if start is not None:
-                    raise UsageError(f"`start` is for files, not for {job.clip}", "leave it out")
+            check_live(job, live=camera is not None)
             if camera is not None:
                 read_source = functools.partial(io.capture, camera, end=end)
             else:
@@ -199,20 +178,12 @@ def edit(
             job.shared.check_beside([job.clip, job.out])
             return Looked(read_source, source, output)
 
-        def make(job: Job, looked: Looked, edited: Edit | FarmEdit) -> None:
-            made = through(edited, filters)
-            several = len(jobs.jobs) > 1
-            of = f" {job.name} ({jobs.jobs.index(job) + 1} of {len(jobs.jobs)})" if several else ""
-            display.stage(f"editing{of}")
+        def make(job: Job[Shared], looked: Looked, edited: Edit | FarmEdit) -> None:
+            made = through(edited, filters, device=shared.device, dtype=shared.dtype)
+            display.stage(f"editing{jobs.numbered(job)}")
             shared.write(looked.output, made)
             display.stop()
-            if named == STANDARD:
-                with job.out.open("rb") as result:
-                    shutil.copyfileobj(result, sys.stdout.buffer)
-            else:
-                # Before the rest, which may still fail. In bytes, since a name may not be text, or not fit
-                # the encoding.
-                click.echo(os.fsencode(job.out))
+            hand_over(job.out, named)  # before the rest, which may still fail
             job.shared.write_beside(job.out, edited, made, looked.read, **how_read(**job.how))
             display.start()
 
@@ -242,11 +213,11 @@ def edit(
                 by_frame[0] = drawing.default_prompt if prompt is None else prompt
                 shared.save()
 
-            def begin(job: Job, looked: Looked) -> Edit | FarmEdit:
+            def begin(job: Job[Shared], looked: Looked) -> Edit | FarmEdit:
                 how = {"plugins": chosen, "progress": display.update, **shared.settings}
                 return draw(looked.source, job.prompts or by_frame, **how)
 
-            edits: Iterable[tuple[Job, Looked, Edit | FarmEdit | None]] = (
+            edits: Iterable[tuple[Job[Shared], Looked, Edit | FarmEdit | None]] = (
                 (job, looked, jobs.attempt(job, functools.partial(begin, job, looked)))
                 for job, looked in ready
             )

@@ -3,68 +3,100 @@
 from __future__ import annotations
 
 import functools
-import os
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from zs2kit.cli.edit import reading_options
-from zs2kit.cli.options import PATH, Common, shared
-from zs2kit.cli.terminal import Command
+from zs2kit.cli.jobs import Job, check_live, files, hand_over, jobs_of
+from zs2kit.cli.options import HOW, PATH, SETTINGS, Common, derived, shared
+from zs2kit.cli.terminal import Command, given
 from zs2kit.errors import UsageError
+
+if TYPE_CHECKING:
+    from zs2kit.clip import Clip
+    from zs2kit.io import Output
 
 
 @click.command("filter", cls=Command)
-@click.argument("clip", type=PATH)
+@click.argument("clips", metavar="CLIP...", type=PATH, nargs=-1, required=True)
 @reading_options
+@derived(SETTINGS["cuts"], HOW)
 @shared(Common)
 def filter_(
-    clip: Path,
+    clips: Sequence[Path],
     out: Path | None,
     start: Fraction | None,
     end: Fraction | None,
     fps: Fraction | None,
     deinterlace: bool,
     reader: str,
+    cuts: Any,
     shared: Common,
 ) -> None:
     """Take CLIP through filters, without an edit: --then NAME for each of them.
 
-    Once the result is complete, its name is printed; nothing else goes to standard output.
+    If there are several clips, each gets a result of its own. If one of them fails, the others are still
+    filtered, and the exit code is 1.
+
+    Once a result is complete, its name is printed; nothing else goes to standard output. CLIP may be -,
+    standard input, and --out too: then the result goes to standard output, as Matroska.
     """
     if not shared.filters:
         raise UsageError("no filter is named", "name one with --then; 'zs2kit filters' lists them")
     if start is not None and end is not None and start >= end:
         raise UsageError("`start` must be before `end`")
-    with shared.manners(), shared.display() as display:
-        display.stage("looking at the clip")
+    named = out
+    with (
+        shared.manners(),
+        shared.display() as display,
+        files(clips, out, shared, display) as (clips, out),
+    ):
+        display.stage("looking at the clip" if len(clips) == 1 else "looking at the clips")
         filters = shared.build_filters()
         from zs2kit import io
-        from zs2kit.filters import declared, through
+        from zs2kit.filters import Filtered, declared, through
         from zs2kit.io.reading import how_read
+        from zs2kit.report import filtered_with
+        from zs2kit.timelines import is_timeline
 
-        how: dict[str, Any] = {
-            "start": start,
-            "end": end,
-            "rate": fps,
-            "deinterlace": deinterlace,
-            "reader": reader,
-        }
-        read = functools.partial(io.read, clip, **how)
-        source = read()
-        out = out or io.name_beside(clip, shared.word, shared.output.get("codec"))
-        output = shared.opened_output(out, display)
-        output.check(declared(source, filters))
-        shared.check_beside([clip, out])
-        display.stage("loading the filters")
-        made = through(filters[0](source), filters[1:])
-        shared.save()
-        display.stage("filtering")
-        shared.write(output, made, display.update)
-        display.stop()
-        click.echo(os.fsencode(out))
-        shared.write_sheet(out, read)
-        if shared.report:
-            shared.write_report(out, made, read, {"settings": how_read(**how)})
+        if timeline := next((each for each in (*clips, out) if each and is_timeline(each)), None):
+            raise UsageError(f"{timeline} is a timeline, not a clip", "name clips")
+
+        def look(job: Job[Common]) -> tuple[Clip, Output]:
+            """Check all that can be checked before a filter loads what it needs."""
+            check_live(job)
+            source = io.read(job.clip, **job.how)
+            output = job.shared.opened_output(job.out, display)
+            output.check(declared(source, filters))
+            job.shared.check_beside([job.clip, job.out])
+            return source, output
+
+        def make(job: Job[Common], source: Clip, output: Output) -> None:
+            display.stage("loading the filters")
+            machine = {"device": shared.device, "dtype": shared.dtype}
+            made = through(source, filters, **given({"cuts": cuts, **machine}))
+            assert isinstance(made, Filtered)
+            shared.save()
+            display.stage(f"filtering{jobs.numbered(job)}")
+            shared.write(output, made, display.update)
+            display.stop()
+            hand_over(job.out, named)
+            read = functools.partial(io.read, job.clip, **job.how)
+            job.shared.write_sheet(job.out, read)
+            if job.shared.report:
+                job.shared.write_report(job.out, made, read, filtered_with(made, how_read(**job.how)))
+            display.start()
+
+        how = {"start": start, "end": end, "rate": fps, "deinterlace": deinterlace, "reader": reader}
+        jobs = jobs_of(clips, out, shared, how)
+        resumes = len(jobs.jobs) > 1 and shared.output.get("resume")
+        todo = jobs.unfinished() if resumes else jobs.jobs
+        looked = [(job, jobs.attempt(job, functools.partial(look, job))) for job in todo]
+        for job, found in looked:
+            if found is not None:
+                jobs.attempt(job, functools.partial(make, job, *found))
+    jobs.end()

@@ -92,7 +92,7 @@ def generate(
         )
         shared.save()
         display.stage("generating")
-        made = through(generated, filters)
+        made = through(generated, filters, device=shared.device, dtype=shared.dtype)
         shared.write(output, made)
         display.stop()
         click.echo(os.fsencode(out))

@@ -1,26 +1,32 @@
-"""What `edit` and `plan` are to do: one clip, several, or the cuts of a timeline, each with its result."""
+"""What `edit`, `plan` and `filter` do: one clip, several, or the cuts of a timeline, each with a result."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import click
 
-from zs2kit.cli.options import FILES, PATH, WHAT, Common, Shared, flag
+from zs2kit.cli.options import FILES, PATH, WHAT, Common, flag
 from zs2kit.cli.terminal import say_failure
 from zs2kit.errors import ClipError, UsageError, Zs2Error, is_out_of_memory, notify
 
 if TYPE_CHECKING:
+    from zs2kit.cli.display import Display
     from zs2kit.timelines import Cut, Timeline
 
 T = TypeVar("T")
+C = TypeVar("C", bound=Common)  # the options that the command has
 
+STANDARD = Path("-")  # standard input, or output
 HANDLES = flag(
     "--handles",
     metavar="N",
@@ -41,7 +47,7 @@ PROMPTS = flag(
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Generic[C]):
     """A clip, or a cut of a timeline, and where its result goes.
 
     how: what `zs2kit.read` is given. prompts: the clip's own, by frame; empty if it has none.
@@ -49,7 +55,7 @@ class Job:
 
     clip: Path
     out: Path
-    shared: Shared  # with the paths of this clip's sheet and report
+    shared: C  # with the paths of this clip's sheet and report
     how: Mapping[str, Any]
     prompts: Mapping[int, str]
     cut: Cut | None = None
@@ -61,16 +67,16 @@ class Job:
 
 
 @dataclass
-class Jobs:
+class Jobs(Generic[C]):
     """All that a command is to do; a timeline at ``written``, if that is a path, will show the results."""
 
-    jobs: Sequence[Job]
+    jobs: Sequence[Job[C]]
     source: Timeline | None = None  # the one whose cuts are edited
     written: Path | None = None
     folder: Path | None = None  # for the results, if it is to be made
-    failed: list[Job] = field(default_factory=list)
+    failed: list[Job[C]] = field(default_factory=list)
 
-    def attempt(self, job: Job, work: Callable[[], T]) -> T | None:
+    def attempt(self, job: Job[C], work: Callable[[], T]) -> T | None:
         """Do ``work``; if there are several jobs, print its error and return None, so that others go on."""
         try:
             return work()
@@ -80,6 +86,10 @@ class Jobs:
             self.failed.append(job)
             say_failure(error, about=job.name)
             return None
+
+    def numbered(self, job: Job[C]) -> str:
+        """Return the job's name and number, to follow what is done with it; nothing if it is the only one."""
+        return f" {job.name} ({self.jobs.index(job) + 1} of {len(self.jobs)})" if len(self.jobs) > 1 else ""
 
     def end(self) -> None:
         """Raise `ClipError` if any of several jobs failed."""
@@ -102,7 +112,7 @@ class Jobs:
                 with suppress(OSError):
                     self.folder.rmdir()
 
-    def unfinished(self) -> list[Job]:
+    def unfinished(self) -> list[Job[C]]:
         """Return the jobs of an interrupted command that are still to be done."""
         from zs2kit import journal
         from zs2kit.io.sequence import Pattern
@@ -137,6 +147,38 @@ class Jobs:
         return self.written
 
 
+@contextmanager
+def files(
+    clips: Sequence[Path], out: Path | None, shared: Common, display: Display
+) -> Iterator[tuple[Sequence[Path], Path | None]]:
+    """Yield ``clips`` and ``out`` with temporary files in place of standard input and output."""
+    if STANDARD not in (*clips, out):
+        yield clips, out
+        return
+    if STANDARD in clips and (out is None or len(clips) > 1):
+        raise UsageError("standard input is a single clip without a name", "name the result: `out`")
+    if out == STANDARD and (shared.sheet or shared.report):
+        raise UsageError("nothing can be written beside standard output", "name the result: `out`")
+    with TemporaryDirectory(prefix="zs2kit-") as folder:
+        if STANDARD in clips:
+            display.stage("reading standard input")
+            from zs2kit.io.pipes import collect
+
+            clips = [collect(sys.stdin.buffer, Path(folder, "standard input"))]
+        if out == STANDARD:
+            out = Path(folder, "standard output.mkv")
+        yield clips, out
+
+
+def hand_over(result: Path, named: Path | None) -> None:
+    """Print the name of a result that is complete; if ``named`` is standard output, write its bytes there."""
+    if named == STANDARD:
+        with result.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+    else:  # in bytes, since a name may not be text, or not fit the encoding
+        click.echo(os.fsencode(result))
+
+
 class _Entry(NamedTuple):
     """A clip, what its result is named after, and how it is read."""
 
@@ -149,12 +191,12 @@ class _Entry(NamedTuple):
 def jobs_of(
     clips: Sequence[Path],
     out: Path | None,
-    shared: Shared,
+    shared: C,
     how: Mapping[str, Any],
     *,
     handles: int | None = None,
     table: Path | None = None,
-) -> Jobs:
+) -> Jobs[C]:
     """Return what is to be done with ``clips``; ``how`` is what `zs2kit.read` is given.
 
     With several clips, all paths of results are folders, and the results are named after the clips. If
@@ -186,6 +228,21 @@ def jobs_of(
     return Jobs(_with_prompts(jobs, table), timeline, written, folder)
 
 
+def check_live(job: Job[C], *, live: bool = False) -> None:
+    """Raise `UsageError` for what can't be done with a camera's frames, which come only once.
+
+    live: whether the job's clip is a camera; one on the network is known by its address.
+    """
+    from zs2kit.io.cameras import address_of
+
+    if not (live or address_of(job.clip)):
+        return
+    if job.shared.sheet or job.shared.report:
+        raise UsageError(f"{job.clip} can't be read again for a sheet or a report", "leave it out")
+    if job.how["start"] is not None:
+        raise UsageError(f"`start` is for files, not for {job.clip}", "leave it out")
+
+
 def check_timeline(path: Path, shared: Common, others: Sequence[Path]) -> None:
     """Raise an error if a timeline can't be written to ``path``, or would replace one of ``others``."""
     from zs2kit.beside import check_beside
@@ -202,7 +259,7 @@ def shown_by(written: Path, shared: Common) -> Path:
 
 
 def _opened(
-    source: Path, out: Path | None, shared: Shared, how: Mapping[str, Any], handles: int
+    source: Path, out: Path | None, shared: Common, how: Mapping[str, Any], handles: int
 ) -> tuple[Timeline, Path]:
     """Return the timeline ``source``, and where that of the results goes."""
     from zs2kit import timelines
@@ -230,7 +287,7 @@ def _entry(cut: Cut, how: Mapping[str, Any]) -> _Entry:
     return _Entry(cut.media, like, {**how, "start": cut.start, "end": cut.end, "rate": cut.rate}, cut)
 
 
-def _check_folders(entries: Sequence[_Entry], out: Path | None, shared: Shared, *, several: bool) -> None:
+def _check_folders(entries: Sequence[_Entry], out: Path | None, shared: Common, *, several: bool) -> None:
     """Raise `UsageError` if a place for several results is no folder."""
     for option, folder in {"out": out, "sheet": shared.sheet, "report": shared.report}.items():
         if several and folder is not None and not os.path.isdir(folder):
@@ -239,7 +296,7 @@ def _check_folders(entries: Sequence[_Entry], out: Path | None, shared: Shared, 
             )
 
 
-def _jobs(entries: Sequence[_Entry], out: Path | None, shared: Shared, *, several: bool) -> list[Job]:
+def _jobs(entries: Sequence[_Entry], out: Path | None, shared: C, *, several: bool) -> list[Job[C]]:
     from zs2kit import io
 
     clips = [each.clip for each in entries]
@@ -270,7 +327,7 @@ def _jobs(entries: Sequence[_Entry], out: Path | None, shared: Shared, *, severa
     return jobs
 
 
-def _with_prompts(jobs: Sequence[Job], table: Path | None) -> list[Job]:
+def _with_prompts(jobs: Sequence[Job[C]], table: Path | None) -> list[Job[C]]:
     """Return the jobs with the prompts of a table; a cut is there by its name or its number."""
     if table is None:
         return list(jobs)

@@ -369,6 +369,8 @@ class Common:
     save_settings: Path | None
     sheet: Path | None
     report: Path | None
+    device: str | None
+    dtype: str | None
     progress: str
     quiet: bool
     verbose: bool
@@ -514,8 +516,6 @@ class Shared(Common):
     embeddings: Sequence[str]
     vae: str | None
     tiny_vae: str
-    device: str | None
-    dtype: str | None
     graphs: bool | None
     compile: bool
     offload: bool | None

@@ -60,7 +60,7 @@ def plan(
     Exits with 1 if the edit couldn't start.
     """
     said: list[Notice] = []
-    plans: list[tuple[Job, Plan]] = []
+    plans: list[tuple[Job[Shared], Plan]] = []
     with shared.manners(notices=said.append), shared.display() as display:
         display.stage("looking at the clip" if len(clips) == 1 else "looking at the clips")
         chosen, filters = shared.build()
@@ -74,7 +74,7 @@ def plan(
             raise UsageError(f"{preview} is not a folder", "for several clips, name a folder that exists")
         sheets = [preview and (preview / f"{job.out.stem}.png" if several else preview) for job in jobs.jobs]
 
-        def look(job: Job, sheet: Path | None) -> tuple[Clip, tuple[str, ...]]:
+        def look(job: Job[Shared], sheet: Path | None) -> tuple[Clip, tuple[str, ...]]:
             """Check all that can be checked before a model is loaded; return the clip and the obstacles."""
             source = io.read(job.clip, **job.how)
             output = io.Output(job.out, **shared.output)
@@ -104,13 +104,13 @@ def plan(
                 shared.say_prompt(prompt, model)
             shared.save()
 
-            def make(job: Job, path: Path | None, found: tuple[Clip, tuple[str, ...]]) -> Plan:
+            def make(job: Job[Shared], path: Path | None, found: tuple[Clip, tuple[str, ...]]) -> Plan:
                 source, obstacles = found
                 edited = edit(source, job.prompts or prompt, plugins=chosen, model=model, **shared.settings)
                 display.stage("planning")
                 sheet = Sheet(edited)
                 planned = plan(
-                    through(edited, filters),
+                    through(edited, filters, device=shared.device, dtype=shared.dtype),
                     io.Output(job.out, **shared.output),
                     progress=display.update,
                     preview=sheet.add if path else None,

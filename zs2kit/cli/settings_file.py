@@ -173,7 +173,7 @@ def _of_report(
     """Return what a report says as options of ``command``; those that it hasn't are left out."""
     names = {each.name for each in command.params}
     try:
-        values = _of_drawing(path, content) if "plugins" in names else {}
+        values = (_of_drawing if "plugins" in names else _of_settings)(path, content)
         values["filters"] = [each["name"] for each in content.get("filters", [])]
         sets = dict(_sets_of(path, content.get("filters", []), "filters"))
         if "plugins" in names:
@@ -201,24 +201,28 @@ def _sets_of(path: Path, used: list[dict[str, Any]], group: str) -> Iterator[tup
 
 def _of_drawing(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     """Return what the report on an edit or a generated clip says as options, but for those of filters."""
-    settings, model = dict(content["settings"]), content["model"]
-    prompts = settings.pop("prompt")
-    prompts = prompts if isinstance(prompts, dict) else {"0": prompts}
-    values: dict[str, Any] = {
+    prompts, model = content["settings"]["prompt"], content["model"]
+    prompts = dict(prompts) if isinstance(prompts, dict) else {"0": prompts}
+    return _of_settings(path, content) | {
         "prompt": prompts.pop("0"),
         "prompts": [[frame, text] for frame, text in prompts.items()],
-        "fps": settings.pop("rate", None),
         "model": model["name"],
         "config": model["config"],
         "loras": [f"{name}:{weight!r}" for name, weight in model["loras"].items()],
         "embeddings": list(model["embeddings"]),
         "vae": model.get("vae"),
         "tiny_vae": model.get("tiny_vae"),
-        "device": model["device"],
-        "dtype": model["dtype"],
         "plugins": [each["name"] for each in content["plugins"]] or ["none"],
     }
-    if size := settings.pop("size"):
+
+
+def _of_settings(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Return what a report says of how a clip was read and where it was made, as options."""
+    settings = dict(content["settings"])
+    settings.pop("prompt", None)
+    settings |= {name: content["model"][name] for name in ("device", "dtype") if "model" in content}
+    values = {"fps": settings.pop("rate", None)}
+    if size := settings.pop("size", None):
         values["size"] = f"{size[1]}x{size[0]}"
     cuts = settings.pop("cuts")
     values["cuts"] = cuts if isinstance(cuts, str) else ",".join(map(str, cuts)) or "none"

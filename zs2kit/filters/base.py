@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar
 
 from zs2kit.plugins import Extension
+from zs2kit.settings import Cuts
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +40,11 @@ class Filter(Extension):
     # Whether, after an edit, it gets the pictures as the model has drawn them, rather than brought to the
     # source's size. Bringing its own ones there, and putting back what a mask keeps, is then the last step.
     model_size: ClassVar[bool] = False
+
+    if TYPE_CHECKING:
+        # Where the filter's networks compute, and in which precision; set before `prepare` is called
+        device: torch.device
+        dtype: torch.dtype
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Return the result's (height, width) for a clip of this size.
@@ -85,11 +91,16 @@ class Filter(Extension):
             for part in range(self.per_frame)
         ]
 
-    def __call__(self, clip: Clip) -> Filtered:
-        """Return ``clip`` filtered; raise what `prepare` raises, or `UsageError` for a wrong value."""
+    def __call__(
+        self, clip: Clip, *, cuts: Cuts = "auto", device: str | None = None, dtype: str | None = None
+    ) -> Filtered:
+        """Return ``clip`` filtered; see `zs2kit.Filtered`.
+
+        Raises what `prepare` raises, and `UsageError` for a wrong value.
+        """
         from zs2kit.filters.filtered import Filtered  # needs torch
 
-        return Filtered(clip, self)
+        return Filtered(clip, self, cuts=cuts, device=device, dtype=dtype)
 
 
 def declared(clip: Clip, filters: Sequence[Filter]) -> Clip:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from zs2kit.model import Model
 from zs2kit.motion import MOMENTUM
 from zs2kit.networks.base import DenoiserInputs
 from zs2kit.noise import MAX_DIVERGENCE, make_noise
-from zs2kit.plugins import Plugin, manager
+from zs2kit.plugins import Plugin, manager, name_of
 from zs2kit.scan import Broken, Scan, to_images
 from zs2kit.settings import MODEL, Settings, option
 
@@ -77,7 +78,11 @@ class Diffuse(Filter):
     def prepare(self, clip: Clip) -> None:
         """See `Filter`."""
         refuse_nothing_to_do(self, clip)
-        model = Model.load(self.model)
+        if os.path.isfile(self.model):
+            raise ModelError(
+                f"`{name_of(self)}.model`: {self.model} is a file", "name a folder, or a hub name"
+            )
+        model = Model.load(self.model, device=str(self.device), dtype=str(self.dtype).removeprefix("torch."))
         most = getattr(model.pipeline.config, "max_noise_level", None)
         if most is None or model.vae_scale != TIMES or model.network.channels != model.latent_channels + 3:
             raise ModelError(

@@ -19,11 +19,14 @@ from zs2kit.carry import Carry
 from zs2kit.clip import Anew, Clip, Frame, resized
 from zs2kit.editing import Edit
 from zs2kit.encoding import Encoding
-from zs2kit.errors import PluginError, Zs2Error, first_line, is_out_of_memory, notify
+from zs2kit.errors import PluginError, UsageError, Zs2Error, first_line, is_out_of_memory, notify
 from zs2kit.filters.base import Filter, Passage
 from zs2kit.io.reading import described, frame_ticks, opened
 from zs2kit.journal import Resumable
+from zs2kit.model import Model
+from zs2kit.networks.loading import device_of, dtype_of
 from zs2kit.scan import fitted
+from zs2kit.settings import Cuts, Settings
 from zs2kit.shots import shots
 
 T = TypeVar("T", bound=Clip)
@@ -42,13 +45,29 @@ class Filtered(Clip):
 
     Like `Edit`, it can be resumed between any two chunks. ``clip`` is what is filtered. Size, rate, time base
     and number of frames are those that the filter declares; everything else is the clip's.
+
+    cuts: where the clip cuts to another shot, as `Settings.cuts`; that of an edit is known already. device,
+    dtype: where the filter's networks compute, and in which precision, as for `Model.load`; by default, those
+    of the edit or of the filter before, if there is one.
     """
 
-    def __init__(self, clip: Clip | Any, filter: Filter) -> None:
+    def __init__(
+        self,
+        clip: Clip | Any,
+        filter: Filter,
+        *,
+        cuts: Cuts = "auto",
+        device: str | None = None,
+        dtype: str | None = None,
+    ) -> None:
         plugins.check(filter, Filter)
         self.clip = clip = opened(clip)
+        self._cuts = Settings(cuts=cuts).cuts
+        if cuts != "auto" and isinstance(clip, Resumable):
+            raise UsageError("the shots of an edited or filtered clip are known", "leave `cuts` out")
         self.filter = dataclasses.replace(filter)  # type: ignore[type-var]
         self.filter._called = filter._called
+        self.filter.device, self.filter.dtype = _machine(clip, device, dtype)
         facts = vars(self.filter.declared(clip))
         super().__init__(**{each.name: facts[each.name] for each in dataclasses.fields(Clip) if each.init})
         self.frames = self
@@ -128,7 +147,7 @@ class Filtered(Clip):
         self._state = _State(taken, _unpacked(_within(carry, "waiting/")), _within(carry, "filter/"))
         if self._work is not None:
             return self._frames(self._work.frames_from(taken, _within(carry, "clip/"), between))
-        return self._frames(islice(shots_of(self._input), taken, None))
+        return self._frames(islice(shots_of(self._input, self._cuts), taken, None))
 
     def stop(self) -> None:
         """Have the edit end, as `Edit.stop` does."""
@@ -140,6 +159,10 @@ class Filtered(Clip):
         about = self._work.describe() if self._work else described(self._input)
         if about is None:
             return None
+        if self._work is None:
+            cuts = self._cuts if self._cuts == "auto" else [float(time) for time in self._cuts]
+            machine = {"device": self.filter.device.type, "dtype": str(self.filter.dtype)}
+            about |= {"cuts": cuts, **machine}
         before = about.pop("filters", {})
         kind, name = plugins.kind_of(self.filter), plugins.name_of(self.filter)
         if name in map(itemgetter(1), map(plugins.parted, before)):  # used twice in a script, without a name
@@ -238,13 +261,15 @@ class Filtered(Clip):
             yield fitted(shown, new, size, self.encoding)._replace(keep=keep)
 
 
-def shots_of(clip: Clip) -> Iterator[Frame]:
+def shots_of(clip: Clip, cuts: Cuts = "auto") -> Iterator[Frame]:
     """Yield the frames of a clip, each with the mark whether a shot starts there; find out if need be."""
     frames = iter(clip)
     first = next(frames, None)
-    if first is None or first.cut is not None:
-        return iter(()) if first is None else chain([first], frames)
-    return (frame for _, frame in shots(clip.with_frames(chain([first], frames)), "auto"))
+    if first is None:
+        return iter(())
+    if first.cut is not None and cuts == "auto":
+        return chain([first], frames)
+    return (frame for _, frame in shots(clip.with_frames(chain([first], frames)), cuts))
 
 
 def unfitted(clip: Clip) -> Clip:
@@ -253,17 +278,38 @@ def unfitted(clip: Clip) -> Clip:
     return other
 
 
-def through(clip: T, filters: Sequence[Filter]) -> T | Filtered:
-    """Return ``clip`` after ``filters``, in this order."""
+def through(
+    clip: T,
+    filters: Sequence[Filter],
+    *,
+    cuts: Cuts = "auto",
+    device: str | None = None,
+    dtype: str | None = None,
+) -> T | Filtered:
+    """Return ``clip`` after ``filters``, in this order; the other arguments are those of `Filtered`."""
     made: T | Filtered = clip
     for each in filters:
-        made = each(made)
+        made = each(made, cuts=cuts, device=device, dtype=dtype)
+        cuts = "auto"  # the first filter has marked the frames
     return made
 
 
 def filters_of(clip: Clip) -> list[Filter]:
     """Return the filters that a clip goes through, in order; none if it is not filtered."""
     return [*filters_of(clip.clip), clip.filter] if isinstance(clip, Filtered) else []
+
+
+def _machine(clip: Clip, device: str | None, dtype: str | None) -> tuple[torch.device, torch.dtype]:
+    """Return where a filter of ``clip`` computes, and in which precision."""
+    before: Filter | Model | None = None
+    if isinstance(clip, Filtered):
+        before = clip.filter
+    elif isinstance(clip, Edit):
+        before = clip.scan.model
+    chosen = before.device if before and device is None else device_of(device)
+    if before and dtype is None and chosen.type == before.device.type:
+        return chosen, before.dtype
+    return chosen, dtype_of(dtype, chosen)
 
 
 def filter_seconds(made: Clip, edited: Edit, frames: Sequence[Frame]) -> float:

@@ -48,10 +48,9 @@ class Smooth(Filter):
             raise UsageError("a clip of one frame has nothing to put frames between", "give a longer one")
         self._network: Rife | None = None
         if self.model is not None:
-            from zs2kit.networks.loading import device_of
             from zs2kit.networks.rife import Rife
 
-            self._network = Rife.load(self.model, device_of(None), f"{name_of(self)}.model")
+            self._network = Rife.load(self.model, self.device, f"{name_of(self)}.model")
 
     def run(self, passage: Passage, carry: Carry) -> torch.Tensor:
         import torch

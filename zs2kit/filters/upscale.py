@@ -12,7 +12,6 @@ from zs2kit.editing import Edit
 from zs2kit.errors import UsageError
 from zs2kit.filters.base import Filter, Passage
 from zs2kit.networks.enlarging import Enlarging
-from zs2kit.networks.loading import device_of, dtype_of
 from zs2kit.plugins import name_of
 from zs2kit.settings import LARGEST, MODEL, option
 
@@ -54,9 +53,7 @@ class Upscale(Filter):
         edit = edit_of(clip)
         name = name_of(self)
         if self.model is not None:
-            device = edit.scan.model.device if edit else device_of(None)
-            dtype = edit.scan.model.dtype if edit else dtype_of(None, device)
-            self._network = Enlarging.load(self.model, device, dtype, f"{name}.model")
+            self._network = Enlarging.load(self.model, self.device, self.dtype, f"{name}.model")
         elif edit is not None and edit.scan.model.enlarger is not None:
             self._network = edit.scan.model.enlarger
         else:

@@ -16,7 +16,7 @@ from zs2kit.errors import ModelError, is_out_of_memory
 from zs2kit.memory import free, peak_of
 from zs2kit.networks.enlarger import Enlarger
 from zs2kit.networks.hub import ON_THE_HUB, check_whole, folder_with
-from zs2kit.networks.loading import loading
+from zs2kit.networks.loading import loading, unpickling
 
 MARGIN = 32  # pixels around a tile that are enlarged with it and cut off, so that its edges don't show
 TRIED = 128  # pixels: the sides of the tile by which memory is measured
@@ -63,7 +63,8 @@ class Enlarging:
         file = _file(name, option)
         with loading(name):
             try:
-                found = spandrel.ModelLoader().load_from_file(file)
+                with unpickling(file, option):
+                    found = spandrel.ModelLoader().load_from_file(file)
             except spandrel.UnsupportedModelError as error:
                 raise ModelError(
                     f"{name}: spandrel knows no network with these weights",

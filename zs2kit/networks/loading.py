@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -479,6 +480,20 @@ def loading(name: str | Path, kind: str = "") -> Iterator[None]:
     except Exception as error:  # loaders raise anything for a damaged checkpoint
         as_kind = f" as {kind}" if kind else ""
         raise ModelError(f"{name}: can't be loaded{as_kind}: {first_line(error)}") from error
+
+
+@contextmanager
+def unpickling(name: str | Path, option: str) -> Iterator[None]:
+    """Within this context, what goes wrong when a file of PyTorch's is read as weights is a `ModelError`.
+
+    option: what names the file.
+    """
+    try:
+        yield
+    except (pickle.UnpicklingError, EOFError, LookupError, ValueError) as error:
+        raise ModelError(
+            f"`{option}`: {name} is damaged, or has more than weights in it", "name another file"
+        ) from error
 
 
 def check_layers(name: str, config: Any) -> None:

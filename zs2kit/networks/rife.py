@@ -6,7 +6,6 @@ which of the two to show. The weights are the user's. Tests compare it with the 
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from zs2kit.errors import ModelError
-from zs2kit.networks.loading import loading
+from zs2kit.networks.loading import loading, unpickling
 
 CHANNELS = (192, 128, 96, 64)
 SCALES = (8, 4, 2, 1)  # how much smaller pictures are as each block sees them
@@ -43,15 +42,11 @@ class Rife(nn.Module):
             raise ModelError(f"`{option}`: there is no file {path}", "name RIFE's flownet.pkl")
         wrong = ModelError(f"`{option}`: {path} has no weights of RIFE 4.0", "name its flownet.pkl")
         with loading(path):
-            try:
-                if path.suffix == ".safetensors":
-                    found = load_file(path)
-                else:
+            if path.suffix == ".safetensors":
+                found = load_file(path)
+            else:
+                with unpickling(path, option):
                     found = torch.load(path, map_location="cpu", weights_only=True)
-            except pickle.UnpicklingError as error:
-                raise ModelError(
-                    f"`{option}`: {path} is damaged, or has more than weights in it", "name another file"
-                ) from error
             if not isinstance(found, dict):
                 raise wrong
             network = cls()

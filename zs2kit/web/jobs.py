@@ -46,7 +46,7 @@ from zs2kit.networks.loading import BUNDLED
 from zs2kit.plan import lines, plan
 from zs2kit.plugins import Plugin
 from zs2kit.progress import Progress, in_words
-from zs2kit.report import drawn_with, report_on, write_report
+from zs2kit.report import drawn_with, filtered_with, report_on, write_report
 from zs2kit.settings import Settings, parsed
 from zs2kit.sheet import write_sheet
 
@@ -126,7 +126,7 @@ class Models:
     def __init__(self, names: Sequence[str] = (), **how: Any) -> None:
         """``how``: further arguments of `Model.load`."""
         self.names = list(names)
-        self._how = how
+        self.how = how
         self._free = Condition()
         self._loaded: tuple[str, Model] | None = None
         self._users = 0  # how many jobs use it
@@ -149,7 +149,7 @@ class Models:
                 self._free.wait(PATIENCE)
             if self._loaded is None or self._loaded[0] != name:
                 self._loaded = None  # before the next one takes its memory
-                self._loaded = name, Model.load(name, **self._how)
+                self._loaded = name, Model.load(name, **self.how)
             model = self._loaded[1]
             self._users += 1
         try:
@@ -234,7 +234,9 @@ class Job:
         made: Edit | Filtered
         if wanted.work == "filter":
             assert source is not None
-            edited, made = None, through(filters[0](source), filters[1:])
+            filtered = through(source, filters, **models.how)
+            assert isinstance(filtered, Filtered)
+            edited, made = None, filtered
         else:
             self.stage("loading the model")
             waiting = partial(self.stage, "waiting for a job that uses another model")
@@ -282,7 +284,7 @@ class Job:
         write_sheet(self.folder / SHEET, {**rows, "result": io.read(self.result)})
         self.stage("measuring the result")
         of_source = how_read(source.start, source.end) if source else {}
-        about = drawn_with(edited, of_source) if edited else {"settings": of_source}
+        about = drawn_with(edited, of_source) if edited else filtered_with(made, of_source)
         write_report(self.folder / REPORT, ["zs2kit", "web"], report_on(self.result, made, source, about))
 
 
