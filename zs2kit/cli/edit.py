@@ -64,8 +64,8 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--out",
             type=PATH,
             group=FILES,
-            help="The result; for several clips, a folder.  [default: next to CLIP, named after the plugins: "
-            "CLIP-pose.mp4]",
+            help="The result; for several clips, a folder.  [default: next to CLIP, named after plugins and "
+            "filters: CLIP-pose.mp4]",
         ),
     ):
         command = option(command)
