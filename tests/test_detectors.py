@@ -105,6 +105,14 @@ def test_weights_that_are_code_are_not_run(tmp_path):
     assert not (tmp_path / "harm").exists()
 
 
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "controlnet_aux", None)
+    text = refusal(load, "shuffle", None)
+    assert text.startswith(
+        "`control.detector`: shuffle needs the package controlnet_aux, which isn't installed"
+    )
+
+
 def test_a_current_mediapipe_is_no_obstacle(tmp_path):
     """controlnet-aux expects of it what it had years ago; without that, its import fails."""
     (tmp_path / "mediapipe.py").write_text("__version__ = '1.2.2'\n")

@@ -25,6 +25,7 @@ from zs2kit.puppets.world import motion_scenes, render
 from zs2kit.schedule import make_scheduler
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan
 from zs2kit_plugins.mask import Mask, outside
+from zs2kit_plugins.strength import Strength
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 sys.path.insert(0, str(SAMPLES))
@@ -240,6 +241,29 @@ def test_all_but_people_stays_to_the_bit(tiny):
     assert 0.05 < inside.mean() < 0.3
     assert np.array_equal(edited[~inside], crop[~inside])
     assert (edited[inside] != crop[inside]).any(axis=-1).mean() > 0.9
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_people_are_followed_from_chunk_to_chunk(tiny, every):
+    """In frames that are filled in between the drawn ones, too."""
+    crop = cv2.imread(str(Path(__file__).parent / "people" / "crop.png"))[..., ::-1]
+    images = [np.roll(crop, 3 * index, axis=1) for index in range(5)]
+    clip, other = zs2kit.Clip.from_images(images, 12), Model(tiny.pipeline, "other")
+    settings = {"size": (64, 64), "num_inference_steps": 2, "every": every}
+    plugins = [Strength(1.0), Mask(grow=0, feather=0)]
+    whole, cut = (
+        [
+            frame.image
+            for frame in zs2kit.edit(clip, model=other, plugins=plugins, chunk_size=size, **settings)
+        ]
+        for size in (5, 1)
+    )
+    for was, one, two in zip(images, whole, cut, strict=True):
+        inside = silhouette(was, find_people([was])[0]) > 0.5
+        outside = cv2.dilate(inside.astype(np.uint8), np.ones((25, 25), np.uint8)) == 0
+        assert np.array_equal(one[outside], was[outside])
+        assert (one[inside] != was[inside]).any(axis=-1).mean() > 0.8
+        assert np.abs(one.astype(int) - two).max() <= 1
 
 
 def test_masks_with_a_palette_mean_all_that_is_not_black(tiny, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from dataclasses import replace
 from fractions import Fraction
@@ -226,6 +227,23 @@ def test_of_several_people_the_largest_is_followed_and_that_is_said(puppets):
     assert len(told) == 1
     assert not maps[:, :, :64].any() and all(each[:, 64:].any() for each in maps)  # also while she isn't seen
     assert not plugin._without
+
+
+def test_how_many_people_there_are_is_said_and_that_some_are_small(other):
+    crop = cv2.imread(str(Path(__file__).parent / "people" / "crop.png"))[..., ::-1]
+    small = cv2.resize(crop, (125, 125), interpolation=cv2.INTER_AREA)
+    image = np.full((448, 560, 3), 128, np.uint8)
+    image[50:175, 40:165] = image[270:395, 360:485] = small
+    clip = zs2kit.Clip.from_images([image] * 2, 12)
+    with pytest.warns(UserWarning) as told:
+        (first, _) = maps_of(Seen(detector="person"), other, clip, [1, 1])
+    several, small = sorted(str(each.message) for each in told)
+    assert several.startswith("pose: frame 0 shows 2 people, and each of them gets a skeleton")
+    assert re.match(
+        r"\w+: somebody in frame 0 is about 1\d\d pixels tall, and people of less than 90 ", small
+    )
+    height, width = first.shape[:2]
+    assert first[: height // 2, : width // 2].any() and first[height // 2 :, width // 2 :].any()
 
 
 def test_frames_without_a_person_are_counted(puppets):

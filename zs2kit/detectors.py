@@ -116,6 +116,11 @@ def load_detector(
             found = cls.from_pretrained(str(folder), **annotator.loading) if folder else cls()
             if hasattr(found, "to"):
                 found.to(device)
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"`{plugin}.detector`: {name} needs the package {error.name}, which isn't installed",
+            "install it, or choose another detector",
+        ) from error
     except Exception as error:  # damaged files raise all sorts of errors
         where = f"from {folder}" if folder else "with these packages"
         raise ModelError(
