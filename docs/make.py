@@ -238,6 +238,10 @@ edited = zs2kit.edit(clip, "a blue knight on the beach", plugins=[Pose()], model
 zs2kit.write("knight.mp4", edited)
 ```
 
+![Above: a red robot dances in the city. Below: a blue knight dances the same dance on the beach](pose.png)
+
+The picture is a contact sheet: with `seed=3`, `zs2kit edit --sheet` made it of `samples/robot-dance.mp4`.
+
 Each example below works after the first four lines of this one, in a folder with a short video called
 `clip.mp4`. They draw with a single denoising step, `num_inference_steps=1`, to be quick: leave that out for
 a good picture.

@@ -25,6 +25,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+from test_specialised import lora, saved
 
 import zs2kit
 from zs2kit import plugins
@@ -107,7 +108,10 @@ def server(
     tmp_path_factory: pytest.TempPathFactory, tiny_folders: Mapping[str, Path], third: Path
 ) -> Iterator[Server]:
     models = ["--model", tiny_folders["epsilon"], "--model", tiny_folders["v_prediction"]]
-    with serving(tmp_path_factory.mktemp("web"), *models, "--max-upload", "1mb", path=third) as running:
+    clay = tmp_path_factory.mktemp("loras") / "clay.safetensors"
+    saved(lora(zs2kit.Model.load(tiny_folders["epsilon"])), clay)
+    sizes = ["--max-upload", "1mb", "--max-total", "1.2mb"]
+    with serving(tmp_path_factory.mktemp("web"), *models, "--lora", clay, *sizes, path=third) as running:
         yield running
 
 
@@ -268,6 +272,77 @@ def test_the_keyboard_stays_where_it_is(tab: Any, clip: Path) -> None:
     expect(stop).to_be_focused()
     page.keyboard.press("Enter")
     expect(entry).to_contain_text("stopped", timeout=PATIENCE)
+
+
+def test_a_button_stays_its_job_s(tab: Any, clip: Path) -> None:
+    """Another tab starts a job, whose row comes where another one was."""
+    page, other = tab(), tab()
+    set_up(page, clip, "pressed before", steps=1000)
+    set_up(other, clip, "started after", steps=1000)
+    start(page)
+    mine, theirs = job(page, "pressed before"), job(page, "started after")
+    stop = mine.get_by_role("button", name="Stop", exact=True)
+    stop.hover()
+    page.mouse.down()
+    start(other)
+    expect(theirs).to_be_visible(timeout=PATIENCE)
+    page.mouse.up()  # where the other job's button is now
+    page.wait_for_timeout(2000)
+    expect(theirs).to_contain_text("waiting for its turn")
+    stop.focus()
+    theirs.get_by_role("button", name="Stop", exact=True).evaluate("button => button.click()")
+    expect(theirs).to_contain_text("stopped", timeout=PATIENCE)
+    page.on("dialog", lambda dialog: dialog.accept())
+    theirs.get_by_role("button", name="Remove").evaluate("button => button.click()")
+    expect(theirs).to_have_count(0, timeout=PATIENCE)
+    expect(stop).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(mine).to_contain_text("stopped", timeout=PATIENCE)
+
+
+def test_a_lora_and_further_prompts(tab: Any, clip: Path, tiny_folders: Mapping[str, Path]) -> None:
+    page = tab()
+    set_up(page, clip, "spring")
+    panel(page).get_by_text("LoRAs", exact=True).click()
+    panel(page).get_by_label("number input for clay.safetensors").fill("0.5")
+    panel(page).get_by_text("Further prompts along the clip").click()
+    further = panel(page).get_by_label("Further prompts")
+    further.fill("in the snow")
+    start(page)
+    expect(page.locator(".z-error")).to_contain_text("“in the snow” is no further prompt", timeout=PATIENCE)
+    further.fill("8: summer\n\n12: autumn: leaves")
+    start(page)
+    expect(job(page, "spring")).to_contain_text("done", timeout=PATIENCE)
+    with page.expect_download() as got:
+        page.get_by_role("link", name="Report (JSON)").click()
+    report = json.loads(Path(got.value.path()).read_text())
+    assert report["settings"]["prompt"] == {"0": "spring", "8": "summer", "12": "autumn: leaves"}
+    ((name, weight),) = report["model"]["loras"].items()
+    assert (Path(name).name, weight) == ("clay.safetensors", 0.5)
+
+
+def test_uploads_together_have_a_limit(tab: Any, server: Server, clip: Path, tmp_path: Path) -> None:
+    page = tab()
+    page.on("dialog", lambda dialog: dialog.accept())
+    big = [tmp_path / f"{name}.mp4" for name in ("first", "second")]
+    for number, path in enumerate(big):  # clips with something behind their end, which differs
+        path.write_bytes(clip.read_bytes() + bytes([number]) * 700_000)
+    set_up(page, big[0], "takes room")
+    start(page)
+    expect(job(page, "takes room")).to_contain_text("done", timeout=PATIENCE)
+    page.get_by_label("Clear").first.click()
+    page.locator("input[type=file]").first.set_input_files(big[1])
+    error = panel(page).locator(".z-error")
+    expect(error).to_contain_text(
+        re.compile(r"second\.mp4 is \d+ kB, but there is only room for \d+ kB more; remove")
+    )
+    body = b"x" * 1_000_000
+    request = urllib.request.Request(f"{server.address}/gradio_api/upload", body, method="POST")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request)
+    assert refused.value.code == 413
+    job(page, "takes room").get_by_role("button", name="Remove").click()
+    expect(job(page, "takes room")).to_have_count(0, timeout=PATIENCE)
 
 
 @contextmanager

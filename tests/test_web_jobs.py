@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,41 @@ def test_an_upload_that_is_gone_costs_only_its_own_job(jobs: Jobs, upload: Path)
     wanted = Wanted(clip=str(upload), **FILTER)
     first = jobs.add(wanted)
     upload.unlink()  # as once a day
-    with pytest.raises(UsageError, match=r"disc\.mp4 was uploaded too long ago; upload it again"):
+    with pytest.raises(UsageError, match=r"disc\.mp4 is no longer here; upload it again"):
         jobs.add(wanted)
     zs2kit.write(upload, drawn_clip(3))
     second = jobs.add(wanted)
     assert (ended(first), ended(second), first.says) == ("done", "done", "")
+
+
+def test_uploads_that_no_job_uses_make_room(jobs: Jobs, upload: Path) -> None:
+    size = upload.stat().st_size
+    job = jobs.add(Wanted(clip=str(upload), **FILTER))
+    assert ended(job) == "done"
+    unused = upload.parent.with_name("cd34") / "old.mp4"
+    unused.parent.mkdir()
+    unused.write_bytes(bytes(1000))
+    jobs.most = size + 1000
+    assert jobs.room() == 1000  # a clip that a job uses counts once, and what none uses can go
+    assert jobs.make_room(1000) and not unused.exists() and upload.exists()
+    assert not jobs.make_room(1001) and upload.exists()
+    jobs.remove(job)
+    assert jobs.make_room(1001) and not upload.exists()
+
+
+def test_further_prompts_count_from_the_first_frame_used(upload: Path) -> None:
+    wanted = Wanted("edit", str(upload), first=1, prompt="spring", later=[(2, "summer")])
+    assert wanted.how().prompt == {0: "spring", 1: "summer"}
+    assert Wanted(**json.loads(json.dumps(asdict(wanted)))).how() == wanted.how()
+    for later in ([(1, "summer")], [(3, "summer")]):
+        with pytest.raises(UsageError, match="but the frames are 1 to 2; use one after 1"):
+            replace(wanted, later=later).how()
+    with pytest.raises(UsageError, match="start at the same frame"):
+        replace(wanted, later=[(2, "summer"), (2, "autumn")]).how()
+    with pytest.raises(UsageError, match="no prompt for the beginning"):
+        replace(wanted, prompt="").how()
+    text = Wanted("generate", prompt="spring", frames=9, later=[(8, "summer")])
+    assert text.how().prompt == {0: "spring", 8: "summer"}
 
 
 def test_a_folder_that_is_no_job_is_left_alone(jobs: Jobs, upload: Path) -> None:

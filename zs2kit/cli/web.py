@@ -41,6 +41,14 @@ SIZE = Parsed("size", _bytes, "500mb or 4gb")
     "puppets, the bundled model]",
 )
 @flag(
+    "--lora",
+    "loras",
+    metavar="NAME",
+    multiple=True,
+    group=WHAT,
+    help="A LoRA that the page offers: a .safetensors file or a hub name; may be repeated.",
+)
+@flag(
     "--set",
     "sets",
     metavar="NAME.OPTION=VALUE",
@@ -67,6 +75,14 @@ SIZE = Parsed("size", _bytes, "500mb or 4gb")
     help="The largest file that can be uploaded, such as 500mb.  [default: 4gb]",
 )
 @flag(
+    "--max-total",
+    type=SIZE,
+    metavar="SIZE",
+    default="20gb",
+    group=FILES,
+    help="The most disk space that all uploads together can take, such as 20gb.  [default: 20gb]",
+)
+@flag(
     "--port",
     metavar="N",
     type=click.IntRange(0, 65535),
@@ -88,9 +104,11 @@ SIZE = Parsed("size", _bytes, "500mb or 4gb")
 )
 def web(
     models: Sequence[str],
+    loras: Sequence[str],
     sets: Sequence[str],
     out: Path,
     max_upload: int,
+    max_total: int,
     port: int,
     device: str | None,
     dtype: str | None,
@@ -127,7 +145,7 @@ def web(
         "GRADIO_ANALYTICS_ENABLED": "False",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    names = [_placed(each) for each in models]
+    names, loras = [_placed(each) for each in models], [_placed(each) for each in loras]
     os.chdir(out)  # so that no name that somebody types is that of another file
     with manners():
         choose_waiting()
@@ -141,9 +159,9 @@ def web(
 
         check(given)
         how = {"device": device, "dtype": dtype}
-        available = Models(names, **how)
+        available = Models(names, loras, **how)
         Thread(target=available.load_first, daemon=True).start()
-        jobs = Jobs(kept, uploads, available)
+        jobs = Jobs(kept, uploads, available, max_total)
         app = make_app(Page(jobs, out, given).blocks, jobs, max_upload, **looks(max_upload))
         click.echo(f"http://127.0.0.1:{listening.getsockname()[1]}")
         say(f"results are kept in {out}; Ctrl-C stops the server")

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
@@ -47,7 +49,7 @@ from zs2kit.plan import lines, plan
 from zs2kit.plugins import Plugin
 from zs2kit.progress import Progress, in_words
 from zs2kit.report import drawn_with, filtered_with, report_on, write_report
-from zs2kit.settings import Settings, parsed
+from zs2kit.settings import Prompts, Settings, parsed
 from zs2kit.sheet import write_sheet
 
 log = logging.getLogger(__name__)
@@ -70,6 +72,8 @@ class Wanted:
     first: int = 0  # the positions of the first and the last frame that are used
     last: int | None = None  # None: the clip's last
     prompt: str = ""  # empty: the model's own
+    later: Sequence[tuple[int, str]] = ()  # further prompts, each with the position from which on it holds
+    loras: Mapping[str, float] = field(default_factory=dict)  # their weights
     model: str | None = None  # None: the plugins' default model or the bundled one
     plugins: Chosen = field(default_factory=dict)
     filters: Chosen = field(default_factory=dict)
@@ -88,7 +92,25 @@ class Wanted:
 
     def how(self) -> Settings:
         """Return the settings; raise `UsageError` for a value that is not allowed."""
-        return Settings(**{"prompt": self.prompt or None, **parsed(Settings, self.settings)})
+        return Settings(**{"prompt": self._prompts(), **parsed(Settings, self.settings)})
+
+    def _prompts(self) -> Prompts | None:
+        """The prompts by the positions of the frames that are used."""
+        if not self.later:
+            return self.prompt or None
+        if not self.prompt:
+            raise UsageError("there is no prompt for the beginning", "write one above the further prompts")
+        count = self.frames if self.clip is None else opened(self.clip).frame_count or sys.maxsize
+        last = count - 1 if self.last is None else self.last
+        for at, _ in self.later:
+            if not self.first < at <= last:
+                raise UsageError(
+                    f"a further prompt starts at frame {at}, but the frames are {self.first} to {last}",
+                    f"use one after {self.first}",
+                )
+        if len(dict(self.later)) < len(self.later):
+            raise UsageError("two further prompts start at the same frame", "give each a frame of its own")
+        return {0: self.prompt, **{at - self.first: prompt for at, prompt in self.later}}
 
     def source(self) -> Clip:
         """Return the part of the clip that is used; raise what `zs2kit.read` raises."""
@@ -123,12 +145,13 @@ def opened(path: str) -> Clip:
 class Models:
     """The models that the page may use, fixed at its start. Only one is in memory at a time."""
 
-    def __init__(self, names: Sequence[str] = (), **how: Any) -> None:
-        """``how``: further arguments of `Model.load`."""
+    def __init__(self, names: Sequence[str] = (), loras: Sequence[str] = (), **how: Any) -> None:
+        """``loras``: those that may be added to them. ``how``: further arguments of `Model.load`."""
         self.names = list(names)
+        self.loras = list(loras)
         self.how = how
         self._free = Condition()
-        self._loaded: tuple[str, Model] | None = None
+        self._loaded: tuple[Any, Model] | None = None  # and what it was loaded with
         self._users = 0  # how many jobs use it
 
     def load_first(self) -> None:
@@ -137,19 +160,26 @@ class Models:
             pass
 
     @contextmanager
-    def use(self, name: str | None, chosen: Sequence[Plugin], waiting: Callable[[], None]) -> Iterator[Model]:
-        """Yield the model of this name, or else the plugins' default model or the bundled one.
+    def use(
+        self,
+        name: str | None,
+        chosen: Sequence[Plugin],
+        waiting: Callable[[], None],
+        loras: Mapping[str, float] | None = None,
+    ) -> Iterator[Model]:
+        """Yield the model of this name, or else the plugins' default or the bundled one, with these LoRAs.
 
         While jobs use another one, ``waiting`` is called again and again; it may raise an error to give up.
         """
         name = name or plugins.default_model(chosen) or BUNDLED
+        which = name, dict(loras or {})
         with self._free:
-            while self._users and self._loaded and self._loaded[0] != name:
+            while self._users and self._loaded and self._loaded[0] != which:
                 waiting()
                 self._free.wait(PATIENCE)
-            if self._loaded is None or self._loaded[0] != name:
+            if self._loaded is None or self._loaded[0] != which:
                 self._loaded = None  # before the next one takes its memory
-                self._loaded = name, Model.load(name, **self.how)
+                self._loaded = which, Model.load(name, loras=loras or None, **self.how)
             model = self._loaded[1]
             self._users += 1
         try:
@@ -240,7 +270,7 @@ class Job:
         else:
             self.stage("loading the model")
             waiting = partial(self.stage, "waiting for a job that uses another model")
-            model = stack.enter_context(models.use(wanted.model, chosen or (), waiting))
+            model = stack.enter_context(models.use(wanted.model, chosen or (), waiting, wanted.loras))
             edited = self._edit(source, chosen, model)
             made = through(edited, filters)
         output = io.Output(self.result, **parsed(io.Output, wanted.output), resume=True)
@@ -284,7 +314,10 @@ class Job:
         write_sheet(self.folder / SHEET, {**rows, "result": io.read(self.result)})
         self.stage("measuring the result")
         of_source = how_read(source.start, source.end) if source else {}
-        about = drawn_with(edited, of_source) if edited else filtered_with(made, of_source)
+        if edited:
+            about = drawn_with(edited, of_source, loras=self.wanted.loras)
+        else:
+            about = filtered_with(made, of_source)
         write_report(self.folder / REPORT, ["zs2kit", "web"], report_on(self.result, made, source, about))
 
 
@@ -301,12 +334,14 @@ def told(error: Exception) -> str:
 class Jobs:
     """All jobs, in the folder ``root``, and the thread that does them one after the other.
 
-    Files that are in the folder ``uploads`` are taken from there when a job is added.
+    Files that are in the folder ``uploads`` are taken from there when a job is added. All uploads together
+    take no more than ``most`` bytes.
     """
 
-    def __init__(self, root: Path, uploads: Path, models: Models) -> None:
+    def __init__(self, root: Path, uploads: Path, models: Models, most: float = math.inf) -> None:
         self.root = root
         self.uploads = uploads
+        self.most = most
         self.models = models
         self._jobs = {job.number: job for job in map(_restored, sorted(root.iterdir())) if job}
         self._lock = Lock()
@@ -371,6 +406,29 @@ class Jobs:
             self._jobs.pop(job.number, None)
             shutil.rmtree(job.folder, ignore_errors=True)
 
+    def room(self) -> float:
+        """Return how many bytes can still be uploaded, once uploads that no job uses are deleted."""
+        return max(0, self.most - sum(stat.st_size for _, stat in self._used().values()))
+
+    def make_room(self, size: int) -> bool:
+        """Make room for ``size`` bytes by deleting uploads that no job uses, the oldest first.
+
+        Return whether there is enough. What was deleted may be in the form of an open page, which then asks
+        for it again.
+        """
+        used, here = self._used(), _stored(self.uploads.rglob("*"))
+        taken = sum(stat.st_size for _, stat in {**here, **used}.values())
+        unused = [here[each] for each in here.keys() - used.keys()]
+        for path, stat in sorted(unused, key=lambda each: each[1].st_mtime):
+            if taken + size <= self.most:
+                break
+            path.unlink(missing_ok=True)
+            taken -= stat.st_size
+        return taken + size <= self.most
+
+    def _used(self) -> dict[int, tuple[Path, os.stat_result]]:
+        return _stored(self.root.glob("*/uploads/*/*"))
+
     def close(self) -> None:
         """Stop what is running, and wait until it is saved."""
         self._queue.put(None)
@@ -391,9 +449,9 @@ class Jobs:
             if not target.exists():
                 try:
                     os.link(text, target)
-                except FileNotFoundError:  # uploads are deleted after a day
+                except FileNotFoundError:  # uploads are deleted after a day, or to make room
                     name = Path(text).name
-                    raise UsageError(f"{name} was uploaded too long ago", "upload it again") from None
+                    raise UsageError(f"{name} is no longer here", "upload it again") from None
                 except OSError:  # on another disk, or on one without links
                     shutil.copyfile(text, target)
             return str(target)
@@ -412,6 +470,17 @@ class Jobs:
         while job := self._queue.get():
             if job.state == "waiting":
                 job.run(self.models)
+
+
+def _stored(paths: Iterable[Path]) -> dict[int, tuple[Path, os.stat_result]]:
+    """The files among ``paths``; each only once, if it has several names."""
+    found = {}
+    for path in paths:
+        with suppress(FileNotFoundError):
+            if path.is_file():
+                stat = path.stat()
+                found[stat.st_ino] = path, stat
+    return found
 
 
 def _restored(folder: Path) -> Job | None:

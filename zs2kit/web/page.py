@@ -14,7 +14,7 @@ from gradio.blocks import Block
 from gradio.components import Component
 
 from zs2kit.clip import Clip
-from zs2kit.errors import Zs2Error
+from zs2kit.errors import UsageError, Zs2Error
 from zs2kit.filters import Filter
 from zs2kit.io import CODECS, Output
 from zs2kit.plugins import Plugin
@@ -28,14 +28,7 @@ DAILY = (3600, 86400)  # seconds: every hour, uploads that are older than a day 
 TICK = 1.0  # seconds between two looks at the jobs
 FIRST_CHOICE = ("pose",)
 EDIT_PROMPT = "a blue knight on the beach"
-CLICKS = """
-element.addEventListener('click', event => {
-    const button = event.target.closest('[data-do]');
-    if (!button) return;
-    if (button.dataset.do === 'remove' && !confirm('Delete this and its files?')) return;
-    trigger('click', {what: button.dataset.do, job: Number(button.closest('[data-job]').dataset.job)});
-});
-"""
+JOB_LIST = "showJobs(element, () => props.value, watch, trigger);"  # see page.js
 
 
 def looks(largest: int) -> dict[str, Any]:
@@ -141,12 +134,21 @@ class Form:
         self.work = work
         drawn = work != "filter"
         self.clip = ClipField(page.root) if work != "generate" else None
-        self.prompt = None
+        self.prompt = self.later = None
         if drawn:
             self.prompt = gr.Textbox(
                 label="Prompt", info="What the result should show.", placeholder=EDIT_PROMPT, lines=2
             )
+            with gr.Accordion("Further prompts along the clip", open=False):
+                self.later = gr.Textbox(
+                    label="Further prompts",
+                    info="One in each line, after the number of the frame at which it starts. Until then, "
+                    "the prompt before gradually turns into it.",
+                    placeholder="24: a blue knight in the snow",
+                    lines=3,
+                )
         self.model = self.plugins = self.settings = None
+        self.loras: dict[str, gr.Slider] = {}
         self.length: list[Component] = []
         if work == "generate":
             with gr.Row():
@@ -157,6 +159,13 @@ class Form:
         if drawn and len(page.jobs.models.names) > 1:
             names = page.jobs.models.names
             self.model = gr.Dropdown([(_short(each), each) for each in names], value=names[0], label="Model")
+        if drawn and page.jobs.models.loras:
+            with gr.Accordion("LoRAs", open=False):
+                for name in page.jobs.models.loras:
+                    info = "How much it counts; 0 means not at all."
+                    self.loras[name] = gr.Slider(
+                        0, 2, 0, step=0.05, label=_short(name), info=info, interactive=True, buttons=[]
+                    )
         with gr.Row(elem_classes="go"):
             starts = {"edit": "Edit", "generate": "Make the clip", "filter": "Filter"}
             self.buttons: dict[Work, gr.Button] = {}
@@ -193,7 +202,8 @@ class Form:
         found = {each for part in parts if part for each in part.components}
         for fields in filter(None, (self.settings, self.output)):
             found |= set(fields.fields.values())
-        return found | {*self.length, *(each for each in (self.prompt, self.model) if each)}
+        found |= {*self.length, *self.loras.values()}
+        return found | {each for each in (self.prompt, self.later, self.model) if each}
 
     def _start(self, work: Work, values: Values) -> list[Any]:
         """Start what is wanted, and show it; or show why that can't be."""
@@ -208,6 +218,8 @@ class Form:
             work=work,
             **(self.clip.wanted(values) if self.clip else {}),
             prompt=(values[self.prompt] or "").strip() if self.prompt else "",
+            later=_later(values[self.later] or "") if self.later else (),
+            loras={name: float(values[each]) for name, each in self.loras.items() if values[each]},
             model=values[self.model] if self.model else self.page.only_model,
             plugins=self.plugins.chosen(values) if self.plugins else {},
             filters=self.filters.chosen(values),
@@ -218,6 +230,17 @@ class Form:
             frames, rate = (values[each] for each in self.length)
             wanted = replace(wanted, frames=int(frames or 0), rate=float(rate or 0))
         return wanted
+
+
+def _later(text: str) -> list[tuple[int, str]]:
+    """The further prompts that a text has, one in each line."""
+    found = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        number, colon, prompt = line.partition(":")
+        if not (colon and number.strip().isdecimal() and prompt.strip()):
+            raise UsageError(f"“{line}” is no further prompt", "write FRAME: PROMPT, such as 24: in the snow")
+        found.append((int(number), prompt.strip()))
+    return found
 
 
 def _short(name: str) -> str:
@@ -254,14 +277,16 @@ class Page:
                             forms.append(Form(self, work))
                 with gr.Column(scale=6, min_width=340, elem_classes="z-results"):
                     self.view = html(WELCOME, elem_classes="z-right")
-                    self.list = html("", js_on_load=CLICKS, elem_classes="z-list")
+                    self.list = html(
+                        html_template='<ol class="z-jobs"></ol>', js_on_load=JOB_LIST, elem_classes="z-list"
+                    )
             for form in forms:
                 form.connect()
             outputs = [self.list, self.view]
             self.list.click(self._clicked, self.selected, [self.selected, *outputs], **PRIVATE)
             timer = gr.Timer(TICK)
             # All is sent each time: the answer to a click can come after that to a newer tick, so only the
-            # browser knows what it shows. It changes what differs, and leaves the buttons where they are.
+            # browser knows what it shows. It changes what differs, and leaves the buttons as they are.
             timer.tick(self.shown, self.selected, outputs, queue=False, **PRIVATE)
             self.blocks.load(self._opened, None, [self.selected, *outputs], **PRIVATE)
         self.blocks.queue(default_concurrency_limit=4, api_open=False)
@@ -269,7 +294,8 @@ class Page:
     def shown(self, number: int | None) -> list[Any]:
         """Return the list of jobs, and the view of the one of this number."""
         job = self.jobs.find(number)
-        return [job_list(self.jobs, job, self.root), view(job, self.root)]
+        rows = job_list(self.jobs, job, self.root)
+        return [{"rows": rows, "room": self.jobs.room()}, view(job, self.root)]
 
     def _opened(self) -> list[Any]:
         """Show the latest job, for somebody who comes back."""

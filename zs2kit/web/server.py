@@ -34,20 +34,27 @@ class Guard:
     """Refuses requests that the page itself wouldn't make: of other sites, or under another name.
 
     Another site can make a browser send requests to this server; and by DNS rebinding, it can give this
-    machine a name of its own and read the answers. The headers Origin and Host tell.
+    machine a name of its own and read the answers. The headers Origin and Host tell. An upload for which
+    there is no room is refused, too.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, jobs: Jobs) -> None:
         self.app = app
+        self.jobs = jobs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
+        upload = scope["type"] == "http" and scope["method"] == "POST" and scope["path"].endswith("/upload")
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         if scope["type"] == "websocket" or (why := _refused(scope["path"], headers)):
             await _refuse(send, why if scope["type"] == "http" else "", scope["type"])
+            return
+        length = headers.get("content-length", "")
+        if upload and not (length.isdecimal() and self.jobs.make_room(int(length))):
+            await _refuse(send, "there is no room for this; remove edits that you no longer need", status=413)
             return
 
         async def with_headers(message: Message) -> None:
@@ -80,12 +87,12 @@ def _name_of(address: str) -> str | None:
         return None
 
 
-async def _refuse(send: Send, why: str, kind: str) -> None:
+async def _refuse(send: Send, why: str, kind: str = "http", status: int = 403) -> None:
     if kind == "websocket":
         await send({"type": "websocket.close", "code": 1008})
         return
     headers = [(b"content-type", b"text/plain; charset=utf-8")]
-    await send({"type": "http.response.start", "status": 403, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": f"{why}\n".encode()})
 
 
@@ -125,7 +132,7 @@ def make_app(page: gr.Blocks, jobs: Jobs, largest: int, **looks: Any) -> ASGIApp
         mcp_server=False,
         **looks,
     )
-    return Guard(app)
+    return Guard(app, jobs)
 
 
 def listen(port: int) -> socket.socket:

@@ -45,9 +45,8 @@ def error_line(text: str) -> str:
 
 
 def job_list(jobs: Iterable[Job], shown: Job | None, root: Path) -> str:
-    """Return the list of all jobs, the latest first, with a bar of how far each is."""
-    rows = [_row(job, job is shown, root) for job in jobs]
-    return f'<ol class="z-jobs">{"".join(rows)}</ol>' if rows else ""
+    """Return the rows of the list of all jobs, the latest first, with a bar of how far each is."""
+    return "".join(_row(job, job is shown, root) for job in jobs)
 
 
 def _row(job: Job, shown: bool, root: Path) -> str:
@@ -75,9 +74,10 @@ def _row(job: Job, shown: bool, root: Path) -> str:
     if wanted.work == "preview":
         buttons = [each for each in buttons if each[0] != "resume"]
     made = "".join(f'<button type="button" data-do="{do}">{word}</button>' for do, word in buttons)
+    bar = f'<div class="bar">{bar}</div>'
     return (
-        f'<li class="{job.state}{" shown" if shown else ""}" data-job="{job.number}">'
-        f'<button type="button" class="pick" data-do="show" aria-pressed="{str(shown).lower()}">'
+        f'<li class="{job.state}{" shown" if shown else ""}" aria-current="{str(shown).lower()}" '
+        f'data-job="{job.number}"><button type="button" class="pick" data-do="show">'
         f"<b>{WORKS[wanted.work]}: {escape(of)}</b><small>{escape(about)}</small></button>"
         f'<span class="do">{made}</span>{bar}<p class="says">{escape(says)}</p></li>'
     )
