@@ -4,13 +4,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
 from zs2kit.networks.enlarger import Enlarger
 from zs2kit.puppets import diffusion, enlarger, pictures, train
 from zs2kit.puppets.diffusion import to_tensor
 from zs2kit.puppets.training import Run
 from zs2kit.puppets.world import render
-from zs2kit.puppets.yardsticks import psnr
+from zs2kit.puppets.yardsticks import psnr, reconstruct
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +77,13 @@ def test_untrained_it_is_cubic_interpolation():
 def test_without_pairs_training_says_what_to_run(tmp_path):
     with pytest.raises(SystemExit, match="enlarger_pairs"):
         enlarger.train_enlarger(Run(tmp_path))
+
+
+def test_the_bundled_one_is_sharper_than_interpolation():
+    vae = AutoencoderKL.from_pretrained(train.WEIGHTS / "vae").eval()
+    network = Enlarger.from_pretrained(train.WEIGHTS / "enlarger").eval()
+    scenes = [pictures.scene(number, "test") for number in range(40_000, 40_008)]
+    small = reconstruct(vae, np.stack([render(each).image for each in scenes]))
+    large = enlarger.true_large(scenes)
+    by_network, by_cubic = enlarger.by_network(network, small), enlarger.by_cubic(small)
+    assert psnr(by_network, large) > psnr(by_cubic, large) + 1.5

@@ -36,7 +36,7 @@ from .yardsticks import Images, Numbers, psnr, reconstruct, save_picture
 LARGE = 4 * SIZE  # pixels of a side of what it makes
 FILES = 2  # of pairs
 TWINS = 512  # neighbouring frames
-STEADINESS = 1.0  # how much a change between these counts, beside errors
+STEADINESS = 2.0  # how much a change between these counts, beside errors
 BATCH = 32  # pictures drawn at once
 STEPS, GUIDANCE = 20, 5.0
 FIRST = range(16, 20)  # of these steps, at which noised renders are taken up; earlier, figures would move
