@@ -12,7 +12,7 @@ from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
 from zs2kit.puppets.captions import load_prompts
 from zs2kit.puppets.detector import detect
 from zs2kit.puppets.estimator import estimate
-from zs2kit.puppets.evaluate import draw_prompts, edits
+from zs2kit.puppets.evaluate import GUIDANCE, draw_prompts, edits
 from zs2kit.puppets.networks import GROUPS
 from zs2kit.puppets.pictures import draw, draw_maps
 from zs2kit.puppets.train import WEIGHTS
@@ -151,9 +151,9 @@ def test_edits(plugin, clips):
 
     detector = UNet2DModel.from_pretrained(WEIGHTS / "detector").eval()
     classifier = ResNetForImageClassification.from_pretrained(WEIGHTS / "classifier").eval()
-    near = {}
+    near, model = {}, Model.load(WEIGHTS)
     for scale in (1.0, 0.0):
-        made = edits(WEIGHTS, plugin, clips if scale else 3, scale)
+        made = edits(model, plugin, clips if scale else 3, scale, GUIDANCE)
         near[scale] = correct(detect(detector, made.frames), made.points, 0.1).mean()
         right = (classify(classifier, made.frames) == made.asked).mean(axis=0)
         print(f"scale {scale}: PCK@0.1 {near[scale]:.3f}, kind, colour and place right: {right}")
