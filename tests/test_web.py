@@ -343,6 +343,7 @@ def test_uploads_together_have_a_limit(tab: Any, server: Server, clip: Path, tmp
     assert refused.value.code == 413
     job(page, "takes room").get_by_role("button", name="Remove").click()
     expect(job(page, "takes room")).to_have_count(0, timeout=PATIENCE)
+    upload(page, big[1])
 
 
 @contextmanager
