@@ -50,7 +50,7 @@ class Node(io.ComfyNode):
     @classmethod
     def work(cls, **inputs: Any) -> Any:
         """Do what the node is for; return an ``io.NodeOutput``."""
-        raise NotImplementedError
+        raise NotImplementedError  # each node has its own
 
 
 def schema(node_id: str, name: str, category: str = CATEGORY, **about: Any) -> Any:
