@@ -157,6 +157,8 @@ def fit(
         raise SystemExit("--cooldown needs --minutes or --steps: the learning rate falls to zero over these")
     passes = _Recorded(loss, params) if draw and run.device == "cuda" else partial(_passes, loss)
     batches = _drawn(draw, run, first)
+    if draw and run.device not in ("cpu", "cuda"):  # recorded passes bring them over themselves
+        batches = (_brought(batch, run.device) for batch in batches)
     started = saved_at = shown_at = time.monotonic()
     step, shown = first, torch.zeros(())
     progress = 0.0  # 0..1, the same in all processes
@@ -217,6 +219,11 @@ def _passes(loss: Loss, batch: Any) -> Tensor:
     return value.detach()
 
 
+def _brought(batch: Any, device: str) -> Any:
+    """A batch on the device."""
+    return type(batch)(*(None if part is None else part.to(device) for part in batch))
+
+
 class _Recorded:
     """The same on CUDA, replayed from a graph that is recorded for each form of batch."""
 
@@ -241,7 +248,7 @@ class _Recorded:
         return value
 
     def _record(self, batch: Any) -> tuple[Any, Any, Tensor, list[Tensor | None]]:
-        held = type(batch)(*(None if part is None else part.cuda() for part in batch))
+        held = _brought(batch, "cuda")
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
