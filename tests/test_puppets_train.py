@@ -3,14 +3,17 @@
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from diffusers import ControlNetModel, StableDiffusionPipeline, UNet2DConditionModel, UNet2DModel
+from torch import nn
+from torch.multiprocessing.spawn import spawn
 from transformers import ResNetForImageClassification
 
 from zs2kit.puppets import diffusion, networks, pictures, train
 from zs2kit.puppets.captions import is_held_out
 from zs2kit.puppets.detector import detect, peaks
 from zs2kit.puppets.estimator import estimate
-from zs2kit.puppets.training import Run, load_weights, orthogonalize
+from zs2kit.puppets.training import Run, fit, load_weights, orthogonalize
 from zs2kit.puppets.world import render
 
 
@@ -97,6 +100,37 @@ def test_resumed_is_uninterrupted(work, tmp_path):
         network = networks.vae()
         assert load_weights(network, run, "vae") == 4
         weights.append(torch.nn.utils.parameters_to_vector(network.parameters()))
+    torch.testing.assert_close(*weights)
+
+
+def learn(rank, folder, processes):
+    """Train two layers: the first process learns from one of them, the second from both."""
+    if processes > 1:
+        store = dist.FileStore(str(folder / "rendezvous"), processes)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=processes)
+    torch.manual_seed(0)
+    network = nn.ModuleDict({name: nn.Linear(16, 16) for name in ("left", "right")})
+    inputs = torch.randn(8, 16)
+
+    def loss(_):
+        left, right = ((part(inputs) - inputs).square().mean() for part in network.values())
+        by_process = (left, left + right)
+        return by_process[rank] if processes > 1 else sum(by_process) / 2
+
+    fit("layers", network, loss, Run(folder, steps=5, rank=rank, processes=processes), rate=1e-2)
+
+
+@pytest.mark.slow
+def test_processes_may_learn_from_different_parts(tmp_path):
+    weights = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        if processes > 1:
+            spawn(learn, (folder, processes), processes)
+        else:
+            learn(0, folder, processes)
+        weights.append(torch.load(folder / "layers.pt", weights_only=True)["network"])
     torch.testing.assert_close(*weights)
 
 

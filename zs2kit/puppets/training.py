@@ -299,7 +299,13 @@ def _share(params: list[nn.Parameter], progress: float, run: Run) -> float:
     """Average the gradients of all processes; the largest progress counts for all."""
     if run.processes == 1:
         return progress
-    grads = [param.grad for param in params if param.grad is not None]
+    has = torch.tensor([float(param.grad is not None) for param in params])
+    dist.all_reduce(has, dist.ReduceOp.MAX)  # what one process drew may not use all that another's does
+    grads = []
+    for param in (param for param, some in zip(params, has.tolist(), strict=True) if some):
+        if param.grad is None:
+            param.grad = torch.zeros_like(param)
+        grads.append(param.grad)
     flat = torch.cat([grad.flatten() for grad in grads]).cpu()
     dist.all_reduce(flat)
     start = 0
