@@ -25,7 +25,21 @@ from test_reference import save_adapter
 import zs2kit
 from zs2kit import attention as layers
 from zs2kit import metrics
-from zs2kit.bench import ablation, device, every, gpu, joint, overhead, quality, readers, same, search, speed
+from zs2kit.bench import (
+    ablation,
+    anchored,
+    averaging,
+    device,
+    every,
+    gpu,
+    joint,
+    overhead,
+    quality,
+    readers,
+    same,
+    search,
+    speed,
+)
 from zs2kit.bench.__main__ import main
 from zs2kit.bench.baselines import (
     attention,
@@ -490,7 +504,7 @@ def test_ways_to_average_in_joint_attention():
         return joint.joint(model, case, 2, edited=False, momentum=0.9, noise="orbit", **ways)
 
     plain, before = drawn(), (layers.self_attention, layers.Layer, type(model.network).tokens)
-    ways = [{"layers": each} for each in joint.LAYERS if each != "all"] + [
+    ways = [{"layers": each} for each in averaging.LAYERS if each != "all"] + [
         {"text": True},
         {"after_norm": True},
     ]
@@ -501,3 +515,43 @@ def test_ways_to_average_in_joint_attention():
     assert (drawn() == plain).all()
     names = [each.name for each in joint.methods(edited=True)]
     assert len(names) == len(set(names)) == 16 and "frame by frame" in names
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "flux-kontext"])
+def test_anchored_keys_are_those_of_the_first_frame(kind: str) -> None:
+    """They change frames, chunks don't show, and a U-Net's first frame twice is that frame once."""
+    model, case = Model.load(tiny_models()[kind]), Case(0, 4, 32)
+    before = layers.Layer, torch.nn.functional.scaled_dot_product_attention
+
+    def drawn(**ways: Any) -> np.ndarray:
+        made = zs2(model, case, 2, edited=False, noise="independent", guidance_scale=2.0, **ways)
+        return made.astype(int)
+
+    whole = drawn(momentum=0.5, anchored=True)
+    assert np.abs(whole - drawn(momentum=0.5, anchored=True, chunk_size=2)).max() <= 1
+    plain = drawn(momentum=0.5)
+    assert np.abs(whole - plain)[1:].max() > 2
+    twice = np.abs(drawn(momentum=1.0, anchored=True) - drawn(momentum=1.0)).max()
+    assert twice <= 1 if kind == "v_prediction" else twice > 1  # where there is text, it counts for less
+    assert before == (layers.Layer, torch.nn.functional.scaled_dot_product_attention)
+    assert (drawn(momentum=0.5) == plain).all()
+
+
+def test_anchored_keys_have_tables_of_differences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anchored, "FRAMES", 2)
+    monkeypatch.setattr(anchored, "LONG", 3)
+    said = {"zs2kit": 2.0, "momentum 1": 1.5}
+    monkeypatch.setattr(
+        Runs, "numbers", lambda self, method, case: {"colour drift to first": said.get(method.name, 3.0)}
+    )
+    monkeypatch.setattr(Cells, "has", lambda self, settings: settings["case"] < 2)
+    runs = Runs(Cells(tmp_path), Model.load(tiny_models()["epsilon"]), 1)
+    made = anchored.section([runs])
+    assert re.findall(r"^(.+): \S+, 2 prompts, \d frames, 1 steps\.$", made, re.M) == [
+        "Clips from text",
+        "Long clips from text",
+        "Edits by pose",
+    ]
+    assert made.count("| zs2kit |  |  |  | 2.0 (2.0 to 2.0) |") == 3
+    assert made.count("| momentum 1 |  |  |  | -0.5 (-0.5 to -0.5) |") == 3
+    assert made.count("| anchored, momentum 0.98 |  |  |  | 1.0 (1.0 to 1.0) |") == 3

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from zs2kit.bench import ablation as ablation_
+from zs2kit.bench import anchored as anchored_
 from zs2kit.bench import device as device_
 from zs2kit.bench import every as every_
 from zs2kit.bench import fuzz as fuzz_
@@ -103,6 +104,26 @@ def ablation(
     ablation_.run(Runs(kept, loaded, steps), prompts, long_prompts)
     if docs:
         page.write(docs, kept, loaded)
+
+
+@main.command()
+@click.option("--model", multiple=True, default=[BUNDLED], show_default=True, help="The checkpoints.")
+@CELLS
+@DOCS
+@number("--prompts", anchored_.PROMPTS, "How many prompts.")
+@number("--long-prompts", 1, "How many of them at length as well.", least=0)
+@number("--steps", anchored_.STEPS, "Denoising steps.")
+def anchored(
+    model: tuple[str, ...], cells: Path, docs: Path | None, prompts: int, long_prompts: int, steps: int
+) -> None:
+    """Have frames attend to a shot's first frame beside the running average, and compare the results."""
+    every = [Runs(Cells(cells), Model.load(each, graphs=False), steps) for each in model]
+    for runs in every:
+        anchored_.run(runs, prompts, long_prompts)
+    made = anchored_.section(every)
+    click.echo(made)
+    if docs:
+        page.put(docs, made)
 
 
 @main.command()

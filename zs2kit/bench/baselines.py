@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -25,6 +25,7 @@ from diffusers.pipelines.deprecated.text_to_video_synthesis.pipeline_text_to_vid
 import zs2kit
 from zs2kit import plugins
 from zs2kit.attention import self_attention
+from zs2kit.bench import averaging
 from zs2kit.bench.cases import RATE, Case, source_images
 from zs2kit.clip import Chunk, Clip
 from zs2kit.model import Model
@@ -48,13 +49,14 @@ def zs2(
     *,
     edited: bool,
     reference: bool = False,
+    anchored: bool = False,
     tiny_vae: bool = True,
     **settings: Any,
 ) -> Images:
     """zs2kit itself; ``settings`` are those of `zs2kit.generate` and `zs2kit.edit`.
 
-    reference: the plugin of that name holds the clip to its first frame. tiny_vae: flow momentum uses the
-    model's, if it has one.
+    reference: the plugin of that name holds the clip to its first frame. anchored: frames attend to it, see
+    `averaging`. tiny_vae: flow momentum uses the model's, if it has one.
     """
     if not tiny_vae:
         model = Model(model.pipeline, model.name, model.folders, domain=model.domain)
@@ -71,7 +73,8 @@ def zs2(
         clip = zs2kit.edit(Clip.from_images(source_images(case), RATE), case.prompt, **given)
     else:
         clip = zs2kit.generate(case.prompt, frames=case.frames, rate=RATE, **given)
-    return np.stack([frame.image for frame in clip])
+    with averaging.anchored() if anchored else nullcontext():
+        return np.stack([frame.image for frame in clip])
 
 
 def frame_by_frame(model: Model, case: Case, steps: int, *, edited: bool, shared: bool) -> Images:

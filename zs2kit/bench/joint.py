@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import click
-from torch import Tensor
 
-from zs2kit import attention
-from zs2kit.attention import Layer, Place
 from zs2kit.bench.ablation import COLUMNS
+from zs2kit.bench.averaging import LAYERS, varied
 from zs2kit.bench.baselines import zs2
 from zs2kit.bench.cases import Case
 from zs2kit.bench.runs import Method, Runs
@@ -20,56 +16,6 @@ from zs2kit.puppets.yardsticks import Images
 
 FRAMES, STEPS, PROMPTS = 16, 20, 8
 MOMENTA = (0.0, 0.5, 0.9, 0.98, 1.0)
-LAYERS: dict[str, Callable[[int, str], bool]] = {
-    "all": lambda number, name: True,
-    "every other": lambda number, name: number % 2 == 0,
-    "single": lambda number, name: name.startswith("single_"),
-    "double": lambda number, name: not name.startswith("single_"),
-}
-"""Which attention layers are averaged, by their number and their name."""
-
-
-class AfterNorm(Layer):
-    """Averages the keys after their norm, and the values, instead of what both are computed from."""
-
-    def hook(self, module: Any) -> list[Any]:
-        """See `Layer`."""
-        return [part.register_forward_hook(self.average) for part in (module.to_v, module.norm_k)]
-
-    def average(self, module: Any, inputs: Any, output: Tensor) -> Tensor:
-        """The same for the output of a part: (frames, tokens, ...)."""
-        return self.averages.average(output, self.place)
-
-
-@contextmanager
-def varied(model: Model, layers: str, text: bool, after_norm: bool) -> Iterator[None]:
-    """Within this context momentum acts in these ``layers`` alone, on the ``text`` too, or after the norm.
-
-    Only single blocks have text among what their keys are computed from.
-    """
-    found = attention.self_attention
-
-    def chosen(network: Any) -> dict[str, tuple[Any, Place]]:
-        modules = found(network).items()
-        return {name: each for number, (name, each) in enumerate(modules) if LAYERS[layers](number, name)}
-
-    with ExitStack() as stack:
-        stack.enter_context(_replaced(attention, "self_attention", chosen))
-        if after_norm:
-            stack.enter_context(_replaced(attention, "Layer", AfterNorm))
-        if text:  # as in a U-Net, whose layers average all tokens
-            stack.enter_context(_replaced(type(model.network), "tokens", lambda *_: None))
-        yield
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
 
 
 def joint(

@@ -72,9 +72,9 @@ prompt.
 Flips, drift and motion are read off the frames by networks that were trained on renders. The row "rendered
 clips" shows what these networks find where the truth is known.
 
-This page is made by `python -m zs2kit.bench quality|ablation|speed|real|every|middle --docs docs`; do not
-edit it. Each of these commands, but for the last two, continues where it was stopped, so each table says how
-many prompts it is based on.
+This page is made by `python -m zs2kit.bench quality|ablation|anchored|speed|real|every|middle --docs docs`;
+do not edit it. Each of these commands, but for the last two, continues where it was stopped, so each table
+says how many prompts it is based on.
 """
 
 LIMITATIONS = """
@@ -113,6 +113,7 @@ SECTIONS = (
     "Fewer drawn frames",
     "Frames in between",
     "Ablation",
+    "Anchored keys",
     "Speed",
     "Edits on a device",
     "Real clips",

@@ -217,10 +217,7 @@ def twins(runs: Runs, cases: Sequence[Case]) -> str:
     if not done:
         return ""
     table = runs.table([ours, whole], done, EDITED)
-    apart = []
-    for column in EDITED:
-        pairs = [[runs.numbers(method, case).get(column.name) for method in (ours, whole)] for case in done]
-        apart.append(column.shown([a - b for a, b in pairs if a is not None and b is not None]))
+    apart = [column.shown(runs.apart(ours, whole, done, column.name)) for column in EDITED]
     return (
         f"\n### The tiny VAE\n\n{len(done)} prompts.{TWINS}\n{table}\n| difference | {' | '.join(apart)} |\n"
     )

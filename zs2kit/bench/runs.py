@@ -127,6 +127,11 @@ class Runs:
         found = (self.numbers(method, case).get(name) for case in cases)
         return [value for value in found if value is not None]
 
+    def apart(self, method: Method, other: Method, cases: Sequence[Case], name: str) -> list[float]:
+        """How far a number of ``method`` is above that of ``other``, of each clip that has both."""
+        pairs = ([self.numbers(each, case).get(name) for each in (method, other)] for case in cases)
+        return [one - two for one, two in pairs if one is not None and two is not None]
+
     def table(self, methods: Sequence[Method], cases: Sequence[Case], columns: Sequence[Column]) -> str:
         """Markdown: a line for each method, with the mean of each column's number and its 95% interval."""
         lines = ["| | " + " | ".join(column.title for column in columns) + " |"]
