@@ -23,7 +23,7 @@ from zoo import BT601, BT709, FULL, LIMITED, NTSC, SUFFIXES, VFR, assert_drawn, 
 from zs2kit import io, journal
 from zs2kit.clip import Clip, Color, Frame
 from zs2kit.errors import ClipError, UsageError, Zs2Error
-from zs2kit.io import reading
+from zs2kit.io import decoding, reading
 
 
 @pytest.mark.filterwarnings("ignore:.*(is damaged|ends at|left out. sound)")
@@ -103,8 +103,8 @@ def test_a_start_in_a_container_without_an_index_loses_no_frame(
 def test_reading_is_lazy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "SMALL", 0)
     converted = []
-    rgb = reading.rgb
-    monkeypatch.setattr(reading, "rgb", lambda *args: converted.append(1) or rgb(*args))
+    rgb = decoding.rgb
+    monkeypatch.setattr(decoding, "rgb", lambda *args: converted.append(1) or rgb(*args))
     clip = io.read(make(tmp_path / "clip.mp4", frames=60))
     assert len(converted) == 0
     frames = iter(clip)
@@ -190,7 +190,7 @@ def test_segments_are_closed_and_joined_on_one_clock(tmp_path: Path, suffix: str
         pictures = [picture for packet in [*alone, None] for picture in decoder.decode(packet)]
     assert len(pictures) == journal.SEGMENT
     for picture in pictures:
-        image = reading.rgb(picture, source.encoding, source.color, (64, 48))
+        image = decoding.rgb(picture, source.encoding, source.color, (64, 48))
         np.testing.assert_array_equal(image, whole[picture.pts])
 
 

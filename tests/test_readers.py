@@ -175,7 +175,7 @@ def test_what_scripts_hold_is_a_clip(tmp_path: Path) -> None:
     held = [images, list(images), [Image.fromarray(each) for each in images], torch.from_numpy(images)]
     held += [torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255]
     for each in held:
-        with pytest.warns(UserWarning, match="pictures have no rate, so 25 are shown per second"):
+        with pytest.warns(UserWarning, match="pictures have no frame rate, so 25 are shown per second"):
             out = io.write(tmp_path / "out.mkv", each, codec="ffv1", overwrite=True)
         for ours, theirs in zip(io.read(out), frames, strict=True):
             np.testing.assert_array_equal(ours.image, theirs.image)
@@ -377,12 +377,12 @@ def test_processes_on_both_sides(
 
 
 def test_a_sheet_decodes_its_frames_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zs2kit.io import reading
+    from zs2kit.io import decoding
     from zs2kit.sheet import write_sheet
 
     clip = io.read(make(tmp_path / "a.mp4", frames=40))
     converted: list[int] = []
-    rgb = reading.rgb
-    monkeypatch.setattr(reading, "rgb", lambda *args: converted.append(1) or rgb(*args))
+    rgb = decoding.rgb
+    monkeypatch.setattr(decoding, "rgb", lambda *args: converted.append(1) or rgb(*args))
     write_sheet(tmp_path / "a.png", {"a": clip}, columns=4)
     assert len(converted) == 4

@@ -18,7 +18,7 @@ from zoo import LIMITED, ZOO, Animal, assert_drawn, drawn, large
 import zs2kit
 from zs2kit import io
 from zs2kit.errors import UsageError
-from zs2kit.io import cameras, reading
+from zs2kit.io import cameras, decoding, reading
 from zs2kit.verify import verify
 from zs2kit_plugins.mask import Mask
 
@@ -249,8 +249,8 @@ def test_skipped_frames_are_not_converted(
 ) -> None:
     whole = list(io.read(found(name)))
     converted: list[int] = []
-    rgb = reading.rgb
-    monkeypatch.setattr(reading, "rgb", lambda *args: converted.append(1) or rgb(*args))
+    rgb = decoding.rgb
+    monkeypatch.setattr(decoding, "rgb", lambda *args: converted.append(1) or rgb(*args))
     clip = io.read(found(name), skip=7)
     rest = list(clip)
     assert len(converted) == len(rest) == len(whole) - 7

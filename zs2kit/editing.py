@@ -1,4 +1,4 @@
-"""Edits: clips whose frames are drawn while somebody iterates over them."""
+"""`edit` and `generate`, and the clip they return, whose frames are drawn while you iterate over it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ from zs2kit.errors import (
 )
 from zs2kit.filling import spaced
 from zs2kit.io.reading import described, opened
-from zs2kit.io.seeking import FileFrames, PictureFrames
+from zs2kit.io.seeking import FileFrames
+from zs2kit.io.sequence import PictureFrames
 from zs2kit.memory import free
 from zs2kit.model import Model
 from zs2kit.networks.loading import BUNDLED
@@ -51,9 +52,9 @@ from zs2kit.shots import shots
 
 log = logging.getLogger(__name__)
 
-MOST = 8  # frames at once by default: twice as many took only 6% less time on a CPU
+MOST = 8  # frames at once by default; on a CPU, twice as many took only 6% less time
 SHARE = 0.8  # the share of the free memory that is used
-HELD = 40  # bytes for each pixel that the model draws: what is held in host memory of a shot in rows
+HELD = 40  # bytes of host memory for each pixel that the model draws, if a shot is drawn in rows
 
 T = TypeVar("T")
 
@@ -70,27 +71,27 @@ def edit(
     notices: Receiver | None = None,
     **changes: Any,
 ) -> Edit:
-    """Return ``clip`` edited: frames at the same times, with other pictures.
+    """Return ``clip`` edited: a clip with new pictures at the same times.
 
-    Everything is checked here; frames are drawn while the returned clip is iterated over, a chunk at
-    a time, so memory doesn't grow with the clip.
+    The arguments are checked here. The frames are drawn while you iterate over the returned clip, a chunk at
+    a time, so memory use doesn't grow with the length of the clip.
 
-    clip: a `Clip`; the path of one, which is then read whole; or pictures: a list, an array or a tensor of
-    them, at 25 per second, a ``decord.VideoReader`` or a ``cv2.VideoCapture``.
-    prompt: what to draw; None is the model's default prompt. Or several prompts, by the position of the
-    frame at which each starts, 0 among them; a frame in between gets the one before it in its
-    first steps, and the next one in the others.
+    clip: a `Clip`; the path of a clip, which is then read whole; a list, an array or a tensor of pictures,
+    shown at 25 per second; a ``decord.VideoReader``; or a ``cv2.VideoCapture``.
+    prompt: what to draw; None is the model's default prompt. Or several prompts, each by the position of the
+    frame at which it starts, the first one at 0. A frame between two of these takes its first steps with the
+    earlier prompt and the rest with the later one.
     plugins: instances, such as ``Pose(scale=0.8)``; they are copied, not changed. If none of them looks at
-    the clip, ``Strength()`` is added, or ``Instruct()`` for a model that edits by instructions, and a notice
-    says so. An empty list draws from the text alone, in the clip's size and length.
-    model: a `Model`, what `Model.load` takes, or a pipeline of diffusers; None is the plugins' default model
-    or the bundled one.
-    settings: a `Settings`; its fields may also be given here by their names, which then win.
-    progress: called with a `Progress` after every denoising step; what it raises ends the edit.
-    notices: called with a `Notice` for what the user should know; None makes them Python warnings.
+    the clip, ``Strength()`` is added, or ``Instruct()`` for a model that follows instructions, and a notice
+    says so. With an empty list, the result is drawn from the text alone, in the clip's size and length.
+    model: a `Model`, anything that `Model.load` takes, or a diffusers pipeline; None is the plugins' default
+    model or the bundled one.
+    settings: a `Settings`. Its fields may also be given here by name, which overrides those in ``settings``.
+    progress: called with a `Progress` after every denoising step; an exception that it raises ends the edit.
+    notices: called with a `Notice` for anything the user should know; None makes them Python warnings.
 
-    Raises `UsageError` for a value that is not allowed, `ModelError` or `PluginError` if a model or a plugin
-    doesn't load or doesn't fit.
+    Raises `UsageError` for a value that is not allowed, and `ModelError` or `PluginError` if a model or a
+    plugin can't be loaded or doesn't fit.
     """
     if prompt is not None:
         changes = {"prompt": prompt, **changes}
@@ -112,10 +113,10 @@ def generate(
     notices: Receiver | None = None,
     **changes: Any,
 ) -> Edit:
-    """Return a clip made of text alone, ``frames`` frames at ``rate`` frames per second.
+    """Return a clip made from text alone: ``frames`` frames at ``rate`` frames per second.
 
-    Frames are drawn while the clip is iterated over, and the arguments are as for `edit`. ``size`` is the
-    (height, width) of the clip. Plugins that look at a source can't be used.
+    The frames are drawn while you iterate over it. ``size`` is the (height, width) of the clip; all other
+    arguments are as for `edit`. Plugins that look at a source can't be used.
 
     Raises what `edit` raises.
     """
@@ -201,7 +202,7 @@ def _edit(
     return edit
 
 
-# What other programs read in prompts -> what is said about it, and what to do
+# Prompt syntax of other programs -> what the notice says about it, and what to do instead
 _SYNTAX = {
     r"<lora:[^>]+>": ("LoRAs in a prompt don't load", "give them with `loras`"),
     r"\([^()]+:-?\d*\.?\d+\)": ("weights of words have no effect", "say it in other words"),
@@ -212,7 +213,7 @@ _SYNTAX = {
 
 
 def _tell_syntax(settings: Settings) -> None:
-    """Send a notice about each kind of other programs' syntax in prompts; text encoders read it as text."""
+    """Send a notice for each kind of other programs' syntax in the prompts, which is read as plain text."""
     texts = [*settings.prompts.values(), settings.negative_prompt]
     for pattern, (what, remedy) in _SYNTAX.items():
         found = next((match[0] for text in texts if (match := re.search(pattern, text))), None)
@@ -228,14 +229,14 @@ def _check_prompts(settings: Settings, hooks: PluginManager) -> None:
 
 
 def _added(plugins: Sequence[Plugin] | None, model: Model, clip: Clip, steps: int) -> list[Plugin]:
-    """Return the plugin that is added if no chosen one looks at the clip, so that the clip isn't ignored."""
+    """Return the plugin to add if none of the chosen ones looks at the clip, so that it isn't ignored."""
     chosen = list(plugins or ())
     if clip.blank or (plugins is not None and not chosen) or any(map(_looks, chosen)):
         return []
     network = model.network
     if network.shows or (network.channels == 2 * model.latent_channels and not network.takes_maps):
         return [plugins_.build("instruct", {})]
-    few = {"strength": "1"} if steps == 1 else {}  # of which half is none
+    few = {"strength": "1"} if steps == 1 else {}  # by default it takes half of the steps: here, none
     return [plugins_.build("strength", few)]
 
 
@@ -253,10 +254,10 @@ def _loaded(model: str | Path | Model | DiffusionPipeline | None, plugins: Seque
 
 
 def settled(settings: Settings, model: Model, *, blank: bool = False) -> Settings:
-    """Return the settings with None replaced by what suits the model and the kind of work.
+    """Return the settings with each None replaced by what suits the model and the kind of work.
 
-    That of ``flow_momentum`` stays, since `Scan` replaces it by what the plugins say. blank: the clip is made
-    of text alone; it has only its noise to move it, which has to move steadily.
+    A ``flow_momentum`` of None stays: `Scan` replaces it by what the plugins say. blank: whether the clip is
+    made from text alone. Then only the noise makes it move, so the noise has to move steadily.
     """
     usual: dict[str, Any] = {
         "prompt": model.default_prompt,
@@ -270,7 +271,10 @@ def settled(settings: Settings, model: Model, *, blank: bool = False) -> Setting
 
 
 def _tell_beyond(model: Model, settings: Settings, frame: Frame | None) -> None:
-    """Send a notice if a model that knows little knows nothing like the clip, of which ``frame`` is one."""
+    """Send a notice if a model that can draw only a few things is asked for others.
+
+    frame: one of the clip's frames; None if the result doesn't look like the clip.
+    """
     if model.domain is None:
         return
     why = [] if frame is None or model.knows(frame.image) else ["the clip shows something else"]
@@ -286,7 +290,7 @@ def _tell_beyond(model: Model, settings: Settings, frame: Frame | None) -> None:
 
 
 class _TooLarge(Exception):
-    """The carry of all steps is too large, so the shot has to be drawn in rows."""
+    """The carry of all steps doesn't fit into memory, so the shot has to be drawn in rows."""
 
 
 @dataclass
@@ -300,7 +304,7 @@ class Place:
 
 
 def drawing(frames: Iterator[Frame], count: int) -> list[Frame]:
-    """Take frames until ``count`` of them are to be drawn, or all, and return them."""
+    """Take frames until ``count`` of them are to be drawn or none are left; return all that were taken."""
     group: list[Frame] = []
     while count and (frame := next(frames, None)) is not None:
         group.append(frame)
@@ -309,7 +313,7 @@ def drawing(frames: Iterator[Frame], count: int) -> list[Frame]:
 
 
 def show_unfitted(clip: Clip, fit: Fit) -> None:
-    """Have ``clip`` say that its pictures are of the size in which the model draws them."""
+    """Change what ``clip`` says of itself: its pictures have the size in which the model draws them."""
     clip.height, clip.width = fit.scaled
     clip.sample_aspect_ratio = Fraction(1)
     clip.encoding = Encoding(bits=8 if clip.encoding.is_plain else 16)
@@ -318,10 +322,11 @@ def show_unfitted(clip: Clip, fit: Fit) -> None:
 class Edit(Clip):
     """A clip whose frames are drawn while it is iterated over, a chunk at a time.
 
-    Each iteration draws them again, from the first on. In the latest iteration, ``index`` frames are drawn,
-    and ``carry`` is what the next ones must know: after taking ``index`` frames, one is between two chunks.
-    No field of ``settings`` is None, except perhaps ``size`` and ``chunk_size``. A ``chunk_size`` of None is
-    replaced at the first frame by what fits in memory, and becomes smaller if memory runs out.
+    Each iteration draws all frames again, starting with the first. ``index`` is how many frames the latest
+    iteration has drawn, and ``carry`` is what the next frames need to know about them. Once you have taken
+    ``index`` frames, the edit is between two chunks. No field of ``settings`` is None, except perhaps
+    ``size`` and ``chunk_size``. If ``chunk_size`` is None, it is set at the first frame to what fits into
+    memory; it is lowered if memory runs out.
     """
 
     def __init__(
@@ -344,8 +349,8 @@ class Edit(Clip):
         self._progress = progress
         self._notices = notices
         self._stopping = Event()
-        self._fitted = True  # whether pictures are brought to the source's size
-        self._compared = False  # the clip and the prompts, with what the model knows
+        self._fitted = True  # whether frames are returned at the source's size
+        self._compared = False  # whether clip and prompts were compared with what the model knows
         self._place = Place(0, Carry())
 
     @property
@@ -355,7 +360,7 @@ class Edit(Clip):
 
     @property
     def carry(self) -> Carry:
-        """What the next frames must know."""
+        """What the next frames need to know about those before them."""
         return self._place.carry
 
     @property
@@ -370,18 +375,18 @@ class Edit(Clip):
     def frames_from(
         self, index: int, carry: Carry | None = None, between: Callable[[], object] | None = None
     ) -> Iterator[Frame]:
-        """Return the frames from ``index`` on.
+        """Return the frames from position ``index`` on.
 
-        carry: what they must know about those before; None at the start of a clip. between: called whenever
-        an edit that draws a shot in rows is between two steps.
+        carry: what they need to know about the frames before; None at the start of a clip.
+        between: called between two steps, if a shot is drawn in rows.
         """
         self._place = Place(index, Carry() if carry is None else carry, between=between)
         return self._told(self._frames(self._place))
 
     def unfitted(self) -> Edit:
-        """Return this edit with pictures of the size in which the model draws them, without its padding.
+        """Return this edit with its frames at the size in which the model draws them, without padding.
 
-        Nothing of the source is put back there. `zs2kit.scan.fitted` does both.
+        These frames have nothing of the source put back into them. `zs2kit.scan.fitted` does both.
         """
         other = copy(self)
         other._fitted, other._place, other.frames = False, Place(0, Carry()), other
@@ -395,20 +400,20 @@ class Edit(Clip):
 
     def __reduce__(self) -> Any:
         raise UsageError(
-            "an edit can't be pickled, and so not handed to another process",
-            "make it there, of a clip and a model that are loaded there",
+            "an edit can't be pickled, so it can't be handed to another process",
+            "make it there, from a clip and a model that are loaded there",
         )
 
     def stop(self) -> None:
-        """End the current iteration, or else the next one; any thread may call this.
+        """End the current iteration, or the next one if none is running. Any thread may call this.
 
         The current denoising step is finished; then the iteration raises `Stopped`. What `write` has saved
-        can be resumed; a chunk that was started is then drawn again.
+        can be resumed. A chunk that wasn't finished is then drawn again.
         """
         self._stopping.set()
 
     def _told(self, frames: Iterator[Frame]) -> Iterator[Frame]:
-        """Yield the frames; notices that are sent while one is drawn go to the edit's receiver."""
+        """Yield the frames, sending notices that come up meanwhile to the edit's receiver."""
         while True:
             with receiving(self._notices):
                 frame = next(frames, None)
@@ -419,8 +424,8 @@ class Edit(Clip):
     def shot(self, index: int, frames: Iterable[Frame], carry: Carry | None = None) -> Iterator[Frame]:
         """Return the edited frames of a shot from position ``index`` on; ``frames`` are the source's.
 
-        carry: what they must know about those of the shot that come before; None if there are none. If there
-        is one, ``frames`` begin one frame earlier.
+        carry: what they need to know about the shot's earlier frames; None if there are none. With a carry,
+        ``frames`` begin one frame earlier.
         """
         self._place = place = Place(index, carry or Carry())
         source = iter(frames)
@@ -433,17 +438,17 @@ class Edit(Clip):
     def _frames(self, place: Place) -> Iterator[Frame]:
         pace, begun = Pace(place.index), place.index
         source = self.marked(place.index)
-        # Other frames may come from code that works in its own thread only, or from another edit.
+        # Only for files: other frames may come from another edit, or from code that needs its own thread.
         if isinstance(self.clip.frames, FileFrames | PictureFrames):
             source = ahead(source)
         for first, shot in groupby(source, key=itemgetter(0)):
-            # Nothing of the shot before may be seen in this one.
+            # A shot must not depend on the one before it.
             if first == place.index and not is_row(place.carry):
                 place.carry = Carry()
             yield from self._shot(place, (frame for _, frame in shot), pace)
         self.scan.hook.finish(frames=place.index)
         every, frames_now = self.settings.every, place.index - begun
-        if place.filled < (1 - 1 / every) * (frames_now - every) / 2:  # half of those that could be
+        if place.filled < (1 - 1 / every) * (frames_now - every) / 2:  # fewer than half of those possible
             notify(
                 "every-drawn",
                 f"`every`: only {place.filled} of {frames_now} frames could be filled in; in the others, the "
@@ -453,7 +458,8 @@ class Edit(Clip):
     def marked(self, index: int = 0) -> Iterator[tuple[int, Frame]]:
         """Yield the source's frames from ``index`` on, each with the position of its shot's first frame.
 
-        Those that aren't to be drawn say how they are filled in. The frame before ``index`` must be drawn.
+        Frames that aren't to be drawn say how they are filled in. The frame before ``index`` must be one that
+        is drawn.
         """
         start = max(0, index - 1)
         found = islice(shots(self.clip, self.settings.cuts), start, None)
@@ -468,7 +474,7 @@ class Edit(Clip):
         return islice(spread(), index - start, None)
 
     def _shot(self, place: Place, frames: Iterator[Frame], pace: Pace) -> Iterator[Frame]:
-        """Draw what is left of a shot, chunk by chunk or in rows."""
+        """Draw the rest of a shot, chunk by chunk or in rows."""
         while group := drawing(frames, self.chunk_size or MOST):
             if not self._compared:
                 self._compared = True
@@ -488,7 +494,7 @@ class Edit(Clip):
     def _next(self, frames: Sequence[Frame], place: Place, pace: Pace) -> tuple[Chunk, Drawn] | None:
         """Draw a chunk of the first of ``frames``; None if the shot has to be drawn in rows."""
         if self.chunk_size is None:
-            self.attempt(frames, place, lambda chunk: None)  # which chooses the size and the order
+            self.attempt(frames, place, lambda chunk: None)  # chooses the chunk size and the order
         if self.scan.in_rows or is_row(place.carry):
             return None
         try:
@@ -502,12 +508,12 @@ class Edit(Clip):
         return finished(chunk, drawn, frames, self.encoding, enlarger, fit=self._fitted)
 
     def _rows(self, place: Place, frames: list[Frame], pace: Pace) -> Iterator[Frame]:
-        """Draw the ``frames`` that are left of a shot in rows."""
+        """Draw ``frames``, the rest of a shot, in rows."""
 
         def after_step(step: Step, passed: int) -> None:
             self._report(place, pace, step, (len(frames) * step.index + passed) / step.count)
 
-        if row := Row.of(place.carry):  # of which the steps that are taken took no time here
+        if row := Row.of(place.carry):  # its steps were taken earlier, so they don't count for the pace
             steps: Any = self.settings.num_inference_steps
             pace = Pace(place.index + len(frames) * row.step / steps)
         while frames:
@@ -540,7 +546,7 @@ class Edit(Clip):
             self._collect()
 
     def _held(self, frames: Iterator[Frame], place: Place) -> list[Frame]:
-        """Return all ``frames`` of a shot; raise `ModelError` if host memory can't hold what rows need."""
+        """Return all ``frames`` of a shot; raise `ModelError` if they don't fit into host memory."""
         height, width = self.fit.padded
         room = free(torch.device("cpu")) / 2
         held: list[Frame] = []
@@ -549,16 +555,16 @@ class Edit(Clip):
             room -= frame.image.nbytes + HELD * height * width
             if room < 0:
                 raise ModelError(
-                    f"the shot with frame {place.index} is too long for the memory of this machine: it must "
-                    f"hold all of a shot here, and has room for {len(held) - 1} frames",
+                    f"the shot with frame {place.index} is too long for this machine's memory: all of its "
+                    f"frames must be held at once, but there is room for only {len(held) - 1}",
                     "use fewer steps or a smaller `size`, or cut the shot (`cuts`)",
                 )
         return held
 
     def _draw(self, place: Place, pace: Pace, chunk: Chunk) -> Drawn | Broken:
-        """Draw a chunk; after each step, report the progress and end if `stop` was called.
+        """Draw a chunk; after each step, report progress, and end if `stop` was called.
 
-        Raises `_TooLarge` after the first step if the carry of all of them is too large.
+        Raises `_TooLarge` after the first step if the carry of all steps won't fit into memory.
         """
 
         def after_step(step: Step) -> None:
@@ -571,9 +577,9 @@ class Edit(Clip):
         return self.scan(place.carry, chunk, after_step)
 
     def _report(self, place: Place, pace: Pace, step: Step, under_way: float) -> None:
-        """Report the progress after a step, and end if `stop` was called.
+        """Report progress after a step, and end if `stop` was called.
 
-        under_way: how many frames are drawn beside those at ``place``, in parts.
+        under_way: how many frames the steps taken since ``place`` are worth.
         """
         if self._progress is not None:
             total = self.frame_count
@@ -595,7 +601,7 @@ class Edit(Clip):
             raise Stopped(f"stopped after {place.index} frames")
 
     def beginning(self, index: int, frame: Frame) -> Frame:
-        """Return the edited ``frame``, which is at position ``index`` of the clip and starts a shot."""
+        """Return the edited ``frame``, which is the first of a shot, at position ``index`` of the clip."""
         alone = copy(self)
         alone.chunk_size = 1
         chunk, drawn = alone.attempt([frame], Place(index, Carry()), self.scan.alone)
@@ -605,11 +611,11 @@ class Edit(Clip):
     def attempt(
         self, frames: Sequence[Frame], place: Place, work: Callable[[Chunk], T | Broken]
     ) -> tuple[Chunk, T]:
-        """Do ``work`` with a chunk of the first of ``frames``, at ``place``; return the chunk and the result.
+        """Do ``work`` on a chunk of the first of ``frames``, at ``place``; return the chunk and the result.
 
-        The chunk has as many frames as there is memory for: if memory runs out, or numbers overflow in a
-        later frame, it is tried again with fewer. Raises `ModelError` if they overflow in the first frame, or
-        if there is no memory for it.
+        The chunk has as many frames as there is memory for. If memory runs out, or numbers overflow in a
+        later frame, it is tried again with fewer frames. Raises `ModelError` if even the first frame
+        overflows or doesn't fit into memory.
         """
         while True:
             length = sum(frame.fill is None for frame in frames)
@@ -630,16 +636,16 @@ class Edit(Clip):
             self._collect()
 
     def _collect(self) -> None:
-        """Have memory given back that an error held."""
+        """Free the memory that an error held on to."""
         gc.collect()
         if self.scan.model.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def choose_order(self, carry: int, peak: int = 0) -> None:
-        """Choose whether shots are drawn in rows: if a carry of so many bytes fits nowhere.
+        """Choose whether shots are drawn in rows: they are if a carry of so many bytes fits nowhere.
 
-        It is there twice, once for the chunk that is drawn and once for the next one. peak: what a chunk of
-        one frame takes beside it.
+        There are two carries at a time: one for the current chunk and one for the next. peak: the bytes that
+        a chunk of one frame takes besides.
         """
         scan = self.scan
         if scan.in_rows is not None:
@@ -653,13 +659,13 @@ class Edit(Clip):
             notify(
                 "large-carry",
                 f"what momentum keeps of all steps takes {2 * carry / 1e9:.1f} GB, and there may be too "
-                f"little memory for it; with {scan.ahead}, all of it is needed at a time",
+                f"little memory for it; with {scan.ahead}, all of it is needed at once",
                 "use fewer steps, a smaller `size` or `momentum=0`",
             )
             return
         log.info(
-            "drawing in rows, each step for a whole shot before the next one: a carry of all steps would "
-            "take %.0f MB",
+            "drawing in rows, that is, each step for a whole shot before the next step: a carry of all steps "
+            "would take %.0f MB",
             carry / 1e6,
         )
 
@@ -675,9 +681,9 @@ class Edit(Clip):
         )
 
     def _fitting(self, frames: Sequence[Frame], index: int) -> int:
-        """Return how many frames there is memory for at once; move the carry to the host if it must go there.
+        """Return how many frames fit into memory at once; move the carry to host memory if it must go there.
 
-        frames: the next frames, a few of which are tried.
+        frames: the next frames, a few of which are tried out.
         """
         scan = self.scan
         device = scan.model.device
@@ -686,7 +692,7 @@ class Edit(Clip):
             return scan.rehearse(chunk_of(self.clip, drawing(iter(frames), count), index, self.fit))
 
         if scan.model.offload:
-            rehearse(1)  # while which text encoders are on the device; what follows goes without
+            rehearse(1)  # embeds the prompts, so that text encoders are off the device from here on
         room = int(SHARE * free(device))
         one, carry, steps = rehearse(1)
         self.choose_order(carry * steps, one or 0)
@@ -697,11 +703,11 @@ class Edit(Clip):
         if device.type == "cuda" and one + 2 * carry > room:
             scan.carry_on_host = True
         else:
-            room -= 2 * carry  # this chunk's, and the one that grows for the next chunk
+            room -= 2 * carry  # this chunk's, and the next chunk's, which grows meanwhile
         size = MOST
         if one * MOST > room:
             scan.denoiser.together = False
-            # measure again, since that takes less memory, and the first time takes more
+            # Measure again: this takes less memory, and the first call takes more than later ones.
             one, two = rehearse(1).peak, rehearse(2).peak
             assert one is not None and two is not None
             further = two - one if len(frames) > 1 else one
@@ -717,8 +723,9 @@ class Edit(Clip):
     def _make_room(self, error: Exception, frames: int, place: Place) -> None:
         """Make room after ``error``, which came while so many ``frames`` were drawn at once.
 
-        Record no calls, call each branch by itself, move the carry to the host, or halve the frames. Raises
-        the error if it isn't about memory, and `ModelError` if nothing of that is possible any more.
+        The ways are tried one after the other: record no calls, call each branch by itself, move the carry to
+        host memory, halve the number of frames. Raises the error itself if it isn't about memory, and
+        `ModelError` if none of these ways is left.
         """
         if not is_out_of_memory(error):
             raise error
@@ -741,12 +748,12 @@ class Edit(Clip):
         log.info("out of memory at frame %d: from here on, %s", place.index, done)
 
     def describe(self) -> dict[str, Any] | None:
-        """Return all that the frames depend on, for JSON; None if there is no source file to fingerprint."""
+        """Return everything that the frames depend on, for JSON; None if the source is not a file."""
         source = described(self.clip)
         return None if source is None else {**self.described(), **source}
 
     def described(self) -> dict[str, Any]:
-        """Return the same without the source."""
+        """Return what `describe` returns, without the source."""
         model = self.scan.model
         return {
             **self.settings.described(),

@@ -22,7 +22,7 @@ from zs2kit.beside import write_beside
 from zs2kit.clip import Clip
 from zs2kit.errors import ClipError, UsageError, first_line, notify
 from zs2kit.io.about import About
-from zs2kit.io.reading import frame_times
+from zs2kit.io.decoding import frame_times
 from zs2kit.io.seeking import FileFrames
 from zs2kit.io.sequence import Pattern
 from zs2kit.settings import exact_rate

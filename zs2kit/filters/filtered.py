@@ -21,7 +21,8 @@ from zs2kit.editing import Edit
 from zs2kit.encoding import Encoding
 from zs2kit.errors import PluginError, UsageError, Zs2Error, first_line, is_out_of_memory, notify
 from zs2kit.filters.base import Filter, Passage
-from zs2kit.io.reading import described, frame_ticks, opened
+from zs2kit.io.decoding import frame_ticks
+from zs2kit.io.reading import described, opened
 from zs2kit.journal import Resumable
 from zs2kit.model import Model
 from zs2kit.networks.loading import device_of, dtype_of

@@ -15,8 +15,10 @@ from av.video.format import VideoFormat
 from zs2kit.clip import Clip
 from zs2kit.errors import ClipError
 from zs2kit.io.about import video_of
+from zs2kit.io.decoding import demux, seek, shown
 from zs2kit.io.output import CODECS, codec_for
-from zs2kit.io.reading import demux, is_turned, read, seek, shown
+from zs2kit.io.pictures import is_turned
+from zs2kit.io.reading import read
 from zs2kit.io.seeking import FileFrames
 from zs2kit.io.streams import codec_of
 

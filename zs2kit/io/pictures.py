@@ -337,3 +337,8 @@ def upright_of(frame: VideoFrame) -> Upright:
     swap = abs(int(b)) > abs(int(a))
     column, row = (c, b) if swap else (a, d)
     return Upright(swap, -1 if row < 0 else 1, -1 if column < 0 else 1)
+
+
+def is_turned(frame: VideoFrame) -> bool:
+    """Whether a tag tells players to turn or mirror the picture."""
+    return upright_of(frame) != Upright()

@@ -1,48 +1,44 @@
-"""The frames of a file: all in order, or any of them at once."""
+"""The frames of a file, in order or one at a time from anywhere."""
 
 from __future__ import annotations
 
 import os
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
-from zs2kit.clip import Anew, Clip, Frame
+from zs2kit.clip import Clip, Frame
 from zs2kit.errors import ClipError, UsageError
+from zs2kit.io.decoding import frame_times, frames_of
 from zs2kit.io.decord_process import DecordProcess
 
 
 @dataclass(frozen=True)
 class FileFrames:
-    """The frames of ``clip``, a file, without the first ``skip``; ``decoded`` decodes them in order.
-
-    ``times`` returns the pts of all of a file's frames by its packets; None if packets have none.
-    """
+    """The frames of ``clip``, a file, without the first ``skip``."""
 
     clip: Clip
     skip: int
-    decoded: Callable[[Clip, int], Iterator[Frame]]
-    times: Callable[[Clip], array[int] | None]
 
     def __iter__(self) -> Iterator[Frame]:
-        return self.decoded(self.clip, self.skip)
+        return frames_of(self.clip, self.skip)
 
     def frame(self, number: int) -> Frame:
         """See `Clip.frame`. Only the frames from the last keyframe on are decoded."""
-        times = self.times(self.clip)
+        times = frame_times(self.clip)
         if times is not None and 0 <= number < len(times) - self.skip:
             place = number + self.skip
-            # Halves of pictures are made whole with the help of the neighbours'.
+            # Deinterlacing needs the neighbouring pictures.
             first = max(0, place - 2) if self.clip.deinterlaced else place
             start = times[first] * self.clip.time_base - self.clip.origin
             if start >= 0:
                 near = replace(self.clip, start=start, end=None)
-                found = next(islice(self.decoded(near, 0), place - first, None), None)
+                found = next(islice(frames_of(near), place - first, None), None)
                 if found is not None and found.pts == times[place]:
                     return found
         found = None if number < 0 else next(islice(self, number, None), None)
@@ -51,13 +47,13 @@ class FileFrames:
         return found
 
     def count(self) -> int | None:
-        """Return how many frames there are by their packets, which is None if these have no times."""
-        times = self.times(self.clip)
+        """Return how many frames there are by their packets; None if these have no times."""
+        times = frame_times(self.clip)
         return None if times is None else max(0, len(times) - self.skip)
 
     def at(self, seconds: Fraction | float) -> Frame:
         """See `Clip.at`."""
-        times = self.times(self.clip)
+        times = frame_times(self.clip)
         if times is None:
             return self.clip.with_frames(list(self)).at(seconds)
         first = times[min(self.skip, len(times) - 1)]
@@ -65,17 +61,12 @@ class FileFrames:
         return self.frame(max(0, after - 1 - self.skip))
 
 
-class PictureFrames(Anew):
-    """The frames of a sequence of pictures, each in a file of its own."""
-
-
 @dataclass(frozen=True)
 class DecordFrames:
-    """The same frames, decoded by decord, which works in a process of its own."""
+    """The same frames, decoded by decord in a process of its own."""
 
     clip: Clip
     skip: int
-    times: Callable[[Clip], array[int] | None]
 
     def __iter__(self) -> Iterator[Frame]:
         for number in range(len(self._known) - self.skip):
@@ -89,16 +80,16 @@ class DecordFrames:
             raise UsageError(f"{self.clip.source} has no frame {number}", "its first frame is 0")
         assert self.clip.source is not None
         process = _process(os.fspath(self.clip.source), os.stat(self.clip.source).st_mtime_ns, os.getpid())
-        whole = self.times(replace(self.clip, start=None, end=None))
+        whole = frame_times(replace(self.clip, start=None, end=None))
         assert whole is not None
-        # Only frames whose packets are there are asked for, since decord may wait forever for others.
+        # Only frames that have a packet are asked for, since decord may wait forever for others.
         image, seconds = process.frame(bisect_left(whole, known[place]))
         wanted = float((known[place] - whole[0]) * self.clip.time_base)
         if image.shape[:2] != (self.clip.height, self.clip.width) or abs(
             seconds - process.first - wanted
         ) > max(0.002, float(self.clip.time_base)):
             raise ClipError(
-                f"decord sees another frame {number} of {self.clip.source} than its packets tell",
+                f"decord's frame {number} of {self.clip.source} isn't the one that its packets say",
                 "use the other reader: `reader='pyav'`",
             )
         following = known[place + 1] if place + 1 < len(known) else None
@@ -117,10 +108,10 @@ class DecordFrames:
 
     @property
     def _known(self) -> array[int]:
-        times = self.times(self.clip)
+        times = frame_times(self.clip)
         if not times:
             raise ClipError(
-                f"the packets of {self.clip.source} have no times, which decord needs",
+                f"the packets of {self.clip.source} have no times, and decord needs them",
                 "use the other reader: `reader='pyav'`",
             )
         return times
@@ -128,5 +119,5 @@ class DecordFrames:
 
 @lru_cache(maxsize=2)
 def _process(path: str, changed: int, of: int) -> DecordProcess:
-    """Return the process that has a file open. It isn't shared with a process that was forked off."""
+    """Return the process that has a file open. Forked processes have one of their own."""
     return DecordProcess(Path(path))

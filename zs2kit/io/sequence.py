@@ -1,4 +1,4 @@
-"""Sequences of pictures: clips in numbered files, named by a pattern: shot.%04d.png, shot.####.exr."""
+"""Sequences of pictures: clips in numbered files, named by a pattern: shot.%04d.png or shot.####.exr."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from zs2kit.encoding import Encoding
 from zs2kit.errors import ClipError, UsageError
 from zs2kit.io.pictures import DECODERS, decode, encoding_of, head, rgb, tell_left, upright_of
 
-RATE = Fraction(25)  # pictures per second by default; FFmpeg's default too
+RATE = Fraction(25)  # pictures per second by default, as in FFmpeg
 
 
 _ENDINGS = "|".join(re.escape(each) for each in DECODERS)
@@ -35,13 +35,13 @@ class Pattern:
     before: str
     digits: int
     after: str
-    only: range | None = None  # the numbers that are meant, if they are named
+    only: range | None = None  # the numbers that belong to it, if the name gives them
 
     @classmethod
     def of(cls, path: str | Path) -> Pattern | None:
-        """Read a name such as shot.%04d.png, shot.####.png or shot.1001-1100#.exr; return None for any other.
+        """Read a name such as shot.%04d.png, shot.####.png or shot.1001-1100#.exr; return None for others.
 
-        A single # stands for four digits, several of them for as many.
+        A single # stands for four digits, several for as many digits as there are signs.
         """
         path = Path(path)
         match = _NAME.fullmatch(path.name)
@@ -74,10 +74,11 @@ class Pattern:
 def read_sequence(
     path: Path, pattern: Pattern, begin: Fraction | None, stop: Fraction | None, rate: Fraction | float | None
 ) -> Clip:
-    """Open the pictures of ``pattern`` as a clip; time 0 is the picture with the lowest number.
+    """Open the pictures of ``pattern`` as a clip; the one with the lowest number is at time 0.
 
-    Between ``begin`` and ``stop`` seconds no picture may be missing, and all must have the same size. That is
-    checked here; they are decoded while the clip is iterated over. Raises `ClipError` or `UsageError`.
+    Between ``begin`` and ``stop``, in seconds, no picture may be missing, and all must have the same size,
+    which is checked here. They are decoded while the clip is iterated over. Raises `ClipError` or
+    `UsageError`.
     """
     if rate is not None and not 0.001 <= rate < math.inf:
         raise UsageError(f"`rate` must be at least 0.001 pictures per second, not {float(rate):g}")
@@ -150,7 +151,7 @@ def read_sequence(
 
 @dataclass(frozen=True)
 class PictureFrames:
-    """The frames of a sequence; the first has the pts ``first``."""
+    """The frames of a sequence of pictures, each in a file of its own; the first has the pts ``first``."""
 
     pictures: tuple[Path, ...]
     first: int
@@ -161,6 +162,10 @@ class PictureFrames:
 
     def __iter__(self) -> Iterator[Frame]:
         return map(self.frame, range(len(self.pictures)))
+
+    def without(self, skip: int) -> PictureFrames:
+        """Return these frames without the first ``skip``."""
+        return replace(self, pictures=self.pictures[skip:], first=self.first + skip)
 
     def frame(self, number: int) -> Frame:
         """See `Clip.frame`."""

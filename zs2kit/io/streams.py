@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from zs2kit.clip import Clip
 from zs2kit.errors import ClipError, notify
 from zs2kit.io.about import STREAM_TAGS, is_avif, video_of
+from zs2kit.io.decoding import demux, seek
 from zs2kit.io.output import FORMATS
-from zs2kit.io.reading import demux, seek
 
 _AAC_RATES = {8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000}
 # Layouts by their number of channels: those of AAC, and of sound that tells only this number

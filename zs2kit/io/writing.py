@@ -29,12 +29,12 @@ from zs2kit.encoding import Encoding
 from zs2kit.errors import ClipError, Receiver, notify, receiving
 from zs2kit.io.about import About, timecode_at
 from zs2kit.io.animations import write_animation
+from zs2kit.io.decoding import demux, frame_ticks
 from zs2kit.io.matroska import write_aspect
 from zs2kit.io.output import FORMATS, Output
 from zs2kit.io.pictures import SWSCALE_WHITE
 from zs2kit.io.placing import place
 from zs2kit.io.quicktime import link_chapters
-from zs2kit.io.reading import demux, frame_ticks
 from zs2kit.io.reading import opened as opened_clip
 from zs2kit.io.streams import (
     copied,
