@@ -264,7 +264,11 @@ def test_what_of_a_prompt_is_cut_is_said_in_a_line(checkpoint: Path, tmp_path: P
         (["--fps", "fast"], 2, "'fast' is not a frame rate"),
         (["--at", 4, "x"], 2, "--at 4 comes after the end"),
         (["--at", 1, "x", "--at", 1, "y"], 2, "--at names a frame twice"),
-        (["--plugin", "strength"], 2, "looks at the source's frames, but a clip made of text alone has none"),
+        (
+            ["--plugin", "strength"],
+            2,
+            "looks at the source's frames, but a clip made from text alone has none",
+        ),
         (["-o", "out.avi"], 2, "can't write out.avi"),
         (["-o", "no/out.mp4"], 1, "there is no folder no"),
     ],

@@ -150,7 +150,7 @@ def test_a_longer_clip_begins_like_a_shorter_one(tiny) -> None:
         ({"prompt": {}}, "the first at 0"),
         (
             {"plugins": [Strength()]},
-            "plugin 'strength' looks at the source's frames, but a clip made of text alone has none",
+            "plugin 'strength' looks at the source's frames, but a clip made from text alone has none",
         ),
         ({"plugins": [Mask(clip="no.mp4")]}, "no.mp4"),
     ],

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 
-# Makes HTML of a clip; zs2kit.io.showing, which can encode, puts its function here.
+# Turns a clip into HTML. zs2kit.io.showing sets it, since encoding is beyond this module.
 html: Callable[[Clip], str] | None = None
 
 
@@ -30,17 +30,17 @@ class Frame(NamedTuple):
 
     image: NDArray[np.uint8]  # (height, width, 3) RGB, as a display shows it; what models and plugins see
     pts: int  # presentation time, in ticks of the clip's time_base
-    duration: int = 0  # in ticks; 0: until the next frame. `write` uses the last frame's
-    stored: NDArray[Any] | None = None  # as the source has it, if that is more: see the clip's encoding
-    cut: bool | None = None  # whether a shot starts with it; None: not found out
+    duration: int = 0  # in ticks; 0: until the next frame. `write` uses only that of the last frame
+    stored: NDArray[Any] | None = None  # as the source stores it, if that is more: see `Clip.encoding`
+    cut: bool | None = None  # whether it starts a shot; None: not known yet
     source: Frame | None = None  # what it was drawn from, if it was edited
-    keep: NDArray[np.float32] | None = None  # where it is the source's own: 1 there, (height, width)
+    keep: NDArray[np.float32] | None = None  # (height, width), 1 where the picture is still the source's
     fill: NDArray[np.float32] | None = None  # how to fill it in, see `zs2kit.filling`; None: it is drawn
 
 
 @dataclass(frozen=True)
 class Color:
-    """FFmpeg's colour tags of a stream, as its integers; 2 is "unspecified" (0 for the range)."""
+    """A stream's colour tags, as FFmpeg's integers; 2 is "unspecified" (0 for the range)."""
 
     colorspace: int = 2
     primaries: int = 2
@@ -48,21 +48,21 @@ class Color:
     range: int = 0
 
     def resolve(self, width: int, height: int) -> Color:
-        """Choose a matrix and a range, which conversion needs, as players do if the tags don't give them."""
+        """Fill in a missing matrix or range, which conversion needs, as players do."""
         usable = self.colorspace in (1, 4, 5, 6, 7, 9)  # BT.709, FCC, BT.601 (two), SMPTE 240M, BT.2020
-        guess = 1 if width >= 1280 or height > 576 else 6  # as mpv and libplacebo draw the line
+        guess = 1 if width >= 1280 or height > 576 else 6  # HD or SD, by the rule of mpv and libplacebo
         return replace(self, colorspace=self.colorspace if usable else guess, range=self.range or 1)
 
 
 @dataclass
 class Clip:
-    """Frames in order, never held in memory all at once, and what is known about them.
+    """Frames in order, never all in memory at once, and what is known about them.
 
-    Each iteration over a clip gives all of its frames, from the first on. If ``frames`` is an iterator, only
-    one iteration is possible: the second raises `ClipError`.
+    Each iteration over a clip starts with its first frame. If ``frames`` is an iterator, the clip can be
+    iterated over only once: a second time raises `ClipError`.
 
-    ``source`` is the file whose sound, between ``start`` and ``end`` seconds after its ``origin``, `write`
-    copies next to the frames. Frames have the pts that they have in the source.
+    ``source`` is the file from which `write` copies the sound, from ``start`` to ``end`` in seconds after its
+    ``origin``. Frames keep the pts that they have in the source.
     """
 
     frames: Iterable[Frame] = field(repr=False, compare=False)
@@ -72,30 +72,31 @@ class Clip:
     time_base: Fraction  # seconds per tick of a pts
     frame_count: int | None = None  # None: not known before the end
     source: Path | None = None
-    origin: Fraction = Fraction(0)  # when the source's first picture or sound comes, in seconds of its clock
+    origin: Fraction = Fraction(0)  # time of the source's first picture or sound, in seconds of its clock
     start: Fraction | None = None  # seconds into the source; None: from its beginning
     end: Fraction | None = None  # seconds into the source; None: to its end
     sample_aspect_ratio: Fraction = Fraction(1)
     color: Color = field(default_factory=Color)
-    silent: bool = False  # the source is known to have no sound
+    silent: bool = False  # whether the source is known to have no sound
     pix_fmt: str = "rgb24"  # how the source stores its pictures, by FFmpeg's name
-    encoding: Encoding = field(default_factory=Encoding)  # of the frames' ``stored``, if that is not plain
+    encoding: Encoding = field(default_factory=Encoding)  # of the frames' ``stored``, unless it is plain
     deinterlaced: bool = False
     reader: str = "pyav"  # what decodes the source
-    blank: bool = False  # its frames show nothing: the result is made of text alone
-    per_frame: int = 1  # how many frames there are, after filters, for one of the source's
+    blank: bool = False  # whether its frames show nothing, since the result is made from text alone
+    per_frame: int = 1  # how many frames it has, after filters, for each frame of the source
     _used: bool = field(default=False, init=False, repr=False, compare=False)
 
     @classmethod
     def from_images(cls, images: Iterable[Any], rate: Fraction | float) -> Clip:
-        """Make a clip of pictures, all of one size, at ``rate`` per second.
+        """Make a clip of pictures, all of the same size, at ``rate`` per second.
 
-        images: NumPy arrays or PyTorch tensors, each (height, width, 3) or (3, height, width), RGB, uint8 or
-        floats in [0, 1]; or PIL pictures. They may be in a list, in one array or tensor, or a
-        ``decord.VideoReader``, or come from an iterator; then the clip can be iterated over only once, else
-        many times.
+        images: NumPy arrays or PyTorch tensors in RGB, each (height, width, 3) or (3, height, width), uint8
+        or floats in [0, 1]; or PIL pictures. They may come in a list, in one array or tensor, as a
+        ``decord.VideoReader``, or from an iterator. With an iterator, the clip can be iterated over only
+        once.
 
-        Raises `ClipError` for something that is no picture: here for the first one, later for the others.
+        Raises `ClipError` if something is not a picture: for the first one right away, for the others when
+        their turn comes.
         """
         again = hasattr(images, "__len__") and hasattr(images, "__getitem__")
         rest = iter(images)
@@ -110,12 +111,12 @@ class Clip:
         return cls(frames, width, height, rate, 1 / rate, len(images) if again else None)  # type: ignore[arg-type]
 
     def with_frames(self, frames: Iterable[Frame], **changes: Any) -> Clip:
-        """Return a clip like this one, but with other frames; ``changes``: of further fields."""
+        """Return a clip like this one, but with other ``frames`` and with ``changes`` to further fields."""
         facts = {each.name: getattr(self, each.name) for each in fields(Clip) if each.init}
         return Clip(**{**facts, "frames": frames, **changes})
 
     def __repr__(self) -> str:
-        """Say what it is, without reading a frame."""
+        """Describe the clip without reading a frame."""
         name = f" {self.source}" if self.source else ""
         count = "frames" if self.frame_count is None else f"{self.frame_count} frames"
         lasts = "" if self.frame_count is None else f", {float(self.frame_count / self.rate):.2f} s"
@@ -125,14 +126,14 @@ class Clip:
         )
 
     def _repr_html_(self) -> str | None:
-        """Return a small video with sound, which notebooks show; None if that would use the frames up."""
+        """Return a small video with sound for notebooks; None if that would use up the frames."""
         return None if html is None or isinstance(self.frames, Iterator) else html(self)
 
     def frame(self, number: int) -> Frame:
-        """Return one frame, by its position in the clip from 0 on: the one that iterating gives there.
+        """Return one frame by its position in the clip, starting at 0. Iterating gives the same frame there.
 
-        For a clip of a file this takes a moment, wherever the frame is; other clips are iterated over up to
-        it. Raises `UsageError` if there is no such frame.
+        In a clip that was read from a file, this is quick for any frame; other clips are iterated over up to
+        that frame. Raises `UsageError` if there is no such frame.
         """
         if isinstance(self.frames, Seekable):
             return self.frames.frame(number)
@@ -142,9 +143,9 @@ class Clip:
         return found
 
     def at(self, seconds: Fraction | float) -> Frame:
-        """Return the frame that is shown so many seconds after the clip's first one appears.
+        """Return the frame that is shown so many seconds after the first frame appears.
 
-        Raises `UsageError` for a time before 0; after its end, a clip shows its last frame.
+        After the clip's end, this is its last frame. Raises `UsageError` for a time before 0.
         """
         if not 0 <= seconds < math.inf:
             raise UsageError(f"`seconds` must be 0 or more, not {seconds}")
@@ -162,7 +163,7 @@ class Clip:
 
     def __iter__(self) -> Iterator[Frame]:
         frames = iter(self.frames)
-        if frames is self.frames:  # an iterator, which gives each of its frames only once
+        if frames is self.frames:  # an iterator, which yields each frame only once
             if self._used:
                 raise ClipError(
                     "this clip was already iterated over, and its frames are gone",
@@ -180,24 +181,24 @@ class Clip:
 
 @runtime_checkable
 class Seekable(Protocol):
-    """Frames any of which can be had without those before it; see `Clip.frame` and `Clip.at`."""
+    """Frames that can be read in any order; see `Clip.frame` and `Clip.at`."""
 
     def frame(self, number: int) -> Frame:
         """Return a frame by its position."""
         ...
 
     def at(self, seconds: Fraction | float) -> Frame:
-        """Return the frame that is shown at a time after the first one."""
+        """Return the frame that is shown so many seconds after the first one."""
         ...
 
     def count(self) -> int | None:
-        """Return how many there are; None if only iterating tells."""
+        """Return how many there are; None if that can be found out only by iterating."""
         ...
 
 
 @dataclass(frozen=True)
 class Anew:
-    """Frames that can be iterated over many times: each time, ``call`` returns a new iterator."""
+    """Frames that can be iterated over many times: ``call`` returns a new iterator each time."""
 
     call: Callable[[], Iterator[Frame]]
 
@@ -206,13 +207,13 @@ class Anew:
 
 
 def numbered(images: Iterable[Any], size: tuple[int, int]) -> Iterator[Frame]:
-    """Yield frames that show ``images``, all of ``size`` (height, width), each for one tick."""
+    """Yield a frame for each of ``images``, all of ``size`` (height, width), shown for one tick each."""
     for pts, image in enumerate(images):
         yield Frame(_picture(image, pts, size), pts, 1)
 
 
 def _picture(image: Any, index: int, size: tuple[int, int] | None) -> NDArray[np.uint8]:
-    """Convert a picture to (height, width, 3) RGB uint8; raise `ClipError` if it can't be one."""
+    """Convert a picture to (height, width, 3) RGB uint8; raise `ClipError` if that can't be done."""
     if isinstance(image, Frame):
         image = image.image
     elif hasattr(image, "convert"):  # PIL's
@@ -224,7 +225,7 @@ def _picture(image: Any, index: int, size: tuple[int, int] | None) -> NDArray[np
     array = np.asarray(image)
     if array.ndim == 3 and array.shape[2] != 3 and array.shape[0] == 3:
         array = array.transpose(1, 2, 0)
-    if array.ndim == 2 and array.shape[1] > 4:  # grey; else a row of a single picture in colour
+    if array.ndim == 2 and array.shape[1] > 4:  # a grey picture; a narrower one is a row of a colour picture
         array = np.repeat(array[:, :, None], 3, axis=2)
     if array.ndim == 3 and array.shape[2] == 4:
         if index == 0:
@@ -245,7 +246,7 @@ def _picture(image: Any, index: int, size: tuple[int, int] | None) -> NDArray[np
             "give pictures of the same size",
         )
     if is_float:
-        if not (array.min() >= 0 and array.max() <= 1):  # nor NaN
+        if not (array.min() >= 0 and array.max() <= 1):  # refuses NaN, too
             raise ClipError(
                 f"picture {index} has numbers from {array.min():g} to {array.max():g}",
                 "give floats from 0 to 1, or uint8",
@@ -256,10 +257,10 @@ def _picture(image: Any, index: int, size: tuple[int, int] | None) -> NDArray[np
 
 @dataclass(eq=False)
 class Chunk:
-    """Consecutive frames of a clip on their way through the model; what plugins see.
+    """Consecutive frames of a clip on their way through the model, as plugins see them.
 
-    A clip made of text alone has no source: ``frames`` is None, and asking for ``images`` or ``pixels``
-    raises `ValueError`. ``first`` is set if a plugin's `wants_first` is true; it is None while that frame
+    A clip made from text alone has no source: ``frames`` is None, and asking for ``images`` or ``pixels``
+    raises `ValueError`. ``first`` is set if a plugin's `wants_first` is true, except while that first frame
     itself is drawn.
     """
 
@@ -272,7 +273,7 @@ class Chunk:
     fitted: NDArray[np.uint8] | None = None  # the same at the model's size: (frames, height, width, 3)
     fit: Fit | None = None
     first: NDArray[np.uint8] | None = None  # the shot's first frame as it was drawn: (height, width, 3)
-    positions: tuple[int, ...] = ()  # in the clip; () if one frame follows the other
+    positions: tuple[int, ...] = ()  # of the frames in the clip; () if they follow one another
     fills: tuple[NDArray[np.float32] | None, ...] = ()  # as `Frame.fill`; () if all are drawn
 
     @property
@@ -282,9 +283,9 @@ class Chunk:
 
     @property
     def images(self) -> NDArray[np.uint8]:
-        """The source as the model gets it, in bytes: (frames, height, width, 3) RGB."""
+        """The source as the model gets it: (frames, height, width, 3) RGB, uint8."""
         if self.fitted is None:
-            raise ValueError("a clip made of text alone has no source frames")
+            raise ValueError("a clip made from text alone has no source frames")
         return self.fitted
 
     @cached_property
@@ -296,16 +297,16 @@ class Chunk:
 
     @cached_property
     def places(self) -> list[int]:
-        """Which of the frames are drawn, counted from the chunk's first."""
+        """Which of the frames are drawn, as positions in the chunk."""
         return [place for place in range(self.length) if not self.fills or self.fills[place] is None]
 
     @cached_property
     def drawn(self) -> Chunk:
-        """The chunk of those frames alone."""
+        """The chunk reduced to the frames that are drawn."""
         return self if len(self.places) == self.length else self.only(self.places)
 
     def only(self, places: Sequence[int]) -> Chunk:
-        """Return the chunk of some of its frames, counted from its first."""
+        """Return the chunk reduced to some of its frames, given as positions in the chunk."""
         return replace(
             self,
             index=self.indices[places[0]],
@@ -330,9 +331,10 @@ class Fit:
     def into(
         cls, source: tuple[int, int], box: tuple[int, int], multiple: int, aspect: Fraction = Fraction(1)
     ) -> Fit:
-        """Fit ``source`` (height, width) into ``box`` (height, width); ``aspect`` is the shape of one pixel.
+        """Fit ``source`` (height, width) into ``box`` (height, width).
 
-        Sides are padded to multiples of ``multiple``, which the denoiser's down-sampling needs.
+        Sides are padded to multiples of ``multiple``, which the denoiser's down-sampling needs. ``aspect`` is
+        a source pixel's width divided by its height.
         """
         height, width = source
         displayed = width * float(aspect)
@@ -343,11 +345,11 @@ class Fit:
 
     @property
     def offset(self) -> tuple[int, int]:
-        """How many rows above the picture and columns left of it are padding."""
+        """How many rows of padding are above the picture, and how many columns are to its left."""
         return (self.padded[0] - self.scaled[0]) // 2, (self.padded[1] - self.scaled[1]) // 2
 
     def apply(self, image: NDArray[Any]) -> NDArray[Any]:
-        """(source height, source width, ...) -> (padded height, padded width, ...), edges repeated."""
+        """(source height, source width, ...) -> (padded height, padded width, ...), with edges repeated."""
         import cv2
 
         if image.shape[:2] != self.scaled:
@@ -372,7 +374,7 @@ class Fit:
 
 
 def resized(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Bring a picture (height, width, ...) to ``size``: averaged if it shrinks, else interpolated."""
+    """Resize a picture (height, width, ...) to ``size``; averages if it shrinks, else interpolates."""
     import cv2
 
     if image.shape[:2] == size:

@@ -1,4 +1,4 @@
-"""Control: what plugins that steer the sampler with a ControlNet have in common."""
+"""Control: the base of plugins that steer the sampler with a ControlNet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from zs2kit.schedule import Step
 
 
-# Families of transformers -> a ControlNet that takes poses, depth, canny's edges and soft edges alike
+# Families of transformers -> a ControlNet that takes poses, depth, Canny edges and soft edges alike
 UNIONS = {
     "flux": "Shakker-Labs/FLUX.1-dev-ControlNet-Union-Pro-2.0",
     "qwen-image": "InstantX/Qwen-Image-ControlNet-Union",
@@ -34,16 +34,16 @@ UNIONS = {
 
 @dataclass(eq=False)
 class Control(Plugin):
-    """A plugin that steers with a ControlNet, by maps that are detected in the source.
+    """A plugin that steers with a ControlNet, using maps that are detected in the source.
 
-    A subclass says which ControlNet it uses by default (`controlnet`) and finds the maps (`detect`). It may
+    A subclass says which ControlNet it uses by default (`controlnet`) and makes the maps (`detect`). It can
     load its detector in `load_detector`.
     """
 
     model: str | None = option(
         None,
         "The ControlNet: a folder, a .safetensors file, a hub name, or the name of one inside the "
-        "checkpoint, such as controlnet_pose. none means the plugin's own choice, if it has one.",
+        "checkpoint, such as controlnet_pose. With none, the plugin uses its default, if it has one.",
         kind=MODEL,
     )
     scale: float = option(1.0, "How strongly the maps steer; 0 means not at all.", minimum=0)
@@ -59,8 +59,8 @@ class Control(Plugin):
         raise TypeError(f"{type(self).__name__} doesn't say which ControlNet it uses")
 
     def usual(self, model: Model, by_family: Mapping[str, str]) -> str:
-        """Return what of ``by_family`` is for the model's family; `ModelError` if none is."""
-        if model.domain is not None:  # no other network could steer so small a model
+        """Return the entry of ``by_family`` for the model's family; raise `ModelError` if there is none."""
+        if model.domain is not None:  # a network that was made for others can't steer so small a model
             raise ModelError(
                 f"{model.name} has no ControlNet for {name_of(self)}",
                 "leave the plugin out, or use `puppets`",
@@ -73,16 +73,16 @@ class Control(Plugin):
         )
 
     def load_detector(self, model: Model, clip: Clip) -> None:
-        """Load what `detect` needs; called once per edit, with the clip that is edited."""
+        """Load what `detect` needs; called once per edit, with the clip to be edited."""
 
     def detect(self, images: NDArray[np.uint8], chunk: Chunk) -> NDArray[np.uint8]:
         """Return the maps (frames, height, width, 3) for RGB ``images`` of the same shape."""
         raise TypeError(f"{type(self).__name__} doesn't say how its maps are made")
 
     def kind(self) -> int | None:
-        """Return the number by which a ControlNet for several kinds of maps knows these; None if it has none.
+        """Return the number that stands for this kind of maps in ControlNets that take several kinds.
 
-        The numbers are those of FLUX.1's union ControlNets.
+        The numbers are those of FLUX.1's union ControlNets; None if there is none for these maps.
         """
         return None
 
@@ -118,7 +118,7 @@ class Control(Plugin):
             self.load_detector(model, clip)
         else:
             cls = getattr(diffusers, network.controlnet)
-            # Before gigabytes of weights are fetched
+            # Checked before gigabytes of weights are fetched
             config = model.load_config(cls, where, option=option)
             _check_family(where, config, model)
             kinds = config.get("num_mode")
@@ -142,7 +142,7 @@ class Control(Plugin):
                 )
 
     def check_kind(self, where: str | Path, kinds: int | None) -> None:
-        """Raise `UsageError` if a ControlNet for ``kinds`` of maps (None: one) doesn't know these."""
+        """Raise `UsageError` if a ControlNet for so many ``kinds`` of maps (None: one) doesn't take these."""
         kind, name = self.kind(), name_of(self)
         if kinds is not None and (kind is None or kind >= kinds):
             raise UsageError(
@@ -169,21 +169,21 @@ class Control(Plugin):
 
     @hookimpl
     def denoiser_inputs(self, step: Step, branch: Branch, latents: torch.Tensor) -> DenoiserInputs | None:
-        # The same bounds as in StableDiffusionControlNetPipeline.
+        # The same bounds as in StableDiffusionControlNetPipeline
         acts = self.start <= step.index / step.count and (step.index + 1) / step.count <= self.end
         if self._latents is not None:
             return DenoiserInputs(channels=[self._latents])
         if self._network is None or not acts:
             return None
-        # As in that pipeline: a ControlNet that only sums a picture up, such as the one for shuffle, steers
-        # nothing but the conditional branch.
+        # As in that pipeline, a ControlNet that pools the whole picture, such as the one for shuffle, steers
+        # only the conditional branch.
         if self._network.config.get("global_pool_conditions") and not branch.conditional:
             return None
         return DenoiserInputs(network=self._network, inputs=self._inputs)
 
 
 def _check_family(where: str | Path, config: Mapping[str, Any], model: Model) -> None:
-    """Raise `ModelError` if a network with this config is no ControlNet for ``model``."""
+    """Raise `ModelError` if a network with this config isn't a ControlNet for ``model``."""
     wanted = model.network.controlnet
     kind = config.get("_class_name", wanted)
     if kind != wanted:
@@ -200,5 +200,5 @@ def _check_family(where: str | Path, config: Mapping[str, Any], model: Model) ->
 
 
 def _plain(value: Any) -> Any:
-    """Make a tuple a list: a config's entry is a list when it comes from a file, else perhaps a tuple."""
+    """Turn a tuple into a list: a config's entry is a list if it was read from a file, else maybe a tuple."""
     return list(value) if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""What a model knows, for one that knows little: so that it can say that a clip or a prompt is beyond it."""
+"""What a model can draw, if that is little, so that zs2kit can say when a clip or a prompt is beyond it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ FILE = "domain.json"  # in the checkpoint's folder
 class Domain:
     """What a checkpoint was trained on.
 
-    about: what it is and knows, as the end of a sentence. psnr: in dB; its VAE rebuilds each picture of this
-    kind at least that well. words: all that it knows, in lower case; None if that isn't known.
+    about: what it is and what it can draw, as the end of a sentence.
+    psnr: how well its VAE rebuilds pictures of this kind, at least, in dB.
+    words: all words that it knows, in lower case; None if there is no such list.
     """
 
     about: str
@@ -41,5 +42,5 @@ class Domain:
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of a text in lower case; numbers and signs are none."""
+    """Return the words of a text in lower case, without numbers and punctuation."""
     return re.findall(r"[^\W\d_]+", text.lower())

@@ -1,6 +1,6 @@
 """Errors and notices: what went wrong or is worth knowing, and what to do about it.
 
-Both are written for scripts and for the command line. Arguments stand in backticks, as Python has them:
+Both serve scripts as well as the command line. Arguments are in backticks and written as in Python:
 `overwrite=True`. The command line shows its own options instead (see `zs2kit.cli.terminal.worded`).
 """
 
@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 
 class Zs2Error(Exception):
-    """An expected failure, told in one line.
+    """An expected failure, described in one line.
 
-    message: what is wrong. remedy: what to do about it; empty if the message makes that clear.
+    message: what is wrong.
+    remedy: what to do about it; empty if the message makes that clear.
     """
 
     def __init__(self, message: str, remedy: str = "") -> None:
@@ -37,11 +38,11 @@ class ClipError(Zs2Error):
 
 
 class ModelError(Zs2Error):
-    """A checkpoint, or a side network, that can't be loaded or doesn't fit."""
+    """A checkpoint or a side network that can't be loaded or doesn't fit."""
 
 
 class PluginError(Zs2Error):
-    """A plugin that can't be imported, breaks the rules of the hooks, or conflicts with another."""
+    """A plugin that can't be imported, breaks the rules for hooks, or conflicts with another plugin."""
 
 
 class Stopped(Zs2Error):
@@ -49,13 +50,13 @@ class Stopped(Zs2Error):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out: for Python, or for torch on its device or on the CPU."""
+    """Whether an error means that memory ran out: Python's, or torch's on the CPU or another device."""
     names = {each.__name__ for each in type(error).__mro__}
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says in one line, for messages that quote another library; its type if nothing."""
+    """Return an error's first line, for messages that quote another library; its type if it has no text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
@@ -64,7 +65,8 @@ def first_line(error: BaseException) -> str:
 class Notice:
     """Something that the user should know, though the work goes on.
 
-    kind: a short name for programs, such as "prompt-cut". message and remedy are as in `Zs2Error`.
+    kind: a short name for programs to look for, such as "prompt-cut".
+    message, remedy: as in `Zs2Error`.
     """
 
     kind: str
@@ -82,9 +84,9 @@ _receiver: ContextVar[Receiver | None] = ContextVar("receiver", default=None)
 
 
 def notify(kind: str, message: str, remedy: str = "") -> None:
-    """Send a notice to the current receiver, or as a Python warning if there is none.
+    """Send a notice to the current receiver; if there is none, it becomes a Python warning.
 
-    Plugins may use it too.
+    Plugins may use this too.
     """
     notice = Notice(kind, message, remedy)
     receiver = _receiver.get()
@@ -96,7 +98,7 @@ def notify(kind: str, message: str, remedy: str = "") -> None:
 
 @contextmanager
 def receiving(receiver: Receiver | None) -> Iterator[None]:
-    """Within this context, and only in this thread, notices go to ``receiver``; None changes nothing."""
+    """Within this context, notices of this thread go to ``receiver``; None changes nothing."""
     token = _receiver.set(receiver or _receiver.get())
     try:
         yield

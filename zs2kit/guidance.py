@@ -1,4 +1,4 @@
-"""Guidance: how often a step calls the network, with which prompts, and how the predictions are weighted."""
+"""Guidance: with which prompts a step calls the network, and how the predictions are weighted."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def classifier_free(model: Model, settings: Settings, chunk: Chunk) -> list[Bran
 
 
 def branches_of(model: Model, scale: float, text: Embeds, negative: Embeds) -> list[Branch]:
-    """Return the branches of guidance by ``scale``: weight s with the prompt, 1 - s without it.
+    """Return the branches of guidance by ``scale`` s: weight s with the prompt, 1 - s without it.
 
-    There is only one branch, with the prompt, at a scale of 1 or less, by which diffusers means no guidance;
-    and for a model that takes the scale as an input, or none at all. In families that count the scale from 0,
-    it is by 1 lower. The branch with the prompt is the last.
+    There is only one branch, the one with the prompt, if the scale is 1 or less, which means no guidance (as
+    in diffusers), and if the model takes the scale as an input or takes none at all. Some families count the
+    scale from 0, so there it is lower by 1. The branch with the prompt is the last.
     """
     guided = model.network.guided
     weight = scale + (1 - model.network.unguided)
@@ -47,9 +47,9 @@ def branches_of(model: Model, scale: float, text: Embeds, negative: Embeds) -> l
 
 
 def check(model: Model, settings: Settings) -> None:
-    """Raise `UsageError` for settings of the guidance that the model has no use for.
+    """Raise `UsageError` for guidance settings that are of no use for the model.
 
-    Sends a notice about a negative prompt that has no effect because there is no guidance.
+    Sends a notice if a negative prompt has no effect, since there is no guidance.
     """
     guided, unguided = model.network.guided, model.network.unguided
     if guided == "none" and settings.guidance_scale > unguided:
@@ -72,7 +72,7 @@ def check(model: Model, settings: Settings) -> None:
 
 
 def _of_one_length(prompts: Sequence[Embeds]) -> list[Embeds]:
-    """Pad prompts at their ends to as many tokens as the longest has; their masks leave the padding out."""
+    """Pad prompts at their ends to the length of the longest; their masks leave out the padding."""
     longest = max(each.prompt_embeds.shape[1] for each in prompts)
     padded = []
     for embeds, conditions in prompts:
@@ -87,12 +87,13 @@ def _of_one_length(prompts: Sequence[Embeds]) -> list[Embeds]:
 class Turning(Branch):
     """A branch of several prompts, each of which turns into the next.
 
-    A frame in between gets the prompt before it in the first steps, and the next one in the rest of them: the
-    nearer it is to the next, the more. So each call of the network has a prompt that somebody wrote. A mix of
-    two embeddings may mean something else, such as a third colour.
+    A frame between two prompts takes its first steps with the earlier prompt and the rest with the later one;
+    the nearer it is to the later one, the more. So each call of the network is given a prompt that somebody
+    wrote. A mix of two embeddings might mean something else, such as a third colour.
 
-    prompts: all of them, embedded. positions: (frames,) of the chunk among the prompts; 1.25 is a quarter of
-    the way from prompt 1 to prompt 2.
+    prompts: all prompts, embedded.
+    positions: (frames,), where each of the chunk's frames is among the prompts; 1.25 is a quarter of the way
+    from prompt 1 to prompt 2.
     """
 
     prompts: Sequence[Embeds] = ()
@@ -118,9 +119,10 @@ class Turning(Branch):
 
 
 def positions(keys: Sequence[int], frames: Sequence[int]) -> NDArray[np.float64]:
-    """Return where ``frames`` lie among the frames ``keys``, which rise: 1.25 is a quarter after the second.
+    """Return where ``frames`` lie among the frames ``keys``, which are in rising order.
 
-    Frames before the first key are at 0, frames after the last at the last one's position.
+    1.25 is a quarter of the way from key 1 to key 2. Frames before the first key are at 0, and frames after
+    the last key are at its position.
     """
     found: NDArray[np.float64] = np.interp(np.asarray(frames), keys, np.arange(len(keys)))
     return found

@@ -43,7 +43,7 @@ from zs2kit.networks.loading import (
 from zs2kit.schedule import is_flow
 from zs2kit.vae import VAE
 
-# A prompt, a negative prompt, a picture's height and width, the network's data type -> both prompts, embedded
+# Prompt, negative prompt, a picture's height and width, the network's data type -> both prompts, embedded
 Embedded = dict[tuple[str, str, int, int, torch.dtype], tuple[Embeds, Embeds]]
 
 
@@ -53,13 +53,14 @@ _CONFIG = "config.json"
 class Model:
     """A checkpoint with a U-Net or a transformer, loaded once and used for any number of clips.
 
-    pipeline: its diffusers pipeline, which embeds prompts and loads LoRAs. name: its name in messages; None
-    is the pipeline's own.
-    folders: where side networks of its own may lie. domain: what it knows, if that is little and it says so.
+    pipeline: its diffusers pipeline, which embeds prompts and loads LoRAs.
+    name: what messages call it; None is the pipeline's own name.
+    folders: where to look for side networks of its own.
+    domain: what it can draw, if that is little.
     tiny_vae: an ``AutoencoderTiny`` for flow momentum's ``estimates``; None is the checkpoint's own VAE.
 
-    Edits leave it as it was. ``lock`` is held while a chunk is sampled, so that two edits in one process
-    don't use its attention layers at the same time.
+    Edits don't change it. ``lock`` is held while a chunk is sampled, so that two edits in one process don't
+    use its attention layers at the same time.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Model:
         if hasattr(pipeline, "unet") and not hasattr(pipeline, "encode_prompt"):  # Instruct-Pix2Pix's own
             pipeline = diffusers.StableDiffusionPipeline(**pipeline.components, requires_safety_checker=False)
         self.network: Network = network_of(pipeline, name)
-        # So seldom that the scheduler may be there by mistake
+        # This is so rare that the scheduler may be there by mistake.
         if self.network.name == "unet" and is_flow(pipeline.scheduler.config):
             notify(
                 "flow-matching",
@@ -89,22 +90,22 @@ class Model:
         self.default_prompt = default_prompt
         self.domain = domain
         self.vae: Any = pipeline.vae
-        # The activations of XL's VAE overflow in float16, which gives black frames. The configs of all others
-        # say the same, since diffusers writes its default, but their pipelines don't heed it.
+        # The activations of SDXL's VAE overflow in float16, which gives black frames. Other configs say
+        # `force_upcast`, too, since it is diffusers' default, but their pipelines ignore it.
         xl = self.network.name == "unet" and hasattr(pipeline, "text_encoder_2")
         if xl and self.vae.config.get("force_upcast") and self.dtype == torch.float16:
             self.vae.to(torch.float32)
         self._vae = VAE(self.vae)
         self.tiny_vae = tiny_vae
         self.estimates = VAE(tiny_vae) if tiny_vae is not None else self._vae
-        self.faster: str | None = None  # a tiny VAE on the hub that could be used, but isn't on this machine
-        own = self.bundled("enlarger")  # enlarges what it draws for clips that are larger
+        self.faster: str | None = None  # a tiny VAE on the hub that would fit, but isn't on this machine
+        own = self.bundled("enlarger")  # enlarges frames for clips that are larger than what it draws
         self.enlarger = None if own is None else Enlarging.bundled(own, self.device, self.dtype)
         self.graphs = self.device.type == "cuda"
         self.compiled = self.offload = False
         self.lock = Lock()
-        self._cut: set[str] = set()  # the prompts for which a notice was sent that they are too long
-        self._embedded: Embedded | None = None  # what is known of an edit's prompts, while it samples
+        self._cut: set[str] = set()  # prompts that are too long, of which a notice has told
+        self._embedded: Embedded | None = None  # an edit's embedded prompts, while it samples
 
     @classmethod
     def load(
@@ -126,27 +127,30 @@ class Model:
 
         ``puppets`` and ``puppets-instruct`` are bundled.
 
-        config: for a .safetensors file, the diffusers folder (or hub name) that has its configs; None takes
-        what diffusers finds on the hub for files of its kind. loras: LoRAs and their weights, which are added
-        to the checkpoint's: .safetensors files, folders, names on the hub (REPOSITORY or REPOSITORY/FILE),
-        or, for a bundled model, the name of a bundled LoRA. embeddings: textual inversions, named likewise.
-        A prompt calls one by the token that its file gives, or else by the file's name without suffix.
-        vae: a VAE in place of the checkpoint's own: a .safetensors file (of a VAE or of a whole checkpoint),
-        a folder or a name on the hub; its latents must be those of the checkpoint's.
-        device: as torch calls it; by default the accelerator if there is one. dtype: float32, float16 or
-        bfloat16; by default float32, but on CUDA float16, or bfloat16 for a transformer if the device has
-        it. tiny_vae: a fast stand-in for the VAE
-        where flow momentum looks at what a step estimates; finished frames come from the VAE itself. It is
-        the folder or hub name of an ``AutoencoderTiny``, ``none``, or ``auto``: the checkpoint's own (the
-        folder ``tiny_vae`` in its own), else taesd or taesdxl if the hub's cache has it, else none. graphs:
-        whether networks' calls are recorded as CUDA graphs, which is faster; by default, they are on CUDA.
-        compile: whether ``torch.compile`` compiles them, which takes minutes at first and needs a compiler.
+        config: for a .safetensors file, the diffusers folder or hub name that has its configs; None is what
+        diffusers finds on the hub for files of this kind.
+        loras: LoRAs, each with its weight: .safetensors files, folders, hub names (REPOSITORY or
+        REPOSITORY/FILE) or, for a bundled model, the name of a bundled LoRA.
+        embeddings: textual inversions, named in the same way. A prompt uses one by the token that its file
+        gives, or else by the file's name without its suffix.
+        vae: a VAE to use instead of the checkpoint's own: a .safetensors file (of a VAE or of a whole
+        checkpoint), a folder or a hub name. It must have the same kind of latents.
+        device: as torch calls it; by default the accelerator if there is one.
+        dtype: float32, float16 or bfloat16. The default is float32; on CUDA it is float16, or bfloat16 for a
+        transformer if the device supports it.
+        tiny_vae: a fast stand-in for the VAE where flow momentum looks at what a step estimates; finished
+        frames come from the VAE itself. It is the folder or hub name of an ``AutoencoderTiny``, ``none``, or
+        ``auto``: the one in the checkpoint's folder ``tiny_vae``, else taesd or taesdxl if it is in the hub's
+        cache, else none.
+        graphs: whether the networks' calls are recorded as CUDA graphs, which is faster; by default, on CUDA.
+        compile: whether ``torch.compile`` compiles the networks, which takes minutes at first and needs a
+        compiler.
         offload: whether text encoders stay in host memory except while they embed a prompt; by default, those
         of a transformer do on CUDA, unless they see the frames that are edited.
 
-        Weights load from safetensors only. Raises `ModelError` if something can't be loaded or doesn't fit,
-        `UsageError` for an unknown device or dtype, a weight that is not finite, a config that isn't needed,
-        or ``graphs``, ``compile`` or ``offload`` where the device or the machine has no use for them.
+        Weights are loaded from safetensors only. Raises `ModelError` if something can't be loaded or doesn't
+        fit; `UsageError` for an unknown device or dtype, a weight that is not finite, a config that isn't
+        needed, or ``graphs``, ``compile`` or ``offload`` where they are of no use.
         """
         with loading(name):
             _check_machine(device_of(device), graphs=graphs, compile=compile, offload=offload)
@@ -161,7 +165,7 @@ class Model:
                 offload=offload,
             )
             domain = Domain.of(folder_of(name))
-            if domain and (loras or embeddings):  # which teach it words
+            if domain and (loras or embeddings):  # these may teach it further words
                 domain = replace(domain, words=None)
             auto, tiny = str(tiny_vae) == "auto", None
             if auto:
@@ -178,13 +182,13 @@ class Model:
 
     def __reduce__(self) -> Any:
         raise ModelError(
-            f"the model {self.name} can't be pickled, and so not handed to another process",
+            f"the model {self.name} can't be pickled, so it can't be handed to another process",
             "load it there, with zs2kit.Model.load, in a process that was spawned rather than forked",
         )
 
     @property
     def unet(self) -> Any:
-        """The U-Net; raises `ModelError` for a checkpoint that has another kind of network."""
+        """The U-Net. Raises `ModelError` if the checkpoint has another kind of network."""
         if self.network.name != "unet":
             raise ModelError(
                 f"{self.name} has a transformer, and this plugin needs a U-Net",
@@ -216,7 +220,7 @@ class Model:
 
     @property
     def family(self) -> Literal["sd1", "sd2", "sdxl", "flux", "qwen-image"] | None:
-        """Which of the families that have default side networks the model is of; None if of none."""
+        """The model's family, if it is one that has default side networks; else None."""
         if self.network.name != "unet":
             transformers: dict[Any, Literal["flux", "qwen-image"]] = {
                 "FluxControlNetModel": "flux",
@@ -229,17 +233,17 @@ class Model:
 
     @property
     def inpaints(self) -> bool:
-        """Whether it is for inpainting: its network also sees what stays of the source, and where."""
+        """Whether it is made for inpainting: its network also sees what stays of the source, and where."""
         return self.network.channels - 2 * self.latent_channels in (1, self.vae_scale**2)
 
     @property
     def vae_scale(self) -> int:
-        """How many pixels a latent covers along one side."""
+        """How many pixels of a picture's side one latent covers."""
         return self._vae.scale
 
     @property
     def multiple(self) -> int:
-        """What the sides of a picture must be divisible by, for the VAE's and the network's down-sampling."""
+        """What a picture's sides must be divisible by, given how the VAE and the network down-sample."""
         return self.vae_scale * self.network.multiple
 
     @property
@@ -249,7 +253,7 @@ class Model:
         return height * self.vae_scale, width * self.vae_scale
 
     def launches(self) -> Launches:
-        """Return what calls the networks of an edit."""
+        """Return what an edit calls its networks with."""
         recorder = partial(CudaGraphs, self.device) if self.graphs else None
         return Launches(recorder, torch.compile if self.compiled else None)
 
@@ -258,14 +262,14 @@ class Model:
         return self.latent_channels, height // self.vae_scale, width // self.vae_scale
 
     def bundled(self, name: str) -> Path | None:
-        """Return the folder of the checkpoint's own side network called ``name``; None if it has none.
+        """Return the folder of the checkpoint's own side network called ``name``; None if there is none.
 
         A ControlNet for another class of networks doesn't count.
         """
         for folder in self.folders:
             config, kind = folder / name / _CONFIG, ""
             if config.is_file():
-                with suppress(OSError, ValueError):  # whoever loads it says what is wrong
+                with suppress(OSError, ValueError):  # loading it will say what is wrong
                     kind = str(json.loads(config.read_text(encoding="utf-8")).get("_class_name"))
                 if "ControlNet" not in kind or kind == self.network.controlnet:
                     return folder / name
@@ -281,8 +285,10 @@ class Model:
     ) -> tuple[Embeds, Embeds]:
         """Return ``prompt`` and ``negative_prompt``, embedded as the network takes them.
 
-        height, width: of the pictures, in pixels. images: what is edited, (frames, height, width, 3) RGB, for
-        a model whose text encoder sees it. Sends a notice, once, if a prompt is too long to be read whole.
+        height, width: of the pictures, in pixels.
+        images: the source, (frames, height, width, 3) RGB, for a model whose text encoder sees it.
+
+        Sends a notice, once for each prompt, if it is too long to be read whole.
         """
         for each in (prompt, negative_prompt):
             read, cut = self.network.cut(each)
@@ -292,7 +298,7 @@ class Model:
                     "prompt-cut",
                     f"{self.name} reads {read} tokens of a prompt, and the rest has no effect: '{cut}'",
                 )
-        if self._embedded is None or self.network.edits:  # what such a model sees differs from frame to frame
+        if self._embedded is None or self.network.edits:  # the latter sees each frame, so nothing is reused
             with self._text_encoders():
                 return self.network.embed(prompt, negative_prompt, height, width, images)
         key = prompt, negative_prompt, height, width, self.dtype
@@ -315,9 +321,9 @@ class Model:
 
     @contextmanager
     def embedding_once(self, embedded: Embedded) -> Iterator[None]:
-        """Within this context, which needs the lock, what is in ``embedded`` isn't embedded again.
+        """Within this context, for which the lock is needed, each prompt is embedded only once.
 
-        What is new is added to it.
+        embedded: the prompts that are embedded already; new ones are added to it.
         """
         self._embedded = embedded
         try:
@@ -328,21 +334,21 @@ class Model:
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels (frames, 3, height, width) in [-1, 1] -> latents (frames, channels, ...), float32.
 
-        They are the mode of the posterior, so that the same pixels give the same latents.
+        They are the mode of the posterior, so the same pixels always give the same latents.
         """
         return self._vae.encode(pixels)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (frames, channels, ...) -> pixels (frames, 3, height, width) in [0, 1], float32.
 
-        They are NaN where the VAE overflows.
+        Pixels are NaN where the VAE overflows.
         """
         return self._vae.decode(latents)
 
     def knows(self, image: NDArray[np.uint8]) -> bool:
-        """Whether an RGB ``image`` (height, width, 3) is of the kind that the model draws.
+        """Whether an RGB ``image`` (height, width, 3) shows the kind of thing that the model draws.
 
-        It is if the VAE rebuilds it as well as the model's domain says; and always if there is no domain.
+        It does if the VAE rebuilds it as well as the model's domain says. Without a domain, every image does.
         """
         if self.domain is None:
             return True
@@ -367,12 +373,12 @@ class Model:
             yield
         finally:
             for each, dtype in before:
-                each.data = each.data.to(dtype)  # which gives exactly what they were
+                each.data = each.data.to(dtype)  # exactly the values from before
 
     def load_config(self, cls: Any, name: str | Path, *, option: str | None = None) -> dict[str, Any]:
         """Return the config of a side network of class ``cls``, without fetching its weights.
 
-        option: see `load_network`. Raises `ModelError` if it can't be loaded.
+        option: as for `load_network`. Raises `ModelError` if it can't be loaded.
         """
         folder = folder_with(name, [_CONFIG], option, further=[_weights_of(cls)])
         with loading(name, cls.__name__):
@@ -383,7 +389,7 @@ class Model:
     def load_controlnet(self, name: str | Path, *, option: str | None = None) -> Any:
         """Load the ControlNet in a .safetensors file, here or on the hub, to this model's device and dtype.
 
-        option: see `load_network`. Raises `ModelError` if it can't be loaded or doesn't fit this model.
+        option: as for `load_network`. Raises `ModelError` if it can't be loaded or doesn't fit this model.
         """
         if self.network.name != "unet":
             raise ModelError(
@@ -396,10 +402,12 @@ class Model:
             return found.to(self.device, self.dtype).eval()
 
     def load_network(self, cls: Any, name: str | Path, *, option: str | None = None) -> Any:
-        """Load a side network of class ``cls``, from safetensors, to this model's device and dtype.
+        """Load a side network of class ``cls`` from safetensors to this model's device and dtype.
 
-        name: a folder, or a repository on the hub. option: the plugin's option by which the user names it,
-        such as pose.model, for messages. Raises `ModelError` if it can't be loaded.
+        name: a folder, or a repository on the hub.
+        option: the plugin's option that names it, such as pose.model, for messages.
+
+        Raises `ModelError` if it can't be loaded.
         """
         check_layers(str(name), self.load_config(cls, name, option=option))
         folder = folder_with(name, [_CONFIG, _weights_of(cls)], option)
@@ -412,7 +420,7 @@ class Model:
 
 
 def _check_pipeline(pipeline: Any, name: str) -> None:
-    """Raise `ModelError` for what a script may have done to its pipeline, but an edit can't follow."""
+    """Raise `ModelError` for a script's changes to its pipeline that an edit couldn't reproduce."""
     modules = [each for each in pipeline.components.values() if isinstance(each, torch.nn.Module)]
     if any(hasattr(each, "_hf_hook") for each in modules):
         raise ModelError(
@@ -432,7 +440,7 @@ def _check_pipeline(pipeline: Any, name: str) -> None:
 
 
 def _check_machine(device: torch.device, *, graphs: bool | None, compile: bool, offload: bool | None) -> None:
-    """Raise `UsageError` if there is no use for one of these here."""
+    """Raise `UsageError` if one of these is of no use on this machine."""
     if graphs and device.type != "cuda":
         raise UsageError(f"device '{device}' has no CUDA graphs", "leave `graphs` out")
     if offload and device.type == "cpu":
@@ -440,14 +448,14 @@ def _check_machine(device: torch.device, *, graphs: bool | None, compile: bool, 
     if compile:
         try:
             torch.compile(lambda tensor: tensor + 1)(torch.zeros(2, device=device))
-        except Exception as error:  # whatever is missing or broken
+        except Exception as error:  # anything may be missing or broken
             raise UsageError(
                 f"nothing can be compiled here: {first_line(error)}", "leave `compile` out"
             ) from error
 
 
 def _is_diffusers(cls: Any) -> bool:
-    return hasattr(cls, "load_config")  # a class of transformers has none
+    return hasattr(cls, "load_config")  # classes of transformers have none
 
 
 def _weights_of(cls: Any) -> str:

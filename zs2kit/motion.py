@@ -1,7 +1,7 @@
 """Flow momentum: each denoising step aims at a running average of pictures along the source's motion.
 
-It is the third recursion, beside dependency noise and temporal momentum attention, and like these looks back
-one frame. Rerender A Video (Yang et al. 2023) also fuses warped pictures, but between keyframes and in
+It is the third recursion, besides dependency noise and temporal momentum attention, and like these it looks
+back one frame. Rerender A Video (Yang et al. 2023) also fuses warped pictures, but between keyframes and in
 several passes.
 """
 
@@ -23,16 +23,16 @@ from zs2kit.memory import copied
 from zs2kit.model import Model
 
 MOMENTUM = 0.95  # the default for edits
-# It acts in the steps that come after these shares of all steps. The early ones settle what the figures look
-# like, the late ones how they move; the steps after the last one draw details afresh. Each time costs one
-# decoding and two encodings by the VAE.
+# It acts in the steps at these shares of all steps. The early ones settle what figures look like, the late
+# ones how they move; the steps after the last one draw details anew. Each costs one decoding and two
+# encodings by the VAE.
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-# How many levels of 255 the source may be lighter or darker than its own average and still show the same
+# By how many levels of 255 the source may differ in brightness from its own average and still show the same
 TOLERANCE = 10
 AGREEMENT = 24  # the same for details, of the source and of finished frames
 
 Found = tuple[NDArray[np.float32], NDArray[np.float32]]  # see `_find`
-Flow = tuple[torch.Tensor, torch.Tensor]  # a grid for `_moved`; how sure the flow is, (height, width)
+Flow = tuple[torch.Tensor, torch.Tensor]  # a grid for `_moved`; how reliable the flow is, (height, width)
 
 
 class Averages:
@@ -55,7 +55,7 @@ class Averages:
         self.images = images
         self.carry = carry
         self.following = following
-        # torch has neither bicubic sampling nor borders on other devices
+        # On other devices, torch has neither bicubic sampling nor borders.
         self.device = device if device.type == "cuda" else torch.device("cpu")
         self._last = self._carried("flow/source")  # the source's frame before this chunk, and its average
         before = [] if self._last is None else [_to_image(self._last[0])]
@@ -79,7 +79,7 @@ class Averages:
                 grid = grid_of(motion)
                 moved = _moved(last[1], grid)
                 # Where the source's average lags behind the source, as in a fade, the result's would lag too.
-                # The blur leaves out resampled edges, which are lighter on one side and darker on the other.
+                # The blur evens out resampled edges, which are lighter on one side and darker on the other.
                 lag = blurred(moved - source, 2.5).abs().amax(dim=0)
                 sure = seen * _small(lag, TOLERANCE) * _small(_apart(moved, source), AGREEMENT)
                 found = grid, sure
@@ -95,22 +95,22 @@ class Averages:
         self.carry, self.following = carry, following
 
     def rest(self) -> None:
-        """Wait for the flows, and keep them in host memory, since other frames come first."""
+        """Wait for the flows, and keep them in host memory while other chunks have their turn."""
         self.flows = [it and (it[0].cpu(), it[1].cpu()) for it in self.flows]
 
     def finish(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the finished frames (frames, 3, height, width) in [0, 1] averaged once more.
 
-        No further step can repair what the flow gets wrong, so v (see `average`) is 0 where a frame shows
-        something else than the average: small flickers go, and a hand that moved stays where it is.
+        No later step can repair what the flow gets wrong here. So v (see `average`) is 0 where a frame shows
+        something other than the average: small flickers disappear, and a hand that moved stays where it is.
         """
         return self.average("flow/finished", pixels, AGREEMENT / 255)
 
     def average(self, key: str, pixels: torch.Tensor, agreement: float = math.inf) -> torch.Tensor:
         """Return the running average of ``pixels`` (frames, 3, height, width), float32.
 
-        y_0 = x_0, y_k = v m W(y_(k-1)) + (1 - v m) x_k, where W moves a picture along the flow, and v is 1
-        where the flow is sure and x_k lies within ``agreement`` of W(y_(k-1)).
+        y_0 = x_0, y_k = v m W(y_(k-1)) + (1 - v m) x_k, where W moves a picture along the flow, m is the
+        momentum, and v is 1 where the flow is reliable and x_k is within ``agreement`` of W(y_(k-1)).
         """
         last = self._carried(key)
         averages = []
@@ -146,17 +146,17 @@ class FlowMomentum(Averages):
         self.model = model
 
     def __call__(self, index: int, count: int, denoised: torch.Tensor) -> torch.Tensor:
-        """Average the latents ``denoised`` (frames, channels, height, width) that step ``index`` aims at.
+        """Average ``denoised`` (frames, channels, height, width), the step's estimate of the final latents.
 
-        Returns them as they are in steps in which flow momentum doesn't act. ``count``: of all steps.
+        Returns them unchanged in steps in which flow momentum doesn't act. count: how many steps there are.
         """
         if not acts(index, count):
             return denoised
-        # A tiny VAE leaves some flicker, which the next average takes away; after the last there is no other.
+        # A tiny VAE leaves some flicker, which the next average removes. After the last one there is none.
         vae = self.model if index == max(_acting(count)) else self.model.estimates
         pixels = vae.decode(denoised)
         averaged = self.average(f"flow/{index}", pixels)
-        # Only the difference is added, so that what the VAE loses is not lost each time.
+        # Only the difference is added, so that the VAE's losses don't add up.
         return denoised + vae.encode(averaged * 2 - 1) - vae.encode(pixels * 2 - 1)
 
 
@@ -170,7 +170,7 @@ def _acting(count: int) -> set[int]:
 
 
 def grid_of(motion: torch.Tensor) -> torch.Tensor:
-    """Return where a flow (height, width, 2) leads to, as `torch.nn.functional.grid_sample` takes it."""
+    """Return where a flow (height, width, 2) leads to, in the form that `grid_sample` of torch takes."""
     height, width = motion.shape[:2]
     rows, columns = (torch.arange(size, device=motion.device) for size in (height, width))
     x, y = columns + motion[..., 0], rows[:, None] + motion[..., 1]
@@ -180,8 +180,8 @@ def grid_of(motion: torch.Tensor) -> torch.Tensor:
 def _moved(picture: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
     """Return ``picture`` (channels, height, width) moved along a flow that leads to it.
 
-    Linear interpolation would blur a little each time. Cubic interpolation overshoots beside edges, a little
-    more each time, so it is clipped to the darkest and the lightest value around each pixel.
+    Linear interpolation would blur it a little each time. Cubic interpolation overshoots next to edges, a
+    little more each time, so its result is clipped to the darkest and lightest values around each pixel.
     """
     wide = F.pad(picture[None], (1, 1, 1, 1), "replicate")[0]
     bounds = []
@@ -193,7 +193,7 @@ def _moved(picture: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
 
 
 def sampled(picture: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor:
-    """Return what ``picture`` (channels, height, width) shows where a ``grid`` of `grid_of` leads."""
+    """Return ``picture`` (channels, height, width) sampled at the places of a ``grid`` from `grid_of`."""
     return F.grid_sample(picture[None], grid, mode, "border", align_corners=False)[0]
 
 
@@ -219,7 +219,7 @@ def _gaussian(sigma: float, device: torch.device) -> torch.Tensor:
 
 
 def _small(apart: torch.Tensor, bound: float) -> torch.Tensor:
-    """Return 1 where ``apart`` is within ``bound``, 0 from twice that on; in between it falls linearly."""
+    """Return 1 where ``apart`` is up to ``bound``, falling linearly to 0 at twice that."""
     return (2 - apart / bound).clamp(0, 1)
 
 
@@ -232,7 +232,7 @@ def _to_image(source: torch.Tensor) -> NDArray[np.uint8]:
 
 
 def _find(before: NDArray[np.uint8], now: NDArray[np.uint8]) -> Found:
-    """Return the flow from ``now`` back to ``before``, (height, width, 2), and how sure it is."""
+    """Return the flow from ``now`` back to ``before``, (height, width, 2), and how reliable it is."""
     backward, forward = flow(now, before), flow(before, now)
     seen = cv2.GaussianBlur(visible(backward, forward).astype(np.float32), (0, 0), 1.0)
     return backward, np.asarray(seen, np.float32)

@@ -1,6 +1,6 @@
-"""Plugins, and what they have in common with filters.
+"""Plugins, and what filters share with them.
 
-That is: which are installed, how one is built from strings, and the files of a new one.
+What is installed, how a plugin or filter is built from strings, and how the files of a new one are written.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ RESERVED = ("new", "none")  # words of the command line, which can't be names
 
 
 class Extension:
-    """What plugins and filters are: dataclasses whose fields are options, named by entry points."""
+    """The base of plugins and filters: dataclasses whose fields are options, named by entry points."""
 
-    _group: ClassVar[str]  # the entry-point group in which distributions name them
+    _group: ClassVar[str]  # their entry-point group
     _word: ClassVar[str]  # what one is called in messages
-    # What this one is called, where several of the kind are used; None is the name of its kind
+    # Its name if several of one kind are used; None means the name of its kind
     _called: str | None = None
 
 
 class Plugin(Extension):
     """The base of all plugins, which are dataclasses: their fields are options, their methods hooks.
 
-    Its attributes are what zs2kit needs to know about a plugin apart from its hooks. To change one, a plugin
-    sets an attribute of the same name, without an annotation, or defines a property.
+    The attributes below tell zs2kit what it needs to know about a plugin besides its hooks. To change one, a
+    plugin sets an attribute of the same name, without an annotation, or defines a property.
     """
 
-    # Whether the result moves as the source does: True; False if it has its own motion; None if the
-    # plugin doesn't decide that. Flow momentum is on if some plugin says True and none says False.
+    # Whether the result moves as the source does: True if it does, False if it has a motion of its own, None
+    # if that doesn't depend on this plugin. Flow momentum is on if some plugin says True and none says False.
     follows_source: ClassVar[bool | None] = True
     # Whether the first frame of each shot should be drawn in advance, for `Chunk.first`
     wants_first: ClassVar[bool] = False
@@ -64,7 +64,7 @@ E = TypeVar("E", bound=Extension)
 
 
 def installed(base: type[Extension] = Plugin) -> dict[str, EntryPoint]:
-    """Return the installed plugins' entry points by name, sorted, without importing any.
+    """Return the entry points of the installed plugins by name, in alphabetical order; none is imported.
 
     base: `zs2kit.Filter` for filters.
     """
@@ -73,9 +73,9 @@ def installed(base: type[Extension] = Plugin) -> dict[str, EntryPoint]:
 
 
 def summary(entry: EntryPoint) -> str:
-    """Return the first line of a plugin's docstring, read from its source: nothing of it is imported.
+    """Return the first line of a plugin's docstring, read from its source without importing it.
 
-    Empty where that can't be read.
+    Empty if the source can't be read.
     """
     package, *inside = entry.module.split(".")
     try:
@@ -121,7 +121,7 @@ def load(name: str, base: type[Extension] = Plugin) -> type[Extension]:
 
 
 def fault(name: str, base: type[Extension] = Plugin) -> str | None:
-    """Import what is called ``name``; return what is wrong with its class, options or hooks, or None."""
+    """Import the plugin ``name``; return what is wrong with its class, options or hooks, or None."""
     try:
         built = load(name, base)()
         check(built, base)
@@ -148,19 +148,19 @@ def kind_of(it: Extension) -> str:
 
 
 def parted(text: str) -> tuple[str, str]:
-    """Return kind and name of a plugin or filter that is written as KIND or as KIND:NAME."""
+    """Split KIND or KIND:NAME, as a plugin or filter is written, into its kind and its name."""
     kind, _, name = text.partition(":")
     return kind, name or kind
 
 
 def name_of(it: Extension) -> str:
-    """Return a plugin's or filter's name for messages: its own, or else its kind's."""
+    """Return what messages call a plugin or filter: its own name, or else that of its kind."""
     return it._called or kind_of(it)
 
 
 def described(it: Extension) -> dict[str, Any]:
-    """Return the options of a plugin or filter, with a fingerprint of each file that they name."""
-    from zs2kit.journal import fingerprint  # not above: listing plugins needs no numpy
+    """Return the options of a plugin or filter, with a fingerprint of each file they name."""
+    from zs2kit.journal import fingerprint  # here, since listing plugins needs no numpy
 
     values = {each.name: getattr(it, each.name) for each in options(type(it))}
     files = {
@@ -181,7 +181,7 @@ def build(
 ) -> Extension:
     """Return the plugin called ``name`` with its options set from strings.
 
-    called: its own name, if several of the kind are used. base: `zs2kit.Filter` for a filter.
+    called: its own name, if several of its kind are used. base: `zs2kit.Filter` for a filter.
 
     Raises `UsageError` for an unknown plugin or option, and for a value that is not allowed.
     """
@@ -196,8 +196,8 @@ def build(
 def check(it: object, base: type[Extension] = Plugin) -> None:
     """Raise an error if ``it`` can't be used as a plugin, or as a filter if ``base`` is `zs2kit.Filter`.
 
-    `UsageError` if it isn't one, or an option has a value that is not allowed; `PluginError` for an
-    attribute whose name is nearly one of the base's.
+    That is a `UsageError` if it isn't one, or if an option has a value that is not allowed, and a
+    `PluginError` if one of its attributes looks like a misspelt attribute of the base.
     """
     if not isinstance(it, base) or not dataclasses.is_dataclass(it):
         such = "Pose" if base is Plugin else "Smooth"
@@ -214,10 +214,10 @@ def check(it: object, base: type[Extension] = Plugin) -> None:
 
 
 def named(plugins: Sequence[Plugin]) -> list[tuple[str, Plugin]]:
-    """Return the plugins of an edit with their names, which are numbered where they would be the same.
+    """Return the plugins of an edit with their names, numbered where two would have the same.
 
-    Of two of the class that is called control, the second is control2. Raises `PluginError` if one object is
-    there twice.
+    If two plugins are called control, the second becomes control2. Raises `PluginError` if the same object is
+    given twice.
     """
     names: dict[str, Plugin] = {}
     for plugin in plugins:
@@ -232,14 +232,14 @@ def named(plugins: Sequence[Plugin]) -> list[tuple[str, Plugin]]:
 def manager(plugins: Sequence[Plugin]) -> pluggy.PluginManager:
     """Return a pluggy manager over fresh copies of ``plugins``, for one edit.
 
-    The copies keep an edit's state out of the caller's objects; they are called as `named` says. Raises
-    `PluginError` for a method that is marked as a hook but isn't one, or asks for arguments that the hook
-    doesn't have, and for two plugins that give what only one may give.
+    The copies keep an edit's state out of the caller's objects; `named` names them. Raises `PluginError` for
+    a method that is marked as a hook but isn't one, for a hook that asks for arguments it isn't given, and
+    for two plugins that both provide what only one may provide.
     """
     hooks = pluggy.PluginManager("zs2kit")
     hooks.add_hookspecs(hookspecs)
     callers = vars(hooks.hook)
-    known = {name: callers[name].spec.argnames for name in vars(hookspecs) if name in callers}  # as there
+    known = {name: callers[name].spec.argnames for name in vars(hookspecs) if name in callers}  # in order
     for name, plugin in reversed(named(plugins)):  # pluggy runs the last registered first
         copy: Plugin = dataclasses.replace(plugin)  # type: ignore[type-var]
         copy._called = name
@@ -264,7 +264,7 @@ def manager(plugins: Sequence[Plugin]) -> pluggy.PluginManager:
 
 
 def _marked(hooks: pluggy.PluginManager, plugin: Plugin) -> dict[str, Callable[..., Any]]:
-    """The plugin's methods that are marked as hooks, by the names of these."""
+    """Return the plugin's methods that are marked as hooks, by the names of the hooks."""
     marked = {name: hooks.parse_hookimpl_opts(plugin, name) for name in dir(plugin)}
     return {
         how["specname"] or name: getattr(plugin, name)
@@ -276,7 +276,7 @@ def _marked(hooks: pluggy.PluginManager, plugin: Plugin) -> dict[str, Callable[.
 def _check_marked(
     plugin: str, marked: Mapping[str, Callable[..., Any]], known: Mapping[str, Sequence[str]]
 ) -> None:
-    """`PluginError` if there is no such hook, or if a method asks for what the hook isn't given."""
+    """Raise `PluginError` if there is no such hook, or if a method asks for what the hook isn't given."""
     for hook, method in marked.items():
         if hook not in known:
             meant = nearest(hook, known), f"the hooks are {', '.join(known)}"
@@ -292,9 +292,9 @@ def _check_marked(
 
 
 def _watch(impl: pluggy.HookImpl, plugin: str, hook: str, known: Sequence[str]) -> None:
-    """Have calls of ``impl`` go through `_named`, with all of the arguments that its ``hook`` is given."""
+    """Route calls of ``impl`` through `_named`, with all arguments of its ``hook``."""
     wanted = impl.argnames, impl.kwargnames
-    checked = not (impl.wrapper or impl.hookwrapper)  # those return generators
+    checked = not (impl.wrapper or impl.hookwrapper)  # wrappers return generators
     # pluggy only reads these
     impl.function = _named(impl.function, plugin, hook, known, *wanted, checked=checked)  # type: ignore[misc]
     impl.argnames, impl.kwargnames = tuple(known), ()  # type: ignore[misc]
@@ -312,8 +312,8 @@ def _named(
 ) -> Callable[..., Any]:
     """Return a function that takes all ``known`` arguments of a hook and calls the plugin's ``function``.
 
-    That gets the ``wanted`` and ``optional`` ones among them. If it fails, or returns what the hook can't
-    use, the error says which plugin and which hook it was. Its calls go to the log of hooks.
+    It passes on the ``wanted`` and ``optional`` ones. If the plugin's function fails, or returns something
+    that the hook can't use, the error names the plugin and the hook. Each call is logged in the log of hooks.
     """
 
     @functools.wraps(function)
@@ -326,11 +326,12 @@ def _named(
         except Exception as error:  # a third party's code may raise anything
             if isinstance(error, Zs2Error) or is_out_of_memory(error):
                 raise
-            from zs2kit.clip import Chunk  # not above: listing plugins needs no numpy
+            from zs2kit.clip import Chunk  # here, since listing plugins needs no numpy
 
             if any(isinstance(each, Chunk) and each.frames is None for each in asked):
                 raise UsageError(
-                    f"plugin '{plugin}' looks at the source's frames, but a clip made of text alone has none",
+                    f"plugin '{plugin}' looks at the source's frames, but a clip made from text alone has "
+                    "none",
                     "use it to edit a clip",
                 ) from error
             raise PluginError(f"plugin '{plugin}' failed in {hook}(): {_named_error(error)}") from error
@@ -346,7 +347,7 @@ def _named(
 
 
 def _now() -> float:
-    """The time, for the log of hooks; where that is on, after what a GPU is still at."""
+    """Return the time, for the log of hooks; if that is on, wait for the GPU first."""
     torch = sys.modules.get("torch")
     if trace.isEnabledFor(logging.DEBUG) and torch and torch.cuda.is_initialized():
         torch.cuda.synchronize()
@@ -354,7 +355,7 @@ def _now() -> float:
 
 
 def _in_short(value: Any) -> str:
-    """A hook's argument or result, as the log of hooks has it."""
+    """Return a hook's argument or result in a few words, for the log of hooks."""
     if hasattr(value, "dtype") and hasattr(value, "shape"):  # torch's tensors and NumPy's arrays
         device = getattr(value, "device", "cpu")
         shape = "x".join(map(str, value.shape))
@@ -373,7 +374,7 @@ def _in_short(value: Any) -> str:
 
 
 def default_model(plugins: Sequence[Plugin]) -> str | None:
-    """Return the checkpoint that the plugins ask for; `PluginError` if two disagree."""
+    """Return the checkpoint that the plugins ask for; raise `PluginError` if two of them disagree."""
     wanted = {each.default_model: name_of(each) for each in plugins if each.default_model}
     if len(wanted) > 1:
         who = " and ".join(f"{name} wants {model}" for model, name in sorted(wanted.items()))
@@ -382,10 +383,10 @@ def default_model(plugins: Sequence[Plugin]) -> str | None:
 
 
 def write_new(name: str, folder: Path, base: type[Extension] = Plugin) -> None:
-    """Write the distribution of a new plugin called ``name`` to ``folder``, which must be new or empty.
+    """Write a package with a new plugin called ``name`` to ``folder``, which must be new or empty.
 
-    It is complete: it installs, it works, and its test passes. base: `zs2kit.Filter` for a new filter. Raises
-    `UsageError` for a name or a folder that can't be used.
+    The package is complete: it can be installed, the plugin works, and its test passes. base: `zs2kit.Filter`
+    for a new filter. Raises `UsageError` for a name or a folder that can't be used.
     """
     cls = "".join(part.capitalize() for part in name.split("_"))
     fits = re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) and len(name) <= 64

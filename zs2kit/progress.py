@@ -1,4 +1,4 @@
-"""Progress: how far a piece of work has come, as callbacks are told."""
+"""Progress: how far a piece of work has come, for callbacks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from time import perf_counter
 class Progress(int):
     """How many frames are done, as a number, with further details as attributes.
 
-    stage: "reading", "drawing" or "writing". total: how many frames there will be; None if unknown. step,
-    steps: how many denoising steps of the current chunk are taken, and how many there are. fraction: of the
-    whole, with the current chunk; 0 if ``total`` is unknown. seconds_left: by the pace so far; None before
-    anything is done, and if ``total`` is unknown.
+    stage: "reading", "drawing" or "writing".
+    total: how many frames there will be; None if unknown.
+    step, steps: how many denoising steps of the current chunk are taken, and how many it has.
+    fraction: how much of the whole is done, counting the current chunk's steps; 0 if ``total`` is unknown.
+    seconds_left: an estimate from the pace so far; None before anything is done, or if ``total`` is unknown.
     """
 
     stage: str
@@ -45,9 +46,9 @@ Report = Callable[[Progress], object]
 
 
 class ProgressBar:
-    """A progress bar for scripts and notebooks: give one as ``progress`` to `zs2kit.edit` or `zs2kit.write`.
+    """A progress bar for scripts and notebooks: pass one as ``progress`` to `zs2kit.edit` or `zs2kit.write`.
 
-    In a notebook it is a widget if ipywidgets is installed, else text.
+    In a notebook it is a widget if ipywidgets is installed, and text if not.
     """
 
     def __init__(self) -> None:
@@ -56,7 +57,7 @@ class ProgressBar:
         self._bar = tqdm(unit="frame", bar_format="{desc}{percentage:3.0f}%|{bar}| {postfix}")
 
     def __call__(self, progress: Progress) -> None:
-        """Show how far it is."""
+        """Show the progress."""
         self._bar.total = progress.total
         self._bar.set_description(progress.stage, refresh=False)
         self._bar.set_postfix_str(in_words(progress), refresh=False)
@@ -85,7 +86,7 @@ def clock(seconds: float) -> str:
 
 
 class Pace:
-    """Estimates how long the rest of a piece of work takes, by how long it took so far.
+    """Estimates how long the rest of a piece of work will take, from how long it has taken so far.
 
     done: how much was done when it started, in any unit.
     """

@@ -98,7 +98,7 @@ def report_on(
 ) -> dict[str, Any]:
     """Return what a report says of ``result``, the file that ``made`` was written to.
 
-    source: what it was made of, to be compared with; None if it was made of text alone. about: further
+    source: what it was made of, to be compared with; None if it was made from text alone. about: further
     entries, such as those of `drawn_with`. chunk_size: how many frames are measured at once.
 
     Reads both clips. Raises what reading and measuring raise.

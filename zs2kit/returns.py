@@ -1,4 +1,4 @@
-"""Checks of what hooks return, so that a plugin's mistake is one line that names the plugin and the hook."""
+"""Checks of what hooks return, so that a plugin's mistake becomes one line that names plugin and hook."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Given = Mapping[str, Any]  # a hook's arguments by their names
 
 
 def check(plugin: str, hook: str, result: Any, given: Given) -> None:
-    """Raise an error if ``result`` isn't what ``hook`` may return; None, for nothing, it always may.
+    """Raise an error if ``result`` isn't what ``hook`` may return; None is always allowed.
 
-    plugin: its name, for the message. given: all arguments of the hook. `PluginError` says what was returned
-    and what is wanted; `UsageError` that there is no source of which the plugin could keep a part.
+    plugin: its name, for the message. given: all arguments of the hook. A `PluginError` says what was
+    returned and what is wanted; a `UsageError`, that there is no source to keep a part of.
     """
     if result is None or hook not in WANTED:
         return
     if hook == "keep" and given["chunk"].frames is None:
         raise UsageError(
-            f"plugin '{plugin}' keeps a part of the source, but a clip made of text alone has none",
+            f"plugin '{plugin}' keeps a part of the source, but a clip made from text alone has none",
             "use it to edit a clip",
         )
     if fault := WANTED[hook](result, given):
@@ -31,7 +31,7 @@ def check(plugin: str, hook: str, result: Any, given: Given) -> None:
         )
 
 
-Fault = tuple[str, str] | None  # what was returned, and what is wanted; None if that is the same
+Fault = tuple[str, str] | None  # what was returned, and what is wanted; None if all is well
 
 
 def _prepare(result: Any, given: Given) -> Fault:
@@ -61,7 +61,7 @@ def _keep(result: Any, given: Given) -> Fault:
 
 
 def _difference(name: str) -> Callable[[Any, Given], Fault]:
-    """The check of a hook that returns what to add to its argument called ``name``."""
+    """Return the check for a hook that returns what to add to its argument called ``name``."""
 
     def difference(result: Any, given: Given) -> Fault:
         shape = tuple(given[name].shape)
@@ -169,7 +169,7 @@ def _is_floats(value: Any) -> bool:
 
 
 def _described(value: Any) -> str:
-    """What a plugin returned, in a few words."""
+    """Return in a few words what a plugin returned."""
     if hasattr(value, "dtype") and hasattr(value, "shape"):  # torch's tensors and NumPy's arrays
         kind = "a NumPy array" if type(value).__module__ == "numpy" else "a tensor"
         return f"{kind} of {str(value.dtype).removeprefix('torch.')} {_sides(value.shape) or 'without sides'}"

@@ -14,11 +14,11 @@ from zs2kit.schedule import Step, add_noise, advance, begin, estimate, scaled, s
 
 
 class Kept(NamedTuple):
-    """What stays as in the source: it is put back after every step, as noisy as all else is by then."""
+    """What stays as it is in the source. It is put back after every step, as noisy as the rest is by then."""
 
     latents: torch.Tensor  # the source's: (frames, channels, height, width)
     noise: torch.Tensor  # of the same shape and unit variance
-    mask: torch.Tensor  # (frames, 1, height, width) in [0, 1]; 1 stays
+    mask: torch.Tensor  # (frames, 1, height, width) in [0, 1]; 1 is what stays
 
 
 def sample(
@@ -32,12 +32,14 @@ def sample(
     motion: FlowMomentum | None = None,
     correct: Callable[[Step, torch.Tensor], torch.Tensor] | None = None,
 ) -> Iterator[tuple[Step, torch.Tensor]]:
-    """Take denoising ``steps``; yield each with the latents (frames, channels, height, width) after it.
+    """Take denoising ``steps``, yielding each with the latents (frames, channels, height, width) after it.
 
-    latents: float32, at the noise level of the first of these steps, which follow one another. step_noise:
-    returns a step's noise, of the latents' shape, for schedulers that add some. kept: what stays as in the
-    source. correct: takes each step's estimate of the final latents, and returns the one to go on with, which
-    may be the same tensor. motion: averages it along the source's motion.
+    latents: float32, at the noise level of the first step.
+    step_noise: returns a step's noise, of the latents' shape, for schedulers that add some.
+    steps: consecutive steps of the scheduler.
+    kept: what stays as it is in the source.
+    motion: averages each step's estimate of the final latents along the source's motion.
+    correct: changes that estimate before; if it returns the same tensor, the step is left as it is.
     """
     if steps:
         begin(scheduler, steps[0])

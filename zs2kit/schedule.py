@@ -1,4 +1,4 @@
-"""Schedulers and their steps: the one place that knows the differences of diffusers' scheduler classes."""
+"""Schedulers and their steps: the one place that knows how diffusers' scheduler classes differ."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zs2kit.errors import UsageError
 from zs2kit.memory import copied
 from zs2kit.quiet import quiet
 
-# name -> diffusers' class, and what it needs beside the checkpoint's own scheduler config
+# name -> diffusers' class, and what it needs besides the checkpoint's scheduler config
 SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
     "ddim": (diffusers.DDIMScheduler, {}),
     "euler": (diffusers.EulerDiscreteScheduler, {}),
@@ -24,7 +24,7 @@ SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
     "lcm": (diffusers.LCMScheduler, {}),
 }
 _FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
-# The same for flow matching; ddim has no counterpart there: its steps are those of euler
+# The same for flow matching. ddim has no counterpart there, since its steps would be those of euler.
 FLOW_SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
     "euler": (diffusers.FlowMatchEulerDiscreteScheduler, {}),
     "dpm++": (diffusers.DPMSolverMultistepScheduler, {**_FLOW, "algorithm_type": "dpmsolver++"}),
@@ -35,16 +35,16 @@ FLOW_SCHEDULERS: dict[str, tuple[type, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Step:
-    """A denoising step. What identifies it is its index, since timesteps may be fractional or repeat."""
+    """A denoising step. It is identified by its index, since timesteps may be fractional or repeat."""
 
     index: int
     timestep: torch.Tensor  # a number, in host memory
-    count: int  # of all steps
-    first: int = 0  # the index of the first one that is taken: `strength` leaves out the ones before it
+    count: int  # how many steps there are
+    first: int = 0  # the index of the first step that is taken: `strength` skips the steps before it
 
 
 class Line(NamedTuple):
-    """A step of a scheduler without memory: next = keep * latents + take * prediction."""
+    """A step of a scheduler that remembers nothing: next = keep * latents + take * prediction."""
 
     keep: float
     take: float
@@ -53,19 +53,19 @@ class Line(NamedTuple):
 def make_scheduler(name: str, config: Any, num_inference_steps: int) -> Any:
     """Return a fresh scheduler with its timesteps set.
 
-    They are in host memory, since a scheduler reads them in each step, and would wait for a device.
     It is made from the checkpoint's scheduler config, so it has the right prediction type and noise schedule.
-    Every chunk needs its own, since multistep schedulers keep a history. Raises `UsageError` for more steps
-    than the scheduler offers, and for ddim with flow matching.
+    Its timesteps are in host memory, since it reads them in each step, and would have to wait for a device.
+    Every chunk needs a scheduler of its own, since multistep schedulers keep a history. Raises `UsageError`
+    for more steps than the scheduler offers, and for ddim with flow matching.
     """
     if is_flow(config):
         euler = flow_euler(name, config, num_inference_steps)
         euler.set_timesteps(num_inference_steps)
         return with_levels_of(euler, name)
     cls, settings = SCHEDULERS[name]
-    # Latents are not pixels: they must not be clipped, which DDIM does unless it is told not to.
+    # Latents are not pixels and must not be clipped, which DDIM does by default.
     given = {"clip_sample": False, **config}
-    with quiet():  # schedulers log which entries of another scheduler's config they don't use
+    with quiet():  # a scheduler logs which entries of another one's config it doesn't use
         scheduler = cls.from_config(given, **settings)  # type: ignore[attr-defined]
     most = scheduler.config["original_inference_steps" if name == "lcm" else "num_train_timesteps"]
     _check_steps(name, num_inference_steps, most)
@@ -83,29 +83,29 @@ def _check_steps(name: str, num_inference_steps: int, most: int) -> None:
 
 def is_flow(config: Any) -> bool:
     """Whether a scheduler with this config is for flow matching: the network predicts noise minus picture."""
-    # FlowMatchEuler and FlowMatchLCM predict nothing else, so their configs don't say so.
+    # FlowMatchEuler and FlowMatchLCM know no other prediction, so their configs don't name it.
     return bool(
         config.get("prediction_type", "flow_prediction" if "shift" in config else "") == "flow_prediction"
     )
 
 
 def is_known(config: Any) -> bool:
-    """Whether models with this scheduler's config can be sampled: not by EDM's noise levels, for example."""
+    """Whether models with this scheduler config can be sampled. With EDM's noise levels, they can't."""
     return "sigma_data" not in config and (is_flow(config) or "prediction_type" in config)
 
 
 def flow_euler(name: str, config: Any, num_inference_steps: int) -> Any:
-    """Return a FlowMatchEuler scheduler by the checkpoint's config, whose timesteps are not set yet.
+    """Return a FlowMatchEuler scheduler with the checkpoint's config, whose timesteps are not set yet.
 
-    name: of the scheduler that is to have its noise levels. Raises `UsageError` if there is none for flow
-    matching, and for more steps than there are levels.
+    name: the scheduler that will get its noise levels. Raises `UsageError` if there is no such scheduler for
+    flow matching, and for more steps than there are levels.
     """
     if name not in FLOW_SCHEDULERS:
         raise UsageError(
             f"scheduler '{name}' can't be used with this model, which was trained by flow matching",
             f"choose from {', '.join(FLOW_SCHEDULERS)}",
         )
-    shift = {"shift": config["flow_shift"]} if "flow_shift" in config else {}  # other solvers' name for it
+    shift = {"shift": config["flow_shift"]} if "flow_shift" in config else {}  # as other solvers call it
     with quiet():
         euler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(config, **shift)
     _check_steps(name, num_inference_steps, euler.config.num_train_timesteps)
@@ -115,16 +115,16 @@ def flow_euler(name: str, config: Any, num_inference_steps: int) -> Any:
 def with_levels_of(euler: Any, name: str) -> Any:
     """Return the scheduler ``name`` with the timesteps and the noise levels of ``euler`` (a FlowMatchEuler).
 
-    Each family of models spaces its noise levels in its own way, and whichever scheduler is used, these are
-    what it was trained for. Each scheduler's own `set_timesteps` would space them differently.
+    Each family of models spaces its noise levels in its own way, and expects them whatever the scheduler. The
+    other schedulers' own `set_timesteps` would space them differently.
     """
     cls, settings = FLOW_SCHEDULERS[name]
-    # Where all other schedulers have them, so that reading one is no wait
+    # In host memory, as in all other schedulers, so that reading one doesn't wait for a device
     euler.sigmas, euler.timesteps = euler.sigmas.cpu(), euler.timesteps.cpu()
     if cls is type(euler):
         return euler
     with quiet():
-        # The levels are shifted already, and shifting by the size of the picture would need that size.
+        # The levels are shifted already; and shifting by the picture's size would need that size.
         scheduler = cls.from_config(  # type: ignore[attr-defined]
             {**euler.config, "use_dynamic_shifting": False, "shift_terminal": None}, **settings
         )
@@ -132,7 +132,7 @@ def with_levels_of(euler: Any, name: str) -> Any:
     scheduler.timesteps = euler.timesteps
     scheduler.sigmas = euler.sigmas
     if hasattr(scheduler, "model_outputs"):
-        # At noise alone the multistep solvers would take the logarithm of 0.
+        # For pure noise, multistep solvers would take the logarithm of 0.
         scheduler.sigmas = scheduler.sigmas.clamp(max=1 - 1e-6)
     return scheduler
 
@@ -140,26 +140,26 @@ def with_levels_of(euler: Any, name: str) -> Any:
 def steps_of(scheduler: Any, first: int = 0) -> list[Step]:
     """Return the denoising steps of a scheduler whose timesteps are set.
 
-    first: the index of the first one that is taken.
+    first: the index of the first step that is taken.
     """
     return [Step(index, t, len(scheduler.timesteps), first) for index, t in enumerate(scheduler.timesteps)]
 
 
 def begin(scheduler: Any, step: Step) -> None:
-    """Have the scheduler go on with ``step``, which it can't find by itself where timesteps repeat."""
+    """Make the scheduler go on with ``step``, which it can't find by itself if timesteps repeat."""
     if hasattr(scheduler, "set_begin_index"):  # DDIM doesn't count its steps
         scheduler.set_begin_index(step.index)
-        scheduler._step_index = None  # or it would go on counting from the step that it was at
+        scheduler._step_index = None  # or it would go on counting from where it was
 
 
-# What multistep schedulers remember of the steps before: by the names of their attributes
+# The attributes in which multistep schedulers remember earlier steps
 _MEMORY = ("model_outputs", "last_sample", "lower_order_nums", "this_order")
 
 
 def memory_of(scheduler: Any) -> dict[str, torch.Tensor]:
-    """Return what a scheduler remembers of the steps that it has taken: (frames, ...) each, or a number.
+    """Return what a scheduler remembers of the steps it has taken: tensors (frames, ...), or numbers.
 
-    Empty for those that remember nothing.
+    Empty for schedulers that remember nothing.
     """
     found = {}
     for name in _MEMORY:
@@ -170,7 +170,7 @@ def memory_of(scheduler: Any) -> dict[str, torch.Tensor]:
 
 
 def remember(scheduler: Any, memory: Mapping[str, torch.Tensor], device: torch.device) -> None:
-    """Have a scheduler for latents on ``device`` remember what `memory_of` returned, for the same frames."""
+    """Make a scheduler for latents on ``device`` remember what `memory_of` returned for the same frames."""
     for name, tensor in memory.items():
         attribute, _, place = name.partition("/")
         if place:
@@ -183,7 +183,7 @@ def remember(scheduler: Any, memory: Mapping[str, torch.Tensor], device: torch.d
 def add_noise(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, step: Step) -> torch.Tensor:
     """Return ``latents`` (frames, channels, height, width) with as much ``noise`` as ``step`` expects.
 
-    noise: of unit variance and the latents' shape. step: the first one, before any is taken, or the next one.
+    noise: of unit variance and the latents' shape. step: the next one to be taken.
     """
     if is_flow(scheduler.config):
         signal, level = levels(scheduler, step)
@@ -194,13 +194,13 @@ def add_noise(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, step: 
 
 
 def from_noise(scheduler: Any, noise: torch.Tensor) -> torch.Tensor:
-    """Return the latents to start from: ``noise`` of unit variance, as large as the first step expects."""
-    return noise * getattr(scheduler, "init_noise_sigma", 1.0)  # flow matching starts from the noise as it is
+    """Return the latents to start from: ``noise`` of unit variance, scaled to what the first step expects."""
+    return noise * getattr(scheduler, "init_noise_sigma", 1.0)  # flow matching takes the noise as it is
 
 
 def scaled(scheduler: Any, latents: torch.Tensor, step: Step) -> torch.Tensor:
     """Return ``latents`` as the network takes them in ``step``."""
-    if not hasattr(scheduler, "scale_model_input"):  # flow matching gives them as they are
+    if not hasattr(scheduler, "scale_model_input"):  # flow matching takes them as they are
         return latents
     if getattr(scheduler, "step_index", None) != step.index:
         begin(scheduler, step)
@@ -210,7 +210,7 @@ def scaled(scheduler: Any, latents: torch.Tensor, step: Step) -> torch.Tensor:
 def levels(scheduler: Any, step: Step) -> tuple[float, float]:
     """Return the amplitudes of signal and noise before ``step``.
 
-    They are those of latents of unit variance; with flow matching, 1 - sigma and sigma.
+    This is for latents of unit variance; with flow matching, the amplitudes are 1 - sigma and sigma.
     """
     if is_flow(scheduler.config):
         sigma = float(scheduler.sigmas[step.index])
@@ -223,7 +223,7 @@ def levels(scheduler: Any, step: Step) -> tuple[float, float]:
 
 
 def estimate(scheduler: Any, step: Step) -> tuple[float, float]:
-    """Return a and b: ``a * latents + b * prediction`` is what ``step`` estimates the final latents to be."""
+    """Return a and b, where ``a * latents + b * prediction`` is the step's estimate of the final latents."""
     a, b = _estimate(scheduler, step)
     # Euler's latents grow with the noise; those of the other schedulers have unit variance.
     grows = isinstance(scheduler, diffusers.EulerDiscreteScheduler)
@@ -242,9 +242,9 @@ def _estimate(scheduler: Any, step: Step) -> tuple[float, float]:
 
 
 def flow_level(scheduler: Any, step: Step) -> float:
-    """Return how much noise there is before ``step``, as flow matching counts: from 0 to 1, all noise.
+    """Return how much noise there is before ``step``, in flow matching's terms: from 0 to 1 (all noise).
 
-    At level t, latents are (1 - t) * picture + t * noise. Those of any model become such by a factor.
+    At level t, latents are (1 - t) * picture + t * noise. The latents of other models differ by a factor.
     """
     signal, noise = levels(scheduler, step)
     return noise / (signal + noise)
@@ -255,7 +255,7 @@ def flow_velocity(
 ) -> torch.Tensor:
     """Return noise minus picture, as the model sees them in ``latents`` of the step's `flow_level`.
 
-    predict: what the network predicts for latents as it takes them.
+    predict: calls the network, with latents as it expects them.
     """
     signal, noise = levels(scheduler, step)
     latents = latents * (signal + noise)
@@ -272,14 +272,14 @@ def advance(
     latents: torch.Tensor,
     step_noise: Callable[[Step], torch.Tensor],
 ) -> torch.Tensor:
-    """Take one step of the scheduler; if it adds noise, it is ours, so that frames stay correlated."""
+    """Take one step of the scheduler. If the step adds noise, it is ours, so that frames stay correlated."""
     if not _adds_noise(scheduler):
         return scheduler.step(prediction, step.timestep, latents, return_dict=False)[0]  # type: ignore[no-any-return]
     if is_flow(scheduler.config):
         a, b = estimate(scheduler, step)
         sigma = float(scheduler.sigmas[step.index + 1])  # 0 after the last step
         return (1 - sigma) * (a * latents + b * prediction) + sigma * step_noise(step)
-    # LCM would add independent noise: take its denoised estimate and add the same amount of our noise.
+    # LCM would add independent noise. So take its denoised estimate, and add as much of our own noise.
     unused = torch.Generator(latents.device).manual_seed(0)
     _, denoised = scheduler.step(prediction, step.timestep, latents, generator=unused, return_dict=False)
     if step.index == step.count - 1:
@@ -289,15 +289,15 @@ def advance(
 
 
 def _adds_noise(scheduler: Any) -> bool:
-    """Whether the scheduler's steps draw noise."""
+    """Whether the scheduler's steps add noise."""
     consistency = isinstance(scheduler, diffusers.LCMScheduler | diffusers.FlowMatchLCMScheduler)
     return consistency or bool(scheduler.config.get("stochastic_sampling"))
 
 
 def line(scheduler: Any, step: Step) -> Line:
-    """Return ``step`` of the scheduler as a `Line`, found by taking it with 0 and 1 on a copy.
+    """Return ``step`` of the scheduler as a `Line`, found by trying it out with 0 and 1 on a copy.
 
-    Raises `UsageError` for schedulers whose steps depend on the steps before them, or add noise.
+    Raises `UsageError` for schedulers whose steps depend on earlier steps, or add noise.
     """
     if hasattr(scheduler, "model_outputs") or _adds_noise(scheduler):
         usable = "'euler'" if is_flow(scheduler.config) else "'ddim'"

@@ -1,7 +1,8 @@
-"""Settings: what the frames depend on beside the clip, the model and the plugins, each declared once.
+"""Settings: what the frames depend on besides the clip, the model and the plugins. Each is declared once.
 
-A field that is made with `option` has its default, its description and the values that it takes. The command
-line, the checks, reports, the journal and docs/options.md read these fields. Plugins declare theirs likewise.
+A field made with `option` carries its default, its description and the values that it takes. The command
+line, the checks, reports, the journal and docs/options.md are all made from these fields. Plugins declare
+their options in the same way.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from zs2kit.errors import PluginError, UsageError, first_line
 
 T = typing.TypeVar("T")
 
-LARGEST = 16384  # pixels: the longest side of a picture, which is H.264's limit too
+LARGEST = 16384  # pixels: the longest side that a picture may have, in H.264 too
 
 Prompts = str | Mapping[int, str]  # one for all frames, or several by the frame at which each starts
 Cuts = (
@@ -34,12 +35,12 @@ Noise = Literal["dependency", "orbit", "mixed", "progressive", "independent", "s
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of values: their description, syntax and check.
+    """A kind of value: its description, its syntax and its check.
 
-    For values that are not text, numbers or booleans, and for texts that name something.
+    For values that are not text, numbers or booleans, and for text that names a file or a model.
     """
 
-    takes: str  # the values in words
+    takes: str  # which values, in words
     metavar: str
     parse: Callable[[str], Any]  # raises ValueError for bad syntax
     valid: Callable[[Any], bool]
@@ -57,9 +58,10 @@ def option(
 ) -> Any:
     """Declare an option: a dataclass field with its description and, for numbers, its range.
 
-    kind: for types other than bool, int, float, str and a Literal of strings; `FILE` for a text that is the
-    path of a file, `MODEL` for one that names a model: on the web page nobody can type these. flag: its name
-    on the command line, if that differs from the field's name. shown: the default in words, for help.
+    kind: for types other than bool, int, float, str and a Literal of strings; `FILE` for text that is the
+    path of a file, and `MODEL` for text that names a model (the web page doesn't let anybody type these).
+    flag: its name on the command line, if that differs from the field's name.
+    shown: the default in words, for help texts.
     """
     about = {"help": help, "minimum": minimum, "maximum": maximum, "kind": kind, "flag": flag, "shown": shown}
     return dataclasses.field(default=default, metadata=about)
@@ -70,7 +72,7 @@ class Option:
     """An option, as read from its dataclass field."""
 
     name: str
-    type: type  # bool, int, float or str; object if its kind is none of these
+    type: type  # bool, int, float or str; object for a value of any other type
     optional: bool  # whether None is allowed
     choices: tuple[str, ...]  # empty if any value is allowed
     default: Any
@@ -83,7 +85,7 @@ class Option:
 
     @property
     def takes(self) -> str:
-        """The values that it takes, in words."""
+        """Which values it takes, in words."""
         if self.kind:
             words = self.kind.takes
         elif self.choices:
@@ -132,9 +134,9 @@ class Option:
 
 
 def options(cls: type) -> list[Option]:
-    """Return the options that a dataclass declares: its fields, made with `option`.
+    """Return the options that a dataclass declares, which are its fields made with `option`.
 
-    Raises `PluginError` for a field that isn't, unless its metadata say that it is ``positional``.
+    Raises `PluginError` for any other field, unless its metadata says that it is ``positional``.
     """
     try:
         hints = typing.get_type_hints(cls)
@@ -190,22 +192,24 @@ def check(values: Any, prefix: str = "") -> None:
 
 
 def nearest(word: str, known: typing.Iterable[str]) -> str:
-    """Return a question whether one of ``known`` is what ``word`` was meant to be; empty if none is close."""
+    """Ask whether the closest of ``known`` is what ``word`` was meant to be; empty if none is close."""
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
     return f"did you mean {found[0]}?" if found else ""
 
 
 def suggestion(word: str, known: typing.Iterable[str]) -> str:
-    """Return what to do about a ``word`` that is not one of ``known``."""
+    """Say what to do about a ``word`` that is not one of ``known``."""
     known = list(known)
     return nearest(word, known) or f"choose from {', '.join(known)}"
 
 
 def parsed(cls: type, texts: Mapping[str, str], owner: str | None = None, prefix: str = "") -> dict[str, Any]:
-    """Return the values of a dataclass's options that texts stand for, by name.
+    """Return the values that ``texts`` stand for, by the names of a dataclass's options.
 
-    owner: what has these options, in messages; the class's name by default. prefix: what comes before an
-    option's name in messages. Raises `UsageError` for a name that is no option, and for a bad value.
+    owner: what messages call the thing that has these options; the class's name by default.
+    prefix: what comes before an option's name in messages.
+
+    Raises `UsageError` for an unknown option, and for a value that is not allowed.
     """
     known = {each.name: each for each in options(cls)}
     values = {}
@@ -220,7 +224,7 @@ def parsed(cls: type, texts: Mapping[str, str], owner: str | None = None, prefix
 
 
 def changed(values: T, changes: Mapping[str, Any]) -> T:
-    """Return a dataclass's ``values`` with ``changes``; raise `UsageError` for a name that is no option."""
+    """Return a dataclass's ``values`` with ``changes``; raise `UsageError` for an unknown option."""
     names = [each.name for each in options(type(values))]
     for name in changes:
         if name not in names:
@@ -229,7 +233,7 @@ def changed(values: T, changes: Mapping[str, Any]) -> T:
 
 
 def _parse_size(text: str) -> tuple[int, int]:
-    """512x288, with the width first as video people write it -> (height, width), the order of arrays."""
+    """512x288, with the width first as is usual for video -> (height, width), as is usual for arrays."""
     match = re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", text)
     if not match:
         raise ValueError
@@ -254,7 +258,7 @@ def parse_time(text: str) -> Fraction:
 
 
 def exact_rate(rate: Fraction | float) -> Fraction:
-    """Return a rate of frames as a fraction; rounded NTSC rates, such as 23.976, become exact."""
+    """Return a frame rate as a fraction; rounded NTSC rates, such as 23.976, become exact."""
     value = Fraction(rate)
     ntsc = Fraction(round(value) * 1000, 1001)
     return ntsc if abs(value - ntsc) < Fraction(1, 1000) else value.limit_denominator(1001)
@@ -297,14 +301,14 @@ PROMPTS = Kind(
 class Settings:
     """How an edit or a generated clip is drawn.
 
-    None means that `zs2kit.edit` and `zs2kit.generate` choose what suits the model and the kind of work.
-    Raises `UsageError` for a value that is not allowed.
+    Where a value is None, `zs2kit.edit` and `zs2kit.generate` choose what suits the model and the kind of
+    work. Raises `UsageError` for a value that is not allowed.
     """
 
     prompt: Prompts | None = option(
         None,
-        "What the result should show. A script may give several, {0: 'spring', 24: 'winter'}, each with the "
-        "frame at which it starts; in between, one turns into the next.",
+        "What the result should show. A script may give several prompts, {0: 'spring', 24: 'winter'}, each "
+        "with the frame at which it starts; in between, one turns into the next.",
         kind=PROMPTS,
         shown="the model's own, if it has one",
     )
@@ -325,7 +329,7 @@ class Settings:
     noise: Noise = option(
         None,
         "How the noise of the frames is correlated; dependency, orbit and mixed noise use the divergence.",
-        shown="dependency for edits, orbit for clips made of text alone",
+        shown="dependency for edits, orbit for clips made from text alone",
     )
     momentum: float = option(
         0.98,
@@ -340,11 +344,12 @@ class Settings:
         "completely (lambda in the paper).",
         minimum=0,
         maximum=math.sqrt(math.e),
-        shown="0.01 for edits, 0.02 for clips made of text alone",
+        shown="0.01 for edits, 0.02 for clips made from text alone",
     )
     flow_momentum: float = option(
         None,
-        "How much a frame takes over from the frame before, moved as the source moves; 0 switches this off.",
+        "How much each frame takes over from the frame before it, moved as the source moves; 0 switches this "
+        "off.",
         minimum=0,
         maximum=1,
         shown="0.95; 0 if no plugin follows the source, or if one has its own motion",
@@ -361,14 +366,14 @@ class Settings:
     )
     cuts: Cuts = option(
         "auto",
-        "Where the clip cuts to another shot; each shot is drawn on its own. auto finds the cuts; or give "
-        "their times, such as 12.5,1:02.5, or none.",
+        "Where the clip cuts to another shot; each shot is drawn on its own. auto finds the cuts; otherwise "
+        "give their times, such as 12.5,1:02.5, or none.",
         kind=CUTS,
     )
     every: int = option(
         1,
-        "Draw only every N-th frame, which takes less time, and fill in the others from the drawn ones "
-        "beside them, along the clip's motion. Where the motion isn't clear, a frame is drawn after all.",
+        "Draw only every N-th frame, which takes less time, and fill in the others from the drawn frames "
+        "around them, along the clip's motion. Where the motion isn't clear, a frame is drawn after all.",
         minimum=1,
         maximum=8,
     )
@@ -382,13 +387,13 @@ class Settings:
 
     @property
     def prompts(self) -> dict[int, str]:
-        """The prompts, by the frame at which each starts; if there is none, an empty one."""
+        """The prompts, by the frame at which each starts; an empty one if no prompt was given."""
         if isinstance(self.prompt, Mapping):
             return dict(sorted(self.prompt.items()))
         return {0: self.prompt or ""}
 
     def described(self) -> dict[str, Any]:
-        """Return the settings in a form for JSON."""
+        """Return the settings as a dictionary for JSON."""
         values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
         if isinstance(self.prompt, Mapping):
             texts = {str(index): text for index, text in self.prompts.items()}
@@ -399,7 +404,7 @@ class Settings:
 
     @classmethod
     def restored(cls, described: Mapping[str, Any]) -> Settings:
-        """Return the settings that `described` returned, read back from JSON; other entries are ignored."""
+        """Return the settings that were saved from `described` as JSON; other entries are ignored."""
         names = [each.name for each in dataclasses.fields(cls)]
         values = {name: described[name] for name in names if name in described}
         if isinstance(texts := values.get("prompt"), Mapping):
@@ -416,7 +421,7 @@ Function = typing.TypeVar("Function", bound=Callable[..., Any])
 
 
 def takes_fields(cls: type) -> Callable[[Function], Function]:
-    """Add the fields of ``cls``, which a function takes by name, to its signature and so to its help."""
+    """Add the fields of ``cls``, which a function takes by name, to its signature, for its help."""
 
     def shown(function: Function) -> Function:
         signature = inspect.signature(function)
