@@ -336,7 +336,7 @@ def test_rates(text: str, rate: Fraction) -> None:
         (["--size", "1x1"], "size must be at least"),
         (["--start", "soon"], "MM:SS"),
         (["--start", "1:75"], "MM:SS"),
-        (["--start", "1", "--end", "1"], "--start must be before --end"),
+        (["--start", "1", "--end", "1"], "--end (1 s) must come after --start (1 s)"),
         (["--start", "60"], "choose --start and --end inside the clip"),
         (["--device", "abacus"], "device 'abacus'"),
         (["--dtype", "int8"], "'float32', 'float16', 'bfloat16'"),

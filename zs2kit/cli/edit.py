@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from zs2kit.cli.jobs import HANDLES, PROMPTS, Job, check_live, files, hand_over, jobs_of
+from zs2kit.cli.jobs import HANDLES, PROMPTS, Job, begun, hand_over, jobs_of, look
 from zs2kit.cli.options import AT, FILES, MACHINE, PATH, RATE, TIME, WHAT, Shared, flag, shared
 from zs2kit.cli.terminal import Command
 from zs2kit.errors import UsageError
@@ -89,14 +89,6 @@ def _required(context: click.Context, parameter: click.Parameter, value: Sequenc
     return value
 
 
-class Looked(NamedTuple):
-    """What is known of a job before a model is loaded."""
-
-    read: Callable[[], Clip]
-    source: Clip
-    output: Output
-
-
 @click.command(cls=Command)
 @click.argument("clips", metavar="CLIP...", type=PATH, nargs=-1, callback=_required)
 @source_options
@@ -145,8 +137,6 @@ def edit(
     Once a result is complete, its name is printed; nothing else goes to standard output. CLIP may be -,
     standard input, and --out too: then the result goes to standard output, as Matroska.
     """
-    if start is not None and end is not None and start >= end:
-        raise UsageError("`start` must be before `end`")
     if len(dict(prompts)) < len(prompts):
         raise UsageError("--at names a frame twice", "give each frame one prompt")
     if camera is not None:
@@ -154,37 +144,26 @@ def edit(
             raise UsageError("--camera comes instead of CLIP", "leave one of them out")
         clips = [Path(f"camera {camera}")]
     named = out
-    with (
-        shared.manners(),
-        shared.display() as display,
-        files(clips, out, shared, display) as (clips, out),
-    ):
-        display.stage("looking at the clip" if len(clips) == 1 else "looking at the clips")
+    with begun(shared, clips, out) as (display, clips, out):
         chosen, filters = shared.build()
         from zs2kit import io
-        from zs2kit.filters import declared
         from zs2kit.io.reading import how_read
 
-        def look(job: Job[Shared]) -> Looked:
-            """Check all that can be checked before a model is loaded."""
-            check_live(job, live=camera is not None)
+        def reader_of(job: Job[Shared]) -> Callable[[], Clip]:
             if camera is not None:
-                read_source = functools.partial(io.capture, camera, end=end)
-            else:
-                read_source = functools.partial(io.read, job.clip, **job.how)
-            source = read_source()
-            output = job.shared.opened_output(job.out, display)
-            output.check(declared(source, filters))
-            job.shared.check_beside([job.clip, job.out])
-            return Looked(read_source, source, output)
+                return functools.partial(io.capture, camera, end=end)
+            return functools.partial(io.read, job.clip, **job.how)
 
-        def make(job: Job[Shared], looked: Looked, edited: Edit | FarmEdit) -> None:
+        def looked_at(job: Job[Shared]) -> tuple[Clip, Output]:
+            return look(job, filters, display, reader_of(job), live=camera is not None)
+
+        def make(job: Job[Shared], output: Output, edited: Edit | FarmEdit) -> None:
             made = through(edited, filters, device=shared.device, dtype=shared.dtype)
             display.stage(f"editing{jobs.numbered(job)}")
-            shared.write(looked.output, made)
+            shared.write(output, made)
             display.stop()
             hand_over(job.out, named)  # before the rest, which may still fail
-            job.shared.write_beside(job.out, edited, made, looked.read, **how_read(**job.how))
+            job.shared.write_beside(job.out, edited, made, reader_of(job), **how_read(**job.how))
             display.start()
 
         how = {"start": start, "end": end, "rate": fps, "deinterlace": deinterlace, "reader": reader}
@@ -192,8 +171,8 @@ def edit(
         with jobs.place(), ExitStack() as stack:
             resumes = len(jobs.jobs) > 1 and shared.output.get("resume")
             todo = jobs.unfinished() if resumes else jobs.jobs
-            tried = [(job, jobs.attempt(job, functools.partial(look, job))) for job in todo]
-            ready = [(job, looked) for job, looked in tried if looked]
+            tried = [(job, jobs.attempt(job, functools.partial(looked_at, job))) for job in todo]
+            ready = [(job, *looked) for job, looked in tried if looked]
             by_frame = {0: prompt or "", **dict(prompts)}
             if ready:
                 display.stage("loading the model" if farm is None else "starting the farm")
@@ -208,29 +187,29 @@ def edit(
                 else:
                     drawing = stack.enter_context(shared.open_farm(farm, chosen))
                     draw = drawing.edit
-                if not all(job.prompts for job, _ in ready):
+                if not all(job.prompts for job, *_ in ready):
                     shared.say_prompt(prompt, drawing)
                 by_frame[0] = drawing.default_prompt if prompt is None else prompt
                 shared.save()
 
-            def begin(job: Job[Shared], looked: Looked) -> Edit | FarmEdit:
+            def begin(job: Job[Shared], source: Clip) -> Edit | FarmEdit:
                 how = {"plugins": chosen, "progress": display.update, **shared.settings}
-                return draw(looked.source, job.prompts or by_frame, **how)
+                return draw(source, job.prompts or by_frame, **how)
 
-            edits: Iterable[tuple[Job[Shared], Looked, Edit | FarmEdit | None]] = (
-                (job, looked, jobs.attempt(job, functools.partial(begin, job, looked)))
-                for job, looked in ready
+            edits: Iterable[tuple[Job[Shared], Output, Edit | FarmEdit | None]] = (
+                (job, output, jobs.attempt(job, functools.partial(begin, job, source)))
+                for job, source, output in ready
             )
             if farm is not None:  # whose workers draw the next clips while one is written
                 from zs2kit.farm import FarmEdit
 
                 edits = list(edits)
-                for _, looked, edited in edits:
-                    if isinstance(edited, FarmEdit) and not looked.output.resume:
+                for _, output, edited in edits:
+                    if isinstance(edited, FarmEdit) and not output.resume:
                         edited.begin()
-            for job, looked, edited in edits:
+            for job, output, edited in edits:
                 if edited is not None:
-                    jobs.attempt(job, functools.partial(make, job, looked, edited))
+                    jobs.attempt(job, functools.partial(make, job, output, edited))
             if written := jobs.write_timeline(by_frame):
                 display.stop()
                 click.echo(os.fsencode(written))

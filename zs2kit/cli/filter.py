@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zs2kit.cli.edit import reading_options
-from zs2kit.cli.jobs import Job, check_live, files, hand_over, jobs_of
+from zs2kit.cli.jobs import Job, begun, hand_over, jobs_of, look
 from zs2kit.cli.options import HOW, PATH, SETTINGS, Common, derived, shared
 from zs2kit.cli.terminal import Command, given
 from zs2kit.errors import UsageError
@@ -47,18 +47,11 @@ def filter_(
     """
     if not shared.filters:
         raise UsageError("no filter is named", "name one with --then; 'zs2kit filters' lists them")
-    if start is not None and end is not None and start >= end:
-        raise UsageError("`start` must be before `end`")
     named = out
-    with (
-        shared.manners(),
-        shared.display() as display,
-        files(clips, out, shared, display) as (clips, out),
-    ):
-        display.stage("looking at the clip" if len(clips) == 1 else "looking at the clips")
+    with begun(shared, clips, out) as (display, clips, out):
         filters = shared.build_filters()
         from zs2kit import io
-        from zs2kit.filters import Filtered, declared, through
+        from zs2kit.filters import Filtered, through
         from zs2kit.io.reading import how_read
         from zs2kit.report import filtered_with
         from zs2kit.timelines import is_timeline
@@ -66,14 +59,8 @@ def filter_(
         if timeline := next((each for each in (*clips, out) if each and is_timeline(each)), None):
             raise UsageError(f"{timeline} is a timeline, not a clip", "name clips")
 
-        def look(job: Job[Common]) -> tuple[Clip, Output]:
-            """Check all that can be checked before a filter loads what it needs."""
-            check_live(job)
-            source = io.read(job.clip, **job.how)
-            output = job.shared.opened_output(job.out, display)
-            output.check(declared(source, filters))
-            job.shared.check_beside([job.clip, job.out])
-            return source, output
+        def reader_of(job: Job[Common]) -> Callable[[], Clip]:
+            return functools.partial(io.read, job.clip, **job.how)
 
         def make(job: Job[Common], source: Clip, output: Output) -> None:
             display.stage("loading the filters")
@@ -85,17 +72,20 @@ def filter_(
             shared.write(output, made, display.update)
             display.stop()
             hand_over(job.out, named)
-            read = functools.partial(io.read, job.clip, **job.how)
-            job.shared.write_sheet(job.out, read)
+            job.shared.write_sheet(job.out, reader_of(job))
             if job.shared.report:
-                job.shared.write_report(job.out, made, read, filtered_with(made, how_read(**job.how)))
+                about = filtered_with(made, how_read(**job.how))
+                job.shared.write_report(job.out, made, reader_of(job), about)
             display.start()
 
         how = {"start": start, "end": end, "rate": fps, "deinterlace": deinterlace, "reader": reader}
         jobs = jobs_of(clips, out, shared, how)
         resumes = len(jobs.jobs) > 1 and shared.output.get("resume")
         todo = jobs.unfinished() if resumes else jobs.jobs
-        looked = [(job, jobs.attempt(job, functools.partial(look, job))) for job in todo]
+        looked = [
+            (job, jobs.attempt(job, functools.partial(look, job, filters, display, reader_of(job))))
+            for job in todo
+        ]
         for job, found in looked:
             if found is not None:
                 jobs.attempt(job, functools.partial(make, job, *found))

@@ -21,6 +21,9 @@ from zs2kit.errors import ClipError, UsageError, Zs2Error, is_out_of_memory, not
 
 if TYPE_CHECKING:
     from zs2kit.cli.display import Display
+    from zs2kit.clip import Clip
+    from zs2kit.filters import Filter
+    from zs2kit.io import Output
     from zs2kit.timelines import Cut, Timeline
 
 T = TypeVar("T")
@@ -148,26 +151,50 @@ class Jobs(Generic[C]):
 
 
 @contextmanager
-def files(
-    clips: Sequence[Path], out: Path | None, shared: Common, display: Display
-) -> Iterator[tuple[Sequence[Path], Path | None]]:
-    """Yield ``clips`` and ``out`` with temporary files in place of standard input and output."""
-    if STANDARD not in (*clips, out):
-        yield clips, out
-        return
-    if STANDARD in clips and (out is None or len(clips) > 1):
-        raise UsageError("standard input is a single clip without a name", "name the result: `out`")
-    if out == STANDARD and (shared.sheet or shared.report):
-        raise UsageError("nothing can be written beside standard output", "name the result: `out`")
-    with TemporaryDirectory(prefix="zs2kit-") as folder:
-        if STANDARD in clips:
-            display.stage("reading standard input")
-            from zs2kit.io.pipes import collect
+def begun(
+    shared: Common, clips: Sequence[Path], out: Path | None
+) -> Iterator[tuple[Display, Sequence[Path], Path | None]]:
+    """Within this context a command writes clips: yield what shows how far it is, its clips and its result.
 
-            clips = [collect(sys.stdin.buffer, Path(folder, "standard input"))]
-        if out == STANDARD:
-            out = Path(folder, "standard output.mkv")
-        yield clips, out
+    In place of standard input and output, these are temporary files.
+    """
+    with shared.manners(), shared.display() as display:
+        if STANDARD in clips and (out is None or len(clips) > 1):
+            raise UsageError("standard input is a single clip without a name", "name the result: `out`")
+        if out == STANDARD and (shared.sheet or shared.report):
+            raise UsageError("nothing can be written beside standard output", "name the result: `out`")
+        with TemporaryDirectory(prefix="zs2kit-") as folder:
+            if STANDARD in clips:
+                display.stage("reading standard input")
+                from zs2kit.io.pipes import collect
+
+                clips = [collect(sys.stdin.buffer, Path(folder, "standard input"))]
+            if out == STANDARD:
+                out = Path(folder, "standard output.mkv")
+            display.stage("looking at the clip" if len(clips) == 1 else "looking at the clips")
+            yield display, clips, out
+
+
+def look(
+    job: Job[C],
+    filters: Sequence[Filter],
+    display: Display,
+    read: Callable[[], Clip],
+    *,
+    live: bool = False,
+) -> tuple[Clip, Output]:
+    """Check all that can be checked before anything is loaded; return the job's clip, and its output.
+
+    live: whether the clip is a camera.
+    """
+    from zs2kit.filters import declared
+
+    check_live(job, live=live)
+    source = read()
+    output = job.shared.opened_output(job.out, display)
+    output.check(declared(source, filters))
+    job.shared.check_beside([job.clip, job.out])
+    return source, output
 
 
 def hand_over(result: Path, named: Path | None) -> None:
