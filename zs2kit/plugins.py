@@ -32,6 +32,7 @@ from zs2kit.settings import nearest, options, parsed, suggestion
 trace = logging.getLogger("zs2kit.hooks")  # one line for every call of a hook, at level DEBUG
 
 RESERVED = ("new", "none")  # words of the command line, which can't be names
+BY_DEFAULT = ("strength", "instruct")  # one of them is added to an edit that wouldn't follow its clip
 
 
 class Extension:

@@ -386,8 +386,8 @@ class Common:
 
         return "-".join(dict.fromkeys(parted(each)[0] for each in self.filters))
 
-    def build_filters(self, plugins: Sequence[str] = ()) -> list[Filter]:
-        """Return the filters, with their options; ``plugins``: the names of those that are used beside them.
+    def build_filters(self, plugins: Sequence[str] | None = None) -> list[Filter]:
+        """Return the filters, with their options; ``plugins``: an edit's, or None if nothing is edited.
 
         Everything that is quick to check is checked here, so that a typing error shows before a model loads.
         """
@@ -660,8 +660,10 @@ def shared(
     return give
 
 
-def build_filters(filters: Sequence[str], sets: Sequence[str], plugins: Sequence[str] = ()) -> list[Filter]:
-    """Return the named filters, with their options; ``plugins``: the names of those beside them."""
+def build_filters(
+    filters: Sequence[str], sets: Sequence[str], plugins: Sequence[str] | None = None
+) -> list[Filter]:
+    """Return the named filters, with their options; ``plugins``: an edit's, or None if nothing is edited."""
     chosen = _chosen(plugins, filters, sets)
     from zs2kit import plugins as plugins_
     from zs2kit.filters import Filter
@@ -671,20 +673,22 @@ def build_filters(filters: Sequence[str], sets: Sequence[str], plugins: Sequence
 
 
 def _chosen(
-    plugins: Sequence[str], filters: Sequence[str], sets: Sequence[str]
+    plugins: Sequence[str] | None, filters: Sequence[str], sets: Sequence[str]
 ) -> dict[str, tuple[str, dict[str, str]]]:
-    """Return the kinds and settings of plugins and filters by their names.
+    """Return the kinds and settings of plugins and filters by their names; None: there can be no plugins.
 
     Raises `UsageError` if they don't fit.
     """
-    from zs2kit.plugins import parted
+    from zs2kit.plugins import BY_DEFAULT, parted
 
+    taken = set() if plugins is None else {*BY_DEFAULT, *(parted(each)[1] for each in plugins)}
     chosen: dict[str, tuple[str, dict[str, str]]] = {}
-    for flag, each in [*(("--plugin", each) for each in plugins), *(("--then", each) for each in filters)]:
+    flags = [*(("--plugin", each) for each in plugins or ()), *(("--then", each) for each in filters)]
+    for flag, each in flags:
         kind, name = parted(each)
         if name != kind and not re.fullmatch(r"[A-Za-z]\w*", name):
             raise UsageError(f"{flag} {each}: '{name}' is not a valid name", "use letters, digits and _")
-        if name in chosen and flag == "--then" and name in (parted(plugin)[1] for plugin in plugins):
+        if flag == "--then" and name in taken:
             raise UsageError(
                 f"{flag} {each}: a plugin is called {name}, too", f"give it another name: {kind}:a"
             )
@@ -701,14 +705,24 @@ def _chosen(
                 f"--set can't read '{setting}'", "write NAME.OPTION=VALUE, such as pose.scale=0.8"
             )
         if name not in chosen:
-            from zs2kit.filters import Filter
-            from zs2kit.plugins import installed
-
-            flag = "--then" if name in installed(Filter) else "--plugin"
-            word = "filter" if flag == "--then" else "plugin"
-            raise UsageError(f"--set {setting} is for a {word} that is not used", f"add {flag} {name}")
+            raise _unused(setting, name, with_plugins=plugins is not None)
         values = chosen[name][1]
         if option in values:
             raise UsageError(f"--set {key} is given twice", "give it once")
         values[option] = value
     return chosen
+
+
+def _unused(setting: str, name: str, *, with_plugins: bool) -> UsageError:
+    """Return the error for a setting of what is not used; ``with_plugins``: whether it may be a plugin."""
+    from zs2kit.filters import Filter
+    from zs2kit.plugins import Extension, Plugin, installed
+
+    bases: dict[str, type[Extension]] = {"--plugin": Plugin} if with_plugins else {}
+    bases["--then"] = Filter
+    flags = [flag for flag, base in bases.items() if name in installed(base)] or [*bases]
+    words = " or ".join(bases[flag]._word for flag in flags)
+    return UsageError(
+        f"--set {setting} is for a {words} that is not used",
+        f"add {' or '.join(f'{flag} {name}' for flag in flags)}",
+    )

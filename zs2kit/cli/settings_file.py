@@ -135,12 +135,17 @@ def _of_toml(
                 for name in bases
                 for kind, called in map(plugins.parted, values.get(name, []))
             }
-            of = next((name for name, base in bases.items() if key in plugins.installed(base)), None)
-            if key not in kinds and of is None:
+            of = [name for name, base in bases.items() if key in plugins.installed(base)]
+            if key not in kinds and len(of) > 1:
+                raise UsageError(
+                    f"{path}: there are a plugin and a filter called '{key}'",
+                    f'say which one is meant, in a line above all tables: plugin = "{key}" or then = "{key}"',
+                )
+            if key not in kinds and not of:
                 every = [each for base in bases.values() for each in plugins.installed(base)]
                 words = " or ".join(base._word for base in bases.values())
                 raise UsageError(f"{path}: there is no {words} '{key}'", suggestion(key, every))
-            kind, group = kinds.get(key) or (key, of or "")
+            kind, group = kinds.get(key) or (key, of[0])
             chosen[group] += [] if key in kinds else [key]
             names = [each.name for each in options(plugins.load(kind, bases[group]))]
             for option, given in value.items():
