@@ -17,12 +17,15 @@ import pytest
 import ray
 import torch
 from click.testing import CliRunner, Result
+from safetensors.torch import save_file
+from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
 
 import zs2kit
 from zs2kit import cli, io
 from zs2kit.errors import ClipError, UsageError, Zs2Error, receiving
 from zs2kit.farm import Farm, _connect, _ray
 from zs2kit.filters.smooth import Smooth
+from zs2kit.filters.upscale import Upscale
 from zs2kit.testing import drawn_clip
 
 HOW = {"plugins": (), "num_inference_steps": 2, "size": (32, 32), "chunk_size": 2}
@@ -91,6 +94,16 @@ def test_a_part_of_a_clip_with_filters(farm: Farm, model: zs2kit.Model, clip: Pa
     )
     results = [io.write(tmp_path / f"{number}.mkv", made) for number, made in enumerate((alone, together))]
     assert results[0].read_bytes() == results[1].read_bytes()
+
+
+def test_an_enlarger_on_a_farm(farm: Farm, model: zs2kit.Model, clip: Path, tmp_path: Path) -> None:
+    network = tmp_path / "tiny.safetensors"
+    save_file(SRVGGNetCompact(num_feat=8, num_conv=2, upscale=2).state_dict(), network)
+    together = farm.edit(clip, "a disc", cuts=CUTS, **HOW)
+    alone = zs2kit.edit(clip, "a disc", model=model, cuts=CUTS, **HOW)
+    assert same(Upscale(1.0, str(network))(together), Upscale(1.0, str(network))(alone))
+    with pytest.raises(UsageError, match="has no network: that of the model is on the farm; name one"):
+        Upscale()(together)
 
 
 @pytest.mark.parametrize("moment", [0, pytest.param(1, marks=pytest.mark.slow), 7])

@@ -315,18 +315,48 @@ def masked(edited, source, tmp_path):
     return masked
 
 
-def test_a_mask_holds_through_an_enlarger(masked):
-    for made in (Larger()(masked()), Larger()(Trail(0.9)(masked()))):
-        for frame, was in zip(made, masked().clip, strict=True):
-            assert np.array_equal(frame.image[frame.keep == 1], was.image[frame.keep == 1])
-            assert 0.2 < (frame.keep == 1).mean() < 0.8
+def kept(made, source):
+    """Return the share of each frame that is marked as the source's own, which it must be."""
+    frames, shares = [frame.image for frame in source], []
+    for place, frame in enumerate(made):
+        stays = np.zeros((32, 48), bool) if frame.keep is None else frame.keep == 1
+        if stays.any():
+            assert np.array_equal(frame.image[stays], frames[place // made.per_frame][stays])
+        shares.append(stays.mean())
+    return shares
 
 
-@pytest.mark.parametrize("filter", [Larger(2), Trail()], ids=lambda each: type(each).__name__)
-def test_a_mask_that_does_not_hold_is_said(masked, filter):
-    with pytest.warns(UserWarning, match="no longer the source's own after filter") as said:
-        list(filter(masked()))
+@pytest.mark.parametrize(
+    "filters",
+    [[Larger()], [Trail(0.9), Larger()], [Larger(), Larger()], [Larger(), Trail(0.9), Larger()]],
+    ids=lambda filters: ", ".join(type(each).__name__ for each in filters),
+)
+def test_a_mask_holds_if_an_enlarger_comes_last(masked, filters):
+    edited = masked()
+    assert all(0.2 < share < 0.8 for share in kept(through(edited, filters), edited.clip))
+
+
+@pytest.mark.parametrize(
+    "filters, says",
+    [
+        ([Larger(2)], "larger"),
+        ([Trail()], "trail"),
+        ([Larger(), Trail()], "trail"),
+        ([Trail(), Twice()], "trail"),
+        ([Larger(2), Larger()], "larger"),
+        ([Twice(), Larger()], "twice"),
+    ],
+    ids=lambda it: it if isinstance(it, str) else ", ".join(type(each).__name__ for each in it),
+)
+def test_a_mask_that_does_not_hold_is_said_once(masked, filters, says):
+    edited = masked()
+    with pytest.warns(UserWarning, match=f"no longer the source's own after filter '{says}'") as said:
+        shares = kept(through(edited, filters), edited.clip)
     assert len(said) == 1
+    if isinstance(filters[0], Twice):  # the frames that there were before stay as they were
+        assert all(shares[::2]) and not any(shares[1::2])
+    else:
+        assert not any(shares)
 
 
 # Resuming
@@ -550,6 +580,13 @@ def test_flicker_is_taken_out_but_not_motion(tmp_path):
         assert np.abs(made.astype(int) - was.image).mean() < 6
 
 
+def test_steady_follows_a_named_source_before_an_enlarger(edited, source):
+    """Where the model's pictures are averaged, which have another size than the source."""
+    made, along = (list(Larger()(Steady(source=each)(edited()))) for each in (str(source), None))
+    for frame, other in zip(made, along, strict=True):
+        assert np.array_equal(frame.image, other.image)
+
+
 def test_steady_uses_the_source_of_an_edit(edited):
     seen = []
 
@@ -583,6 +620,34 @@ def test_one_frame_cannot_be_smoothed(tmp_path):
     done = run("filter", clip, "--then", "smooth")
     assert done.exit_code == 2 and "a clip of one frame" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["one.mp4", "--then", "smooth"], "filter 'smooth': a clip of one frame has nothing to put"),
+        (["one.mp4", "--then", "steady", "--then", "smooth:b"], "filter 'b': a clip of one frame"),
+        (["wide.mp4", "--then", "upscale", "--set", "upscale.factor=16"], "use a smaller upscale.factor"),
+        (["wide.mp4", "--then", "diffuse", "--set", "diffuse.factor=16"], "use a smaller diffuse.factor"),
+        (["one.mp4", "--then", "steady", "--set", "steady.source=none.mp4"], "none.mp4"),
+        (["one.mp4", "--then", "steady", "--set", "steady.source=wide.mp4"], "wide.mp4 is 2000x16 pixels"),
+    ],
+)
+@pytest.mark.parametrize("command", ["edit", "plan", "generate"])
+def test_what_cannot_be_filtered_is_said_before_a_model_is_loaded(
+    command, words, says, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("zs2kit.model.Model.load", None)
+    sizes = {"one.mp4": (32, 32), "wide.mp4": (2000, 16)}
+    for name, (width, height) in sizes.items():
+        io.write(name, drawn_clip(1, width=width, height=height))
+    clip, *then = words
+    width, height = sizes[clip]
+    given = ["generate", "x", "--frames", 1, "--size", f"{width}x{height}"] if command == "generate" else []
+    done = run(*(given or [command, clip]), *then)
+    assert done.exit_code in (1, 2) and says in done.stderr and len(done.stderr.splitlines()) == 1
+    assert {each.name for each in tmp_path.iterdir()} == {*sizes}
 
 
 def test_what_h264_cannot_store(tmp_path):
@@ -837,6 +902,58 @@ def test_wrong_usage_is_one_line(installed, source, words, says, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_filter_cannot_have_a_plugins_name(installed, source):
-    done = run("edit", source, "--plugin", "strength", "--then", "soft_trail:strength")
+@pytest.mark.parametrize("plugins", [[], ["--plugin", "strength"], ["--plugin", "reference"]])
+def test_a_filter_cannot_have_a_plugins_name(source, plugins):
+    """Nor that of a plugin which may be added, since a report would not tell the two apart."""
+    done = run("edit", source, *plugins, "--then", "smooth:strength")
     assert done.exit_code == 2 and "a plugin is called strength, too; give it another name" in done.stderr
+
+
+def test_where_nothing_is_edited_it_may_have_that_name(source, tmp_path):
+    out, report, look = (tmp_path / name for name in ("out.mp4", "out.json", "look.toml"))
+    then = ["--then", "smooth:strength", "--set", "strength.factor=3"]
+    done = run("filter", source, *then, "-o", out, "--report", report, "--save-settings", look)
+    assert done.exit_code == 0, done.output
+    for settings in (report, look):
+        again = tmp_path / f"{settings.suffix[1:]}.mp4"
+        assert run("filter", source, "--settings", settings, "-o", again).exit_code == 0
+        assert again.read_bytes() == out.read_bytes()
+    for used in (then, ["--report", report]):
+        assert run("verify", source, out, *used).exit_code == 0
+
+
+@pytest.fixture
+def namesake(tmp_path, monkeypatch):
+    """A filter is installed that is called pose, as a plugin is, and shows the clip upside down."""
+    site = tmp_path / "site"
+    about = site / "upside_down-1.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: upside-down\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[zs2kit.filters]\npose = upside_down:Pose\n")
+    (site / "upside_down.py").write_text(
+        "from dataclasses import dataclass\n\nfrom zs2kit import Filter, option\n\n\n"
+        "@dataclass(eq=False)\nclass Pose(Filter):\n"
+        '    share: float = option(1.0, "How much.", minimum=0, maximum=1)\n\n'
+        "    def run(self, passage, carry):\n"
+        "        return passage.pixels.flip(2) * self.share + passage.pixels * (1 - self.share)\n"
+    )
+    monkeypatch.syspath_prepend(site)
+
+
+def test_a_filter_of_a_plugins_name(namesake, source, tiny_folders, tmp_path):
+    look, out, report = (tmp_path / name for name in ("look.toml", "out.mp4", "out.json"))
+    look.write_text("[pose]\nshare = 0.5\n")
+    done = run("edit", source, "--settings", look)
+    assert done.exit_code == 2 and "there are a plugin and a filter called 'pose'; say which" in done.stderr
+    done = run("edit", source, "--set", "pose.share=0.5")
+    assert "a plugin or filter that is not used; add --plugin pose or --then pose" in done.stderr
+    done = run("edit", source, "--plugin", "pose", "--then", "pose")
+    assert done.exit_code == 2 and "a plugin is called pose, too; give it another name: pose:a" in done.stderr
+    assert run("filter", source, "--settings", look, "-o", tmp_path / "filtered.mp4").exit_code == 0
+    look.write_text('then = "pose"\nplugin = "none"\n' + look.read_text())
+    drawn = ["--model", tiny_folders["epsilon"], "--steps", 1, "--prompt", "x"]
+    done = run("edit", source, "--settings", look, *drawn, "-o", out, "--report", report)
+    assert done.exit_code == 0, done.output
+    assert run("edit", source, "--settings", report, "-o", tmp_path / "again.mp4").exit_code == 0
+    assert (tmp_path / "again.mp4").read_bytes() == out.read_bytes()
+    assert run("verify", source, out, "--report", report).exit_code == 0

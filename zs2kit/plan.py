@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import torch
 
 from zs2kit.carry import Carry
-from zs2kit.clip import Chunk, Clip, Frame
+from zs2kit.clip import Chunk, Frame
 from zs2kit.editing import MOST, Edit, Place
 from zs2kit.errors import ClipError, UsageError
 from zs2kit.filters import Filtered, filters_of
-from zs2kit.filters.filtered import filter_seconds
+from zs2kit.filters.filtered import filter_seconds, unfiltered
 from zs2kit.io.output import Output
 from zs2kit.journal import ANEW, SEGMENT
 from zs2kit.memory import free, peak_of
@@ -188,9 +188,7 @@ def plan(
 
 def _edit_of(made: Edit | Filtered) -> Edit:
     """Return the edit whose frames are filtered."""
-    clip: Clip = made
-    while isinstance(clip, Filtered):
-        clip = clip.clip
+    clip = unfiltered(made)
     if not isinstance(clip, Edit):
         raise UsageError("only an edit can be planned", "give what `zs2kit.edit` returns, perhaps filtered")
     return clip

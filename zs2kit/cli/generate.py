@@ -64,6 +64,7 @@ def generate(
         chosen, filters = shared.build()
         from zs2kit import io
         from zs2kit.clip import Clip
+        from zs2kit.filters import declared
         from zs2kit.timelines import assembled, is_timeline
 
         name = "-".join(re.findall(r"\w+", prompt or "")[:12])[:60] or "generated"
@@ -73,7 +74,10 @@ def generate(
             check_timeline(timeline, shared, ())
             out = shown_by(timeline, shared)
         output = shared.opened_output(out, display)
-        output.check(Clip((), 2, 2, fps, 1 / fps))
+        size = shared.settings.get("size")  # else the model's own, once it is loaded
+        height, width = size or (2, 2)
+        planned = Clip((), width, height, fps, 1 / fps, frames)
+        output.check(declared(planned, filters) if size else planned)
         shared.check_beside([out])
         model = shared.load(chosen)
         from zs2kit.editing import generate

@@ -66,6 +66,7 @@ def plan(
         chosen, filters = shared.build()
         from zs2kit import io
         from zs2kit.beside import check_beside
+        from zs2kit.filters import declared
 
         how = {"start": start, "end": end, "rate": fps, "deinterlace": deinterlace, "reader": reader}
         jobs = jobs_of(clips, out, shared, how, handles=handles, table=table)
@@ -77,6 +78,7 @@ def plan(
         def look(job: Job[Shared], sheet: Path | None) -> tuple[Clip, tuple[str, ...]]:
             """Check all that can be checked before a model is loaded; return the clip and the obstacles."""
             source = io.read(job.clip, **job.how)
+            declared(source, filters)  # which checks that they can be used
             output = io.Output(job.out, **shared.output)
             if sheet:
                 check_beside(sheet, ".png", "sheet", [job.clip, job.out], output.overwrite)

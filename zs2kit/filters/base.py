@@ -54,6 +54,13 @@ class Filter(Extension):
         """
         return height, width
 
+    def check(self, clip: Clip) -> None:
+        """Raise a `Zs2Error` if it can't be used with ``clip``, as far as that shows before loading anything.
+
+        ``clip`` has the size, rate and number of frames of what is to be filtered, but perhaps no frames: it
+        may stand for an edit whose model isn't loaded yet.
+        """
+
     def prepare(self, clip: Clip) -> None:
         """Load what it needs, and raise a `Zs2Error` if it can't be used with ``clip``.
 
@@ -96,7 +103,7 @@ class Filter(Extension):
     ) -> Filtered:
         """Return ``clip`` filtered; see `zs2kit.Filtered`.
 
-        Raises what `prepare` raises, and `UsageError` for a wrong value.
+        Raises what `check` and `prepare` raise, and `UsageError` for a wrong value.
         """
         from zs2kit.filters.filtered import Filtered  # needs torch
 
@@ -104,8 +111,12 @@ class Filter(Extension):
 
 
 def declared(clip: Clip, filters: Sequence[Filter]) -> Clip:
-    """Return a clip without frames that is what ``clip`` will be after ``filters``."""
+    """Return a clip without frames that is what ``clip`` will be after ``filters``.
+
+    Raises what their `check` raises.
+    """
     for each in filters:
+        each.check(clip)
         clip = each.declared(clip)
     return clip
 

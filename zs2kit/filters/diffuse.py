@@ -12,8 +12,8 @@ import torch
 from zs2kit.carry import Carry
 from zs2kit.clip import Chunk, Clip, Fit, resized
 from zs2kit.errors import ModelError, UsageError
-from zs2kit.filters.base import Filter, Passage
-from zs2kit.filters.upscale import enlarged_size, refuse_nothing_to_do
+from zs2kit.filters.base import Passage
+from zs2kit.filters.upscale import Enlarge
 from zs2kit.hookspecs import hookimpl
 from zs2kit.model import Model
 from zs2kit.motion import MOMENTUM
@@ -27,7 +27,7 @@ TIMES = 4  # how much larger its pictures are
 
 
 @dataclass(eq=False)
-class Diffuse(Filter):
+class Diffuse(Enlarge):
     """Draws pictures anew at four times the size, with details as the prompt says.
 
     The model is Stable Diffusion's x4 upscaler. It gets the small picture, a little noisy, beside the
@@ -36,15 +36,6 @@ class Diffuse(Filter):
     latents as large as itself.
     """
 
-    model_size = True
-
-    factor: float = option(
-        1.0,
-        "How many times as large as the clip the result is. After an edit, 1 is right: the model's pictures "
-        "are enlarged, and then brought to the clip's size.",
-        minimum=1,
-        maximum=16,
-    )
     model: str = option(
         "stabilityai/stable-diffusion-x4-upscaler",
         "Folder or hub name of an x4 upscaler in diffusers' format.",
@@ -71,13 +62,9 @@ class Diffuse(Filter):
     )
     seed: int = option(0, "Which noise is drawn.", minimum=0)
 
-    def size(self, height: int, width: int) -> tuple[int, int]:
-        """See `Filter`."""
-        return enlarged_size(self, height, width)
-
     def prepare(self, clip: Clip) -> None:
         """See `Filter`."""
-        refuse_nothing_to_do(self, clip)
+        super().prepare(clip)
         if os.path.isfile(self.model):
             raise ModelError(
                 f"`{name_of(self)}.model`: {self.model} is a file", "name a folder, or a hub name"

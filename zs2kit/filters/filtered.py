@@ -20,7 +20,7 @@ from zs2kit.clip import Anew, Clip, Frame, resized
 from zs2kit.editing import Edit
 from zs2kit.encoding import Encoding
 from zs2kit.errors import PluginError, UsageError, Zs2Error, first_line, is_out_of_memory, notify
-from zs2kit.filters.base import Filter, Passage
+from zs2kit.filters.base import Filter, Passage, declared
 from zs2kit.io.decoding import frame_ticks
 from zs2kit.io.reading import described, opened
 from zs2kit.journal import Resumable
@@ -69,10 +69,11 @@ class Filtered(Clip):
         self.filter = dataclasses.replace(filter)  # type: ignore[type-var]
         self.filter._called = filter._called
         self.filter.device, self.filter.dtype = _machine(clip, device, dtype)
-        facts = vars(self.filter.declared(clip))
+        facts = vars(declared(clip, [self.filter]))
         super().__init__(**{each.name: facts[each.name] for each in dataclasses.fields(Clip) if each.init})
         self.frames = self
         self._take(unfitted(clip) if self.filter.model_size else clip)
+        self._fitted = True  # whether pictures are brought to their size here, not by an enlarger afterwards
         self._told = False  # whether a notice said that what a mask keeps is changed
         self.filter.prepare(self._input)
 
@@ -96,7 +97,7 @@ class Filtered(Clip):
         clip = other._input
         other.height, other.width = self.filter.size(clip.height, clip.width)
         other.sample_aspect_ratio, other.encoding = clip.sample_aspect_ratio, clip.encoding
-        other.frames, other._told = other, True
+        other.frames, other._fitted = other, False
         return other
 
     @property
@@ -248,10 +249,10 @@ class Filtered(Clip):
                 new = frame._replace(pts=frame.pts * times + part * lasts, duration=lasts)
             if part:
                 new = new._replace(cut=False, source=None, keep=None)
-            keep = new.keep
-            if not self.filter.model_size:
-                new = new._replace(keep=None)
-            if frame.keep is not None and not self._told and (new.keep is None or new.keep.shape != size):
+            # What a mask keeps is put back where pictures are brought to the source's size: by an enlarger
+            keep, enlarges = new.keep, self.filter.model_size
+            stays = keep is not None and (not self._fitted or (enlarges and keep.shape == size))
+            if frame.keep is not None and not stays and not self._told:
                 self._told = True
                 notify(
                     "mask-filtered",
@@ -259,7 +260,8 @@ class Filtered(Clip):
                     f"'{plugins.name_of(self.filter)}'",
                 )
             shown = picture.clamp(0, 1).permute(1, 2, 0).float().cpu().numpy()
-            yield fitted(shown, new, size, self.encoding)._replace(keep=keep)
+            made = fitted(shown, new._replace(keep=keep if enlarges else None), size, self.encoding)
+            yield made._replace(keep=keep if stays else None)
 
 
 def shots_of(clip: Clip, cuts: Cuts = "auto") -> Iterator[Frame]:
@@ -293,6 +295,11 @@ def through(
         made = each(made, cuts=cuts, device=device, dtype=dtype)
         cuts = "auto"  # the first filter has marked the frames
     return made
+
+
+def unfiltered(clip: Clip) -> Clip:
+    """Return what a clip was filtered from, or the clip itself if it is not filtered."""
+    return unfiltered(clip.clip) if isinstance(clip, Filtered) else clip
 
 
 def filters_of(clip: Clip) -> list[Filter]:

@@ -43,9 +43,14 @@ class Smooth(Filter):
         """As many as the factor says."""
         return self.factor
 
-    def prepare(self, clip: Clip) -> None:
+    def check(self, clip: Clip) -> None:
         if clip.frame_count == 1:
-            raise UsageError("a clip of one frame has nothing to put frames between", "give a longer one")
+            raise UsageError(
+                f"filter '{name_of(self)}': a clip of one frame has nothing to put frames between",
+                "give a longer one",
+            )
+
+    def prepare(self, clip: Clip) -> None:
         self._network: Rife | None = None
         if self.model is not None:
             from zs2kit.networks.rife import Rife

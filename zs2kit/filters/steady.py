@@ -35,6 +35,12 @@ class Steady(Filter):
 
     chunk_size = 4  # as many flows are found at once as there are cores
 
+    def check(self, clip: Clip) -> None:
+        from zs2kit.companion import Companion
+
+        if self.source:
+            Companion(self.source, clip)  # which compares size and length
+
     def prepare(self, clip: Clip) -> None:
         from zs2kit.companion import Companion
 
@@ -51,11 +57,10 @@ class Steady(Filter):
 
         count, _, height, width = passage.pixels.shape
         if self._source:
-            images = np.stack(self._source.frames_of(Chunk(passage.index, count, height, width)))
-        elif passage.sources is not None:
-            images = np.stack([resized(each, (height, width)) for each in to_images(passage.sources)])
+            shown = self._source.frames_of(Chunk(passage.index, count, height, width))
         else:
-            images = to_images(passage.pixels)
+            shown = [*to_images(passage.pixels if passage.sources is None else passage.sources)]
+        images = np.stack([resized(each, (height, width)) for each in shown])
         following = Carry()
         averages = Averages(self.momentum, images, carry, following, torch.device("cpu"))
         made = averages.finish(passage.pixels)
