@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class AnyControl(Control):
-    """Steers with any ControlNet that you name, and with maps from a detector or with your own.
+    """Steers with any ControlNet that you name, using maps from a detector or maps of your own.
 
     Your own maps come as a clip, such as a renderer's depth maps or hand-drawn lines. They may move in any
     way. If they move as the source does, `flow_momentum=0.95` makes the result steadier. An edit may use
-    this plugin several times, with a ControlNet each.
+    this plugin several times, each time with another ControlNet.
     """
 
     detector: str | None = option(
@@ -50,7 +50,7 @@ class AnyControl(Control):
     mode: int | None = option(
         None,
         "For a ControlNet of FLUX.1 that takes several kinds of maps: the number of the kind that it gets, "
-        "from its model card. Often 0 is canny, 2 depth and 4 pose.",
+        "from its model card. Often 0 is canny, 2 is depth and 4 is pose.",
         minimum=0,
     )
 

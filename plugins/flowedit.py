@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 class FlowEdit(Plugin):
     """Changes what differs between two prompts: the edit's, and its own, which says what the source shows.
 
-    What both prompts say alike stays, so let the edit's prompt repeat whatever is to stay. In each step, the
-    model is asked which way leads to the one and which to the other, and the source goes the difference
-    (FlowEdit, arXiv 2412.08629). Nothing is inverted, so any scheduler can be used, and where nothing
-    changes, nothing is lost. Each step takes two calls of the model, with the guidance of each.
+    What both prompts say stays, so repeat in the edit's prompt whatever should stay. In each step, the model
+    is asked which way each of the two prompts leads, and the source moves by the difference (FlowEdit, arXiv
+    2412.08629). Nothing is inverted, so any scheduler can be used, and where nothing changes, nothing is
+    lost. Each step takes two calls of the model, each with its own guidance.
     """
 
     prompt: str = option("", "What the source shows.")

@@ -23,10 +23,10 @@ class Invert(Plugin):
 
     The scheduler must be ddim or euler, since the steps of the others can't be inverted.
 
-    If the edit's prompt says what the source shows, and the guidance scale is 1 (no guidance), the result is
-    the source again. With another prompt, layout, posture and movement mostly stay. The more you change,
-    and the higher the guidance scale, the less they stay; add `depth` or `pose` to keep them. Say what the
-    source shows in this plugin's own prompt. Each step takes 1 + iterations more calls of the model.
+    Say what the source shows in this plugin's own prompt. If the edit's prompt says the same, and the
+    guidance scale is 1 (no guidance), the result is the source again. With another prompt, layout, posture
+    and movement mostly stay. The more you change, and the higher the guidance scale, the less they stay; add
+    `depth` or `pose` to keep them. Each step takes 1 + iterations more calls of the model.
     """
 
     prompt: str = option("", "What the source shows.")

@@ -29,7 +29,7 @@ LOOK = 8  # frames of the masks that are looked at beforehand
 
 @dataclass(eq=False)
 class Mask(Plugin):
-    """Redraws a region of each frame and keeps everything outside it as in the source, bit for bit.
+    """Redraws a region of each frame and keeps everything outside it as it is in the source, bit for bit.
 
     The region is what is white in your own clip of masks, or what a segmentation model finds. Two such models
     come with zs2kit, one for puppets and one for people; a model for transformers finds what its labels name.

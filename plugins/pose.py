@@ -38,8 +38,8 @@ class Pose(Control):
 
     If the checkpoint has a pose ControlNet of its own, as the bundled one does, it is used. Otherwise it is
     lllyasviel's for Stable Diffusion 1, thibaud's for 2, xinsir's for XL, Shakker-Labs's for FLUX.1 and
-    InstantX's for Qwen-Image. The bundled model draws puppets,
-    one at a time: from a clip of people it follows one person, and the skeleton gets a puppet's proportions.
+    InstantX's for Qwen-Image. The bundled model draws puppets, one at a time: in a clip of people, it follows
+    one person, and the skeleton gets a puppet's proportions.
     """
 
     detector: Literal["auto", "puppets", "person", "openpose", "dwpose"] = option(

@@ -33,10 +33,10 @@ ADAPTERS = {
 class Reference(Plugin):
     """Draws what a picture of yours shows: someone's look, a place, a style.
 
-    Stable Diffusion sees it by an IP-Adapter, which uses only the middle of the picture, cut to a square.
-    FLUX.1 Kontext and FLUX.2 see the whole picture themselves. The prompt counts, too, so don't let it name
-    what the picture should decide. Without a picture, each shot uses its own first frame, as it is drawn
-    without the plugin, so that the figures change less.
+    Stable Diffusion sees the picture through an IP-Adapter, which uses only the middle of it, cut to a
+    square. FLUX.1 Kontext and FLUX.2 see the whole picture by themselves. The prompt counts, too, so leave
+    out of it what the picture should decide. Without a picture, each shot uses its own first frame, as it is
+    drawn without the plugin, so that the figures change less.
     """
 
     follows_source = None  # a picture says nothing about motion
@@ -48,7 +48,7 @@ class Reference(Plugin):
     )
     scale: float = option(
         1.0,
-        "How much the picture counts, compared with the prompt; 0 means not at all. FLUX takes 0 and 1 only.",
+        "How much the picture counts, compared with the prompt; 0 means not at all. FLUX takes only 0 and 1.",
         minimum=0,
         maximum=1,
     )

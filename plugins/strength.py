@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Strength(Plugin):
-    """Adds noise to the source part of the way, and takes only the steps from there on (SDEdit).
+    """Starts from the source with some noise added, and takes only the steps from there on (SDEdit).
 
     The lower the strength, the more of the source's large shapes and colours stay. A lower strength is also
     faster: at 0.5, only half of the steps are taken.

@@ -1,4 +1,4 @@
-"""Threads beside the model: they read the frames that come next, and encode those that are done."""
+"""Threads that work next to the model: they read the next frames, and encode the finished ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from zs2kit.errors import Notice, notify, receiving
 
-MOST = 8  # frames that wait at each end: those of a chunk
+MOST = 8  # how many frames wait on either side: as many as a chunk has
 
 T = TypeVar("T")
 
@@ -22,10 +22,10 @@ class _Done(NamedTuple):
 
 
 class Worker:
-    """A thread that does one thing after the other.
+    """A thread that does one piece of work after another.
 
-    `result` returns what came of them, in this order. To the caller it looks as if the work were done there:
-    that is where errors are raised, and notices sent. When the context ends, what isn't started is dropped.
+    `result` returns their results in order. To the caller it looks as if the work were done there: that is
+    where errors are raised and notices are sent. When the context ends, work that hasn't started is dropped.
     """
 
     def __init__(self) -> None:
@@ -39,15 +39,15 @@ class Worker:
         self._thread.shutdown(cancel_futures=True)
 
     def __len__(self) -> int:
-        """How many results have not been asked for."""
+        """How many results haven't been asked for."""
         return len(self._waiting)
 
     def do(self, work: Callable[[], object]) -> None:
-        """Do ``work`` in the thread, after all else."""
+        """Do ``work`` in the thread, after everything else."""
         self._waiting.append(self._thread.submit(_done, work))
 
     def result(self) -> Any:
-        """Wait for the first of these works; return its result, or raise its error."""
+        """Wait for the earliest work not yet asked for; return its result, or raise its error."""
         value, error, notices = self._waiting.popleft().result()
         for notice in notices:
             notify(notice.kind, notice.message, notice.remedy)
@@ -66,7 +66,7 @@ def _done(work: Callable[[], object]) -> _Done:
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
-    """Yield the ``items``, none of which is None; a thread takes the next `MOST` of them meanwhile."""
+    """Yield the ``items``, none of which is None, while a thread fetches the next `MOST` of them."""
     take = partial(next, items, None)
     with Worker() as worker:
         for _ in range(MOST):

@@ -1,8 +1,8 @@
 """Pictures between two others, along the motion from one to the other.
 
-Flows say where the parts of each of the two are at a time in between (they are carried there, as in Niklaus &
+Flows say where the parts of each picture are at a time in between (they are carried there, as in Niklaus &
 Liu 2020, "Softmax Splatting for Video Frame Interpolation"), and both pictures are moved there. What only one
-of them shows is taken from that one; where they still differ, one of them is taken rather than a mixture,
+of them shows is taken from that one. Where they still differ, one of them is taken rather than a mixture,
 which would show edges twice.
 """
 
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from zs2kit.flow import SMALLEST, flow, visible
 from zs2kit.motion import blurred, grid_of, sampled
 
-# How many levels of 255 two pictures may differ along the motion, and still show the same
+# By how many levels of 255 two pictures may differ along the motion and still show the same
 AGREEMENT = 24
-SHARP = 4.0  # levels of 255 by which the better one of two motions must be better to be taken alone
-LEAST = 0.3  # the weight of what seems to be hidden, beside 1 + LEAST: flows are often wrong about that
+SHARP = 4.0  # by how many levels of 255 one motion must be better than another to be used alone
+LEAST = 0.3  # the weight of what seems to be hidden, against 1 + LEAST, since flows are often wrong there
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,17 @@ class Motion:
 
     forward: torch.Tensor  # from a to b
     backward: torch.Tensor
-    seen_in_b: torch.Tensor  # how sure the flow from a is: (height, width), 0 where it leads to nothing
+    seen_in_b: torch.Tensor  # how reliable the flow from a is: (height, width), 0 where it leads nowhere
     seen_in_a: torch.Tensor
 
     @property
     def sure(self) -> float:
-        """The share of the two pictures of which the motion is known."""
+        """The share of the two pictures whose motion is known."""
         return float((self.seen_in_a.mean() + self.seen_in_b.mean()) / 2)
 
 
 def motion_of(a: NDArray[np.uint8], b: NDArray[np.uint8], size: tuple[int, int]) -> Motion:
-    """Return the motion between two pictures (height, width, 3), for pictures of ``size`` (height, width)."""
+    """Return the motion between two pictures (height, width, 3), scaled to ``size`` (height, width)."""
     if min(a.shape[:2]) < SMALLEST:
         still = torch.zeros(2, *size)
         return Motion(still, still, torch.ones(size), torch.ones(size))
@@ -54,7 +54,7 @@ def motion_of(a: NDArray[np.uint8], b: NDArray[np.uint8], size: tuple[int, int])
 
 
 def alike(a: NDArray[np.uint8], b: NDArray[np.uint8], motion: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Whether ``a`` shows what is found in ``b`` where ``motion`` leads."""
+    """Return where ``a`` shows the same as ``b`` does where ``motion`` leads: (height, width)."""
     rows, columns = np.indices(motion.shape[:2], np.float32)
     found = cv2.remap(
         b, columns + motion[..., 0], rows + motion[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
@@ -76,9 +76,9 @@ def _brought(picture: NDArray[np.float32], size: tuple[int, int], *, flows: bool
 
 
 def between(a: torch.Tensor, b: torch.Tensor, motion: Motion, time: float) -> torch.Tensor:
-    """Return the picture at ``time``, from 0 (``a``) to 1 (``b``): (3, height, width) in [0, 1], as they are.
+    """Return the picture at ``time``, from 0 (``a``) to 1 (``b``): (3, height, width) in [0, 1], like these.
 
-    ``motion`` is for pictures of their size.
+    motion: that from ``a`` to ``b``, at their size.
     """
     # What each of the two says about the motion at that time, as a flow from a to b
     of_a, there_a = _splatted(motion.forward, motion.seen_in_b + 0.05, motion.forward * time)
@@ -95,19 +95,19 @@ def between(a: torch.Tensor, b: torch.Tensor, motion: Motion, time: float) -> to
 
 
 def share_of(seen_in_a: torch.Tensor, seen_in_b: torch.Tensor, time: float) -> torch.Tensor:
-    """Return the share that the second of two pictures has in one at ``time`` between them: (height, width).
+    """Return the share of the second of two pictures in one at ``time`` between them: (height, width).
 
-    ``seen_in_a``, ``seen_in_b``: how sure it is that what is shown there is seen in each, (height, width).
+    seen_in_a, seen_in_b: how certain it is that each of the two shows what is there, (height, width).
     """
     of_a, of_b = (1 - time) * (seen_in_a + LEAST), time * (seen_in_b + LEAST)
     return of_b / (of_a + of_b)
 
 
 def mixed(a: torch.Tensor, b: torch.Tensor, share: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a mixture of two pictures (3, height, width) that were moved to one moment, ``share`` of it b's.
+    """Mix two pictures (3, height, width) that were moved to the same moment; ``share`` is that of ``b``.
 
-    Where they show different things, one of them is taken, since a mixture would show both. Also returns how
-    much they differ, in levels of 255, (height, width).
+    Where they show different things, one of them is taken, since a mixture would show both. Also returns by
+    how many levels of 255 they differ, (height, width).
     """
     apart = blurred((a - b).abs().amax(0, keepdim=True), 1.5)[0] * 255
     doubt = (apart / AGREEMENT - 1).clamp(0, 1)
@@ -118,7 +118,7 @@ def mixed(a: torch.Tensor, b: torch.Tensor, share: torch.Tensor) -> tuple[torch.
 def _splatted(
     values: torch.Tensor, weights: torch.Tensor, moves: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Carry ``values`` (channels, height, width) along ``moves``; return the sums there, and the weights'."""
+    """Carry ``values`` (channels, height, width) along ``moves``; return sums of values and of weights."""
     channels, height, width = values.shape
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     x, y = columns + moves[0], rows + moves[1]
@@ -136,7 +136,7 @@ def _splatted(
 
 
 def _filled(sums: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Return means, with those around in place of what is missing."""
+    """Return means, filling in missing ones from around them."""
     filled, known = sums, weights
     for sigma in (2.0, 6.0, 18.0):
         reach = min(sigma, (min(sums.shape[1:]) - 1) / 4.5)

@@ -1,7 +1,7 @@
-"""How the numbers of a stored picture stand for light, and how they are shown on a display.
+"""How the numbers of a stored picture stand for light, and how a display shows them.
 
-A model sees pictures as a display of 8 bits shows them. What is drawn goes the same way back. So pictures of
-16 bits, scene-linear ones (EXR) and HDR (PQ, HLG) keep their own numbers wherever nothing is drawn.
+A model sees pictures as an 8-bit display shows them, and what is drawn is converted back. So 16-bit pictures,
+scene-linear ones (EXR) and HDR (PQ, HLG) keep their own numbers wherever nothing is drawn.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 Light = Literal["display", "linear", "pq", "hlg"]
 
-WHITE = 203.0  # cd/m2: what a display shows as white, HDR's reference white (ITU-R BT.2408)
-PEAK = 1000.0  # cd/m2: the brightest that is shown, the nominal peak of HDR (ITU-R BT.2100)
-_GAMMA = 2.4  # of a display of BT.709 (ITU-R BT.1886)
+WHITE = 203.0  # cd/m2: what a display shows as white, which is HDR's reference white (ITU-R BT.2408)
+PEAK = 1000.0  # cd/m2: the brightest that is shown, which is HDR's nominal peak (ITU-R BT.2100)
+_GAMMA = 2.4  # of a BT.709 display (ITU-R BT.1886)
 
 # The chromaticities of red, green, blue and white, by FFmpeg's number for the primaries
 _CHROMATICITIES = {
@@ -32,10 +32,11 @@ _CHROMATICITIES = {
 class Encoding:
     """What the numbers of stored pictures are: arrays (height, width, 3 or 4), RGB and perhaps alpha.
 
-    bits: those that count of each number; up to 8 are stored as uint8, more as uint16, where white is 65535,
-    and 16 or 32 of a ``floating`` number as float32. light: "display" is as a display shows it, "linear" is
-    scene-linear with BT.709's primaries, where 1 is white; "pq" and "hlg" are HDR. primaries: FFmpeg's number
-    for those of HDR.
+    bits: the significant bits of each number. Up to 8 are in uint8 arrays, more are in uint16 arrays, where
+    white is 65535, and the 16 or 32 bits of ``floating`` numbers are in float32 arrays.
+    light: "display" is as a display shows it; "linear" is scene-linear with BT.709's primaries, where 1 is
+    white; "pq" and "hlg" are HDR.
+    primaries: FFmpeg's number for the primaries of HDR.
     """
 
     bits: int = 8
@@ -46,7 +47,7 @@ class Encoding:
 
     @property
     def is_plain(self) -> bool:
-        """Whether pictures are stored as they are shown, so that there is nothing else to keep."""
+        """Whether pictures are stored as they are shown, so that nothing else has to be kept."""
         return self == Encoding(primaries=self.primaries)
 
     @property
@@ -56,7 +57,7 @@ class Encoding:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of stored arrays."""
+        """The data type of stored arrays."""
         return np.dtype(np.float32 if self.floating else np.uint8 if self.bits <= 8 else np.uint16)
 
     @property
@@ -79,16 +80,16 @@ class Encoding:
         return np.asarray(np.clip(scaled, 0, 1), np.float32)
 
     def image(self, stored: NDArray[Any]) -> NDArray[np.uint8]:
-        """Return the same in 8 bits."""
+        """Return a stored picture as a display shows it: (height, width, 3), uint8."""
         if self.light == "display" and self.bits <= 8:
             return np.ascontiguousarray(stored[..., :3])
         shown: NDArray[np.uint8] = np.rint(self.shown(stored) * 255).astype(np.uint8)
         return shown
 
     def stored(self, shown: NDArray[np.floating[Any]], alpha: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Return what is stored of a picture that a display shows, (height, width, 3), from 0 to 1.
+        """Return how a picture is stored that a display shows as ``shown``, (height, width, 3), from 0 to 1.
 
-        alpha: of the stored picture; opaque if there is none.
+        alpha: that of the stored picture; None is opaque.
         """
         if self.is_hdr:
             colours = _untone_mapped(shown, self.light, self.primaries)
@@ -104,7 +105,7 @@ class Encoding:
         return np.dstack([colours, alpha])
 
     def converted(self, stored: NDArray[Any], target: Encoding) -> NDArray[Any]:
-        """Return a stored picture as it is stored in another encoding."""
+        """Convert a stored picture to another encoding."""
         if replace(self, bits=0) == replace(target, bits=0) and self.dtype == target.dtype:
             return stored
         alpha = None
@@ -123,7 +124,7 @@ class Encoding:
 
     @property
     def view(self) -> str:
-        """How it is shown, in words."""
+        """How pictures are shown to the model, in words."""
         if self.light == "linear":
             return "in sRGB, from 0 to 1"
         if self.is_hdr:
@@ -171,7 +172,7 @@ def _hlg(scene: NDArray[Any]) -> NDArray[Any]:
 
 @lru_cache
 def _curve() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return BT.2390's curve at many points: cd/m2 from 0 to PEAK, and what becomes of them, up to WHITE."""
+    """Return BT.2390's curve at many points: cd/m2 from 0 to PEAK, and what they become, up to WHITE."""
     peak, white = (_pq(np.array(each)) for each in (PEAK, WHITE))
     e = np.linspace(0, 1, 4096)
     largest = float(white / peak)
@@ -205,16 +206,16 @@ def _luma(primaries: int) -> NDArray[np.float32]:
 
 @lru_cache
 def _decoded(light: Light) -> NDArray[np.float32]:
-    """Return the cd/m2 of PQ, or the scene's light of HLG, of each of the 65536 levels."""
+    """Return the cd/m2 (PQ) or the scene's light (HLG) for each of the 65536 levels."""
     levels = np.linspace(0, 1, 1 << 16)
     return np.asarray(_nits(levels) if light == "pq" else _scene(levels), np.float32)
 
 
 def _tone_mapped(stored: NDArray[np.uint16], light: Light, primaries: int) -> NDArray[np.float32]:
-    """HDR, (height, width, 3) -> what a display of BT.709 shows, from 0 to 1.
+    """HDR, (height, width, 3) -> what a BT.709 display shows, from 0 to 1.
 
-    The curve is applied to the largest of red, green and blue, and all three change by the same factor, so
-    that hues stay.
+    The curve is applied to the largest of red, green and blue, and all three change by the same factor, which
+    keeps hues.
     """
     nits = _decoded(light)[stored]
     if light == "hlg":  # the system gamma 1.2 of a display of 1000 cd/m2
@@ -228,7 +229,7 @@ def _tone_mapped(stored: NDArray[np.uint16], light: Light, primaries: int) -> ND
 
 
 def _untone_mapped(shown: NDArray[Any], light: Light, primaries: int) -> NDArray[Any]:
-    """What a display of BT.709 shows -> HDR, from 0 to 1: the inverse of `_tone_mapped`."""
+    """What a BT.709 display shows -> HDR, from 0 to 1; the inverse of `_tone_mapped`."""
     linear = np.power(np.clip(shown, 0, 1).astype(np.float32), np.float32(_GAMMA)) * np.float32(WHITE)
     nits = np.maximum(linear @ np.linalg.inv(_to_709(primaries)).T.astype(np.float32), 0)
     brightest = nits.max(axis=2)

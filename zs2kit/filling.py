@@ -1,10 +1,10 @@
-"""Frames that aren't drawn: they are filled in from the drawn frames beside them, along the source's motion.
+"""Frames that aren't drawn but filled in from the drawn frames around them, along the source's motion.
 
-The source has all frames. Its flow from one that isn't drawn to the drawn ones before and after it says where
-its parts are in both of them. So nothing has to be guessed about how things move in between.
+The source has all frames. Its flow from a frame that isn't drawn to the drawn frames before and after it says
+where its parts are in those two. So nothing has to be guessed about how things move in between.
 
-What `Frame.fill` holds is (height, width, 5), at the model's size: the flows to the frame before and to the
-frame after, x before y, and the share that the frame after has in the result.
+`Frame.fill` is (height, width, 5), at the model's size: the flows to the frame before and to the frame after,
+x before y, and the share of the frame after in the result.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from zs2kit.between import alike, mixed, moved, share_of
 from zs2kit.clip import Chunk, Fit, Frame
 from zs2kit.flow import SMALLEST, flow, visible
 
-UNSURE = 0.05  # the largest share of a frame whose motion may be unsure; with more, the frame is drawn
+UNSURE = 0.05  # a frame is drawn if the motion of a larger share of it is unclear
 
 
 def spaced(frames: Iterable[Frame], every: int, fit: Fit) -> Iterator[Frame]:
-    """Yield the frames of a shot, or of its rest from a drawn one on; those not to be drawn have a `fill`.
+    """Yield the frames of a shot, or its rest from a drawn frame on; those not to be drawn get a `fill`.
 
-    At most ``every`` - 1 in a row are filled in, and never the first or the last. fit: how the model gets
-    them. The same frames are drawn whichever drawn one they start with, and ``every`` frames are held.
+    At most ``every`` - 1 frames in a row are filled in, and never the first or the last of a shot. Whichever
+    drawn frame it starts from, the same frames are drawn. fit: how the model gets the frames. So many as
+    ``every`` are held in memory.
     """
     frames = iter(frames)
     waiting = list(islice(frames, every + 1))
@@ -45,7 +46,7 @@ def spaced(frames: Iterable[Frame], every: int, fit: Fit) -> Iterator[Frame]:
 
 
 def _fills(pictures: list[NDArray[np.uint8]], frames: list[Frame]) -> list[NDArray[np.float32]] | None:
-    """Return how to fill in all but the first and the last; None if one of them should rather be drawn."""
+    """Return how to fill in all but the first and the last; None if one of them should be drawn."""
     first, last = frames[0].pts, frames[-1].pts
     found = []
     for picture, frame in list(zip(pictures, frames, strict=True))[1:-1]:
@@ -63,10 +64,10 @@ def _fills(pictures: list[NDArray[np.uint8]], frames: list[Frame]) -> list[NDArr
 def _way(
     picture: NDArray[np.uint8], other: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return the flow from one picture to another, and where it is sure.
+    """Return the flow from one picture to another, and where it is reliable.
 
-    Beside something that moves, flows are often wrong about what stays. So where the flow is not sure, and
-    both show the same at the same place, nothing has moved.
+    Next to something that moves, flows are often wrong about what doesn't move. So where a flow is
+    unreliable, but both pictures show the same in the same place, it is set to 0.
     """
     there, back = flow(picture, other), flow(other, picture)
     sure = visible(there, back) & alike(picture, other, there)
@@ -76,14 +77,14 @@ def _way(
 
 
 def filled(pixels: torch.Tensor, chunk: Chunk, before: torch.Tensor | None) -> torch.Tensor:
-    """Return the frames of a chunk, those that aren't drawn filled in: (frames, 3, height, width), float32.
+    """Return all frames of a chunk, filling in those that aren't drawn: (frames, 3, height, width), float32.
 
-    pixels: those that are drawn, (drawn frames, 3, height, width) in [0, 1]. before: the last drawn frame
-    before the chunk, (3, height, width); None at the start of a shot.
+    pixels: the drawn frames, (drawn frames, 3, height, width) in [0, 1]. before: the last drawn frame before
+    the chunk, (3, height, width); None at the start of a shot.
     """
     drawn = list(pixels.float().cpu())
     made: list[torch.Tensor] = []
-    count = 0  # of those drawn frames that have passed
+    count = 0  # how many of the drawn frames have passed
     for place in range(chunk.length):
         fill = chunk.fills[place]
         if fill is None:

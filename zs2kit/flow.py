@@ -29,7 +29,7 @@ def warp(
 
 
 def visible(forward: NDArray[np.float32], backward: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Return which pixels are still visible where ``forward`` leads: ``backward`` leads back from there.
+    """Return which pixels are still visible where ``forward`` leads, as ``backward`` leads back from there.
 
     This is the test of Sundaram et al. (2010).
     """

@@ -1,8 +1,8 @@
-"""The journal: what an edit saves beside its output while it works, so that it can be resumed.
+"""The journal: what an edit saves next to its output while it works, so that it can be resumed.
 
-It is a hidden folder, named after the output. It holds the finished segments of video, the pictures of the
-segment that is not finished, the carry, and journal.json, which names the files that count. A file is on the
-disk before journal.json names it, and stays until the next journal.json has replaced this one.
+It is a hidden folder named after the output. It holds the finished segments of video, the pictures of the
+unfinished segment, the carry, and journal.json, which names the files that count. A file is safely on the
+disk before journal.json names it, and it stays until another journal.json has replaced that one.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ log = logging.getLogger(__name__)
 
 SEGMENT = 48  # frames that are encoded together, and can be decoded without any others
 SHARE = 0.02  # the largest share of an edit's time that saving may take
-SPEED = 500e6  # how many bytes per second a disk is assumed to take, until the first save has shown it
+SPEED = 500e6  # bytes per second that a disk is assumed to write, until the first save has measured it
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the errors of a full disk
 
-ANEW = "start again (`resume=False`)"  # the remedy for what is saved and can't be resumed
+ANEW = "start again (`resume=False`)"  # the remedy if what is saved can't be resumed
 
 _FILE, _LOCK = "journal.json", "lock"
 _ENDS = 1 << 16  # bytes at each end of a file that its fingerprint covers
-# What reading a file raises if it is not as it was written
+# What reading a file raises if it has changed since it was written
 _MALFORMED = (
     ArithmeticError,
     AttributeError,
@@ -57,7 +57,7 @@ _MALFORMED = (
 
 
 class Saved(Protocol):
-    """A carry, as far as a journal is concerned: named tensors that can be saved."""
+    """What a journal needs of a carry: named tensors that can be saved."""
 
     @property
     def nbytes(self) -> int:
@@ -75,12 +75,12 @@ class Saved(Protocol):
 
 @runtime_checkable
 class Resumable(Protocol):
-    """A clip whose frames are drawn in chunks, and whose drawing can be resumed between any two of them.
+    """A clip whose frames are drawn in chunks, and whose drawing can be resumed between any two chunks.
 
-    In the latest iteration, ``index`` frames are drawn, and ``carry`` is what the next ones must know: after
-    taking ``index`` frames, one is between two chunks. Chunks have ``chunk_size`` frames, which may change
-    on the way with the memory that is free. If the next frames are drawn together, drawing can also be
-    resumed between two ``steps`` of them.
+    ``index`` is how many frames the latest iteration has drawn, and ``carry`` is what the next frames need to
+    know about them. Whoever has taken ``index`` frames is between two chunks. Chunks have ``chunk_size``
+    frames, which may change along the way with the free memory. If the frames of a shot are drawn together,
+    drawing can also be resumed between two denoising ``steps``.
     """
 
     chunk_size: int | None
@@ -97,24 +97,25 @@ class Resumable(Protocol):
 
     @property
     def carry(self) -> Saved:
-        """What the next frames must know."""
+        """What the next frames need to know about those before them."""
         ...
 
     def frames_from(
         self, index: int, carry: Any = None, between: Callable[[], object] | None = None
     ) -> Iterator[Frame]:
-        """Return the frames from ``index`` on.
+        """Return the frames from position ``index`` on.
 
-        carry: what they must know about those before; None at the start. between: called between two steps.
+        carry: what they need to know about the frames before; None at the start. between: called between two
+        steps.
         """
         ...
 
     def stop(self) -> None:
-        """Have the iteration under way end."""
+        """End the current iteration."""
         ...
 
     def describe(self) -> dict[str, Any] | None:
-        """Return all that the frames depend on, for JSON; None if that isn't known."""
+        """Return everything that the frames depend on, for JSON; None if that isn't known."""
         ...
 
 
@@ -122,10 +123,10 @@ class Left(NamedTuple):
     """What is saved of an interrupted edit."""
 
     frames: int
-    steps: int  # how many denoising steps the next ones have taken
+    steps: int  # how many denoising steps of the next frames are saved as well
 
     def words(self, total: int | None = None) -> str:
-        """Return it as text; total: how many frames there are in all, if that is known."""
+        """Return this as text. total: the number of all frames, if that is known."""
         of = f" of {total}" if total else ""
         steps = f" and {self.steps} step{'s' * (self.steps > 1)} of the next ones" if self.steps else ""
         return f"{self.frames}{of} frames{steps}"
@@ -134,10 +135,10 @@ class Left(NamedTuple):
 class Journal:
     """What is done of one output, in ``folder``, and the frames that are still to be put into segments.
 
-    ``times`` are the pts of the frames that are drawn; the last one is shown for ``duration`` ticks. They are
-    in segments of ``segment`` frames, except for the last few, which are still pictures; the output is
-    ``complete`` once all are in segments. Anything is saved only if the clip is `Resumable` and there are
-    ``settings``, which say all that the result depends on.
+    ``times`` are the pts of the frames that are drawn; the last one is shown for ``duration`` ticks. These
+    frames are in segments of ``segment`` frames, except for the last few, which are still pictures. The
+    output is ``complete`` once all frames are in segments. Something is saved only if the clip is `Resumable`
+    and there are ``settings``, which contain everything that the result depends on.
     """
 
     def __init__(self, folder: Path, clip: Clip, settings: Mapping[str, Any] | None) -> None:
@@ -146,14 +147,14 @@ class Journal:
         self.segment = SEGMENT
         self.settings = settings
         self._work = clip if isinstance(clip, Resumable) and settings is not None else None
-        self._carry: Saved | None = None  # as it was loaded
+        self._carry: Saved | None = None  # the one that was loaded
         self.times: array[int] = array("q")
         self.duration = 0
         self.complete = False
         self._checksums: dict[str, int] = {}  # of the files that journal.json names, or will name
         self._pictures: BinaryIO | None = None
         self._encoded = True  # whether all frames that were yielded are encoded
-        self._saved = 0, 0  # how many frames journal.json names, and how many steps of the next ones
+        self._saved = 0, 0  # frames that journal.json names, and steps of the next ones
         self._started = perf_counter()
         self._spent = self._cost = 0.0  # seconds: of all saves, and of the last one
         self._written = 0.0  # seconds that writing pictures took
@@ -165,10 +166,10 @@ class Journal:
         return len(self.times) if self.complete else len(self.times) - len(self.times) % self.segment
 
     def frames(self, progress: Report | None) -> Iterator[Frame]:
-        """Yield the frames that are not in a finished segment, and save them on the way.
+        """Yield the frames that are not in a finished segment, saving them along the way.
 
         The caller takes ``segment`` frames for each segment. ``progress`` is called with the number of frames
-        that are encoded, and may raise.
+        that are encoded, and may raise an exception.
         """
 
         def report() -> None:
@@ -183,12 +184,12 @@ class Journal:
             self._add(frame)
             self._encoded = False
             yield frame
-            self._encoded = True  # and if it was the last one of its segment, that is closed
+            self._encoded = True  # and the segment is closed if this was its last frame
             report()
             self._save_if_due()
 
     def _save_if_due(self) -> None:
-        """Save what is done, unless that would take too large a share of the time."""
+        """Save what is done, unless saving would take too large a share of the time."""
         if self._work is not None:
             expected = self._cost or self._work.carry.nbytes / SPEED
             if self._spent + expected <= SHARE * (perf_counter() - self._started):
@@ -197,7 +198,7 @@ class Journal:
     def save(self) -> None:
         """Save what is done, if that is possible now: between two chunks or steps, or at the end.
 
-        If it can't be saved, for example on a full disk, a notice says so and the edit goes on.
+        If saving fails, for example on a full disk, a notice says so and the edit goes on.
         """
         if self._work is None or not (self.complete or self._between_chunks()):
             return
@@ -210,7 +211,7 @@ class Journal:
         self._spent += self._cost
 
     def load(self, path: Path) -> None:
-        """Load what is saved of ``path``; raise `ClipError` if it is damaged, or has other settings."""
+        """Load what is saved of ``path``; raise `ClipError` if it is damaged or has other settings."""
         assert self.settings is not None and self._work is not None
         edit = _read(path, self.folder)
         try:
@@ -241,7 +242,7 @@ class Journal:
     def clear(self) -> None:
         """Remove everything that journal.json doesn't name, and everything that is not a regular file."""
         named = {_LOCK}
-        with suppress(ClipError):  # the file on the disk counts, since saving may have been cut short
+        with suppress(ClipError):  # only the file on the disk counts, since saving may have been cut short
             named |= {_FILE, *_read(self.folder, self.folder)["checksums"]}
         for path in self.folder.iterdir():
             if path.name not in named or not _is_own(path):
@@ -285,7 +286,7 @@ class Journal:
         )
 
     def _saved_frames(self) -> Iterator[Frame]:
-        """Yield the saved frames of the segment that is not finished."""
+        """Yield the saved frames of the unfinished segment."""
         times = self.times[self.finished :]
         if times:
             with self._picture_file.open("rb") as file:
@@ -352,7 +353,7 @@ class Journal:
                 path.unlink()
 
     def _verify(self, path: Path, size: int | None = None) -> None:
-        """Raise ValueError if a file is not as it was saved; bytes after the first ``size`` are cut off."""
+        """Raise ValueError if a file isn't as it was saved; it is first cut to ``size`` bytes, if given."""
         if not _is_own(path):
             raise ValueError(path)
         if size is not None:
@@ -361,7 +362,7 @@ class Journal:
             raise ValueError(path)
 
     def _warn(self, error: Exception) -> None:
-        """Send a notice, once, that an interruption would now lose frames."""
+        """Send a notice, but only once, that an interruption would now lose frames."""
         for path in self.folder.glob("*.new"):
             path.unlink()
         if not self._warned:
@@ -381,11 +382,11 @@ def segment_file(folder: Path, first: int) -> Path:
 
 @contextmanager
 def opened(path: Path, clip: Clip, settings: Mapping[str, Any], resume: bool | None) -> Iterator[Journal]:
-    """Within this context the journal of ``path`` is open; at the end, the folder to work in is removed.
+    """Within this context the journal of ``path`` is open; at the end, its folder is removed.
 
-    If an exception ends an edit, the folder stays, with what is saved, and a note on the exception says so.
-    That needs a clip that is `Resumable` and describes itself. settings: the file's own, beside the clip's.
-    resume: as for `check`.
+    If an exception ends the edit, the folder stays, with what is saved, and a note on the exception says so.
+    That needs a clip that is `Resumable` and describes itself. settings: those of the file, besides the
+    clip's. resume: as for `check`.
     """
     described = clip.describe() if isinstance(clip, Resumable) else None
     if described is None:
@@ -411,7 +412,7 @@ def opened(path: Path, clip: Clip, settings: Mapping[str, Any], resume: bool | N
             (folder / _FILE).unlink(missing_ok=True)
             journal.report()
         except BaseException as error:
-            if isinstance(error, Exception):  # not a Ctrl-C, which must end it at once
+            if isinstance(error, Exception):  # unlike Ctrl-C, which must end it at once
                 with suppress(Exception):  # the first error is the one that counts
                     journal.save()
             journal.clear()
@@ -424,7 +425,7 @@ def opened(path: Path, clip: Clip, settings: Mapping[str, Any], resume: bool | N
 
 
 def saved(path: Path) -> Left | None:
-    """Return what is saved of an interrupted edit to ``path``; None if there is none.
+    """Return what is saved of an interrupted edit to ``path``; None if nothing is saved.
 
     Raises `ClipError` if another process is writing ``path``, or if what is saved is damaged.
     """
@@ -445,7 +446,7 @@ def _left(edit: Mapping[str, Any]) -> Left:
 
 
 def differing(path: Path, clip: Clip, settings: Mapping[str, Any]) -> str:
-    """Return the settings that differ in what is saved of ``path``, with both values; empty if none do.
+    """Return which saved settings of ``path`` differ from the current ones, with both values; empty if none.
 
     The parameters are those of `opened`. Raises `ClipError` if nothing is saved, or if it is damaged.
     """
@@ -455,17 +456,17 @@ def differing(path: Path, clip: Clip, settings: Mapping[str, Any]) -> str:
 
 
 def _everything(settings: Mapping[str, Any], described: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all that a result depends on, as it is after being written to JSON and read again."""
+    """Return everything that a result depends on, as it reads after a round trip through JSON."""
     both = {**settings, "segment": SEGMENT, **described}
     everything: dict[str, Any] = json.loads(json.dumps(both, default=str))
     return everything
 
 
 def check(path: Path, resume: bool | None) -> None:
-    """Raise `ClipError` if ``path`` can't be written because of another process, or of what is saved.
+    """Raise `ClipError` if ``path`` can't be written because of another process or because of what is saved.
 
-    resume: True to resume an interrupted edit, False to start again, None if that isn't decided: then it is
-    an error if anything is saved.
+    resume: True to resume an interrupted edit, False to start again; None if that isn't decided, and then it
+    is an error if anything is saved.
     """
     folder = _folder_of(path)
     if resume is None and saved(path):
@@ -480,7 +481,7 @@ def check(path: Path, resume: bool | None) -> None:
 
 @contextmanager
 def workfolder(path: Path) -> Iterator[Path]:
-    """Within this context there is a folder beside ``path``, from which files move to it in one step."""
+    """Within this context there is a folder next to ``path``, from which files can move there in one step."""
     try:
         folder = tempfile.TemporaryDirectory(prefix=".zs2kit-", dir=path.parent, ignore_cleanup_errors=True)
     except OSError as error:
@@ -490,14 +491,14 @@ def workfolder(path: Path) -> Iterator[Path]:
 
 
 def unwritable(path: Path, error: Any) -> ClipError:
-    """Return what an OSError while writing ``path`` means to the user."""
+    """Return the error that tells the user about an OSError while ``path`` was written."""
     if error.errno in FULL:
         return ClipError(f"no space left for {path}", "free some space on its disk, and run this again")
     return ClipError(f"can't write {path}: {error.strerror}")
 
 
 def fingerprint(paths: Sequence[Path]) -> str:
-    """Return a fingerprint of files: their number and size, and a checksum of their first and last bytes."""
+    """Return a fingerprint of files: their number, their size, a checksum of their first and last bytes."""
     size = value = 0
     for path in paths:
         with path.open("rb") as file:
@@ -518,7 +519,7 @@ def checksum(path: Path) -> int:
 
 
 def _is_own(path: Path) -> bool:
-    """Whether this is a regular file: a link leads elsewhere, and reading a pipe may never end."""
+    """Whether this is a regular file. A link leads elsewhere, and reading a pipe may never end."""
     return path.is_file() and not path.is_symlink()
 
 
@@ -593,7 +594,7 @@ def _folder_of(path: Path) -> Path:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[Path]:
-    """Within this context no other process uses the journal's folder of ``path``, created if it is missing.
+    """Within this context no other process uses the journal's folder of ``path``, which exists.
 
     At the end it is removed, unless there is a journal.json in it.
     """
@@ -616,13 +617,13 @@ def _locked(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             if os.path.samestat(os.fstat(lock), os.stat(folder / _LOCK)):
                 break
-        os.close(lock)  # this was the lock of a folder that has been removed
+        os.close(lock)  # it belonged to a folder that has been removed
     try:
         yield folder
     finally:
         if not (folder / _FILE).exists():
             shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)  # which releases the lock, as the end of the process would
+        os.close(lock)  # releases the lock, as the end of the process would
 
 
 def locked(file: int) -> bool:
@@ -636,24 +637,24 @@ def locked(file: int) -> bool:
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:  # any other error is that of a disk without locks
+    except OSError as error:  # other errors mean that the disk has no locks
         return error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
     return True
 
 
 @contextmanager
 def _replaced(path: Path) -> Iterator[Path]:
-    """Within this context a temporary file can be written; it then replaces ``path`` in one step."""
+    """Within this context a temporary file can be written, which then replaces ``path`` in one step."""
     temporary = path.with_suffix(".new")
     yield temporary
     sync(temporary)
     temporary.replace(path)
-    with suppress(OSError):  # not every system can
+    with suppress(OSError):  # not every system can do this
         sync(path.parent)
 
 
 def sync(path: Path) -> None:
-    """Make sure that a file's contents, or a folder's list of names, are on the disk."""
+    """Make sure that the contents of a file, or the list of a folder's files, are on the disk."""
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)

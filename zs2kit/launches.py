@@ -1,7 +1,7 @@
-"""Launches: what a call of a network starts on the device is recorded, and then replayed at once.
+"""Launches: calls of networks, whose work on the device is recorded once and then replayed.
 
 A network of Stable Diffusion 1.5's size starts some 1,700 kernels. A fast GPU computes each of them in less
-time than Python takes to start it; a CUDA graph starts all of them together.
+time than Python takes to start it. A CUDA graph starts all of them together.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from zs2kit.attention import Layer, Run, Work, directly
 from zs2kit.errors import first_line, is_out_of_memory, notify
 
-MOST = 16  # in how many ways a network may be called, before its calls are no longer recorded
-_recording = Lock()  # a process can only record one graph at a time
+MOST = 16  # if a network is called in more different ways than this, the further ones aren't recorded
+_recording = Lock()  # a process can record only one graph at a time
 
 
 class Recorder(Protocol):
     """Records work on a device."""
 
     def __call__(self, work: Callable[[], Any]) -> tuple[Any, Callable[[], object]]:
-        """Do ``work``; return its results, and what does it again with the same tensors.
+        """Do ``work``; return its results, and a function that does it again with the same tensors.
 
-        The replay reads the tensors that ``work`` has read, and writes to those that it has returned.
+        That replay reads the tensors that ``work`` has read, and writes to those that it has returned.
         """
         ...
 
@@ -38,20 +38,20 @@ class CudaGraphs:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.pool = torch.cuda.graph_pool_handle()
-        # One for all: only graphs of the same stream share memory, and each stream has a cuBLAS workspace.
+        # One for all: only graphs of one stream share memory, and each stream has its own cuBLAS workspace.
         self.stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def __call__(self, work: Callable[[], Any]) -> tuple[Any, Callable[[], object]]:
         """See `Recorder`."""
         current = torch.cuda.current_stream(self.device)
-        # When a recording fails, torch stays on the stream on which it was made.
+        # If a recording fails, torch would stay on the stream on which it was made.
         with torch.cuda.device(self.device), torch.cuda.stream(current):
             self.stream.wait_stream(current)
-            with torch.cuda.stream(self.stream):  # what libraries set up at first can't be recorded
+            with torch.cuda.stream(self.stream):  # first, since what libraries set up can't be recorded
                 work()
             current.wait_stream(self.stream)
             graph = torch.cuda.CUDAGraph()
-            # Other threads, which read frames or belong to another edit, may go on meanwhile.
+            # Other threads, which read frames or work on another edit, may go on meanwhile.
             with torch.cuda.graph(
                 graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"
             ):
@@ -62,13 +62,13 @@ class CudaGraphs:
 class Launches:
     """Calls networks by replaying what the same call has launched before.
 
-    A call that is new is made as it is, and recorded when it comes again. A replay includes no Python: it
-    would leave out what hooks and attention processors of others do. So a network that has some is always
-    called as it is, and so is one that can't be recorded. It is recorded anew when its weights have moved, or
-    one of its processors was set to something else.
+    A new call is made normally, and recorded when it comes a second time. A replay runs no Python, so it
+    would leave out what foreign hooks and attention processors do. So a network that has some is always
+    called normally, and so is one that can't be recorded. A network is recorded anew if its weights have
+    moved, or if the settings of one of its processors have changed.
 
-    recorder: returns what records, each time with memory of its own; None records nothing. compiler: compiles
-    a call, such as ``torch.compile``; None compiles none.
+    recorder: returns a new recorder with memory of its own; None records nothing. compiler: compiles a call,
+    such as ``torch.compile``; None compiles nothing.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class Launches:
     ) -> None:
         self._new_recorder = recorder
         self._compiler = compiler
-        self._compiled: dict[str, Work] = {}  # by networks, as all that follow
-        self._recorded: dict[str, dict[Hashable, _Recording | None]] = {}  # None: called once
+        self._compiled: dict[str, Work] = {}  # by the networks' names, like all that follow
+        self._recorded: dict[str, dict[Hashable, _Recording | None]] = {}  # None: called once so far
         self._held: dict[str, Hashable] = {}  # what the recordings hold on to, see `_held`
         self._refused: set[str] = set()
         self._forget()
@@ -97,8 +97,8 @@ class Launches:
         self._record = self._new_recorder and self._new_recorder()
 
     def run(self, name: str, network: Any) -> Run:
-        """Return what calls the network of this name."""
-        if "forward" in vars(network):  # a hook of accelerate's, for one
+        """Return the function that calls the network of this name."""
+        if "forward" in vars(network):  # replaced, for example by a hook of accelerate's
             return directly(name, network)
         return partial(self._run, name, network)
 
@@ -125,9 +125,9 @@ class Launches:
         if recording is None:
             try:
                 recording = known[key] = _recorded(record, work, leaves, tree, network.device)
-            except Exception as error:  # whatever a library or the device says that it can't do
+            except Exception as error:  # a library or the device may raise anything if it can't do this
                 cause = error.__context__ or error
-                if is_out_of_memory(cause):  # whoever makes room begins with recordings
+                if is_out_of_memory(cause):  # `Edit` makes room, giving up recordings first
                     raise cause from None
                 self._refused.add(name)
                 self._forget()
@@ -141,7 +141,7 @@ class Launches:
 
 
 class _Recording(NamedTuple):
-    """A recorded call: it reads the tensors in ``fixed``, and writes to those in ``results``."""
+    """A recorded call, which reads the tensors in ``fixed`` and writes to those in ``results``."""
 
     fixed: Sequence[Any]
     replay: Callable[[], object]
@@ -154,13 +154,13 @@ class _Recording(NamedTuple):
             if isinstance(old, torch.Tensor):
                 old.copy_(new, non_blocking=True)
         self.replay()
-        # Copies, since other recordings use the same memory.
+        # Copied, since other recordings use the same memory.
         copies = [each.clone() if isinstance(each, torch.Tensor) else each for each in self.results]
         return tree_unflatten(copies, self.tree)
 
 
 def _key(leaves: Sequence[Any], tree: Any) -> Hashable:
-    """Return what is equal for two calls if one can be replayed for the other; None if none ever can."""
+    """Return a key that is equal for two calls if one can be replayed for the other; None if none can."""
     found: list[Hashable] = []
     for each in leaves:
         if isinstance(each, torch.Tensor):
@@ -173,13 +173,13 @@ def _key(leaves: Sequence[Any], tree: Any) -> Hashable:
 
 
 def _held(network: Any) -> Hashable:
-    """Return what a recording of a network holds on to; None if Python acts in the network's calls.
+    """Return what a recording of a network relies on; None if foreign Python code acts in its calls.
 
-    That is where its weights lie, and what its attention processors are set to.
+    It relies on where the weights are, and on the settings of the attention processors.
     """
     held: list[Hashable] = []
     waiting = [network]
-    while waiting:  # in each call, for which torch's own iterators take three times as long
+    while waiting:  # not by torch's own iterators, which take three times as long, and this is in each call
         module = waiting.pop()
         own = vars(module)
         for hooks in (own["_forward_pre_hooks"], own["_forward_hooks"]):

@@ -13,7 +13,7 @@ import psutil
 import torch
 
 _SELF = Path("/proc/self")
-_GROUP = Path("/sys/fs/cgroup")  # where Linux tells the memory limit of a container
+_GROUP = Path("/sys/fs/cgroup")  # where Linux keeps the memory limit of a container
 
 
 def free(device: torch.device) -> int:
@@ -30,10 +30,10 @@ def free(device: torch.device) -> int:
 
 
 def copied(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a ``tensor`` of the host on ``device``.
+    """Copy a ``tensor`` from host memory to ``device``.
 
-    On CUDA it is copied from pinned memory, since Python would wait there for any other copy, and for all
-    that was started on the device before.
+    For CUDA, it is copied from pinned memory. With any other copy, Python would wait until it is done, and
+    until everything is done that was started on the device before.
     """
     cuda = device.type == "cuda"
     return (tensor.pin_memory() if cuda else tensor).to(device, non_blocking=cuda)
@@ -49,9 +49,9 @@ def peak_of(work: Callable[[], object], device: torch.device) -> int | None:
         before = torch.cuda.memory_allocated(device)
         work()
         return torch.cuda.max_memory_allocated(device) - before
-    gc.collect()  # memory that is freed meanwhile would hide some that is taken
+    gc.collect()  # memory that is freed during the work would hide some that is taken
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)  # and so would memory that the process has freed but not given back
+        libc.malloc_trim(0)  # so would memory that the process has freed but not given back
     try:
         (_SELF / "clear_refs").write_text("5")  # resets the peak
     except OSError:

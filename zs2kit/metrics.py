@@ -1,4 +1,4 @@
-"""Metrics of an edited clip, measured in one pass over it. docs/metrics.md says what each number means.
+"""Metrics of an edited clip, measured in one pass. docs/metrics.md says what each number means.
 
 Pictures here are float32 RGB in [0, 1], (height, width, 3). A flow from a to b is (height, width, 2) in
 pixels, x before y: what is at a(p) is found at b(p + flow(p)).
@@ -25,11 +25,11 @@ Picture = NDArray[np.float32]
 
 DYNAMIC_RATE = 8.0  # frames per second at which VBench decides whether something moves
 WINDOW = 11  # the side of structural similarity's window, in pixels
-SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of multi-scale similarity, finest first
+SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of ms-ssim's scales, finest first
 
 
 class Features(Protocol):
-    """A model that turns pictures into features, and perhaps prompts into features of the same space."""
+    """A model that turns pictures into features, and maybe prompts into features of the same space."""
 
     name: str
 
@@ -37,13 +37,15 @@ class Features(Protocol):
         """(height, width, 3) RGB -> (channels,)."""
 
     def text(self, prompt: str) -> NDArray[np.float32] | None:
-        """A prompt -> (channels,); None if it takes no text."""
+        """A prompt -> (channels,); None if the model takes no text."""
 
 
 class TransformersFeatures:
-    """The features of a model for transformers: CLIP, which takes text as well, DINO or similar ones.
+    """The features of a transformers model: CLIP, which also takes text, DINO or a similar one.
 
-    Weights load from safetensors only. Raises `ModelError` if the model can't be loaded.
+    name: a folder or a hub name. device: as torch calls it.
+
+    Weights are loaded from safetensors only. Raises `ModelError` if the model can't be loaded.
     """
 
     def __init__(self, name: str | Path, device: str = "cpu") -> None:
@@ -77,7 +79,7 @@ class TransformersFeatures:
         return features.float().cpu().numpy()  # type: ignore[no-any-return]
 
     def text(self, prompt: str) -> NDArray[np.float32] | None:
-        """Return CLIP's projected features of a prompt; None for models that take no text."""
+        """Return CLIP's projected features of a prompt; None for models that don't take text."""
         import torch
 
         if not self.takes_text:
@@ -118,7 +120,7 @@ UNITS: dict[str, tuple[str, str]] = {
 
 
 def verdict(numbers: Mapping[str, float]) -> str:
-    """Return in a sentence what the metrics say of how steady a result is, and whether it moves."""
+    """Return a sentence that says how steady a result is by its metrics, and whether it moves."""
     changes = numbers.get("temporal amplification")
     if changes is not None:
         times = math.sqrt(changes)  # it is of squares
@@ -145,15 +147,16 @@ def measure(
     prompt: str | None = None,
     source_prompt: str | None = None,
 ) -> dict[str, float]:
-    """Return the metrics of ``result`` by name; those that need a source or a region only if it is given.
+    """Return the metrics of ``result`` by name. Some need a source or a region.
 
-    source: what was edited. region: a clip of masks, white where the edit should change something.
-    chunk_size: the edit's, to look for seams. features: models such as `TransformersFeatures`; the names of
-    their metrics start with the model's name, numbered if several models have the same one. prompt: what
-    the result should show, and source_prompt what the source shows, for models that take text. Iterates over
-    the clips.
+    source: the clip that was edited.
+    region: a clip of masks, white where the edit should change something.
+    chunk_size: that of the edit, to look for seams.
+    features: models such as `TransformersFeatures`. The names of their metrics begin with the model's name,
+    which is numbered if several models have the same name.
+    prompt, source_prompt: what the result should show, and what the source shows, for models that take text.
 
-    Raises `ClipError` if the clips differ in size or length, or if there is no frame.
+    Iterates over the clips. Raises `ClipError` if they differ in size or length, or have no frames.
     """
     for other in (source, region):
         if other is not None and (other.width, other.height) != (result.width, result.height):
@@ -226,7 +229,7 @@ def _together(*clips: Clip | None) -> Iterator[tuple[Any, Any, Any]]:
 def _pair(
     before: tuple[Picture, Picture | None], after: tuple[Picture, Picture | None], has_flow: bool
 ) -> dict[str, float]:
-    """Return the metrics of two neighbouring frames, each given with the source's frame."""
+    """Return the metrics of two neighbouring frames, each given together with the source's frame."""
     (a, source_a), (b, source_b) = before, after
     numbers = {
         "temporal flickering": float(1 - np.abs(a - b).mean()),
@@ -276,15 +279,15 @@ def luma(picture: Picture) -> NDArray[np.float32]:
 
 
 def psnr(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Peak signal-to-noise ratio in dB, at most 100, which stands for equal pictures too."""
+    """Peak signal-to-noise ratio in dB; at most 100, the value for equal pictures."""
     return float(min(100.0, -10 * np.log10(max(float(np.square(a - b).mean()), 1e-10))))
 
 
 def ssim(a: Picture, b: Picture) -> float:
     """Structural similarity, mean over pixels and channels (Wang et al. 2004).
 
-    The window is Gaussian, 11x11 pixels with sigma 1.5. As in their code, only places where it lies inside
-    the picture count.
+    The window is Gaussian, 11x11 pixels with sigma 1.5. As in their code, only places count where the whole
+    window is inside the picture.
     """
     structure, brightness = similarity(a, b)
     return float(_inner(structure * brightness).mean())
@@ -294,7 +297,7 @@ def ms_ssim(a: Picture, b: Picture) -> float:
     """Multi-scale structural similarity (Wang, Simoncelli and Bovik 2003), for sides of 176 pixels or more.
 
     There are five scales, each half the size of the one before; brightness counts only at the coarsest.
-    Negative structural similarity counts as none.
+    Negative structural similarity counts as 0.
     """
     product = 1.0
     for scale, weight in enumerate(SCALES, 1):

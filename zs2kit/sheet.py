@@ -1,4 +1,4 @@
-"""Contact sheets: frames of several clips, at the same moments, in rows above one another."""
+"""Contact sheets: rows of frames from several clips, at the same moments, one row above the other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEIGHT, GAP, CAPTION = 160, 4, 24  # pixels: of a frame, between frames, and of 
 
 
 def write_sheet(path: Path, rows: Mapping[str, Clip], columns: int = 8) -> None:
-    """Draw a row for every clip: its frames, evenly spaced from first to last, under the row's name.
+    """Draw a row for each clip: frames of it, evenly spaced from first to last, under the row's name.
 
     Reads the clips. The file appears only when it is complete. Raises `ClipError` if it can't be written.
     """
@@ -27,7 +27,7 @@ def write_sheet(path: Path, rows: Mapping[str, Clip], columns: int = 8) -> None:
 
 
 class Sheet:
-    """A contact sheet of any number of frames of ``clip``, each from the source above the result's."""
+    """A contact sheet of any number of frames of ``clip``, with the source's above the result's."""
 
     def __init__(self, clip: Clip, columns: int = 8) -> None:
         self.clip = clip

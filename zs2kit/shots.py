@@ -42,7 +42,7 @@ def shots(clip: Clip, cuts: Cuts) -> Iterator[tuple[int, Frame]]:
 
 
 def _given(clip: Clip, cuts: Cuts) -> Iterator[tuple[Frame, bool]]:
-    # As in `read`, floats are taken to the microsecond.
+    # As in `read`, floats are rounded to the microsecond.
     times = sorted(Fraction(time).limit_denominator(1_000_000) for time in cuts)
     passed = 0
     for index, frame in enumerate(clip):
@@ -54,15 +54,14 @@ def _given(clip: Clip, cuts: Cuts) -> Iterator[tuple[Frame, bool]]:
 
 
 def _detected(frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
-    """Yield each frame, and whether PySceneDetect's adaptive detector finds a cut there that is no flash."""
+    """Yield each frame, and whether PySceneDetect's adaptive detector finds a cut there, not just a flash."""
     from scenedetect import FrameTimecode
     from scenedetect.detectors import AdaptiveDetector
 
     detector = AdaptiveDetector(min_scene_len=0, window_width=LOOK_AHEAD, min_content_val=LEAST)
     waiting: deque[Frame] = deque(maxlen=LOOK_AHEAD + 1)
-    seen: deque[NDArray[np.uint8]] = deque(
-        maxlen=2 * LOOK_AHEAD + 2
-    )  # the same number before and after a cut
+    # As many frames before a cut as after it
+    seen: deque[NDArray[np.uint8]] = deque(maxlen=2 * LOOK_AHEAD + 2)
     for index, frame in enumerate(_extended(frames)):
         waiting.append(frame)
         seen.append(_small(frame.image))
@@ -72,7 +71,7 @@ def _detected(frames: Iterable[Frame]) -> Iterator[tuple[Frame, bool]]:
 
 
 def _extended(frames: Iterable[Frame]) -> Iterator[Frame]:
-    """Yield the frames, with the first and the last repeated, since a cut may lie right next to either."""
+    """Yield the frames, with the first and the last repeated, since a cut may be right next to either."""
     last = None
     for frame in frames:
         if last is None:
@@ -92,7 +91,7 @@ def _small(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _passes(images: list[NDArray[np.uint8]]) -> bool:
-    """Whether the change in the middle of ``images`` is a flash: some before it are like some after it."""
+    """Whether the change in the middle of ``images`` is a flash: a picture before it is like one after it."""
     middle = len(images) // 2
     change = cv2.absdiff(images[middle - 1], images[middle]).mean()
     return any(

@@ -1,4 +1,4 @@
-"""The VAE: pictures to latents and back, as many at once as there is memory for."""
+"""The VAE: turns pictures into latents and back, as many at once as memory allows."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from zs2kit.errors import is_out_of_memory
 
-AT_ONCE = 8  # pictures, on a device that is faster the more it gets; a CPU is as fast one by one
+AT_ONCE = 8  # pictures, on a GPU, which is faster with several at once; a CPU isn't
 
 
 class VAE:
-    """An autoencoder of diffusers, with the rules of its family: how latents are scaled, and packed.
+    """An autoencoder of diffusers that knows its family's rules: how latents are scaled and packed.
 
     Latents are (frames, channels, height, width), as the network takes them.
     """
 
     def __init__(self, module: Any) -> None:
-        # Qwen-Image's is one for videos, of which a picture is a single frame.
+        # Qwen-Image's VAE is made for videos; a picture is a video of one frame.
         self._video = hasattr(module.config, "temperal_downsample")
         # FLUX.2's latents are squares of 2x2, normalised by a layer that has the statistics.
         self._squares = hasattr(module, "bn")
         self.module = module
         self._at_once = 1 if module.device.type == "cpu" else AT_ONCE
-        # On a CPU, only the tiny one gains much by this layout: it takes two thirds of the time.
+        # On a CPU, only a tiny VAE gains much by this layout: it then takes two thirds of the time.
         if not self._video and (module.device.type != "cpu" or isinstance(module, AutoencoderTiny)):
             module.to(memory_format=torch.channels_last)
 
@@ -41,7 +41,7 @@ class VAE:
 
     @property
     def scale(self) -> int:
-        """How many pixels a latent covers along one side."""
+        """How many pixels of a picture's side one latent covers."""
         config = self.module.config
         if self._video:
             return int(2 ** len(config.temperal_downsample))
@@ -51,9 +51,9 @@ class VAE:
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels (frames, 3, height, width) in [-1, 1] -> latents (frames, channels, ...), float32.
 
-        They are the mode of the posterior, so that the same pixels give the same latents.
+        They are the mode of the posterior, so the same pixels always give the same latents.
         """
-        # A layout of the pictures' own would choose that of all convolutions.
+        # The layout of the pictures would decide that of all convolutions.
         pixels = pixels.to(self.module.device, self.module.dtype).contiguous()
         mean, std = self._mean_and_std()
         return (self._in_parts(self._encoded, pixels).float() - mean) / std * self._scaling_factor
@@ -62,7 +62,7 @@ class VAE:
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (frames, channels, ...) -> pixels (frames, 3, height, width) in [0, 1], float32.
 
-        They are NaN where the VAE overflows.
+        Pixels are NaN where the VAE overflows.
         """
         mean, std = self._mean_and_std()
         latents = (latents / self._scaling_factor * std + mean).to(self.module.dtype)
@@ -88,7 +88,7 @@ class VAE:
         return pixels[:, :, 0] if self._video else pixels
 
     def _in_parts(self, work: Callable[[torch.Tensor], torch.Tensor], pictures: torch.Tensor) -> torch.Tensor:
-        """Do ``work`` with some of the ``pictures`` at a time, and with fewer from when memory runs out.
+        """Do ``work`` with a few of the ``pictures`` at a time, and with fewer once memory runs out.
 
         At SDXL's size, the activations of a whole chunk would fill a graphics card.
         """
@@ -110,7 +110,7 @@ class VAE:
         return float(self.module.config.get("scaling_factor") or 1.0)
 
     def _mean_and_std(self) -> Sequence[torch.Tensor | float]:
-        """The mean and the deviation of the latents, (channels, 1, 1); 0 and 1 for most checkpoints."""
+        """Return the latents' mean and standard deviation, (channels, 1, 1); mostly these are 0 and 1."""
         config, device = self.module.config, self.module.device
         if self._squares:
             norm = self.module.bn
@@ -118,7 +118,7 @@ class VAE:
             return [each.float().view(-1, 1, 1) for each in (norm.running_mean, std)]
         usual = config.get("shift_factor") or 0.0, 1.0
         given = config.get("latents_mean"), config.get("latents_std")
-        # A tensor that is made of numbers makes Python wait for the device.
+        # Only where needed, since making a tensor from numbers makes Python wait for the device.
         return [
             torch.tensor(each, device=device).view(-1, 1, 1) if each else other
             for each, other in zip(given, usual, strict=True)

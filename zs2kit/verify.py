@@ -40,7 +40,7 @@ class Check(NamedTuple):
 
     name: str
     ok: bool
-    says: str  # what was found, and if that is wrong, what it should be
+    says: str  # what was found and, if that is wrong, what it should be
 
 
 def verify(
@@ -54,10 +54,12 @@ def verify(
 ) -> list[Check]:
     """Compare the clip ``result`` with its ``source``; return all checks.
 
-    start, end: the edit's, in seconds. rate: the edit's, in pictures per second, if the source is a sequence.
+    start, end: those of the edit, in seconds.
+    rate: that of the edit, in pictures per second, if the source is a sequence.
     filters: those that the result went through, in order; size, frames and times must be as they declare.
+
     Both clips are decoded, a frame at a time, but their pictures are not compared, since an edit changes
-    them. So a result that is upside down is only found by its tags and its size.
+    them. So a result that is upside down is noticed only if its tags or its size say so.
 
     Raises `ClipError` for a clip that can't be read, `UsageError` for a span without frames.
     """
@@ -66,7 +68,7 @@ def verify(
         before.clip = each.declared(before.clip)
         before.times = each.times(before.times, before.end)
     after = examine(result, rate=before.clip.rate)
-    if after.sounds is None:  # it starts with its first picture
+    if after.sounds is None:  # then the result starts with its first picture
         before.end -= before.times[0]
         before.times = [time - before.times[0] for time in before.times]
     tick = max(before.clip.time_base, after.clip.time_base)
@@ -111,7 +113,7 @@ def _aspect(clip: Clip) -> str:
 
 
 def _colour(before: Facts, after: Facts) -> Check:
-    """Check the colour tags; matrix and range only where there is a choice: not with RGB or ProRes."""
+    """Check the colour tags, but matrix and range only if there is a choice, unlike in RGB and ProRes."""
     free = before.is_rgb or after.is_rgb or after.codec in ("prores", "jpg", "jpeg")
     tags = list(_TAGS)[: 2 if free else None]
     color = before.clip.color

@@ -40,14 +40,15 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--deinterlace",
             is_flag=True,
             group=FILES,
-            help="Make whole pictures of CLIP's interlaced ones.",
+            help="If CLIP is interlaced, turn its fields into whole pictures.",
         ),
         flag(
             "--reader",
             type=click.Choice(["pyav", "decord"]),
             default="pyav",
             group=FILES,
-            help="What decodes CLIP: pyav, exactly, or decord, a trifle darker.  [default: pyav]",
+            help="What decodes CLIP: pyav, which is exact, or decord, which is a trifle darker.  "
+            "[default: pyav]",
         ),
         flag(
             "--end", type=TIME, metavar="TIME", group=FILES, help="Where in CLIP to stop.  [default: its end]"
@@ -73,7 +74,7 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the same, and the one for the prompt."""
+    """Give a command the options of `reading_options`, and --prompt."""
     prompt = flag(
         "--prompt",
         group=WHAT,
@@ -101,7 +102,7 @@ def _required(context: click.Context, parameter: click.Parameter, value: Sequenc
     type=click.IntRange(0),
     group=FILES,
     is_eager=True,
-    help="Instead of CLIP: a camera, 0 is the first. Its frames come as they come, and need --end.",
+    help="Read a camera instead of CLIP, until --end; 0 is the first camera.",
 )
 @flag(
     "--farm",
@@ -128,14 +129,15 @@ def edit(
 ) -> None:
     """Make a new video from CLIP, with its motion and its sound.
 
-    CLIP is a video, or a sequence of pictures, shot.%04d.png or shot.####.exr. If there are several, each
-    gets a result of its own. If one of them fails, the others are still edited, and the exit code is 1.
+    CLIP is a video, or a sequence of pictures such as shot.%04d.png or shot.####.exr. If you name several
+    clips, each gets a result of its own. If one of them fails, the others are still edited, and the exit code
+    is 1.
 
     CLIP may also be a timeline, .otio or .edl: then each of its cuts is edited, and a new timeline shows the
     results. If --out is a timeline, it shows the results, too.
 
-    Once a result is complete, its name is printed; nothing else goes to standard output. CLIP may be -,
-    standard input, and --out too: then the result goes to standard output, as Matroska.
+    When a result is complete, its name is printed; nothing else goes to standard output. CLIP may be -, for
+    standard input. So may --out: then the result itself goes to standard output, as Matroska.
     """
     if len(dict(prompts)) < len(prompts):
         raise UsageError("--at names a frame twice", "give each frame one prompt")

@@ -48,9 +48,9 @@ def generate(
 ) -> None:
     """Make a video from PROMPT alone.
 
-    If --out is a timeline, .otio or .edl, it shows the result, which is beside it.
+    If --out is a timeline, .otio or .edl, it shows the result, which is written next to it.
 
-    Once the result is complete, its name is printed; nothing else goes to standard output.
+    When the result is complete, its name is printed; nothing else goes to standard output.
     """
     if len(dict(prompts)) < len(prompts):
         raise UsageError("--at names a frame twice", "give each frame one prompt")

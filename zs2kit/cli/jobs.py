@@ -1,4 +1,4 @@
-"""What `edit`, `plan` and `filter` do: one clip, several, or the cuts of a timeline, each with a result."""
+"""Jobs: a clip, several clips or the cuts of a timeline, each of which gets a result."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Job(Generic[C]):
 
 @dataclass
 class Jobs(Generic[C]):
-    """All that a command is to do; a timeline at ``written``, if that is a path, will show the results."""
+    """All jobs of a command; if ``written`` is a path, a timeline there will show the results."""
 
     jobs: Sequence[Job[C]]
     source: Timeline | None = None  # the one whose cuts are edited
@@ -80,7 +80,7 @@ class Jobs(Generic[C]):
     failed: list[Job[C]] = field(default_factory=list)
 
     def attempt(self, job: Job[C], work: Callable[[], T]) -> T | None:
-        """Do ``work``; if there are several jobs, print its error and return None, so that others go on."""
+        """Do ``work``. If it fails and there are several jobs, print the error and return None, and go on."""
         try:
             return work()
         except Exception as error:
@@ -91,7 +91,7 @@ class Jobs(Generic[C]):
             return None
 
     def numbered(self, job: Job[C]) -> str:
-        """Return the job's name and number, to follow what is done with it; nothing if it is the only one."""
+        """Return the job's name and number, to put after what is being done; empty if it is the only job."""
         return f" {job.name} ({self.jobs.index(job) + 1} of {len(self.jobs)})" if len(self.jobs) > 1 else ""
 
     def end(self) -> None:
@@ -102,7 +102,7 @@ class Jobs(Generic[C]):
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Within this context there is the folder for the results; it stays only if there are any."""
+        """Within this context, the folder for the results exists; it stays only if there are results."""
         if self.folder is not None:
             try:
                 self.folder.mkdir(exist_ok=True)
@@ -116,7 +116,7 @@ class Jobs(Generic[C]):
                     self.folder.rmdir()
 
     def unfinished(self) -> list[Job[C]]:
-        """Return the jobs of an interrupted command that are still to be done."""
+        """Return the jobs that an interrupted command has left."""
         from zs2kit import journal
         from zs2kit.io.sequence import Pattern
 
@@ -133,7 +133,7 @@ class Jobs(Generic[C]):
     def write_timeline(self, by_frame: Mapping[int, str]) -> Path | None:
         """Write the timeline that shows the results, if one is asked for; return its path.
 
-        Cuts whose edit failed show what they showed before. by_frame: the prompts of jobs without their own.
+        Cuts whose edit failed show what they showed before. by_frame: the prompts for jobs without prompts.
         """
         done = [job for job in self.jobs if job not in self.failed]
         if self.written is None or not done:
@@ -198,7 +198,7 @@ def look(
 
 
 def hand_over(result: Path, named: Path | None) -> None:
-    """Print the name of a result that is complete; if ``named`` is standard output, write its bytes there."""
+    """Print the name of a finished result; if ``named`` is standard output, write its bytes there."""
     if named == STANDARD:
         with result.open("rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer)
@@ -227,8 +227,8 @@ def jobs_of(
     """Return what is to be done with ``clips``; ``how`` is what `zs2kit.read` is given.
 
     With several clips, all paths of results are folders, and the results are named after the clips. If
-    ``out`` is a timeline, they go into a folder beside it, of its name, and so do those of a timeline's cuts.
-    Raises `UsageError` if two results would have one name.
+    ``out`` is a timeline, they go into a folder next to it, which has its name; so do those of a timeline's
+    cuts. Raises `UsageError` if two results would have the same name.
     """
     from zs2kit.io.cameras import address_of
     from zs2kit.timelines import is_timeline
@@ -256,9 +256,9 @@ def jobs_of(
 
 
 def check_live(job: Job[C], *, live: bool = False) -> None:
-    """Raise `UsageError` for what can't be done with a camera's frames, which come only once.
+    """Raise `UsageError` for what can't be done with a camera's frames, since they come only once.
 
-    live: whether the job's clip is a camera; one on the network is known by its address.
+    live: whether the job's clip is a camera; cameras on the network are recognised by their addresses.
     """
     from zs2kit.io.cameras import address_of
 
@@ -279,7 +279,7 @@ def check_timeline(path: Path, shared: Common, others: Sequence[Path]) -> None:
 
 
 def shown_by(written: Path, shared: Common) -> Path:
-    """Return where the only result goes that the timeline ``written`` shows."""
+    """Return where the single result goes that the timeline ``written`` shows."""
     from zs2kit import io
 
     return io.name_beside(written, "", shared.output.get("codec"))
@@ -315,7 +315,7 @@ def _entry(cut: Cut, how: Mapping[str, Any]) -> _Entry:
 
 
 def _check_folders(entries: Sequence[_Entry], out: Path | None, shared: Common, *, several: bool) -> None:
-    """Raise `UsageError` if a place for several results is no folder."""
+    """Raise `UsageError` if a place for several results is not a folder."""
     for option, folder in {"out": out, "sheet": shared.sheet, "report": shared.report}.items():
         if several and folder is not None and not os.path.isdir(folder):
             raise UsageError(
@@ -355,7 +355,7 @@ def _jobs(entries: Sequence[_Entry], out: Path | None, shared: C, *, several: bo
 
 
 def _with_prompts(jobs: Sequence[Job[C]], table: Path | None) -> list[Job[C]]:
-    """Return the jobs with the prompts of a table; a cut is there by its name or its number."""
+    """Return the jobs with the prompts from a table, which names cuts by name or by number."""
     if table is None:
         return list(jobs)
     from zs2kit.timelines import prompt_table

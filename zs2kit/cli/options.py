@@ -1,6 +1,6 @@
 """What `edit`, `plan` and `generate` have in common: their options, and what is done with them.
 
-Those of `Settings` and `Output` are made from their fields.
+The options for `Settings` and `Output` are made from the fields of these classes.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Value(click.ParamType[Any]):
 
 
 class Parsed(click.ParamType[Any]):
-    """A value that the function ``parse`` reads from text; ``wanted`` says what to write."""
+    """A value that the function ``parse`` reads from text; ``wanted`` says how to write it."""
 
     def __init__(self, name: str, parse: Callable[[str], Any], wanted: str) -> None:
         self.name = name
@@ -134,7 +134,7 @@ class ExtensionOption(click.ParamType[str]):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Return the options of chosen plugins and filters, or of all; after a =, an option's choices."""
+        """Return the options of the chosen plugins and filters, or of all; after a =, an option's choices."""
         from zs2kit import plugins
         from zs2kit.filters import Filter
 
@@ -150,7 +150,7 @@ class ExtensionOption(click.ParamType[str]):
 
 
 def flag(name: str, *also: str, group: str, **about: Any) -> Callable[[Any], Any]:
-    """Declare an option; one that takes a single value also reads an environment variable, ZS2KIT_..."""
+    """Declare an option. One that takes a single value also has an environment variable, ZS2KIT_..."""
     if not about.get("multiple") and not about.get("is_flag"):
         long = max((name, *also), key=lambda each: each.startswith("--"))
         about["envvar"] = "ZS2KIT_" + long.removeprefix("--").upper().replace("-", "_")
@@ -218,8 +218,8 @@ _SHARED = {
         metavar="NAME",
         multiple=True,
         group=WHAT,
-        help="Take the result through a filter; may be repeated, and they come in this order. To use one "
-        "twice, name each use: smooth:a, smooth:b.",
+        help="Apply a filter to the result; may be repeated, and filters are applied in the order given. To "
+        "use one twice, name each use: smooth:a, smooth:b.",
     ),
     "sets": flag(
         "--set",
@@ -316,14 +316,14 @@ _SHARED = {
         is_flag=True,
         default=None,
         group=MACHINE,
-        help="Record as CUDA graphs what the networks start on a GPU, so that each call starts at once.  "
+        help="Record the networks' calls as CUDA graphs, so that the GPU needn't wait for Python.  "
         "[default: on CUDA]",
     ),
     "compile": flag(
         "--compile",
         is_flag=True,
         group=MACHINE,
-        help="Compile the networks by torch.compile: slow at first, faster then. Needs a compiler.",
+        help="Compile the networks with torch.compile: slow at first, faster afterwards. Needs a compiler.",
     ),
     "offload": flag(
         "--offload/--no-offload",
@@ -358,7 +358,7 @@ _SHARED = {
 
 @dataclass(frozen=True)
 class Common:
-    """The values of the options that all commands have that write a clip.
+    """The values of the options that all commands share that write a clip.
 
     output: the options of `Output` that were given, by name. sets: those of plugins and filters.
     """
@@ -396,7 +396,7 @@ class Common:
         return build_filters(self.filters, self.sets, plugins)
 
     def display(self) -> Display:
-        """Return what shows how far the command is."""
+        """Return the progress display of the command."""
         return make_display(self.progress, self.quiet)
 
     def opened_output(self, out: Path, display: Display) -> Output:
@@ -428,7 +428,7 @@ class Common:
             check_beside(self.save_settings, ".toml", "file of settings", clips, overwrite)
 
     def save(self) -> None:
-        """Write the options that are given, if that is asked for."""
+        """Write the options that were given to a file, if --save-settings asks for that."""
         if self.save_settings:
             from zs2kit.beside import write_beside
 
@@ -441,7 +441,7 @@ class Common:
         made: Edit | FarmEdit | Filtered,
         progress: Callable[[Progress], object] | None = None,
     ) -> None:
-        """Make the frames of ``made`` and write them; ``progress`` is called after each."""
+        """Draw the frames of ``made`` and write them; ``progress`` is called after each."""
         from zs2kit import io
 
         for kind in ("plugins", "filters"):
@@ -464,7 +464,7 @@ class Common:
             io.write(output, made, progress=report)
 
     def write_sheet(self, out: Path, read_source: Callable[[], Clip] | None) -> None:
-        """Write the sheet, of the result and of its source if there is one."""
+        """Write the contact sheet of the result, and of its source if there is one."""
         if self.sheet:
             from zs2kit import io
             from zs2kit.sheet import write_sheet
@@ -480,7 +480,7 @@ class Common:
         about: Mapping[str, Any],
         chunk_size: int | None = None,
     ) -> None:
-        """Write the report on the result, with what is known ``about`` it."""
+        """Write the report on the result, with further entries ``about`` it."""
         from zs2kit.report import report_on, write_report
 
         assert self.report is not None
@@ -503,7 +503,7 @@ AT = flag(
 
 @dataclass(frozen=True)
 class Shared(Common):
-    """The values of the options that the commands have in common that draw.
+    """The values of the options that all commands share that draw.
 
     settings: the options of `Settings` that were given, by name.
     """
@@ -553,7 +553,7 @@ class Shared(Common):
         return (built if self.plugins else None), filters
 
     def loading(self, plugins: Sequence[Plugin] | None) -> dict[str, Any]:
-        """Return what `Model.load` is given: the named model or the plugins' default, and how to load it."""
+        """Return the arguments for `Model.load`; the model is the one named, or the plugins' default."""
         from zs2kit import plugins as plugins_
         from zs2kit.networks.loading import BUNDLED
 
@@ -591,7 +591,7 @@ class Shared(Common):
         return farm
 
     def say_prompt(self, prompt: object, model: Model | Farm) -> None:
-        """Print which prompt is used if no ``prompt`` is given."""
+        """If no ``prompt`` is given, print which one is used."""
         if prompt is None and not self.quiet:
             default = model.default_prompt
             kind = f"the model's own: '{default}'" if default else "an empty one"
@@ -633,7 +633,7 @@ def shared(
     *,
     without: Sequence[str] = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the common options, as an argument ``shared``, ``without`` the named settings."""
+    """Give a command the common options, as its argument ``shared``, except those named in ``without``."""
     of = {each.name for each in fields(kind)}
     names = {"settings_file", "sets", *of, *OUTPUT, *(SETTINGS if "settings" in of else ())}
 
@@ -677,7 +677,7 @@ def _chosen(
 ) -> dict[str, tuple[str, dict[str, str]]]:
     """Return the kinds and settings of plugins and filters by their names; None: there can be no plugins.
 
-    Raises `UsageError` if they don't fit.
+    Raises `UsageError` if names are given twice, or settings don't belong to any of them.
     """
     from zs2kit.plugins import BY_DEFAULT, parted
 

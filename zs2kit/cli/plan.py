@@ -56,7 +56,7 @@ def plan(
 ) -> None:
     """Print what `zs2kit edit` with the same options will do, and what time, memory and disk it needs.
 
-    Reads CLIP once, and takes one denoising step to estimate the time of all. Writes nothing of the result.
+    Reads CLIP once, and takes one denoising step to estimate how long all of them take. Writes no result.
     Exits with 1 if the edit couldn't start.
     """
     said: list[Notice] = []
@@ -76,7 +76,7 @@ def plan(
         sheets = [preview and (preview / f"{job.out.stem}.png" if several else preview) for job in jobs.jobs]
 
         def look(job: Job[Shared], sheet: Path | None) -> tuple[Clip, tuple[str, ...]]:
-            """Check all that can be checked before a model is loaded; return the clip and the obstacles."""
+            """Check what can be checked before a model is loaded; return the clip and the obstacles."""
             source = io.read(job.clip, **job.how)
             declared(source, filters)  # which checks that they can be used
             output = io.Output(job.out, **shared.output)

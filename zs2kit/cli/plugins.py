@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class Named(click.Group):
-    """The commands about plugins, or filters. The name of one is a command too, which describes it."""
+    """The commands about plugins or filters. The name of each is a command that describes it."""
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command:
-        """Return the command called ``name``, or else one that describes what has that name."""
+        """Return the command called ``name``, or else one that describes the plugin or filter with it."""
         before_the_name = ctx.params.get("as_json", False)
         json = click.Option(["--json", "as_json"], is_flag=True, default=before_the_name, help="Print JSON.")
         word = (self.name or "").removesuffix("s")
@@ -38,7 +38,7 @@ class Named(click.Group):
 
 
 def _commands(word: str) -> click.Group:
-    """Return the group of commands about what is called ``word``, plugin or filter."""
+    """Return the group of commands about plugins or filters; ``word`` says which."""
 
     @click.group(
         f"{word}s",
@@ -48,7 +48,7 @@ def _commands(word: str) -> click.Group:
         help=f"List the installed {word}s, or describe the one called NAME.",
     )
     @click.option(
-        "--check", is_flag=True, help=f"Import every {word}, and print which can't be used, and why."
+        "--check", is_flag=True, help=f"Import every {word}, and print which ones can't be used, and why."
     )
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     @click.pass_context
@@ -91,7 +91,7 @@ def _base(word: str) -> type[Extension]:
 
 
 def _list(word: str, check: bool, as_json: bool) -> None:
-    """Print the installed plugins, or filters, and with ``check`` what is wrong with them."""
+    """Print the installed plugins or filters; with ``check``, also what is wrong with them."""
     from zs2kit import plugins
 
     found: list[dict[str, Any]] = [

@@ -1,4 +1,4 @@
-"""Manners at a terminal: one line for every error and notice, progress, and what Ctrl-C does."""
+"""How commands behave at a terminal: a line for each error and notice, progress, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger("zs2kit")
 
 OUT_OF_MEMORY = "out of memory; use a smaller --size"
 
-# Libraries whose warnings are about their own code, so that a user of zs2kit can do nothing about them
+# Libraries whose warnings are about their own code: a user of zs2kit can't do anything about them
 NOISY = ("controlnet_aux", "diffusers", "huggingface_hub", "timm", "torch", "torchvision", "transformers")
 
 
@@ -71,7 +71,7 @@ def say_failure(error: Exception, *, about: str) -> None:
 
 
 def worded(text: str, commands: click.Group) -> str:
-    """Return a text of the library with the options of ``commands`` in place of its arguments.
+    """Return a text of the library with its arguments replaced by the options of ``commands``.
 
     `overwrite=True` becomes --overwrite, `resume=False` --no-resume, `pose.scale=0.8` --set pose.scale=0.8.
     """
@@ -82,7 +82,7 @@ def worded(text: str, commands: click.Group) -> str:
         if isinstance(each, click.Option)
     }
     if "fps" in flags:
-        flags["rate"] = flags["fps"]  # as Python calls it
+        flags["rate"] = flags["fps"]  # Python's name for it
 
     def flag(match: re.Match[str]) -> str:
         name, value = match[1], match[2]
@@ -107,7 +107,7 @@ def say(message: str) -> None:
 
 
 def worded_here(text: str) -> str:
-    """Return a text of the library with the running command's options, see `worded`."""
+    """Return a text of the library worded for the running command, see `worded`."""
     context = click.get_current_context(silent=True)
     root = context.find_root().command if context else None
     return worded(text, root) if isinstance(root, click.Group) else text

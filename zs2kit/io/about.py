@@ -1,4 +1,4 @@
-"""What a file holds besides picture and sound: tags such as its title, chapters, and the timecode."""
+"""What a file says besides picture and sound: tags such as its title, chapters, and the timecode."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from av.video.stream import VideoStream
 
 from zs2kit.clip import Clip
 
-# The tags of streams that are copied. Others, such as Matroska's sizes and durations, change with a cut.
+# The tags of streams that are copied. Others, such as Matroska's sizes and durations, change when it is cut.
 STREAM_TAGS = {"language", "title", "handler_name"}  # the last is MP4's title
-# The tags of a file that are true of this file only
+# The tags that are true only of the file itself
 _OWN_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
 
 _TIMECODE_RATES = {24, 25, 30, 48, 50, 60, 100, 120, 150}  # the frame rates that FFmpeg supports
@@ -74,13 +74,13 @@ class About:
 
 
 def video_of(container: InputContainer) -> VideoStream | None:
-    """Return the video of a file: not a cover, and not the still that an animated AVIF starts with."""
+    """Return a file's video, which is neither a cover nor the still that an animated AVIF starts with."""
     videos = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
     return next((each for each in videos if each.frames != 1), videos[0] if videos else None)
 
 
 def is_avif(container: InputContainer) -> bool:
-    """Whether a file is an AVIF, still or animated, whose alpha and first picture are videos, too."""
+    """Whether a file is an AVIF, still or animated. Its alpha and its first picture count as videos, too."""
     return container.metadata.get("major_brand") in ("avif", "avis")
 
 
@@ -91,9 +91,9 @@ def _is_own(key: str, tags: dict[str, str]) -> bool:
 
 
 def timecode_at(about: About, clip: Clip, start: Fraction) -> str | None:
-    """Return the timecode of ``clip`` when its first frame is shown at ``start``, in seconds of the source.
+    """Return the timecode of ``clip``, whose first frame is shown at ``start``, in seconds of the source.
 
-    None if the source has none, or if it isn't valid for the clip's rate.
+    None if the source has no timecode, or if it isn't valid for the clip's rate.
     """
     if not about.timecode:
         return None
@@ -108,8 +108,8 @@ def timecode_at(about: About, clip: Clip, start: Fraction) -> str | None:
 def later(timecode: str, frames: int, rate: Fraction) -> str | None:
     """Return the timecode ``frames`` frames later; None if it isn't valid for ``rate`` frames per second.
 
-    In drop-frame timecode, HH:MM:SS;FF, the first numbers of every minute except each tenth are left out, so
-    that 29.97 (or 59.94) frames per second keep up with the clock.
+    In drop-frame timecode, HH:MM:SS;FF, the first numbers of each minute are left out, except in every tenth
+    minute, so that 29.97 (or 59.94) frames per second keep up with the clock.
     """
     match = re.fullmatch(r"(\d\d):([0-5]\d):([0-5]\d)([:;.])(\d{2,3})", timecode)
     fps = round(rate)

@@ -1,4 +1,4 @@
-"""What OpenCV reads: cameras and streams, whose frames come once, and files that only OpenCV can read."""
+"""What OpenCV reads: cameras and streams, whose frames come only once, and files that nothing else reads."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _ADDRESS = re.compile(r"(rtsps?|rtmps?|https?|udp|tcp|srt):/{1,2}(.+)")  # a Pat
 
 
 def address_of(path: str | Path) -> str | None:
-    """Return the address of a stream, rtsp://..., that is given as a path; None if it is none."""
+    """Return the address of a stream, rtsp://..., that is given as a path; None if it isn't one."""
     match = _ADDRESS.fullmatch(os.fspath(path))
     return f"{match[1]}://{match[2]}" if match else None
 
 
 def capture(source: int | str, *, end: Fraction | float | None = None) -> Clip:
-    """Open a camera, by its number from 0 on, or a stream, by its address, as a clip.
+    """Open a camera, by its number starting at 0, or a stream, by its address, as a clip.
 
-    Its frames have the times at which they come; those that come while nobody asks are left out. The clip can
-    be iterated over once, ends after ``end`` seconds or when the source does, and an edit of it can't be
-    resumed. Raises `ClipError` if there is none, `UsageError` for an ``end`` that is missing.
+    Frames have the times at which they arrive; those that arrive while nobody asks for them are left out. The
+    clip can be iterated over once. It ends after ``end`` seconds, or earlier if the source does, and an edit
+    of it can't be resumed. Raises `ClipError` if it can't be opened, `UsageError` if ``end`` is missing.
     """
     import cv2
 
@@ -48,7 +48,7 @@ def capture(source: int | str, *, end: Fraction | float | None = None) -> Clip:
 
 
 def described(path: Path) -> Clip | None:
-    """Return a clip of what OpenCV finds in a file; None if that is nothing."""
+    """Return a clip of what OpenCV finds in a file; None if it finds nothing."""
     import cv2
 
     try:
@@ -71,7 +71,7 @@ def described(path: Path) -> Clip | None:
 def captured(
     source: Any, name: str = "the capture", end: float | None = None, *, is_file: bool | None = None
 ) -> Clip:
-    """Return a clip of an open ``cv2.VideoCapture``; of a file, with the times that it tells."""
+    """Return a clip of an open ``cv2.VideoCapture``. Frames of a file have the times that it gives."""
     import cv2
 
     found, first = source.read()
@@ -112,7 +112,7 @@ def captured(
 
 
 def hush() -> None:
-    """Keep OpenCV from printing errors that we report ourselves."""
+    """Keep OpenCV from printing errors, since we report them ourselves."""
     import cv2
 
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

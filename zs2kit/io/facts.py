@@ -1,4 +1,4 @@
-"""What is stored in a file and must not change in an edit, for `zs2kit.verify` to compare."""
+"""What a file stores that must not change in an edit, for `zs2kit.verify` to compare."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Sound:
 
     codec: str
     tick: Fraction  # the unit in which times are stored, in seconds
-    digest: Any = field(default_factory=sha256)  # of all bytes
+    digest: Any = field(default_factory=sha256)  # of the bytes of all packets
     times: list[Fraction] = field(default_factory=list)  # of the packets
     end: Fraction = Fraction(0)
 
@@ -44,8 +44,8 @@ class Facts:
     times: list[Fraction]  # of the frames
     end: Fraction  # of the last frame
     turned: bool  # a tag tells players to turn or mirror the pictures
-    undecodable: int  # how many frames are replaced by a neighbour
-    sounds: list[Sound] | None  # None for a sequence of pictures or an animation, which can't have any
+    undecodable: int  # how many frames are replaced by their neighbours
+    sounds: list[Sound] | None  # None for sequences of pictures and animations, which can't have any
 
 
 def examine(
@@ -57,12 +57,12 @@ def examine(
 ) -> Facts:
     """Look at every frame and every packet of sound between ``start`` and ``end`` seconds.
 
-    Time 0 is the first frame of a clip that is cut at its start, else the first picture or sound. ``rate`` is
-    for sequences of pictures. Raises what `zs2kit.read` raises.
+    Time 0 is the first picture or sound; if the clip is cut at its start, the first frame. ``rate`` is for
+    sequences of pictures. Raises what `zs2kit.read` raises.
     """
     is_sequence = not os.path.lexists(path)
     clip = read(path, start=start, end=end, rate=rate if is_sequence else None)
-    if not isinstance(clip.frames, FileFrames):  # PyAV has no part in it
+    if not isinstance(clip.frames, FileFrames):  # it isn't PyAV that reads this file
         moments = [(frame.pts, frame.duration, True) for frame in clip]
         codec, turned = Path(path).suffix[1:].lower(), False
     else:
@@ -98,9 +98,9 @@ def _codec(path: str | Path) -> str:
 
 
 def _sounds(clip: Clip, begin: Fraction) -> list[Sound]:
-    """Return the streams of sound, from ``begin`` on if the clip is cut; times are those of the file's clock.
+    """Return the streams of sound, from ``begin`` on if the clip is cut, with times of the file's own clock.
 
-    Packets that go back in time are damaged, and left out.
+    Packets that go back in time are damaged, and are left out.
     """
     if clip.silent:
         return []

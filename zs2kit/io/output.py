@@ -1,6 +1,6 @@
-"""Output: where and how frames are written, what would be lost, and what is already there.
+"""Output: where and how a clip is written, what would be lost, and what is already there.
 
-Slow imports are made only where they are needed, since the command line reads its options from `Output`.
+Slow modules are imported only where they are needed, since the command line reads its options from `Output`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CodecName = Literal["h264", "ffv1", "prores", "png", "tiff", "dpx", "exr", "jpeg", "gif", "webp"]
 
-FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}  # suffix of a film -> muxer
+FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}  # suffix of a video file -> muxer
 PICTURES = {".png", ".tif", ".tiff", ".dpx", ".exr", ".jpg", ".jpeg"}  # suffixes of the files of sequences
 
 _RGB, _LIMITED_RANGE, _FULL_RANGE = 0, 1, 2  # FFmpeg's numbers
@@ -37,21 +37,21 @@ _RGB, _LIMITED_RANGE, _FULL_RANGE = 0, 1, 2  # FFmpeg's numbers
 class Codec:
     """A way to store pictures."""
 
-    encoder: str  # FFmpeg's name of it
-    suffixes: tuple[str, ...]  # of the names of files that can hold it, the usual one first
+    encoder: str  # FFmpeg's name for it
+    suffixes: tuple[str, ...]  # of files that can hold it, the usual one first
     options: dict[str, str]  # the encoder's
-    bits: float  # roughly what a pixel takes at the usual quality
-    pix_fmt: Callable[[Clip], str]  # FFmpeg's name of the pixel format in which a clip is written
+    bits: float  # roughly how many bits a pixel takes at the usual quality
+    pix_fmt: Callable[[Clip], str]  # FFmpeg's name for the pixel format in which a clip is written
     color: Callable[[Color], Color]  # the colour tags that are written, given the clip's resolved ones
-    encoding: Callable[[Encoding], Encoding]  # how its pictures are stored, given how the source's are
+    encoding: Callable[[Encoding], Encoding]  # how pictures are stored, given how the source stores them
     quality: int | None = None  # the usual constant rate factor; None if there is only one quality
     segments: str = "nut"  # the muxer of segments: NUT takes any clock, but not every codec
-    reorder: int = 0  # a frame leaves the encoder at most this many frames before its turn
-    animation: str = ""  # FFmpeg's name of the encoder that stores all segments anew, as an animation
+    reorder: int = 0  # the encoder puts out frames at most so many places before their turn
+    animation: str = ""  # FFmpeg's name for the encoder that finally makes an animation of all segments
 
 
 def halved(pix_fmt: str) -> tuple[bool, bool]:
-    """Whether pixels of this format have colour samples only for every second column, and second row."""
+    """Whether a pixel format has colour samples only for every second column, and for every second row."""
     from av.video.format import VideoFormat
 
     kind = VideoFormat(pix_fmt)
@@ -78,7 +78,7 @@ def _ffv1_pixels(clip: Clip) -> str:
 
 
 def _rgb_pixels(clip: Clip, order: str) -> str:
-    """``order``: of the bytes of deep numbers, be or le."""
+    """``order``: the byte order of 16-bit numbers, be or le."""
     target = _whole(clip.encoding)
     if target.bits <= 8:
         return "rgba" if target.alpha else "rgb24"
@@ -96,7 +96,7 @@ def _exr_pixels(clip: Clip) -> str:
 
 
 def _shown(source: Encoding) -> Encoding:
-    """As a display of 8 bits shows it."""
+    """As an 8-bit display shows it."""
     return replace(source, bits=8, floating=False, alpha=False, light="display")
 
 
@@ -105,19 +105,19 @@ def _shown_with_alpha(source: Encoding) -> Encoding:
 
 
 def _whole(source: Encoding) -> Encoding:
-    """Whole numbers, as a display shows them."""
+    """In whole numbers, as a display shows it."""
     return replace(source, bits=16 if source.floating else source.bits, floating=False, light="display")
 
 
 def _unclipped(source: Encoding) -> Encoding:
-    """Whole numbers; HDR stays HDR."""
+    """In whole numbers; HDR stays HDR."""
     light = source.light if source.is_hdr else "display"
     deep = min(each for each in (8, 10, 12, 16) if each >= source.bits) if not source.floating else 16
     return replace(source, bits=deep, floating=False, light=light)
 
 
 def _linear(source: Encoding) -> Encoding:
-    """Scene-linear; half of a float is enough for what was none."""
+    """Scene-linear; half floats are enough for sources that aren't in floats."""
     return replace(source, bits=source.bits if source.floating else 16, floating=True, light="linear")
 
 
@@ -132,7 +132,7 @@ def _prores_color(color: Color) -> Color:
 
 
 def _jpeg_color(color: Color) -> Color:
-    return replace(color, colorspace=6, range=_FULL_RANGE)  # the only one of JPEG
+    return replace(color, colorspace=6, range=_FULL_RANGE)  # the only ones that JPEG has
 
 
 def _animation(encoder: str, suffix: str, bits: float) -> Codec:
@@ -160,7 +160,7 @@ CODECS = {
         quality=18,
         reorder=2,  # b-pyramid
     ),
-    # Lossless, in RGB; every picture on its own, in slices with checksums
+    # Lossless, in RGB; each picture is coded on its own, in slices with checksums
     "ffv1": Codec("ffv1", (".mkv",), {"g": "1", "slicecrc": "1"}, 12.0, _ffv1_pixels, _rgb_color, _unclipped),
     # For video editors
     "prores": Codec(
@@ -206,7 +206,7 @@ CODECS = {
 
 
 def codec_for(path: Path) -> str:
-    """Return the codec that the ending of a file's name stands for."""
+    """Return the name of the codec that a file's suffix stands for."""
     ending = path.suffix.lower()
     return next((name for name, it in CODECS.items() if ending in map(_ending, it.suffixes)), "h264")
 
@@ -231,14 +231,14 @@ class Output:
     )
     quality: int | None = option(
         None,
-        "The constant rate factor of h264: 0 is lossless, which many players don't show, 51 the worst.",
+        "The constant rate factor of h264: 0 is lossless, which many players can't play; 51 is the worst.",
         minimum=0,
         maximum=51,
         shown="18",
     )
     even_size: bool = option(
         False,
-        "If a side is odd, add a row or a column: h264 of odd sizes is 4:4:4, which many players don't show.",
+        "If a side is odd, add a row or a column: h264 of odd sizes is 4:4:4, which many players can't play.",
     )
     start_number: int | None = option(
         None,
@@ -304,24 +304,24 @@ class Output:
         return -(-clip.width // even) * even, -(-clip.height // even) * even
 
     def pix_fmt(self, clip: Clip) -> str:
-        """Return FFmpeg's name of the pixel format in which ``clip`` is stored."""
+        """Return FFmpeg's name for the pixel format in which ``clip`` is stored."""
         return "yuv420p" if self.even_size else self.store.pix_fmt(clip)
 
     @property
     def pattern(self) -> Pattern | None:
-        """The pattern of the files' names, if the result is a sequence of pictures, else None."""
+        """The pattern of the file names if the result is a sequence of pictures; else None."""
         from zs2kit.io.sequence import Pattern
 
         return Pattern.of(self.path)
 
     def number(self, clip: Clip) -> int:
-        """Return the number of the first picture, for ``clip`` as a sequence of pictures."""
+        """Return the number of the first picture, if ``clip`` is written as a sequence of pictures."""
         from zs2kit.io.sequence import first_number
 
         return first_number(clip) if self.start_number is None else self.start_number
 
     def check(self, clip: Clip) -> None:
-        """Raise `ClipError` if `zs2kit.write` could not write this clip there."""
+        """Raise `ClipError` if `zs2kit.write` can't write this clip there."""
         from zs2kit import journal
         from zs2kit.io.sequence import check_pictures
         from zs2kit.io.streams import tracks
@@ -375,13 +375,13 @@ class Output:
         return round(frames * clip.width * clip.height * bits / 8 / 2**halvings)
 
     def _check_space(self, clip: Clip) -> None:
-        """`ClipError` if the disk is too small for the result and what it takes meanwhile."""
+        """Raise `ClipError` if the disk has no room for the result and the files that it takes meanwhile."""
         from zs2kit.journal import SEGMENT
 
         if clip.frame_count is None:
             return
         pictures = min(clip.frame_count, SEGMENT) * clip.width * clip.height * 3
-        needed = 2 * (self.bytes(clip, clip.frame_count) + pictures)  # until the next ones are on the disk
+        needed = 2 * (self.bytes(clip, clip.frame_count) + pictures)  # old ones stay until new ones are there
         free = shutil.disk_usage(self.path.parent).free
         if needed > free:
             raise ClipError(
@@ -432,8 +432,8 @@ class Output:
             notify(
                 "players",
                 f"{path} has an odd size, {clip.width}x{clip.height}, so it is h264 in 4:4:4, which many "
-                "players don't show",
-                "`even_size=True` adds a row or a column, and then all do",
+                "players can't play",
+                "`even_size=True` adds a row or a column, and then all can",
             )
         self._tell_light(clip)
         if self.store.animation:
@@ -447,7 +447,7 @@ class Output:
             )
 
     def _tell_web(self, clip: Clip) -> None:
-        """Send notices about what browsers don't show as it is."""
+        """Send notices about what browsers can't show."""
         if self.store.animation == "gif":
             notify("colours-lost", f"{self.path} has 256 colours", "a .webp file has all of them")
             if clip.encoding.alpha:
@@ -459,7 +459,7 @@ class Output:
             )
 
     def _tell_light(self, clip: Clip) -> None:
-        """Send notices about what the source's pictures have beyond what this codec can store."""
+        """Send notices about what the source's pictures have that this codec can't store."""
         path, was, now = self.path, clip.encoding, self.store.encoding(clip.encoding)
         name = clip.source or "the clip"
         if was.is_hdr and not now.is_hdr:
@@ -488,7 +488,7 @@ class Output:
             )
 
     def described(self, clip: Clip) -> dict[str, Any]:
-        """Return what the file depends on beside the frames, for JSON."""
+        """Return what the file depends on besides the frames, for JSON."""
         import av
 
         width, height = self.size(clip)
@@ -508,10 +508,9 @@ class Output:
         }
 
     def left(self, clip: Clip) -> tuple[Left | None, str]:
-        """Return what is saved of an interrupted edit, and which of its settings are different.
+        """Return how much of an interrupted edit is saved, and which of its settings differ from ``clip``'s.
 
-        It is the number of frames, and of denoising steps that the next ones have taken; None if nothing is
-        saved. Different means: from those of ``clip``.
+        The former is None if nothing is saved, and the latter is empty if no setting differs.
         """
         from zs2kit import journal
 
@@ -520,7 +519,7 @@ class Output:
 
 
 def name_beside(clip: Path, word: str, codec: str | None = None) -> Path:
-    """Return a name for a result, beside its source: clip-pose.mp4, or shot-pose.%04d.png."""
+    """Return a name for a result next to its source, such as clip-pose.mp4 or shot-pose.%04d.png."""
     from zs2kit.io.sequence import Pattern
 
     pattern = Pattern.of(clip)
@@ -536,7 +535,7 @@ def name_beside(clip: Path, word: str, codec: str | None = None) -> Path:
 
 
 def _touch(path: Path, name: str) -> None:
-    """Raise `ClipError` if a file called ``name`` can't be created beside ``path``."""
+    """Raise `ClipError` if a file called ``name`` can't be created next to ``path``."""
     from zs2kit import journal
 
     with journal.workfolder(path) as folder:

@@ -1,4 +1,4 @@
-"""Single pictures of sequences: what their first bytes say, and their pixels."""
+"""Single pictures: what their first bytes say, and their pixels."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ DECODERS = {
     ".jpg": "mjpeg",
     ".jpeg": "mjpeg",
 }
-# By default swscale takes shortcuts with halved colours, and its pictures are about half a level too dark.
-# With these flags every level is rounded to the nearest.
+# By default, swscale takes shortcuts with halved colours, and its pictures are about half a level too dark.
+# With these flags, it rounds to the nearest level.
 _EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 SWSCALE_WHITE = 65280  # what swscale's conversions between YUV and RGB of 16 bits take for white
 
-# What reading the first bytes raises if they are not as they should be
+# What reading the first bytes raises if something is wrong with them
 _MALFORMED = (ValueError, struct.error, IndexError, KeyError, OverflowError)
 _NAMES = {"png": "a PNG", "tiff": "a TIFF", "dpx": "a DPX", "exr": "an EXR", "mjpeg": "a JPEG"}
 
@@ -49,7 +49,7 @@ class Head(NamedTuple):
     kind: str  # depth and channels, in words
 
 
-# Kinds that are not read, and what to do about them
+# Kinds of pictures that are refused, and what to do about them
 _REFUSED = {
     "log-encoded": "convert it to OpenEXR, which is linear, or to what a display shows",
     "CMYK": "convert it to RGB",
@@ -73,7 +73,7 @@ def head(path: Path) -> Head:
 
 
 def check_kind(path: Path) -> None:
-    """Raise `ClipError` if a file, of any kind and name, is a picture of those that are not read."""
+    """Raise `ClipError` if a file, whatever its name, is a picture of a kind that is refused."""
     for read in (_tiff, _dpx, _jpeg):
         with suppress(OSError, *_MALFORMED), path.open("rb") as file:
             _refuse(path, read(file).kind)
@@ -147,7 +147,7 @@ def exr_attributes(file: BinaryIO) -> dict[str, bytes]:
         (size,) = struct.unpack_from("<i", data, place)
         found[name] = data[place + 4 : place + 4 + size]
         place += 4 + size
-    file.seek(8 + place + 1)  # the table of where lines are follows
+    file.seek(8 + place + 1)  # here the table starts that says where lines are
     return found
 
 
@@ -199,12 +199,12 @@ def _jpeg(file: BinaryIO) -> Head:
 
 
 def decode(path: Path) -> tuple[VideoFrame, Fraction]:
-    """Return a picture, and the shape of its pixels. Raises `ClipError` if it is damaged."""
+    """Return a picture, and the aspect ratio of its pixels. Raises `ClipError` if it is damaged."""
     head(path)
     decoder = av.CodecContext.create(DECODERS[path.suffix.lower()], "r")
     assert isinstance(decoder, VideoCodecContext)
-    # Fail rather than return a picture with a part missing
-    if decoder.name != "tiff":  # whose decoder would then refuse tags that it doesn't know
+    # Fail rather than return a picture of which a part is missing
+    if decoder.name != "tiff":  # that decoder would then refuse tags it doesn't know
         decoder.options = {"err_detect": "crccheck+explode"}
     try:
         pictures = [*decoder.decode(Packet(path.read_bytes())), *decoder.decode(None)]
@@ -216,7 +216,7 @@ def decode(path: Path) -> tuple[VideoFrame, Fraction]:
 
 
 def tell_left(path: Path) -> None:
-    """Send a notice about what an OpenEXR file has and isn't read."""
+    """Send notices about what an OpenEXR file contains that is not read."""
     if path.suffix.lower() != ".exr":
         return
     with path.open("rb") as file:
@@ -245,7 +245,7 @@ def encoding_of(picture: VideoFrame) -> Encoding:
 
 
 def rgb(picture: VideoFrame, encoding: Encoding, color: Color, size: tuple[int, int]) -> NDArray[Any]:
-    """Decoded picture -> (height, width, 3 or 4) as ``encoding`` says; ``size`` is (width, height)."""
+    """Decoded picture -> array (height, width, 3 or 4) in ``encoding``; ``size`` is (width, height)."""
     kind = picture.format.name
     as_it_is = (picture.width, picture.height) == size
     if encoding.floating:
@@ -273,7 +273,7 @@ def rgb(picture: VideoFrame, encoding: Encoding, color: Color, size: tuple[int, 
         width=size[0],
         height=size[1],
         interpolation=scaler | _EXACT,
-        threads=1,  # starting more threads for each picture takes longer than they save
+        threads=1,  # starting more for each picture takes longer than they save
     )
     if not name and not picture.format.is_rgb:
         numbers = np.rint(np.minimum(numbers / np.float32(SWSCALE_WHITE), 1) * 65535).astype(np.uint16)
@@ -281,9 +281,10 @@ def rgb(picture: VideoFrame, encoding: Encoding, color: Color, size: tuple[int, 
 
 
 def _unsited(picture: VideoFrame) -> VideoFrame:
-    """Return the picture without its chroma location, by which swscale would shift halved colours.
+    """Return the picture without its chroma location, since swscale would shift halved colours by it.
 
-    So each colour sample stands for its own 2x2 pixels, and `write` gets it back by averaging over them.
+    Without it, each colour sample stands for its own 2x2 pixels, and `write` gets it back by averaging over
+    them.
     """
     bare = VideoFrame(picture.width, picture.height, picture.format.name)
     planes: Any = zip(bare.planes, picture.planes, strict=True)  # of bytes, with padding at the ends of lines
@@ -296,7 +297,7 @@ def _unsited(picture: VideoFrame) -> VideoFrame:
 
 
 def _planes(picture: VideoFrame) -> NDArray[Any]:
-    """Return the numbers of a picture as they are: (height, width, 3 or 4) RGB; grey is repeated."""
+    """Return a picture's own numbers, (height, width, 3 or 4) RGB; grey is repeated for all three."""
     kind: VideoFormat = picture.format
     dtype = np.dtype(np.float16 if "f16" in kind.name else np.float32 if "f32" in kind.name else np.uint16)
     planes: Any = picture.planes
@@ -309,14 +310,14 @@ def _planes(picture: VideoFrame) -> NDArray[Any]:
 
 
 class Upright(NamedTuple):
-    """How a decoded picture is turned for display: rows and columns may be swapped, then reversed."""
+    """How a decoded picture is turned for display: rows and columns may be swapped, and then reversed."""
 
     swap: bool = False
     rows: int = 1  # -1: from bottom to top
     columns: int = 1  # -1: from right to left
 
     def apply(self, image: NDArray[Any]) -> NDArray[Any]:
-        """Return the picture as it is to be displayed."""
+        """Return the picture as it should be displayed."""
         if self.swap:
             image = image.swapaxes(0, 1)
         return np.ascontiguousarray(image[:: self.rows, :: self.columns])
@@ -326,7 +327,7 @@ _TURNS = {90: Upright(True, rows=-1), -90: Upright(True, columns=-1), 180: Uprig
 
 
 def upright_of(frame: VideoFrame) -> Upright:
-    """Read the display matrix, which maps (column, row) by [[a, b], [c, d]]; only its signs count."""
+    """Read the display matrix, [[a, b], [c, d]], which maps (column, row). Only its signs count."""
     try:
         matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:  # there is other side data that PyAV doesn't know, as in photos

@@ -1,4 +1,4 @@
-"""What Pillow reads and FFmpeg doesn't: animated WebP, AVIF with alpha, AVIF and HEIF photos of tiles."""
+"""What Pillow reads but FFmpeg doesn't: animated WebP, AVIF with alpha, AVIF and HEIF photos in tiles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CLOCK = Fraction(1, 1000)
 
 
 def plays(path: Path | None) -> int:
-    """Return how often an animation is to be played; 0 is without end, as for all that is no animation."""
+    """Return how often an animation is to be played; 0 means forever, as for everything else."""
     picture = _opened(path) if path else None
     if picture is None:
         return 0
@@ -30,12 +30,12 @@ def plays(path: Path | None) -> int:
         count = int(picture.info.get("loop", 1))
         if not getattr(picture, "is_animated", False):
             return 0
-        # GIF tells how often it is repeated, if at all.
+        # A GIF says how often it is repeated, if it is repeated at all.
         return count + 1 if picture.format == "GIF" and count and "loop" in picture.info else count
 
 
 def described(path: Path) -> Clip | None:
-    """Return a clip of what Pillow finds in a file; None if that is nothing, or damaged."""
+    """Return a clip of what Pillow finds in a file; None if it finds nothing, or something damaged."""
     picture = _opened(path)
     if picture is None or picture.format not in _FORMATS:
         return None
@@ -79,7 +79,7 @@ def _opened(path: Path) -> Image.Image | None:
 
 
 def _pixels(picture: Image.Image) -> NDArray[np.uint8]:
-    """Return what is shown: (height, width, 3 or 4)."""
+    """Return the picture as it is shown: (height, width, 3 or 4)."""
     upright = ImageOps.exif_transpose(picture)
     return np.asarray(upright.convert("RGBA" if "A" in upright.getbands() else "RGB"))
 

@@ -1,4 +1,4 @@
-"""The streams that are copied from a clip's source without change: sound, subtitles and others."""
+"""The streams that are copied from a clip's source unchanged: sound, subtitles and others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from zs2kit.io.decoding import demux, seek
 from zs2kit.io.output import FORMATS
 
 _AAC_RATES = {8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000}
-# Layouts by their number of channels: those of AAC, and of sound that tells only this number
+# Layouts by their number of channels: those that AAC has, also for sound of which only this number is known
 _AAC_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
 
 
@@ -40,7 +40,7 @@ class Track:
     index: int
     kind: str  # sound, subtitles, data, cover, attachment or video
     codec: str  # FFmpeg's name; empty if it is unknown
-    held: bool  # whether the result can hold it
+    held: bool  # whether the file of the result can hold it
     name: str = ""  # of a cover's or an attachment's file
     mimetype: str = ""
     data: bytes = b""  # of that file
@@ -55,10 +55,10 @@ class Track:
 
 
 def tracks(clip: Clip, suffix: str, sound: str = "keep") -> list[Track]:
-    """Return what a clip's source has besides its pictures, as far as ``sound`` doesn't exclude it.
+    """Return what a clip's source has besides its pictures, without the sound unless ``sound`` is "keep".
 
-    suffix: of the result, which may be able to hold it; empty for one that holds pictures only. Raises
-    `ClipError` for a source whose sound can't be read any more.
+    suffix: that of the result's file, which decides what it can hold; empty for a result that holds only
+    pictures. Raises `ClipError` if the source's sound can't be read any more.
     """
     with opened_source(clip) as container:
         if container is None:
@@ -70,7 +70,7 @@ def tracks(clip: Clip, suffix: str, sound: str = "keep") -> list[Track]:
         found = []
         for kind, stream in streams:
             packet = first.get(stream.index)
-            if kind in ("data", "video") and packet is None:  # chapters, or none at all in a damaged file
+            if kind in ("data", "video") and packet is None:  # chapters, or a stream that damage has emptied
                 continue
             name = stream.metadata.get("filename", f"cover.{_ENDINGS.get(codec_of(stream), 'jpg')}")
             data = stream.data if isinstance(stream, AttachmentStream) else b""
@@ -140,7 +140,7 @@ def _first_packets(container: InputContainer, streams: list[Stream]) -> dict[int
 
 
 def _holds(suffix: str, kind: str, stream: Stream, packet: Packet[Any] | None) -> bool:
-    """Whether a file can hold a stream. For most, only trying tells, as the muxers' own lists are wrong."""
+    """Whether a file can hold a stream. Most kinds have to be tried, since muxers' own lists are wrong."""
     if not suffix or kind == "video" or (kind == "data" and not codec_of(stream)):
         return False
     if kind in ("attachment", "cover"):
@@ -159,7 +159,7 @@ def _holds(suffix: str, kind: str, stream: Stream, packet: Packet[Any] | None) -
 
 
 def added(output: OutputContainer, stream: Stream) -> Stream:
-    """Add a stream like ``stream`` to ``output``, which is to get the same packets."""
+    """Add a stream like ``stream`` to ``output``, for the same packets."""
     copy = output.add_stream_from_template(stream)
     copy.metadata.update({key: stream.metadata[key] for key in STREAM_TAGS & stream.metadata.keys()})
     copy.disposition = stream.disposition
@@ -169,14 +169,14 @@ def added(output: OutputContainer, stream: Stream) -> Stream:
 
 
 def codec_of(stream: Stream) -> str:
-    """Return FFmpeg's name of a stream's codec; empty if it is unknown."""
+    """Return FFmpeg's name for a stream's codec; empty if it is unknown."""
     if stream.codec_context:
         return stream.codec_context.codec.canonical_name
     return (stream.name or "") if isinstance(stream, DataStream) else ""
 
 
 def sound_size(clip: Clip) -> int:
-    """Return the bytes of the file that the sound comes from; 0 if there is none."""
+    """Return the size in bytes of the file that the sound comes from; 0 if there is no sound."""
     if clip.source is None or clip.silent:
         return 0
     try:
@@ -195,7 +195,7 @@ def soundless(clip: Clip) -> ClipError:
 def copied(
     clip: Clip, tracks: list[Track], origin: Fraction, output: OutputContainer
 ) -> list[Iterator[Packet[Any]]]:
-    """Add the streams that it can hold to ``output``; return their packets; ``origin`` is time 0."""
+    """Add the streams to ``output`` that it can hold; return their packets. ``origin`` becomes time 0."""
     covers, copies = [], dict[int, Stream]()
     with opened_source(clip) as source:
         for track in tracks:
@@ -215,9 +215,9 @@ def copied(
 
 
 def _copied_packets(clip: Clip, origin: Fraction, copies: dict[int, Stream]) -> Iterator[Packet[Any]]:
-    """Yield the source's packets between the clip's start and end, unchanged but for times; ``origin`` is 0.
+    """Yield the source's packets between the clip's start and end, with times at which ``origin`` is 0.
 
-    Subtitles that are already shown at the start, or still shown at the end, are cut to the time between.
+    Subtitles that are already shown at the start, or are still shown at the end, are cut off there.
     """
     start, stop = (
         (None if clip.start is None else origin),
@@ -230,7 +230,7 @@ def _copied_packets(clip: Clip, origin: Fraction, copies: dict[int, Stream]) -> 
             streams = [source.streams[index] for index in copies] if source else []
             sounds = [stream for stream in streams if stream.type == "audio"]
             if source and start is not None and sounds and sounds == streams:
-                seek(source, sounds[0], origin)  # else a subtitle may start long before
+                seek(source, sounds[0], origin)  # not with subtitles, which may start long before
             for packet in demux(source, *streams) if source and streams else ():
                 packet.dts = packet.pts if packet.dts is None else packet.dts
                 if packet.pts is None or packet.dts is None:
@@ -260,10 +260,10 @@ def _copied_packets(clip: Clip, origin: Fraction, copies: dict[int, Stream]) -> 
 
 
 def encoded_sound(clip: Clip, origin: Fraction, output: OutputContainer) -> list[Iterator[Packet[Any]]]:
-    """Add a stream of AAC to ``output`` for each of the source's sounds; return their packets.
+    """Add a stream of AAC to ``output`` for each of the source's sound streams; return their packets.
 
-    Those between the clip's start and end; ``origin``, in seconds of the source, is time 0. A notice tells of
-    sound that can't be decoded.
+    The packets are those between the clip's start and end. ``origin``, in seconds of the source, becomes time
+    0. Notices name sound that can't be decoded.
     """
     found = []
     with opened_source(clip) as container:
@@ -288,9 +288,9 @@ def encoded_sound(clip: Clip, origin: Fraction, output: OutputContainer) -> list
 def _encoded_packets(
     clip: Clip, origin: Fraction, index: int, encoded: Any, rate: int, layout: str
 ) -> Iterator[Packet[Any]]:
-    """Yield the packets of one sound. Gaps become silence, so that it stays with the picture."""
+    """Yield the packets of one sound stream. Gaps become silence, so that it stays in sync."""
     stop = None if clip.end is None else round((clip.origin + clip.end - origin) * rate)
-    position = 0  # samples that are encoded
+    position = 0  # how many samples are encoded
     try:
         with av.open(f"file:{clip.source}", metadata_errors="replace") as container:
             stream = container.streams[index]
@@ -299,7 +299,7 @@ def _encoded_packets(
             for samples, time in _samples(container, stream, rate, layout):
                 first = round((time - origin) * rate)
                 if position and abs(first - position) < rate // 50:
-                    first = position  # Matroska's times are rounded, and each of them would make a click
+                    first = position  # Matroska's times are rounded, and every one of them would be a click
                 if first > position:
                     samples = np.pad(samples, ((first - position, 0), (0, 0)))
                 samples = samples[max(0, position - first) :]
@@ -321,7 +321,7 @@ def _samples(
     container: InputContainer, stream: Stream, rate: int, layout: str
 ) -> Iterator[tuple[NDArray[np.float32], Fraction]]:
     """Yield decoded sound, (samples, channels), and the second at which each piece starts."""
-    # Packed, since PyAV reads beyond the planes of 8 channels
+    # Packed, since PyAV reads past the end of the planes of 8 channels
     resampler = av.AudioResampler(format="flt", layout=layout, rate=rate)
     channels = len(av.AudioLayout(layout).channels)
     time = Fraction(0)
@@ -329,7 +329,7 @@ def _samples(
         try:
             frames: Any = stream.decode(packet)  # type: ignore[attr-defined]
         except av.FFmpegError:
-            continue  # damaged: it is silent
+            continue  # damaged: leave it silent
         for frame in frames:
             if frame.pts is not None:
                 time = frame.pts * frame.time_base

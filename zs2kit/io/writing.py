@@ -58,28 +58,29 @@ def write(
     notices: Receiver | None = None,
     **options: Any,
 ) -> Path:
-    """Encode the clip's frames, copy everything else from its source, and return the path.
+    """Write a clip to a file: encode its frames, copy everything else from its source, and return the path.
 
-    Sound, chapters, metadata such as the title, the timecode, and subtitles that the file can hold are
-    copied. Frames are taken from the clip one by one. Their times, size, sample aspect ratio, colour matrix
-    and range stay the same; a clip that was cut at its start starts at 0.
+    Sound, chapters, metadata such as the title, the timecode, and subtitles are copied if the file can hold
+    them. The frames keep their times, size, sample aspect ratio, colour matrix and range; a clip that was cut
+    at its start starts at 0. Frames are taken from the clip one by one.
 
-    clip: as for `edit`. output: a path, or an `Output` with options of its own, which may also
-    be given here by their names. ``codec`` is h264 in 4:2:0 (4:4:4 if a side is odd), ffv1 (lossless), or
-    prores: 422 HQ if the source has no more colour samples than that, else 4444. ``quality`` is x264's CRF
-    from 0 (lossless) to 51, by default 18; other codecs take none. If the path is a pattern, out.%04d.png,
-    each frame becomes a PNG picture. They are numbered from ``start_number`` on; by default as in the source
-    if it is a sequence too, else from 1. progress: called after each frame with a `Progress`, the number of
-    frames that are written; what it raises ends the work. notices: called with a `Notice` for what is lost or
-    goes wrong.
+    output: a path, or an `Output`. Its options may also be given here by name: ``codec`` is h264 in 4:2:0
+    (4:4:4 if a side is odd), ffv1 (lossless), or prores (422 HQ, or 4444 if the source has more colour
+    samples). ``quality`` is x264's CRF from 0 (lossless) to 51, by default 18; other codecs have none. If the
+    path is a pattern such as out.%04d.png, each frame becomes a picture. Pictures are numbered from
+    ``start_number`` on; by default as in the source if that is a sequence, too, and else from 1.
+    clip: as for `edit`.
+    progress: called with a `Progress` after each frame, which counts the frames written so far; an exception
+    that it raises ends the work.
+    notices: called with a `Notice` for anything that is lost or goes wrong.
 
-    Until all is done, everything lies in a hidden folder beside the path, which is removed afterwards. If the
-    clip is an edit or a generated clip, and something ends the work, the folder stays with what is done. Then
-    ``resume=True`` resumes it, if all settings are the same, False starts again, and None raises a
-    `ClipError` that says so. If nothing is saved, all three start from the beginning.
+    Until everything is done, the work is in a hidden folder next to the path, which is removed afterwards. If
+    the clip is an edit or a generated clip, and something interrupts the work, the folder stays, with what is
+    done. Then ``resume=True`` resumes the work if all settings are the same, False starts again, and None
+    raises a `ClipError` that says so. If nothing is saved, all three start from the beginning.
 
-    Raises `ClipError` or `UsageError` before the first frame is taken if nothing can be written there,
-    `ClipError` if the disk fills up, and whatever iterating over the clip raises.
+    Raises `ClipError` or `UsageError`, before any frame is drawn, if the clip can't be written there;
+    `ClipError` if the disk fills up; and whatever iterating over the clip raises.
     """
     output = changed(output if isinstance(output, Output) else Output(Path(output)), options)
     path = output.path
@@ -94,7 +95,7 @@ def write(
             try:
                 if not journal.complete:
                     _encode(clip, journal, output, progress)
-                if sound_size(clip) < size:  # cut short meanwhile: it may still open, but end early
+                if sound_size(clip) < size:  # it was cut short meanwhile, so it may open but end early
                     raise soundless(clip)
                 if output.pattern:
                     finished = _pictures(clip, journal, output)
@@ -125,17 +126,17 @@ def write(
 
 
 def _output(path: Path, muxer: str | None = None) -> OutputContainer:
-    # The first decoding times, and those of the sound with which an audio decoder starts, are negative.
-    # FFmpeg would delay everything to avoid that. It would also number Matroska's streams at random.
+    # The first decoding times are negative, and so are the times of the sound that an audio decoder starts
+    # with. FFmpeg would delay everything to avoid that. It would also give Matroska's streams random numbers.
     options = {"avoid_negative_ts": "disabled", "fflags": "+bitexact"}
     muxer = muxer or FORMATS[path.suffix.lower()]
-    if muxer in ("mp4", "mov"):  # the unit of a stream's delay, which is a millisecond by default
+    if muxer in ("mp4", "mov"):  # for exact delays of streams, which are in milliseconds by default
         options["movie_timescale"] = "90000"
     return av.open(f"file:{path}", "w", format=muxer, container_options=options)
 
 
 def _encode(clip: Clip, journal: Journal, output: Output, progress: Report | None) -> None:
-    """Encode the frames into segments until the journal is complete; pts in the segments start at 0."""
+    """Encode the frames into segments until the journal is complete; each segment's pts start at 0."""
     store = output.store
     pix_fmt, color = output.pix_fmt(clip), _stored_color(output, clip)
     size, encoding = output.size(clip), store.encoding(clip.encoding)
@@ -146,7 +147,7 @@ def _encode(clip: Clip, journal: Journal, output: Output, progress: Report | Non
         options["crf"] = str(store.quality if output.quality is None else output.quality)
     times = journal.times[: journal.finished]
     frames = journal.frames(progress)
-    # Pictures that aren't drawn here may lie in memory that is used again for the next one.
+    # Pictures that aren't drawn here may be in memory that is reused for the next one.
     behind = MOST if isinstance(clip, Resumable) else 0
     while (first := next(frames, None)) is not None:
         path = segment_file(journal.folder, len(times))
@@ -189,7 +190,7 @@ def _tag(stream: VideoStream, clip: Clip, color: Color) -> None:
 
 
 def _check(frame: Frame, index: int, clip: Clip, last: int | None) -> None:
-    """Raise `ClipError` if the frame doesn't have the clip's size and type, or isn't shown after ``last``."""
+    """Raise `ClipError` for a frame of another size or type than the clip's, or not after ``last``."""
     if frame.image.shape != (clip.height, clip.width, 3) or frame.image.dtype != np.uint8:
         raise ClipError(
             f"frame {index} is {frame.image.dtype} of shape {frame.image.shape}, "
@@ -210,7 +211,7 @@ def _stored_color(output: Output, clip: Clip) -> Color:
     """Return the colour tags that are written."""
     color = clip.color.resolve(clip.width, clip.height)
     if clip.encoding.is_hdr and not output.store.encoding(clip.encoding).is_hdr:
-        color = Color(1, 1, 1, color.range)  # BT.709, as HDR is shown
+        color = Color(1, 1, 1, color.range)  # BT.709, as which HDR is shown
     return output.store.color(color)
 
 
@@ -238,9 +239,10 @@ def _array(frame: Frame, source: Encoding, target: Encoding, pix_fmt: str) -> tu
 def _picture(
     frame: Frame, clip: Clip, target: Encoding, color: Color, pix_fmt: str, size: tuple[int, int]
 ) -> VideoFrame:
-    """Return a frame in the form that the encoder takes, at a ``size`` (width, height) that isn't smaller.
+    """Return a frame as the encoder takes it, padded to ``size`` (width, height) by repeating its edges.
 
-    Our reader repeats a colour sample of 4:2:0 over 2x2 pixels; averaging over them gives it back unchanged.
+    Our reader repeats each colour sample of 4:2:0 over 2x2 pixels; averaging over these gives it back
+    unchanged.
     """
     numbers, name = _array(frame, clip.encoding, target, pix_fmt)
     if size != (clip.width, clip.height):
@@ -258,7 +260,7 @@ def _picture(
             interpolation=Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP,
             threads=1,
         )
-    # Some encoders, such as the one for ProRes, write the tags of the pictures, not those of the stream.
+    # Some encoders, such as that for ProRes, write the pictures' tags, not the stream's.
     picture.colorspace, picture.color_range = color.colorspace, color.range
     picture.color_primaries, picture.color_trc = color.primaries, color.trc
     return picture
@@ -268,8 +270,8 @@ def _join(target: Path, clip: Clip, about: About, journal: Journal, output: Outp
     """Write the packets of all segments, and those copied from the source, into one file."""
     segments = sorted(journal.folder.glob("*.segment"))
     times = journal.times
-    # Time 0 of the result is its first picture or sound; if the clip was cut at its start, its first picture.
-    # A picture before time 0 can't be stored.
+    # The result starts at time 0 with its first picture or sound; if the clip was cut at its start, with its
+    # first picture. A picture before time 0 can't be stored.
     origin = times[0]
     if clip.start is None:
         origin = min(origin, round(clip.origin / clip.time_base))
@@ -299,7 +301,7 @@ def _join(target: Path, clip: Clip, about: About, journal: Journal, output: Outp
                 started.add(packet.stream)
             except (av.InvalidDataError, av.PatchWelcomeError):
                 if packet.stream is video or packet.stream not in started:
-                    raise  # otherwise it is a damaged packet of sound, which is left out
+                    raise  # otherwise it is a damaged packet of sound, and left out
         both = "timecode" in video.metadata and bool(container.chapters())
     if target.suffix.lower() != ".mkv" and both:
         link_chapters(target, chapters)
@@ -353,10 +355,10 @@ def _video_packets(
 ) -> Iterator[Packet[Any]]:
     """Yield the packets of all segments on one clock.
 
-    Each segment's encoder counts decoding times for itself, and those of two segments may overlap. So they
-    are set again: a packet is decoded when the frame ``reorder`` places earlier is shown. The first ones are
-    decoded before the first frame is shown, so much earlier that decoding takes as long as the display,
-    since MP4 stores the length of the decoding.
+    Each segment's encoder counts decoding times on its own, and those of two segments may overlap. So they
+    are set anew: a packet is decoded when the frame ``reorder`` places earlier is shown. The first packets
+    are decoded before the first frame is shown, by so much that decoding takes as long as the display, since
+    MP4 stores the duration of decoding.
     """
     times = journal.times
     end = times[-1] + journal.duration
