@@ -28,8 +28,8 @@ from zs2kit.networks import base, families
 
 HOOKS = """# The hooks
 
-A hook is a moment of an edit at which a plugin may act. This page lists every hook with its exact
-arguments. To write a plugin from start to finish, read [the guide](plugins.md) first.
+A hook is a method of a plugin that is called at a certain moment of an edit. This page lists every hook with
+its exact arguments. To write a plugin from start to finish, read [the guide](plugins.md) first.
 
 (Made from `zs2kit/hookspecs.py` by `python docs/make.py`.)
 
@@ -52,7 +52,7 @@ OPTIONS = """# Options
 
 Every option of an edit, of the result file and of the plugins that come with zs2kit, with its default. The
 names are those of Python. On the command line they are written with dashes: `--flow-momentum` for
-`flow_momentum`, and `--steps` for `num_inference_steps`. Note the order of a size: the command line takes
+`flow_momentum`, and `--steps` for `num_inference_steps`. Mind the order of a size: the command line takes
 width x height, as in `512x288`; Python takes (height, width), as in `(288, 512)`. [The command
 line](cli.md) has the remaining options, such as `--model`, and the environment variables.
 
@@ -145,20 +145,21 @@ zs2kit edit --plugin pose --prompt "a red robot" *.mp4
 mkdir -p results && zs2kit edit --plugin pose --prompt "a red robot" -o results --report results *.mp4
 ```
 
-The model is loaded once, and each clip gets a result of its own, beside it or in the folder that `-o` names.
-If a clip fails, its error is printed and the next one is edited; the last line names those that failed, and
-the exit code is 1. If two results would have the same name, zs2kit says so before any work begins.
+The model is loaded once, and each clip gets a result of its own, next to the clip or in the folder that `-o`
+names. If a clip fails, its error is printed and the next one is edited; the last line names those that
+failed, and the exit code is 1. If two results would have the same name, zs2kit says so before any work
+begins.
 
-After an interruption, give the same command again with `--resume`: it leaves out the clips whose results are
+After an interruption, give the same command again with `--resume`: it skips the clips whose results are
 there, and continues with the others.
 
 ## Interrupting and resuming
 
 Press Ctrl-C once, and zs2kit finishes the chunk that it is drawing, saves it and stops. Press Ctrl-C a
-second time to stop at once; the frames drawn since the last save are then lost. SIGTERM and SIGHUP stop at
-once, too.
+second time to stop right away; the frames drawn since the last save are then lost. SIGTERM and SIGHUP also
+stop it right away.
 
-What has been saved lies in a hidden folder next to the result: `.clip-pose.mp4.zs2kit` for `clip-pose.mp4`.
+What has been saved is in a hidden folder next to the result: `.clip-pose.mp4.zs2kit` for `clip-pose.mp4`.
 To continue, repeat the same command with `--resume`:
 
 ```sh
@@ -175,7 +176,7 @@ full disk, a crash or a power cut.
 - All settings, the source file, the model and the versions of zs2kit and torch must be the same as before.
   If they are not, zs2kit says what differs and does not mix the two.
 - If nothing was saved, `--resume` starts from the beginning. So you can always use it.
-- The folder is removed when the result is finished. To give up an edit for good, delete the folder.
+- The folder is removed when the result is finished. To give up an edit for good, delete the folder yourself.
 
 ## Environment variables
 
@@ -196,8 +197,8 @@ the Hugging Face hub, `HF_HOME` is the folder for downloaded models, and `OMP_NU
 cores that are used.
 
 `OMP_WAIT_POLICY` says what the threads do while they wait for one another. If other programs keep the cores
-busy, zs2kit sets it to `PASSIVE`, which is faster in that case; on an idle machine it would be slower. If you
-set it yourself, zs2kit leaves it alone. Your own scripts have to set it before torch is imported.
+busy, zs2kit sets it to `PASSIVE`, which is faster in that case but slower on an idle machine. If you set it
+yourself, zs2kit leaves it alone. Your own scripts have to set it before torch is imported.
 
 ## Completion in your shell
 
@@ -224,8 +225,8 @@ _ZS2KIT_COMPLETE=fish_source zs2kit | source
 PYTHON = """# Python
 
 Every public name of zs2kit, with its arguments, its errors and an example. `import zs2kit` is all you need,
-also for `zs2kit.metrics` and the other modules. It is quick: slow modules are imported when you first use
-them.
+even for `zs2kit.metrics` and the other modules. It is quick, since slow modules are imported only when you
+first use them.
 
 (Made from the code by `python docs/make.py`. The examples are in `docs/examples.py`, and the tests run
 them.)
@@ -240,46 +241,46 @@ zs2kit.write("knight.mp4", edited)
 
 ![Above: a red robot dances in the city. Below: a blue knight dances the same dance on the beach](pose.png)
 
-The picture is a contact sheet: with `seed=3`, `zs2kit edit --sheet` made it of `samples/robot-dance.mp4`.
+The picture is a contact sheet that `zs2kit edit --sheet` made from `samples/robot-dance.mp4`, with `seed=3`.
 
-Each example below works after the first four lines of this one, in a folder with a short video called
-`clip.mp4`. They draw with a single denoising step, `num_inference_steps=1`, to be quick: leave that out for
-a good picture.
+Each example below works after the first four lines of code above (up to `model = ...`), in a folder with a
+short video called `clip.mp4`. To be quick, they take only one denoising step, `num_inference_steps=1`: leave
+that out for a good picture.
 
-The plugins ({plugins}, ...) decide what the result keeps of the clip. Without any, `Strength` is used;
+The plugins ({plugins}, ...) decide what the result keeps of the clip. If you give none, `Strength` is used;
 `plugins=[]` draws from the prompt alone. [Options](options.md) lists the plugins and their options.
 
 {contents}
 
 ## How an edit works
 
-- **Nothing is drawn until you ask for frames.** `edit` and `generate` check their arguments and return at
-  once. `write`, or a `for` loop over the clip, draws the frames chunk by chunk. Memory does not grow with
-  the clip.
-- **Iterating twice draws twice.** Each iteration starts with the first frame and draws everything again;
-  the frames are the same. Keep them in a list, or write them to a file and `read` that, if you need them
-  more than once.
+- **Nothing is drawn until you ask for frames.** `edit` and `generate` check their arguments and return right
+  away. `write`, or a `for` loop over the clip, draws the frames chunk by chunk. Memory use doesn't grow with
+  the length of the clip.
+- **Iterating twice draws twice.** Each iteration starts with the first frame and draws everything again,
+  with the same result. If you need the frames more than once, keep them in a list, or write them to a file
+  and `read` that.
 - **`edited.index`** is the number of frames that the latest iteration has drawn. It counts whole chunks, so
   it may be ahead of the frames that you have received.
-- **`edited.settings`** is a `Settings` with every value filled in: if you left one out, it has the value
-  that is used.
+- **`edited.settings`** is a `Settings` with every value filled in: where you gave none, it has the value that
+  is used.
 - **`edited.describe()`** returns everything that the frames depend on (settings, plugins, weights,
   versions, a fingerprint of the source) as a dictionary for JSON. It is None if the source is not
   a file but, for example, a list of pictures; such an edit can't be resumed.
-- **`edited.stop()`** ends an iteration from another thread. The current denoising step is finished, and then
-  the iteration raises `Stopped`. If none is running, the next iteration does.
+- **`edited.stop()`** ends an iteration from another thread: the current denoising step is finished, and then
+  the iteration raises `Stopped`. If no iteration is running, the next one raises it.
 - **`progress=` of `edit` and `generate`** is called with a `Progress` after every denoising step;
   **`progress=` of `write`** after every frame that is written. An exception that it raises ends the work.
-- **In a notebook**, a clip that is the last line of a cell shows itself as a small video with sound, made of
-  its first ten seconds. Of an edit, the first 48 frames are drawn for that; to keep the result, write it,
-  and show `zs2kit.read("knight.mp4")`. Give `progress=zs2kit.ProgressBar()` for a bar.
+- **In a notebook**, a clip in the last line of a cell is shown as a small video with sound: its first ten
+  seconds. For an edit, the first 48 frames are drawn; to keep the result, write it to a file, and show
+  `zs2kit.read("knight.mp4")`. `progress=zs2kit.ProgressBar()` shows a progress bar.
   [samples/tour.ipynb](../samples/tour.ipynb) is a tour.
-- **`notices=`** is called with a `Notice` for everything that you should know, but that doesn't stop the
-  work. Without it, notices are Python warnings.
+- **`notices=`** is called with a `Notice` for everything that you should know but that doesn't stop the work.
+  Without it, notices are Python warnings.
 - **Resuming.** `write` saves what is done in a hidden folder next to the result. After an error or
-  `stop()`, call `edit` and `write` again with the same arguments and `resume=True`. With `resume=False` it
-  starts again; with None, the default, it raises `ClipError` if something is saved.
-- **Threads.** Several edits may run in several threads with one model, each with its own notices. They take
+  `stop()`, call `edit` and `write` again with the same arguments and `resume=True`. With `resume=False`,
+  `write` starts again; with None, the default, it raises `ClipError` if something is saved.
+- **Threads.** Several edits can run with one model in several threads, each with its own notices. They take
   turns with the model, chunk by chunk.
 
 ## Types in the signatures
@@ -311,11 +312,11 @@ SECTIONS: dict[str, tuple[str, Sequence[str] | None]] = {
 NOTES = {
     "zs2kit.metrics": "How good a clip is, in numbers. [Metrics](metrics.md) says what each of them means. A "
     "`Picture` is a float32 array (height, width, 3), RGB in [0, 1].",
-    "zs2kit.plan": "What an edit will do, and what it needs, before it begins. `zs2kit plan` prints it.",
-    "zs2kit.verify": "Whether a result has everything that its source has. `zs2kit verify` prints it.",
+    "zs2kit.plan": "What an edit will do and what it needs, before it begins. `zs2kit plan` prints this.",
+    "zs2kit.verify": "Whether a result has everything that its source has. `zs2kit verify` prints this.",
     "zs2kit.testing": "For tests of plugins: [the guide](plugins.md#test) shows how.",
     "Plugins": "[Write a plugin](plugins.md) is the guide; [Hooks](hooks.md) lists the hooks.",
-    "Filters": "[Filters](filters.md) says what there is, and how to write one.",
+    "Filters": "[Filters](filters.md) says which filters there are, and how to write one.",
     "Models": "[Models](models.md) says what can be loaded.",
 }
 # Members of the classes that python.md shows.
