@@ -13,6 +13,10 @@ import torch
 from zs2kit.quiet import quiet
 
 WIDTH = 16  # of text embeddings
+_HEADS = {"attention_head_dim": 16, "num_attention_heads": 2}
+_FLUX_SIZES: dict[str, Any] = {"patch_size": 1, "num_layers": 1, "num_single_layers": 2, **_HEADS}
+_FLUX_SCALE: dict[str, Any] = {"scaling_factor": 0.3611, "shift_factor": 0.1159}
+_ENCODER = {"hidden_size": WIDTH, "intermediate_size": 16, "num_attention_heads": 2}
 _TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}"
@@ -56,19 +60,19 @@ def _drawn(network: Any) -> None:
             torch.nn.init.normal_(parameter, std=0.5)
 
 
-def _vae(channels: int = 4, **config: Any) -> Any:
+def _vae(cls: str = "AutoencoderKL", **scale: Any) -> Any:
     import diffusers
 
-    how: dict[str, Any] = {"scaling_factor": 0.3611, "shift_factor": 0.1159, "use_quant_conv": False}
-    return diffusers.AutoencoderKL(
+    return getattr(diffusers, cls)(
         block_out_channels=(8, 8, 8),
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=channels,
+        latent_channels=4,
         norm_num_groups=4,
         sample_size=32,
+        use_quant_conv=False,
         use_post_quant_conv=False,
-        **(how | config),
+        **scale,
     )
 
 
@@ -92,20 +96,22 @@ def _qwen_tokenizer() -> Any:
     return tokenizer
 
 
+def _language(layers: int) -> dict[str, int]:
+    """Return the sizes of a language model that reads prompts."""
+    return {
+        **_ENCODER,
+        "num_hidden_layers": layers,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "vocab_size": len(_letters()),
+        "max_position_embeddings": 1024,
+    }
+
+
 def _qwen3(cls: str, layers: int) -> Any:
     import transformers
 
-    config = transformers.Qwen3Config(
-        hidden_size=WIDTH,
-        intermediate_size=16,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=8,
-        vocab_size=len(_letters()),
-        max_position_embeddings=1024,
-    )
-    return getattr(transformers, cls)(config).eval()
+    return getattr(transformers, cls)(transformers.Qwen3Config(**_language(layers))).eval()
 
 
 def _qwen_vl() -> Any:
@@ -113,10 +119,8 @@ def _qwen_vl() -> Any:
 
     words = _letters()
     text = {
-        "hidden_size": WIDTH,
-        "intermediate_size": 16,
+        **_ENCODER,
         "num_hidden_layers": 2,
-        "num_attention_heads": 2,
         "num_key_value_heads": 2,
         "vocab_size": len(words),
         "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6},
@@ -147,12 +151,10 @@ def _clip(*, pooled: bool) -> Any:
     import transformers
 
     config = transformers.CLIPTextConfig(
+        **_ENCODER,
         vocab_size=300,
-        hidden_size=WIDTH,
-        intermediate_size=16,
         projection_dim=WIDTH,
         num_hidden_layers=2,
-        num_attention_heads=2,
         max_position_embeddings=77,
         bos_token_id=0,
         eos_token_id=1,
@@ -220,7 +222,7 @@ def _z_image() -> tuple[str, dict[str, Any]]:
     )
     return "ZImagePipeline", {
         "transformer": transformer,
-        "vae": _vae(),
+        "vae": _vae(**_FLUX_SCALE),
         "scheduler": _euler(shift=3.0),
         "text_encoder": _qwen3("Qwen3Model", 2),
         "tokenizer": _qwen_tokenizer(),
@@ -233,13 +235,9 @@ def _flux(
     import diffusers
 
     transformer = diffusers.FluxTransformer2DModel(
-        patch_size=1,
+        **_FLUX_SIZES,
         in_channels=4 * channels,
         out_channels=16,
-        num_layers=1,
-        num_single_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
         joint_attention_dim=WIDTH,
         pooled_projection_dim=WIDTH,
         axes_dims_rope=[4, 4, 8],
@@ -247,7 +245,7 @@ def _flux(
     )
     return kind, {
         "transformer": transformer,
-        "vae": _vae(),
+        "vae": _vae(**_FLUX_SCALE),
         "scheduler": _euler() if guidance else _euler(shift=1.0),
         "text_encoder": _clip(pooled=False),
         "tokenizer": _clip_tokenizer(),
@@ -260,27 +258,14 @@ def _flux2(*, kind: str) -> tuple[str, dict[str, Any]]:
     import diffusers
 
     transformer = diffusers.Flux2Transformer2DModel(
-        patch_size=1,
+        **_FLUX_SIZES,
         in_channels=16,
-        num_layers=1,
-        num_single_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
         joint_attention_dim=3 * WIDTH,
         timestep_guidance_channels=32,
         axes_dims_rope=[4, 4, 4, 4],
         guidance_embeds=kind == "dev",
     )
-    vae = diffusers.AutoencoderKLFlux2(
-        block_out_channels=(8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=32,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    )
+    vae = _vae("AutoencoderKLFlux2")
     torch.nn.init.normal_(vae.bn.running_mean, std=0.3)
     torch.nn.init.uniform_(vae.bn.running_var, 0.5, 2.0)
     parts = {"transformer": transformer, "vae": vae, "scheduler": _euler()}
@@ -297,19 +282,8 @@ def _flux2(*, kind: str) -> tuple[str, dict[str, Any]]:
 def _mistral() -> Any:
     import transformers
 
-    text = transformers.MistralConfig(
-        hidden_size=WIDTH,
-        intermediate_size=16,
-        num_hidden_layers=31,  # the states after layers 10, 20 and 30 are taken
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=8,
-        vocab_size=len(_letters()),
-        max_position_embeddings=1024,
-    )
-    vision = transformers.PixtralVisionConfig(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, patch_size=14
-    )
+    text = transformers.MistralConfig(**_language(31))  # the states after layers 10, 20 and 30 are taken
+    vision = transformers.PixtralVisionConfig(**_ENCODER, num_hidden_layers=1, patch_size=14)
     config = transformers.Mistral3Config(text_config=text, vision_config=vision)
     return transformers.Mistral3ForConditionalGeneration(config).eval()
 
@@ -367,8 +341,7 @@ def _qwen(*, kind: str = "QwenImagePipeline") -> tuple[str, dict[str, Any]]:
         in_channels=16,
         out_channels=4,
         num_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
+        **_HEADS,
         joint_attention_dim=WIDTH,
         axes_dims_rope=(8, 4, 4),
         zero_cond_t=kind == "QwenImageEditPlusPipeline",  # as in 2511
