@@ -23,7 +23,7 @@ from zs2kit.hookspecs import hookimpl
 from zs2kit.model import Model
 from zs2kit.plan import lines, plan
 from zs2kit.plugins import Plugin
-from zs2kit.scan import Drawn
+from zs2kit.scan import Drawn, Scan
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan
 from zs2kit_plugins.colour import Colour
 from zs2kit_plugins.edges import Edges
@@ -351,6 +351,13 @@ class Cramped(Plugin):
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
+def apart(made: list[bytes], expected: list[bytes]) -> int:
+    return max(
+        int(np.abs(np.frombuffer(a, np.uint8).astype(int) - np.frombuffer(b, np.uint8)).max())
+        for a, b in zip(made, expected, strict=True)
+    )
+
+
 @pytest.mark.parametrize("part", ["unet", "vae"])
 def test_what_overflows_in_half_precision_is_drawn_again_in_float32(tiny_folders, part) -> None:
     model = Model.load(tiny_folders["epsilon"], dtype="float16")
@@ -364,14 +371,54 @@ def test_what_overflows_in_half_precision_is_drawn_again_in_float32(tiny_folders
     assert [each.kind for each in said] == ["overflow"]
     model.pipeline.to(torch.float32)
     exact = images(edited(model, rows=False))
-    worst = max(
-        int(np.abs(np.frombuffer(a, np.uint8).astype(int) - np.frombuffer(b, np.uint8)).max())
-        for a, b in zip(made, exact, strict=True)
-    )
-    assert worst <= (8 if part == "vae" else 0)
+    assert apart(made, exact) <= (8 if part == "vae" else 0)
     model.unet.conv_in.weight.data *= math.inf
     with pytest.raises(ModelError, match="overflows at frame 0, even in float32"):
         next(iter(edited(model)))
+
+
+@dataclass(eq=False)
+class Overflowing(Plugin):
+    """Overflows in half precision in one of the steps."""
+
+    @hookimpl
+    def setup(self, model: Model) -> None:
+        self._model = model
+
+    @hookimpl
+    def estimate(self, step: Any, estimate: torch.Tensor) -> torch.Tensor | None:
+        overflows = step.index == 1 and self._model.halves()
+        return torch.full_like(estimate, torch.inf) if overflows else None
+
+
+def test_only_the_step_that_overflows_is_taken_in_float32(tiny_folders, tmp_path) -> None:
+    model = Model.load(tiny_folders["epsilon"], dtype="float16")
+    how: dict[str, Any] = {"num_inference_steps": 4, "cuts": (), "clip": drawn_clip(3)}
+    seen: list[tuple[int, bool]] = []
+    call = Scan._row
+
+    def row(self: Scan, carry: Carry, shot: Any, row: Row, *given: Any, **how: Any) -> Row:
+        seen.append((row.step, bool(how)))
+        return call(self, carry, shot, row, *given, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scan, "_row", row)
+        made = images(edited(model, Overflowing(), **how))
+    assert seen == [(0, False), (1, False), (1, True), (2, False), (3, False)]
+    for index, steps, path in places(edited(model, Overflowing(), **how), tmp_path):
+        rest = edited(model, Overflowing(), **how)
+        assert images(rest.frames_from(index, Carry.load(path))) == made[index:], steps
+
+
+def test_what_overflows_before_the_first_step_is_encoded_in_float32(tiny_folders) -> None:
+    model = Model.load(tiny_folders["epsilon"], dtype="float16")
+    model.vae.encoder.conv_in.weight.data *= 3e5
+    how: dict[str, Any] = {"num_inference_steps": 2, "cuts": ()}
+    made = images(edited(model, Strength(0.5), **how))
+    model.pipeline.to(torch.float32)
+    assert np.isin(np.frombuffer(made[-1], np.uint8), (0, 255)).mean() < 0.5
+    exact = images(edited(model, Strength(0.5), **how))
+    assert apart(made, exact) <= 8
 
 
 def test_plugins_are_as_they_were_and_an_edit_can_stop(tiny: Model) -> None:

@@ -235,23 +235,24 @@ class Scan:
     def _rows(
         self, carry: Carry, chunks: Sequence[Chunk], after_step: Callable[[Step, int], object]
     ) -> Iterator[Carry | Drawn]:
-        row, carry = Row.of(carry), without_row(carry)
-        in_float32 = False
+        saved, carry = Row.of(carry), without_row(carry)
         shot = self._start_all(carry, chunks)
-        row = row or Row.joined([Row(it.first, it.latents.cpu(), {}) for it in shot])
+        in_float32: list[_UnderWay] = []  # the same, once it is needed
+        row = saved or _begun(shot)
         while row.step < len(shot[0].steps):
-            taken = self._row(carry, shot, row, after_step, in_float32=in_float32)
+            taken = self._row(carry, shot, row, after_step)
             broken = _first_broken(taken.latents)
-            if broken is None:
-                row = taken
-                yield row.within(carry)
-            else:
-                frame = [index for each in chunks for index in each.drawn.indices][broken]
-                if in_float32 or not self.model.halves():
-                    raise self.overflowed(frame)
-                self._tell_overflow(frame)
-                in_float32 = True  # from here on
-                shot = self._start_all(carry, chunks, in_float32=True)
+            if broken is not None and self.model.halves():
+                self._tell_overflow(_indices(chunks)[broken])
+                in_float32 = in_float32 or self._start_all(carry, chunks, in_float32=True)
+                if saved is None and row.step == shot[0].first:  # what comes before may have overflowed, too
+                    row = _begun(in_float32)
+                taken = self._row(carry, in_float32, row, after_step, in_float32=True)
+                broken = _first_broken(taken.latents)
+            if broken is not None:
+                raise self.overflowed(_indices(chunks)[broken])
+            row = taken
+            yield row.within(carry)
         while shot:
             it = shot.pop(0)
             count = it.chunk.drawn.length
@@ -299,7 +300,7 @@ class Scan:
         row: Row,
         after_step: Callable[[Step, int], object],
         *,
-        in_float32: bool,
+        in_float32: bool = False,
     ) -> Row:
         """Take the next step with all chunks of a shot."""
         taken: list[Row] = []
@@ -595,6 +596,16 @@ class Scan:
                 for tensor in part.state_dict().values()
             ]
             return f"{zlib.crc32(torch.cat(tensors).numpy().tobytes()):08x}"
+
+
+def _begun(shot: Sequence[_UnderWay]) -> Row:
+    """Return a shot's frames before their first step."""
+    return Row.joined([Row(it.first, it.latents.cpu(), {}) for it in shot])
+
+
+def _indices(chunks: Sequence[Chunk]) -> list[int]:
+    """Return the positions in the clip of the frames of ``chunks`` that are drawn."""
+    return [index for each in chunks for index in each.drawn.indices]
 
 
 def _calls_denoiser(plugin: Plugin) -> bool:
