@@ -232,6 +232,13 @@ def test_what_is_written_is_resumed_between_two_steps(tiny, tmp_path, monkeypatc
     with pytest.raises(_Stop):
         write(True, (0, 3), resume=True)
     assert journal.saved(out) == (0, 2)
+    monkeypatch.setattr(Scan, "seconds", lambda self, chunk: 900.0)
+    made = edited(tiny, clip=io.read(source), cuts=())
+    made = through(made, [Steady()] if filtered else [])
+    resumed, anew = (plan(made, out, resume=each) for each in (True, False))
+    assert (resumed.saved, resumed.saved_steps, anew.saved_steps) == (0, 2, 0)
+    assert resumed.seconds == pytest.approx(anew.seconds / 3, rel=0.2)
+    assert any("0 frames and 2 steps of the next ones are saved" in line for line in lines(resumed))
     seen.clear()
     write(True, resume=True)
     assert {step for _, step in seen} == {3}

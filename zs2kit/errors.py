@@ -37,6 +37,10 @@ class ClipError(Zs2Error):
     """A clip that can't be read or written."""
 
 
+class DiskError(ClipError):
+    """A disk that is full, or too small for a clip and what its edit takes meanwhile."""
+
+
 class ModelError(Zs2Error):
     """A checkpoint or a side network that can't be loaded or doesn't fit."""
 

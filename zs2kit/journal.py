@@ -27,7 +27,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from zs2kit.clip import Clip, Frame
-from zs2kit.errors import ClipError, first_line, notify
+from zs2kit.errors import ClipError, DiskError, first_line, notify
 from zs2kit.progress import Progress, Report
 from zs2kit.settings import Settings
 
@@ -493,7 +493,7 @@ def workfolder(path: Path) -> Iterator[Path]:
 def unwritable(path: Path, error: Any) -> ClipError:
     """Return the error that tells the user about an OSError while ``path`` was written."""
     if error.errno in FULL:
-        return ClipError(f"no space left for {path}", "free some space on its disk, and run this again")
+        return DiskError(f"no space left for {path}", "free some space on its disk, and run this again")
     return ClipError(f"can't write {path}: {error.strerror}")
 
 

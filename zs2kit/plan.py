@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -17,11 +18,11 @@ import torch
 from zs2kit.carry import Carry
 from zs2kit.clip import Chunk, Frame
 from zs2kit.editing import MOST, Edit, Place
-from zs2kit.errors import ClipError, UsageError
+from zs2kit.errors import ClipError, DiskError, UsageError
 from zs2kit.filters import Filtered, filters_of
 from zs2kit.filters.filtered import filter_seconds, unfiltered
 from zs2kit.io.output import Output
-from zs2kit.journal import ANEW, SEGMENT
+from zs2kit.journal import ANEW, SEGMENT, Left
 from zs2kit.memory import free, peak_of
 from zs2kit.plugins import name_of
 from zs2kit.progress import Progress, Report
@@ -59,6 +60,7 @@ class Plan:
     result: Path
     exists: bool  # there is already a file at ``result``
     saved: int  # frames of an interrupted edit, which are not drawn again if it is resumed
+    saved_steps: int  # how many denoising steps the next ones have taken there
     streams: tuple[str, ...]  # of the source, which are copied
     result_bytes: int  # estimated
     disk_bytes: int  # the most that it takes while it works, estimated
@@ -92,7 +94,7 @@ def plan(
     filters = filters_of(made)
     times = math.prod(each.per_frame for each in filters)
     obstacles = []
-    left, difference = None, ""
+    left, difference, disk_fits = None, "", True
     try:
         left, difference = output.left(made)
         # Without `resume`: to decide that would change files.
@@ -100,6 +102,7 @@ def plan(
         output.tell_losses(made)
     except ClipError as error:
         obstacles.append(str(error))
+        disk_fits = not isinstance(error, DiskError)
     if left and resume and difference:
         obstacles.append(f"{out} was started with {difference}; use these settings again, or {ANEW}")
     if left and resume is None:
@@ -108,7 +111,7 @@ def plan(
             + (f"it was started with {difference}; " if difference else "resume it (`resume=True`), or ")
             + ANEW
         )
-    saved = 0 if left is None or resume is False or difference else left.frames
+    saved = Left(0, 0) if left is None or resume is False or difference else left
 
     read = _read(edited, progress, preview)
     scan, device = edited.scan, edited.scan.model.device
@@ -132,18 +135,24 @@ def plan(
 
     pixels = made.width * made.height
     result_bytes = output.bytes(made, read.frames * times)
-    rest = read.frames - saved // times
+    done = saved.frames // times
+    rest = read.frames - done
+    steps: Any = edited.settings.num_inference_steps
+    # What is left of a shot may have taken some steps
+    under_way = next((end for end in read.ends if end > done), done) - done
+    left_to_draw = read.drawn * (rest - under_way * saved.steps / steps) / read.frames
     filtering = filter_seconds(made, edited, read.chunk) * rest
     fitting = 0.0 if unfitted else _fitting_seconds(edited, read.chunk[:2]) * rest
     # Segments and the file that they are joined into; pictures and carries, until the next ones are saved
     kept_bytes = carry_bytes
     if scan.in_rows:  # the latents, and what multistep schedulers remember
         latents = scan.model.latent_shape(*edited.fit.padded)
-        kept_bytes = 4 * read.longest * math.prod(latents) * 4
+        longest = max(end - start for start, end in pairwise([0, *read.ends]))
+        kept_bytes = 4 * longest * math.prod(latents) * 4
     disk_bytes = 2 * (result_bytes + min(read.frames * times, SEGMENT) * pixels * 3 + kept_bytes)
     folder = out.parent
     free_disk = shutil.disk_usage(folder).free if folder.is_dir() else 0
-    if folder.is_dir() and disk_bytes > free_disk and not any("but its disk" in each for each in obstacles):
+    if folder.is_dir() and disk_bytes > free_disk and disk_fits:  # or that has been said
         obstacles.append(
             f"{out} needs about {disk_bytes / 1e6:,.0f} MB, but its disk has only "
             f"{free_disk / 1e6:,.0f} MB free"
@@ -171,13 +180,14 @@ def plan(
         carry_on="cpu" if scan.carry_on_host else str(device),
         free_bytes=free(device),
         seconds=read.seconds
-        + seconds * (beforehand + read.drawn * (1 - saved / times / read.frames)) / chunk.drawn.length
+        + seconds * (beforehand + left_to_draw) / chunk.drawn.length
         + fitting
         + filtering,
         filter_seconds=filtering,
         result=out,
         exists=os.path.lexists(out) or bool(output.pattern and output.pattern.numbers()),
-        saved=saved,
+        saved=saved.frames,
+        saved_steps=saved.steps,
         streams=tuple(output.copied(made)),
         result_bytes=result_bytes,
         disk_bytes=disk_bytes,
@@ -199,8 +209,8 @@ class _Source(NamedTuple):
 
     frames: int
     drawn: int  # how many of them are drawn
-    longest: int  # how many frames the longest shot has
     shots: list[Fraction]  # when each starts, in seconds
+    ends: list[int]  # how many frames there are up to the end of each
     duration: Fraction
     chunk: list[Frame]  # as many frames as the largest chunk has
     place: int  # the position of the first of these
@@ -213,19 +223,20 @@ def _read(edited: Edit, progress: Report | None, preview: Callable[[Frame, Frame
     starts: list[Fraction] = []
     chunk: list[Frame] = []
     group: list[Frame] = []
-    index = place = drawn = longest = 0
+    firsts: list[int] = []
+    index = place = drawn = 0
     previewing = 0.0
     started = perf_counter()
     for index, (first, frame) in enumerate(edited.marked()):
         drawn += frame.fill is None
         if index == first:
             starts.append(frame.pts * tick)
+            firsts.append(index)
             group = []
             if preview is not None:
                 before = perf_counter()
                 preview(frame, edited.beginning(index, frame))
                 previewing += perf_counter() - before
-        longest = max(longest, index + 1 - first)
         if sum(each.fill is None for each in group) < (edited.chunk_size or MOST):
             group.append(frame)
             if len(group) > len(chunk):
@@ -234,7 +245,8 @@ def _read(edited: Edit, progress: Report | None, preview: Callable[[Frame, Frame
             progress(Progress(index + 1, "reading", clip.frame_count))
     duration = frame.pts * tick - starts[0] + (frame.duration * tick or 1 / clip.rate)
     seconds = perf_counter() - started - previewing
-    return _Source(index + 1, drawn, longest, starts, duration, chunk, place, seconds)
+    ends = [*firsts[1:], index + 1]
+    return _Source(index + 1, drawn, starts, ends, duration, chunk, place, seconds)
 
 
 def _fitting_seconds(edited: Edit, frames: list[Frame]) -> float:
@@ -274,7 +286,8 @@ def lines(plan: Plan) -> list[str]:
     after += f", {plan.filtered_frames} frames, {plan.filtered_rate:g} per second"
     filtering = f", {_span(plan.filter_seconds)} of it for filters" if plan.filters else ""
     filled = f"; {plan.drawn_frames} of them are drawn" if plan.drawn_frames < plan.frames else ""
-    resumed = f"; {plan.saved} frames of an interrupted edit are saved" if plan.saved else ""
+    saved = Left(plan.saved, plan.saved_steps)
+    resumed = f"; {saved.words()} are saved of an interrupted edit" if any(saved) else ""
     rows = {
         "frames": f"{plan.frames}, {plan.rate:g} per second, {plan.duration:.2f} s{filled}",
         "shots": f"{len(plan.shots)}, at {', '.join(times)} s",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from zs2kit import __version__
-from zs2kit.errors import ClipError, UsageError, notify
+from zs2kit.errors import ClipError, DiskError, UsageError, notify
 from zs2kit.settings import LARGEST, option
 from zs2kit.settings import check as check_options
 
@@ -375,7 +375,7 @@ class Output:
         return round(frames * clip.width * clip.height * bits / 8 / 2**halvings)
 
     def _check_space(self, clip: Clip) -> None:
-        """Raise `ClipError` if the disk has no room for the result and the files that it takes meanwhile."""
+        """Raise `DiskError` if the disk has no room for the result and the files that it takes meanwhile."""
         from zs2kit.journal import SEGMENT
 
         if clip.frame_count is None:
@@ -384,7 +384,7 @@ class Output:
         needed = 2 * (self.bytes(clip, clip.frame_count) + pictures)  # old ones stay until new ones are there
         free = shutil.disk_usage(self.path.parent).free
         if needed > free:
-            raise ClipError(
+            raise DiskError(
                 f"{self.path} needs about {needed / 1e6:,.0f} MB, but its disk has only {free / 1e6:,.0f} "
                 "MB free",
                 "free some space, or write to another disk",
