@@ -224,5 +224,6 @@ def test_a_real_clip_of_720_lines_goes_through_all_filters_kills_and_verify(whee
     done = CliRunner().invoke(main, args)
     assert done.exit_code == 0, done.output
     assert (
-        "clip.mp4: 6 frames in the result" in done.stdout and "1 kills, 0 results that differ" in done.stdout
+        "clip.mp4: 6 frames in the result, which is verified" in done.stdout
+        and "1 kills, 0 results that differ" in done.stdout
     )

@@ -289,14 +289,25 @@ def gpu(part: tuple[str, ...], cells: Path) -> None:
 @click.option("--minutes", type=(int, int), default=(1, 60), show_default=True, help="Two more.")
 @number("--steps", 2, "Denoising steps.")
 @click.option("--filters", is_flag=True, help="Of all filters in a chain, instead of an edit.")
+@click.option(
+    "--docs", type=click.Path(path_type=Path), help="With --filters: write results.md to this folder."
+)
 def memory(
-    model: str | None, frames: tuple[int, int], minutes: tuple[int, int], steps: int, filters: bool
+    model: str | None,
+    frames: tuple[int, int],
+    minutes: tuple[int, int],
+    steps: int,
+    filters: bool,
+    docs: Path | None,
 ) -> None:
     """Show that a longer clip takes no more memory, and no longer until its first frame."""
-    if filters:
-        memory_.measure_filters(frames)
-    else:
+    if not filters:
         memory_.measure(model, frames, minutes, steps)
+        return
+    made = memory_.filters_section(frames)
+    click.echo(made)
+    if docs:
+        page.put(docs, made)
 
 
 @main.command()

@@ -31,13 +31,14 @@ import torch
 
 import zs2kit
 from zs2kit import io, journal, sampler
+from zs2kit.bench.memory import all_filters
 from zs2kit.carry import Carry
 from zs2kit.errors import Zs2Error
 from zs2kit.filters import Filter, Smooth, Steady, through
 from zs2kit.io import streams, writing
 from zs2kit.model import Model
 from zs2kit.testing import drawn_clip, tiny_model
-from zs2kit.verify import verify
+from zs2kit.verify import Check, verify
 
 FRAMES, CHUNK, STEPS, SEGMENT = 26, 4, 2, 10
 CHUNKS = -(-FRAMES // CHUNK)
@@ -162,12 +163,7 @@ class Range:
         self.model = Model.load(self.checkpoint)
         self.source = clip or with_sound(io.write(folder / "picture.mp4", drawn_clip(FRAMES), quality=5))
         self.end, self._filtered = end, filtered
-        self.filters: list[Filter] = [Steady(), Smooth(2)]
-        if filtered:
-            from zs2kit.bench.memory import all_filters
-
-            steady, upscale, diffuse, smooth = all_filters(folder, 1.0)
-            self.filters = [steady, diffuse, upscale, smooth]  # diffuse first: it needs small pictures
+        self.filters: list[Filter] = all_filters(folder, 1.0) if filtered else [Steady(), Smooth(2)]
         self.out = folder / "out.mp4"
         self.done = mmap.mmap(-1, 8)  # which outlives who writes it
         began = perf_counter()
@@ -177,9 +173,14 @@ class Range:
 
     def _undisturbed(self, filtered: bool) -> list[list[tuple[int | None, bytes]]]:
         self._fork(lambda: self.edit(None, filtered))
-        made = contents(self.out)
+        made, self.checks = contents(self.out), self._verified(filtered)
         self.out.unlink()
+        if failed := [each.name for each in self.checks if not each.ok]:
+            raise Zs2Error(f"an undisturbed result differs from its source in: {', '.join(failed)}")
         return made
+
+    def _verified(self, filtered: bool) -> list[Check]:
+        return verify(self.source, self.out, end=self.end, filters=self.filters if filtered else [])
 
     def edit(self, resume: bool | None, filtered: bool = False, rows: bool = False) -> None:
         """Edit the clip, in this process; filtered: through two filters; rows: in this order."""
@@ -281,8 +282,7 @@ class Range:
             kept = done
         else:
             self._fork(lambda: self.edit(True, filtered))
-        found = contents(self.out)
-        checks = verify(self.source, self.out, end=self.end, filters=self.filters if filtered else [])
+        found, checks = contents(self.out), self._verified(filtered)
         self.out.unlink()
         if beside := [path.name for path in self.folder.iterdir() if path.name.startswith(".")]:
             raise RuntimeError(f"a kill at {where} leaves {beside}")
@@ -357,7 +357,10 @@ def run_clips(clips: Sequence[Path], end: float, filtered: bool, moments: int, s
     for clip in clips:
         with TemporaryDirectory() as folder:
             place = Range(Path(folder), clip.absolute(), end, filtered)
-            print(f"{clip.name}: {place.frames} frames in the result; {place.seconds:.1f} s undisturbed")
+            print(
+                f"{clip.name}: {place.frames} frames in the result, which is verified; {place.seconds:.1f} s "
+                "undisturbed"
+            )
             _tell(_at_random(place, moments, seed))
 
 

@@ -50,16 +50,28 @@ def measure(name: str | None, frames: tuple[int, int], minutes: tuple[int, int],
         print(f"first frame, {minutes[1]} min minus {minutes[0]} min: {times[1] - times[0]:.2f} s")
 
 
-def measure_filters(frames: tuple[int, int], side: int = 16) -> None:
-    """Print the peaks of all filters in a chain, for two lengths; their networks are tiny."""
-    print(f"steady, upscale, diffuse, smooth; clips of {side}x{side} pixels")
+def filters_section(frames: tuple[int, int], side: int = 16) -> str:
+    """Measure the peaks of all filters in a chain, for two lengths; return the page's section."""
     with TemporaryDirectory() as folder:
-        peaks = []
-        for count in frames:
-            clip = io.write(Path(folder) / f"{count}.mp4", drawn_clip(count, width=side, height=side))
-            peaks.append(_alone(_filtered_peak, clip))
-            print(f"{count} frames: {peaks[-1] / 1e6:.1f} MB of resident memory")
-        print(f"resident memory, {frames[1]} frames divided by {frames[0]}: {peaks[1] / peaks[0]:.4f}")
+        clips = [
+            io.write(Path(folder) / f"{count}.mp4", drawn_clip(count, width=side, height=side))
+            for count in frames
+        ]
+        peaks = [_alone(_filtered_peak, clip) for clip in clips]
+    rows = [f"| {count} | {peak / 1e6:.1f} |" for count, peak in zip(frames, peaks, strict=True)]
+    about = f"A clip of {side}x{side} pixels goes through `steady`, `diffuse`, `upscale` and `smooth`."
+    table = "\n".join(["| frames | resident memory, MB |", "|---|---|", *rows])
+    return (
+        f"\n## Memory of filters\n\n{about}\n{FILTERS}\n{table}\n\n"
+        f"{frames[1]} frames take {peaks[1] / peaks[0]:.4f} times as much as {frames[0]} (wanted: at most "
+        "1.02).\n"
+    )
+
+
+FILTERS = """The networks of `diffuse` and `upscale` are tiny and have random weights, so that frames that are
+held would be noticed. Each length is measured in a process of its own, at its peak.
+`python -m zs2kit.bench memory --filters --docs docs` makes this section.
+"""
 
 
 def _filtered_peak(clip: Path) -> int:
@@ -71,7 +83,8 @@ def _filtered_peak(clip: Path) -> int:
 def all_filters(folder: Path, factor: float = 2.0) -> list[Filter]:
     """Return the four filters, with tiny networks of random weights; that of upscale is put in ``folder``.
 
-    factor: how much larger the two that enlarge make a clip, or an edit beyond its source's size.
+    After an edit, diffuse gets the model's pictures, since it comes before upscale. factor: how much larger
+    the two make a clip, or an edit beyond its source's size.
     """
     from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
 
@@ -80,8 +93,8 @@ def all_filters(folder: Path, factor: float = 2.0) -> list[Filter]:
     save_file(SRVGGNetCompact(num_feat=8, num_conv=2, upscale=2).state_dict(), path)
     return [
         Steady(),
-        Upscale(factor, str(path)),
         Diffuse(factor, str(tiny_models()["upscaler"]), num_inference_steps=1, guidance_scale=1.0),
+        Upscale(factor, str(path)),
         Smooth(2),
     ]
 

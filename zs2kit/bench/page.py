@@ -116,6 +116,7 @@ SECTIONS = (
     "Anchored keys",
     "Speed",
     "Edits on a device",
+    "Memory of filters",
     "Real clips",
 )
 
