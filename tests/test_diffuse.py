@@ -12,9 +12,8 @@ import torch
 import zs2kit
 from zs2kit.carry import Carry
 from zs2kit.errors import ModelError, PluginError, UsageError
-from zs2kit.filters import diffuse
+from zs2kit.filters import Diffuse, diffuse
 from zs2kit.filters.base import Passage
-from zs2kit.filters.diffuse import Diffuse
 from zs2kit.noise import MAX_DIVERGENCE, draw
 from zs2kit.testing import check_filter, drawn_clip, two_shots
 

@@ -24,8 +24,7 @@ import zs2kit
 from zs2kit import cli, io
 from zs2kit.errors import ClipError, UsageError, Zs2Error, receiving
 from zs2kit.farm import Farm, _connect, _ray
-from zs2kit.filters.smooth import Smooth
-from zs2kit.filters.upscale import Upscale
+from zs2kit.filters import Smooth, Upscale
 from zs2kit.testing import drawn_clip
 
 HOW = {"plugins": (), "num_inference_steps": 2, "size": (32, 32), "chunk_size": 2}

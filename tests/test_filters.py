@@ -25,9 +25,7 @@ from zs2kit import Filter, cli, io, option, plan
 from zs2kit.carry import Carry
 from zs2kit.clip import Anew, Clip
 from zs2kit.errors import PluginError, UsageError
-from zs2kit.filters import Smooth, Steady, declared, through
-from zs2kit.filters.diffuse import Diffuse
-from zs2kit.filters.upscale import Upscale
+from zs2kit.filters import Diffuse, Smooth, Steady, Upscale, declared, through
 from zs2kit.testing import check_filter, drawn_clip, two_shots
 from zs2kit.verify import verify
 from zs2kit_plugins.mask import Mask

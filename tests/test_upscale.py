@@ -16,7 +16,7 @@ from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
 import zs2kit
 from zs2kit import cli
 from zs2kit.errors import UsageError
-from zs2kit.filters.upscale import Upscale
+from zs2kit.filters import Upscale
 from zs2kit.networks.enlarger import Enlarger
 from zs2kit.testing import check_filter, drawn_clip, two_shots
 from zs2kit_plugins.mask import Mask

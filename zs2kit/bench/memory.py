@@ -17,9 +17,7 @@ from safetensors.torch import save_file
 
 from zs2kit import io
 from zs2kit.editing import edit
-from zs2kit.filters import Filter, Smooth, Steady, through
-from zs2kit.filters.diffuse import Diffuse
-from zs2kit.filters.upscale import Upscale
+from zs2kit.filters import Diffuse, Filter, Smooth, Steady, Upscale, through
 from zs2kit.memory import peak_of, resident_peak
 from zs2kit.model import Model
 from zs2kit.networks.loading import BUNDLED

@@ -78,7 +78,7 @@ def plan(
         def look(job: Job[Shared], sheet: Path | None) -> tuple[Clip, tuple[str, ...]]:
             """Check what can be checked before a model is loaded; return the clip and the obstacles."""
             source = io.read(job.clip, **job.how)
-            declared(source, filters)  # which checks that they can be used
+            declared(source, filters)  # which checks them before anything is loaded
             output = io.Output(job.out, **shared.output)
             if sheet:
                 check_beside(sheet, ".png", "sheet", [job.clip, job.out], output.overwrite)

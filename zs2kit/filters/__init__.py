@@ -13,20 +13,24 @@ if TYPE_CHECKING:
     from zs2kit.filters.base import Filter as Filter
     from zs2kit.filters.base import Passage as Passage
     from zs2kit.filters.base import declared as declared
+    from zs2kit.filters.diffuse import Diffuse as Diffuse
     from zs2kit.filters.filtered import Filtered as Filtered
     from zs2kit.filters.filtered import filters_of as filters_of
     from zs2kit.filters.filtered import source_frames as source_frames
     from zs2kit.filters.filtered import through as through
     from zs2kit.filters.smooth import Smooth as Smooth
     from zs2kit.filters.steady import Steady as Steady
+    from zs2kit.filters.upscale import Upscale as Upscale
 
 # Looked up on first use, since the command line lists filters before torch is imported.
 _MODULES = {
+    "Diffuse": "diffuse",
     "Filter": "base",
     "Filtered": "filtered",
     "Passage": "base",
     "Smooth": "smooth",
     "Steady": "steady",
+    "Upscale": "upscale",
     "declared": "base",
     "filters_of": "filtered",
     "source_frames": "filtered",

@@ -76,7 +76,7 @@ class Diffuse(Enlarge):
                 f"{self.model} is not an x4 upscaler", "use stabilityai/stable-diffusion-x4-upscaler"
             )
         if self.noise_level > most:
-            raise UsageError(f"`diffuse.noise_level` is at most {most} with {self.model}")
+            raise UsageError(f"`{name_of(self)}.noise_level` is at most {most} with {self.model}")
         settings = Settings(
             prompt=self.prompt,
             negative_prompt=self.negative_prompt,
@@ -105,7 +105,7 @@ class Diffuse(Enlarge):
         if isinstance(drawn, Broken):
             raise ModelError(
                 f"{self.model} overflows at frame {passage.index + drawn.frame}, even in float32",
-                "use a lower `diffuse.guidance_scale`",
+                f"use a lower `{name_of(self)}.guidance_scale`",
             )
         carry.clear()
         carry.update(drawn.carry, frames=torch.tensor(first + frames))

@@ -39,7 +39,7 @@ from zs2kit.errors import (
     notify,
     receiving,
 )
-from zs2kit.filters import Filter, Filtered, through
+from zs2kit.filters import Filter, Filtered, declared, through
 from zs2kit.io.reading import how_read
 from zs2kit.io.showing import write_view
 from zs2kit.journal import Left, saved
@@ -261,6 +261,8 @@ class Job:
         wanted = self.wanted
         chosen, filters = wanted.built()
         source = wanted.source() if wanted.work != "generate" else None
+        if source is not None:
+            declared(source, filters)  # which checks them before anything is loaded
         made: Edit | Filtered
         if wanted.work == "filter":
             assert source is not None
