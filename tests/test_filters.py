@@ -802,6 +802,11 @@ def test_cuts_can_be_given(tmp_path):
     assert [frame.cut for frame in Trail()(two_shots([4, 4]), cuts=())].count(True) == 1
 
 
+def test_one_that_is_used_twice_without_a_name_is_numbered(source):
+    made = through(source, [Trail(), Twice(), Twice(), Trail()], cuts=())
+    assert [*made.describe()["filters"]] == ["trail", "twice", "twice:twice2", "trail:trail2"]
+
+
 def test_wrong_cuts(edited, source):
     with pytest.raises(UsageError, match="`cuts` must be 'auto' or times in seconds, 0 or more, not 'none'"):
         Trail()(source, cuts="none")

@@ -13,7 +13,7 @@ import keyword
 import logging
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from importlib.util import find_spec
@@ -225,9 +225,14 @@ def named(plugins: Sequence[Plugin]) -> list[tuple[str, Plugin]]:
         name = name_of(plugin)
         if any(plugin is each for each in names.values()):
             raise PluginError(f"plugin '{name}' is given twice", "give it once")
-        numbered = (f"{name}{number}" for number in count(2))
-        names[name if name not in names else next(each for each in numbered if each not in names)] = plugin
+        names[numbered(name, names)] = plugin
     return list(names.items())
+
+
+def numbered(name: str, taken: Collection[str]) -> str:
+    """Return ``name``, with a number from 2 up if it is among those that are ``taken``."""
+    names = (name if number == 1 else f"{name}{number}" for number in count(1))
+    return next(each for each in names if each not in taken)
 
 
 def manager(plugins: Sequence[Plugin]) -> pluggy.PluginManager:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from itertools import chain, islice
-from operator import itemgetter
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
@@ -166,9 +165,9 @@ class Filtered(Clip):
             machine = {"device": self.filter.device.type, "dtype": str(self.filter.dtype)}
             about |= {"cuts": cuts, **machine}
         before = about.pop("filters", {})
-        kind, name = plugins.kind_of(self.filter), plugins.name_of(self.filter)
-        if name in map(itemgetter(1), map(plugins.parted, before)):  # used twice in a script, without a name
-            name = f"{name}{len(before) + 1}"
+        taken = [plugins.parted(each)[1] for each in before]
+        kind = plugins.kind_of(self.filter)
+        name = plugins.numbered(plugins.name_of(self.filter), taken)  # a script may use one twice
         used = kind if name == kind else f"{kind}:{name}"
         return {**about, "filters": {**before, used: plugins.described(self.filter)}}
 
