@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import zs2kit
@@ -89,6 +90,16 @@ def test_further_prompts_count_from_the_first_frame_used(upload: Path) -> None:
         replace(wanted, prompt="").how()
     text = Wanted("generate", prompt="spring", frames=9, later=[(8, "summer")])
     assert text.how().prompt == {0: "spring", 8: "summer"}
+
+
+def test_a_filter_knows_the_cuts(jobs: Jobs, upload: Path) -> None:
+    job = jobs.add(
+        Wanted(clip=str(upload), **FILTER, settings={"cuts": "0:00.083"}, output={"codec": "ffv1"})
+    )
+    assert ended(job) == "done"
+    made = [frame.image for frame in zs2kit.read(job.result)]
+    assert np.array_equal(made[0], made[1])  # nothing is put in between two shots
+    assert not np.array_equal(made[2], made[3])
 
 
 def test_a_folder_that_is_no_job_is_left_alone(jobs: Jobs, upload: Path) -> None:

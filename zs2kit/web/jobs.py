@@ -266,7 +266,7 @@ class Job:
         made: Edit | Filtered
         if wanted.work == "filter":
             assert source is not None
-            filtered = through(source, filters, **models.how)
+            filtered = through(source, filters, **parsed(Settings, wanted.settings), **models.how)
             assert isinstance(filtered, Filtered)
             edited, made = None, filtered
         else:

@@ -147,7 +147,7 @@ class Form:
                     placeholder="24: a blue knight in the snow",
                     lines=3,
                 )
-        self.model = self.plugins = self.settings = None
+        self.model = self.plugins = None
         self.loras: dict[str, gr.Slider] = {}
         self.length: list[Component] = []
         if work == "generate":
@@ -180,9 +180,7 @@ class Form:
             html("<h3>Filters, in this order</h3>")
             self.filters = Chooser(Filter, page.given)
         with gr.Accordion("More settings", open=False):
-            if drawn:
-                hidden = {"prompt", "chunk_size", *(OF_A_SOURCE if work == "generate" else ())}
-                self.settings = Fields([each for each in options(Settings) if each.name not in hidden])
+            self.settings = Fields(_settings(work))
             self.output = Fields(_output(work))
         if drawn:
             with gr.Accordion("Filters afterwards, in this order", open=False):
@@ -200,7 +198,7 @@ class Form:
         """All of its fields."""
         parts = [self.clip, self.plugins, self.filters]
         found = {each for part in parts if part for each in part.components}
-        for fields in filter(None, (self.settings, self.output)):
+        for fields in (self.settings, self.output):
             found |= set(fields.fields.values())
         found |= {*self.length, *self.loras.values()}
         return found | {each for each in (self.prompt, self.later, self.model) if each}
@@ -223,7 +221,7 @@ class Form:
             model=values[self.model] if self.model else self.page.only_model,
             plugins=self.plugins.chosen(values) if self.plugins else {},
             filters=self.filters.chosen(values),
-            settings=self.settings.texts(values) if self.settings else {},
+            settings=self.settings.texts(values),
             output=self.output.texts(values),
         )
         if self.length:
@@ -245,6 +243,14 @@ def _later(text: str) -> list[tuple[int, str]]:
 
 def _short(name: str) -> str:
     return Path(name).name or name
+
+
+def _settings(work: Work) -> list[Option]:
+    """The options of `Settings` that have no field of their own and make sense for this work."""
+    found = [each for each in options(Settings) if each.name not in ("prompt", "chunk_size")]
+    if work == "filter":
+        return [each for each in found if each.name == "cuts"]
+    return [each for each in found if work != "generate" or each.name not in OF_A_SOURCE]
 
 
 def _output(work: Work) -> list[Option]:
