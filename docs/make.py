@@ -1,4 +1,4 @@
-"""Writes the pages that are made from the code: hooks.md, options.md, cli.md and python.md.
+"""Writes what is made from the code: hooks.md, options.md, cli.md, python.md, models.md and layers.svg.
 
 Run `python docs/make.py` after a change of hooks, options, commands or public names. The examples of
 python.md are in examples.py, beside this file.
@@ -71,7 +71,10 @@ line](cli.md) has the remaining options, such as `--model`, and the environment 
 # Plugins that come with zs2kit
 
 `zs2kit plugins NAME` prints the same. Set an option with `--set pose.scale=0.8` on the command line, or
-with `Pose(scale=0.8)` in Python.
+with `Pose(scale=0.8)` in Python. Here `strength.strength` has four values, with the prompt "a red robot on
+the beach" (`python samples/pictures.py options` makes this picture):
+
+![A green knight in the desert. First it becomes a red robot, then the desert becomes a beach](options.webp)
 
 {plugins}
 # Filters that come with zs2kit
@@ -677,19 +680,42 @@ def models_page() -> str:
     return f"{before}<!-- families -->\n{table}\n\n{families.TRIED}\n<!-- end of families -->\n{after}"
 
 
+def layers_picture() -> str:
+    """The picture of architecture.md: a row for each layer of tests/test_layout.py, the topmost first."""
+    layout = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "test_layout.py"))
+    rows = [sorted(each) for each in reversed(layout["LAYERS"])]
+    letter, high, gap = 8, 24, 6  # pixels: the width of a letter, the height of a box, between boxes
+    widths = [sum(letter * (len(name) + 2) + gap for name in names) + gap for names in rows]
+    width, height = max(widths), len(rows) * (high + gap) + gap
+    drawn = [f'<rect width="{width}" height="{height}" fill="#fff"/>']
+    for row, names in enumerate(rows):
+        left, upper = (width - widths[row]) // 2 + gap, row * (high + gap) + gap
+        for name in names:
+            box = letter * (len(name) + 2)
+            drawn.append(
+                f'<rect x="{left}" y="{upper}" width="{box}" height="{high}" rx="4" fill="#dff0ec"/>'
+                f'<text x="{left + box // 2}" y="{upper + 16}">{name}</text>'
+            )
+            left += box + gap
+    about = f'xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
+    style = 'font-family="monospace" font-size="13" text-anchor="middle"'
+    return "\n".join([f"<svg {about} {style}>", *drawn, "</svg>", ""])
+
+
 PAGES = {
-    "hooks": hooks_page,
-    "options": options_page,
-    "cli": cli_page,
-    "python": python_page,
-    "models": models_page,
+    "hooks.md": hooks_page,
+    "options.md": options_page,
+    "cli.md": cli_page,
+    "python.md": python_page,
+    "models.md": models_page,
+    "layers.svg": layers_picture,
 }
 
 
 def main() -> None:
     """Write the pages beside this file."""
     for name, page in PAGES.items():
-        (Path(__file__).parent / f"{name}.md").write_text(page(), encoding="utf-8")
+        (Path(__file__).parent / name).write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":
