@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -158,21 +158,22 @@ def begun(
 
     In place of standard input and output, these are temporary files.
     """
-    with shared.manners(), shared.display() as display:
+    with shared.manners(), shared.display() as display, ExitStack() as stack:
         if STANDARD in clips and (out is None or len(clips) > 1):
             raise UsageError("standard input is a single clip without a name", "name the result: `out`")
         if out == STANDARD and (shared.sheet or shared.report):
             raise UsageError("nothing can be written beside standard output", "name the result: `out`")
-        with TemporaryDirectory(prefix="zs2kit-") as folder:
-            if STANDARD in clips:
-                display.stage("reading standard input")
-                from zs2kit.io.pipes import collect
+        if STANDARD in (*clips, out):
+            folder = stack.enter_context(TemporaryDirectory(prefix="zs2kit-"))
+        if STANDARD in clips:
+            display.stage("reading standard input")
+            from zs2kit.io.pipes import collect
 
-                clips = [collect(sys.stdin.buffer, Path(folder, "standard input"))]
-            if out == STANDARD:
-                out = Path(folder, "standard output.mkv")
-            display.stage("looking at the clip" if len(clips) == 1 else "looking at the clips")
-            yield display, clips, out
+            clips = [collect(sys.stdin.buffer, Path(folder, "standard input"))]
+        if out == STANDARD:
+            out = Path(folder, "standard output.mkv")
+        display.stage("looking at the clip" if len(clips) == 1 else "looking at the clips")
+        yield display, clips, out
 
 
 def look(
