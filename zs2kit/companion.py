@@ -22,8 +22,8 @@ PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}  # a sing
 class Companion:
     """A video with a picture for every frame of ``clip``, or one picture for all of them.
 
-    Pictures belong to the frames of the clip's file, one after the other, whatever their times are: a video
-    may have another rate, and a sequence, mask.%04d.png, has none. A plugin opens it in `setup`, so that
+    Its pictures belong to the frames of the clip's file in order, regardless of their times: a video may have
+    another frame rate, and a sequence such as mask.%04d.png has none. A plugin opens it in `setup`, so that
     sizes and, if both are known, lengths are compared before any work. Raises `ClipError` if they differ, or
     if the file can't be read.
     """
@@ -42,10 +42,10 @@ class Companion:
                 "give one that has the clip's size",
             )
         ours, clips = opened.frame_count, clip.frame_count
-        self._goes_on = clip.end is not None  # and so may the companion
+        self._goes_on = clip.end is not None  # then the companion may go on after the clip's end, too
         self._compared = bool(ours and clips)
         if not self.is_picture and ours and clips:
-            if not self.is_sequence and self._goes_on:  # a video is of the whole of the clip's file
+            if not self.is_sequence and self._goes_on:  # a video is as long as the clip's whole file
                 clips = max(clips, (frames_in_file(clip) or 0) - self._skipped)
             if ours < clips or (ours > clips and not (self.is_sequence and self._goes_on)):
                 raise self._other_length(ours, clips)
@@ -53,12 +53,12 @@ class Companion:
         self.has_palette = opened.pix_fmt == "pal8"  # its numbers are classes rather than colours
         self._frames: Iterator[Frame] = iter(opened)
         self._picture = next(self._frames).image if self.is_picture else None
-        # The last chunk's pictures, which may be asked for again, also in parts; the first one's position
+        # The last chunk's pictures, all or some of which may be asked for again; the position of the first
         self._held: deque[NDArray[np.uint8]] = deque()
         self._position = 0
 
     def first(self, count: int) -> list[Frame]:
-        """Return the first pictures, at most so many."""
+        """Return the first ``count`` pictures, or fewer if there aren't as many."""
         return list(islice(self._read(), count))
 
     def frames_of(self, chunk: Chunk) -> list[NDArray[np.uint8]]:
@@ -75,7 +75,7 @@ class Companion:
         while self._position < first and self._held:
             self._held.popleft()
             self._position += 1
-        skipped = first - self._position  # an edit that is resumed doesn't start with frame 0
+        skipped = first - self._position  # a resumed edit doesn't start with frame 0
         missing = max(0, end - first - len(self._held))
         self._held += [frame.image for frame in islice(self._frames, skipped, skipped + missing)]
         self._position = first

@@ -1,4 +1,4 @@
-"""Detectors, which find control maps in pictures: controlnet-aux's annotators and depth estimators."""
+"""Detectors, which make control maps of pictures: controlnet-aux's annotators and depth estimators."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from zs2kit.errors import ModelError, UsageError
 if TYPE_CHECKING:
     import torch
 
-# (frames, height, width, 3) RGB -> maps of the same shape; each from its own frame alone
+# (frames, height, width, 3) RGB -> maps of the same shape, each made from its own frame alone
 Detector = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
-_LOCK = Lock()  # the annotators take random numbers from NumPy's global generator, which all threads share
+_LOCK = Lock()  # the annotators use NumPy's global random generator, which all threads share
 
 
 @dataclass(frozen=True)
 class Annotator:
-    """A class of controlnet-aux, or one like these, and the arguments that it is loaded and called with."""
+    """A class of controlnet-aux, or a similar one, and the arguments with which it is loaded and called."""
 
     cls: str
     files: tuple[str, ...] = ()  # the files of its weights; empty if it has none
@@ -40,7 +40,7 @@ class Annotator:
     within: str = ""  # their folder in it
     loading: Mapping[str, Any] = field(default_factory=dict)
     calling: Mapping[str, Any] = field(default_factory=dict)
-    module: str = "controlnet_aux"  # that has the class
+    module: str = "controlnet_aux"  # the module that has the class
 
 
 ANNOTATORS = {
@@ -73,7 +73,7 @@ _METRIC = {"depth_pro", "glpn", "prompt_depth_anything", "zoedepth"}
 
 
 def canny(low: float = 100, high: float = 200) -> Detector:
-    """Return OpenCV's Canny: edges start where the gradient reaches ``high`` and go on down to ``low``."""
+    """Return OpenCV's Canny: edges start where the gradient reaches ``high``, and go on down to ``low``."""
     import cv2
 
     def maps(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -89,9 +89,9 @@ def load_detector(
     """Load the detector called ``name``, one of `NAMES`: `canny`, or an annotator of controlnet-aux.
 
     weights: a folder or a repository on the hub; None is the repository in which they are published. They
-    are ONNX files, or .pth files, from which only tensors are read, never code. plugin: the plugin that has
-    the options ``detector`` and ``annotators``, for messages. settings: further arguments for each call of
-    the detector.
+    are ONNX files, or .pth files, from which only tensors are read, never code.
+    plugin: the plugin that has the options ``detector`` and ``annotators``, for messages.
+    settings: further arguments for each call of the detector.
 
     Raises `UsageError` for an unknown name, `ModelError` if packages or weights are missing or damaged.
     """
@@ -109,7 +109,7 @@ def load_detector(
     folder = _annotators(annotator, weights, f"{plugin}.annotators") if annotator.files else None
     try:
         with _loading():
-            with _hidden("mediapipe"):  # current ones lack what it expects, for a detector that we don't use
+            with _hidden("mediapipe"):  # current ones lack what a detector needs that we don't use
                 import controlnet_aux  # noqa: F401
 
             cls = getattr(import_module(annotator.module), annotator.cls)

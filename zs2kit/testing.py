@@ -1,4 +1,4 @@
-"""For tests: tiny models of the real classes, drawn clips, and the laws for plugins and for filters."""
+"""For tests: tiny models of the real classes, drawn clips, and checks of plugins and filters."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from zs2kit.settings import Settings
 from zs2kit.tiny_transformers import TRANSFORMERS, tiny_transformer
 
 SAME = 1e-4  # frames in [0, 1], in float32, are the same if they differ by no more than this
-SHOWS = 10 * SAME  # and an effect shows if they differ by more than this
+SHOWS = 10 * SAME  # something has an effect if frames differ by more than this
 FRAMES = 4  # of the clip that `check_plugin` edits
 
 
@@ -82,12 +82,12 @@ class _TinyModels(Mapping[str, Path]):
 def tiny_models() -> Mapping[str, Path]:
     """Return the folders of tiny checkpoints with random weights, by their kinds.
 
-    Each is created when it is first asked for, in a folder that is removed when the process ends. Those with
-    a U-Net are ``epsilon`` and ``v_prediction``, like Stable Diffusion 1.5, ``instruct``, which is like these
-    but has eight input channels, and ``sdxl``. They have the side networks that the bundled model has, so
+    Each is created when it is first asked for, in a folder that is removed when the process ends. These have
+    a U-Net: ``epsilon`` and ``v_prediction``, which are like Stable Diffusion 1.5; ``instruct``, which is the
+    same with eight input channels; and ``sdxl``. They have the same side networks as the bundled model, so
     that plugins find theirs. Those with a transformer are named after their families, such as ``flux-dev``;
-    they have detectors and, if there are some for the family, ControlNets of several kinds.
-    ``upscaler`` is like Stable Diffusion's x4 upscaler, for the filter diffuse.
+    they have detectors and, if there are any for the family, ControlNets of several kinds. ``upscaler`` is
+    like Stable Diffusion's x4 upscaler, for the filter diffuse.
     """
     return _TinyModels()
 
@@ -101,12 +101,12 @@ def tiny_model(
     upscaler: bool = False,
     seed: int = 0,
 ) -> Path:
-    """Save a Stable Diffusion checkpoint with random weights to ``folder``; return it.
+    """Save a Stable Diffusion checkpoint with random weights to ``folder``, and return the folder.
 
     It has the real diffusers and transformers classes, for pictures of 32x32 pixels and 8x8 latents. It also
-    has ControlNets (``controlnet_pose``, ``controlnet_depth``, ``controlnet_edges``) that have an effect,
+    has ControlNets (``controlnet_pose``, ``controlnet_depth``, ``controlnet_edges``), which have an effect,
     unlike untrained ones. ``unet`` overrides entries of the U-Net's config; ``sdxl`` gives it two text
-    encoders and the further conditions of SDXL; ``upscaler`` makes it an x4 upscaler, without ControlNets.
+    encoders and the additional conditions of SDXL; ``upscaler`` makes it an x4 upscaler without ControlNets.
     """
     import diffusers
 
@@ -182,7 +182,7 @@ def tiny_model(
 
 
 def _text_encoder(width: int, *, pooled: bool = False) -> Any:
-    """Return a CLIP text encoder; ``pooled`` is the kind that is SDXL's second one."""
+    """Return a CLIP text encoder; ``pooled`` gives the kind that SDXL has as its second one."""
     import transformers
 
     config = transformers.CLIPTextConfig(
@@ -273,7 +273,7 @@ def drawn_clip(frames: int = 6, *, width: int = 32, height: int = 32, rate: Frac
 def make_scan(
     model: Model, plugins: Sequence[Plugin] = (), clip: Clip | None = None, **settings: Any
 ) -> Scan:
-    """Return the scan of an edit; its settings are those of `zs2kit.edit`, by default quick ones."""
+    """Return the scan of an edit. settings: those of `zs2kit.edit`; the defaults are quick ones."""
     quick: dict[str, Any] = {
         "prompt": "a red robot",
         "num_inference_steps": 8,
@@ -320,18 +320,18 @@ def check_plugin(
 ) -> None:
     """Edit a drawn clip with ``plugins``, used together, and assert the laws that every plugin must obey.
 
-    Each plugin has an effect. The same edit twice gives equal frames. It doesn't show how the clip is cut
-    into chunks, whether each step was taken for all of them before the next step, whether an edit was
-    resumed, or in which order several plugins are given. Afterwards the
-    model and the caller's plugins are as before, even if an edit fails or isn't finished. Two edits in two
-    threads give what each gives alone. Each law is also checked against an edit that must break it, so that
-    it can't pass just because nothing has an effect. The clip is ``drawn_clip(4)``: 4 frames of 32x32 pixels.
+    Each plugin has an effect. The same edit twice gives equal frames. The frames don't depend on how the clip
+    is cut into chunks, on whether each step is taken for all chunks before the next step, on whether the edit
+    was resumed, or on the order in which plugins are given. Afterwards the model and the caller's plugins are
+    as before, even if an edit fails or isn't finished. Two edits in two threads give what each gives alone.
+    Each law is also checked against an edit that must break it, so that it can't hold just because nothing
+    has an effect. The clip is ``drawn_clip(4)``: 4 frames of 32x32 pixels.
 
-    model: what `edit` takes; None is one of `tiny_models`, with random weights.
+    model: as for `edit`; None is one of `tiny_models`, with random weights.
     neutral: options with which a single plugin changes nothing, such as ``{"scale": 0}``.
-    settings: those of `edit`, by default quick ones (8 steps).
+    settings: those of `edit`; the defaults are quick ones (8 steps).
 
-    Raises AssertionError with the law that is broken, by how much, and the usual cause.
+    Raises AssertionError, which says which law is broken, by how much, and what the usual cause is.
     """
     model = model or tiny_models()["epsilon"]
     trial = _Trial(model if isinstance(model, Model) else Model.load(model), plugins, settings)
@@ -354,15 +354,16 @@ def check_filter(
 ) -> None:
     """Take a drawn clip through ``filter`` and assert the laws that every filter must obey.
 
-    It has an effect. The result has the size, the rate, the number of frames and the times that it declares.
-    The same twice gives equal frames. It doesn't show how many frames the filter gets at once, what came
-    before a cut, or whether it was interrupted and resumed at any frame. Afterwards the caller's filter is as
-    before. Two filtered clips in two threads give what each gives alone.
+    The filter has an effect. The result has the size, the rate, the number of frames and the times that the
+    filter declares. Filtering the same clip twice gives equal frames. They don't depend on how many frames
+    the filter gets at once, on what came before a cut, or on whether it was interrupted and resumed.
+    Afterwards the caller's filter is as before. Two filtered clips in two threads give what each gives alone.
 
-    neutral: options with which the filter changes nothing, such as ``{"factor": 1}``. clip: another clip to
-    take; it must have two shots or more, and be iterable many times.
+    neutral: options with which the filter changes nothing, such as ``{"factor": 1}``.
+    clip: another clip to use; it must have two shots or more, and you must be able to iterate over it many
+    times.
 
-    Raises AssertionError with the law that is broken, and the usual cause.
+    Raises AssertionError, which says which law is broken, and what the usual cause is.
     """
     clip = clip or two_shots()
     given = dict(vars(filter))
@@ -392,7 +393,7 @@ def check_filter(
 
 
 def two_shots(lengths: Sequence[int] = (3, 3), *, side: int = 32) -> Clip:
-    """Return a drawn clip of shots of these lengths, each unlike the one before, with uneven times."""
+    """Return a drawn clip with shots of these lengths, each unlike the one before, and with uneven times."""
     rate = Fraction(30000, 1001)
 
     def draw() -> Iterator[Frame]:
@@ -469,7 +470,7 @@ def _apart(a: Frame, b: Frame) -> int:
 
 @dataclass(frozen=True)
 class _Trial:
-    """Edits of one clip with a model and plugins, to be compared."""
+    """Edits of one clip with a model and plugins, for comparison."""
 
     model: Model
     plugins: Sequence[Plugin]
@@ -498,7 +499,7 @@ class _Trial:
         return torch.cat(frames)
 
     def rows(self, sizes: Sequence[int]) -> torch.Tensor:
-        """Return the same, drawn in rows, by an edit that another one resumes after half of the steps."""
+        """Return the frames, drawn in rows by an edit that another one resumes after half of the steps."""
         clip = drawn_clip(FRAMES)
         parts = chunks(clip, sizes, self.model, self.settings.get("size"))
         first, other = (make_scan(self.model, self.plugins, clip, **self.settings) for _ in range(2))
@@ -548,7 +549,7 @@ def _check_same_twice(trial: _Trial, whole: torch.Tensor) -> None:
 
 
 def _blended(chunk: Chunk, drawn: Drawn) -> torch.Tensor:
-    """What `zs2kit.scan.finished` makes of a chunk, but not rounded to 8 bits, nor of the source's size."""
+    """Return what `zs2kit.scan.finished` does, but not rounded to 8 bits, and at the model's size."""
     if drawn.keep is None:
         return drawn.pixels
     assert chunk.fit is not None
@@ -593,7 +594,7 @@ def _check_order(trial: _Trial, whole: torch.Tensor) -> None:
 
 
 def _check_neutral(trial: _Trial, neutral: Mapping[str, Any]) -> None:
-    (plugin,) = trial.plugins  # with several, it wouldn't be clear whose options these are
+    (plugin,) = trial.plugins  # with several, it isn't clear whose options these are
     neutral_one = dataclasses.replace(plugin, **neutral)  # type: ignore[type-var]
     found = _difference(trial.pixels(plugins=[neutral_one]), trial.pixels(plugins=[]))
     options = ", ".join(f"{name}={value!r}" for name, value in neutral.items())
@@ -604,7 +605,7 @@ def _check_neutral(trial: _Trial, neutral: Mapping[str, Any]) -> None:
 
 
 def _check_no_trace(trial: _Trial) -> None:
-    # Since the first use of some text encoders and VAEs sets attributes on them
+    # Some text encoders and VAEs set attributes when they are first used.
     trial.model.embed("", "", 32, 32)
     trial.model.encode(torch.zeros(1, 3, 32, 32))
     before = _state(trial.model)
@@ -667,8 +668,8 @@ def _check_threads(trial: _Trial) -> None:
     def images(seed: int, *, in_step: bool) -> list[NDArray[np.uint8]]:
         """Return the frames of one of two different edits.
 
-        in_step: whether each frame is read, and each taken, when the other edit does so too. Then each chunk
-        comes between two of the other edit.
+        in_step: whether frames are read and taken in step with the other edit, so that each chunk comes
+        between two chunks of the other edit.
         """
 
         def frames() -> Iterator[Frame]:
@@ -685,7 +686,7 @@ def _check_threads(trial: _Trial) -> None:
                 if in_step:
                     drawn.wait()
         except BaseException:
-            read.abort()  # or the other edit would wait for ever
+            read.abort()  # or the other edit would wait forever
             drawn.abort()
             raise
         return taken
@@ -713,7 +714,7 @@ def _difference(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def _state(model: Model) -> dict[str, Any]:
-    """Return a copy of all that an edit might change in a model: attributes, weights and scheduler."""
+    """Return a copy of everything that an edit might change in a model: attributes, weights, scheduler."""
     parts = model.pipeline.components
     found: dict[str, Any] = {
         "model": {name: value for name, value in vars(model).items() if not name.startswith("_")},

@@ -1,6 +1,6 @@
-"""Timelines: the clips of an edit made elsewhere, as OpenTimelineIO or CMX 3600 EDL, and their results.
+"""Timelines from editing programs, as OpenTimelineIO or CMX 3600 EDL: their clips, and the results of these.
 
-Needs the extra ``timeline``: OpenTimelineIO, and its adapter for EDLs.
+This needs the extra ``timeline``, which is OpenTimelineIO and its adapter for EDLs.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def is_timeline(path: Path) -> bool:
 
 @dataclass(eq=False)
 class Cut:
-    """A clip of a timeline: which frames of a file it needs.
+    """A clip of a timeline: which frames of which file it needs.
 
-    ``start`` and ``end`` are as for `zs2kit.read`. They include what transitions and speed effects need, and
-    the handles. prompts: those of its markers, by the position of the frame at which each starts.
+    start, end: as for `zs2kit.read`, including what transitions and speed effects need, and the handles.
+    prompts: those of its markers, by the position of the frame at which each starts.
     """
 
-    number: int  # in the timeline, from 1
+    number: int  # in the timeline, starting at 1
     name: str
     media: Path
     rate: Fraction | None  # of a sequence of pictures
@@ -64,13 +64,13 @@ class Cut:
     early: Fraction  # seconds from the first of these frames to the first that the timeline shows
 
     def read(self, **how: Any) -> Clip:
-        """Read its frames; ``how`` is passed to `zs2kit.read`."""
+        """Read these frames as a clip; ``how`` is passed to `zs2kit.read`."""
         return io.read(self.media, start=self.start, end=self.end, rate=self.rate, **how)
 
     def replace(self, result: Path) -> None:
-        """Have the timeline show ``result``, which has the same frames at the same times.
+        """Make the timeline show ``result``, which has the same frames at the same times.
 
-        Where it is cut, its speed and its transitions stay. Its markers move along.
+        The clip's start and end, its speed and its transitions stay. Its markers move along.
         """
         opentime = _otio().opentime
         clip, before = self.clip, self.clip.trimmed_range()
@@ -84,11 +84,11 @@ class Cut:
             moved = marked.start_time + (start - before.start_time)
             marker.marked_range = opentime.TimeRange(moved, marked.duration)
         clip.metadata["zs2kit"] = {"source": source}
-        clip.metadata.get("cmx_3600", {}).pop("reel", None)  # that of the source
+        clip.metadata.get("cmx_3600", {}).pop("reel", None)  # it is the source's
 
 
 class Timeline:
-    """A timeline, ``cuts`` of which can be edited and replaced. Made by `read` or `assembled`."""
+    """A timeline whose ``cuts`` can be edited and replaced. `read` and `assembled` make one."""
 
     def __init__(self, timeline: Any, cuts: Sequence[Cut], *, drops: bool = True) -> None:
         self.timeline = timeline  # OpenTimelineIO's
@@ -100,7 +100,7 @@ class Timeline:
         self._text(Path(path))
 
     def write(self, path: str | Path) -> None:
-        """Write it, as .otio or .edl; raise `ClipError` or `UsageError` if it can't be written."""
+        """Write the timeline as .otio or .edl; raise `ClipError` or `UsageError` if that can't be done."""
         path = Path(path)
         write_beside(path, self._text(path).encode())
 
@@ -120,13 +120,13 @@ class Timeline:
 def read(path: str | Path, *, rate: Fraction | float | None = None, handles: int = 0) -> Timeline:
     """Read a timeline, and find the media of its clips.
 
-    rate: frames per second of an EDL, which doesn't say. handles: how many extra frames each cut gets at each
-    end, as far as its media has them.
+    rate: frames per second of an EDL, which doesn't contain its rate.
+    handles: how many extra frames each cut gets at either end, as far as its media has them.
 
-    Media is where the timeline says, or else beside it, under the same name. If an EDL names only clips or
-    reels, media is looked for beside it, under that name. The prompts of a cut are its markers whose name or
-    comment is "prompt: TEXT": the first applies from the cut's first frame on, others from their own. Notices
-    name the clips that are left as they are.
+    Media is where the timeline says, or else next to the timeline, under the same name. If an EDL names only
+    clips or reels, media is looked for next to it, under that name. The prompts of a cut are its markers
+    whose name or comment is "prompt: TEXT": the first applies from the cut's first frame on, each of the
+    others from its own position. Notices name the clips that are left as they are.
 
     Raises `UsageError` if the extra ``timeline`` is not installed, or an EDL comes without ``rate``;
     `ClipError` if the file can't be read, or media is missing, or is too short.
@@ -152,7 +152,7 @@ def read(path: str | Path, *, rate: Fraction | float | None = None, handles: int
 
 
 def assembled(results: Mapping[Path, Mapping[int, str]]) -> Timeline:
-    """Return a timeline that shows ``results`` one after the other; their prompts become markers."""
+    """Return a timeline that shows ``results`` one after another; their prompts become markers."""
     otio = _otio()
     timeline = otio.schema.Timeline(name="zs2kit")
     track = otio.schema.Track(kind=otio.schema.TrackKind.Video)
@@ -170,7 +170,7 @@ def assembled(results: Mapping[Path, Mapping[int, str]]) -> Timeline:
 
 
 def prompt_table(path: Path) -> dict[str, str]:
-    """Read a table of prompts, CSV with the columns clip and prompt; return prompts by their clips.
+    """Read a table of prompts, which is CSV with the columns clip and prompt; return the prompts by clip.
 
     Raises `ClipError` if it can't be read, `UsageError` if it has other columns.
     """
@@ -295,7 +295,7 @@ def _cut(number: int, name: str, clip: Any, media: _Media, handles: int) -> Cut:
 
 
 def _speed(clip: Any, name: str) -> Fraction:
-    """Return how fast a clip is played: 1 as it is, 0 a still, negative backwards."""
+    """Return a clip's speed: 1 is normal, 0 a still, and negative means backwards."""
     schema, speed = _otio().schema, Fraction(1)
     for effect in clip.effects:
         if isinstance(effect, schema.LinearTimeWarp):
@@ -415,7 +415,7 @@ def _edl(timeline: Any, drops: bool) -> str:
 
 
 def _reel(clip: Any) -> str:
-    """Return the name by which an EDL calls the source of a clip, at most eight characters; None is black."""
+    """Return an EDL's name for the source of a clip, of at most eight characters; None is black."""
     if clip is None:
         return "BL"
     reference = clip.media_reference
@@ -426,7 +426,7 @@ def _reel(clip: Any) -> str:
 
 
 def _named(clip: Any) -> str:
-    """Return what an EDL's comments say of a clip: its name, and its file."""
+    """Return an EDL's comments about a clip, which give its name and its file."""
     if clip is None:
         return ""
     file = _file(_url(clip.media_reference))

@@ -1,4 +1,4 @@
-"""How far a command is: as a bar, in lines, or as JSON for other programs."""
+"""The progress of a command, as a bar, in lines, or as JSON for other programs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EVERY = 10.0  # seconds between two lines
 def make_display(kind: str, quiet: bool) -> Display:
     """Return the display of this ``kind``: auto is a bar on a terminal, lines elsewhere, and none if quiet.
 
-    A bar that is no terminal's is lines, too.
+    Where there is no terminal, a bar becomes lines as well.
     """
     if kind == "auto":
         kind = "none" if quiet else "bar"
@@ -32,7 +32,7 @@ def make_display(kind: str, quiet: bool) -> Display:
 
 
 class Display:
-    """Shows nothing; the others derive from it. All of them write to stderr."""
+    """Shows nothing; the other displays derive from it. All of them write to stderr."""
 
     def __enter__(self) -> Display:
         self.start()
@@ -44,20 +44,20 @@ class Display:
         self.stop()
 
     def start(self) -> None:
-        """Begin to show something."""
+        """Start to show something."""
 
     def stop(self) -> None:
-        """Take away what is shown; `start` may follow."""
+        """Remove what is shown; `start` may follow."""
 
     def stage(self, name: str) -> None:
-        """Say what is done now."""
+        """Say what is being done."""
 
     def update(self, progress: Progress) -> None:
-        """Say how far it is."""
+        """Show the progress."""
 
 
 class Bar(Display):
-    """A bar that a terminal shows in place, and that is gone at the end: an error is then the only line."""
+    """A bar on a terminal. It is gone at the end, so that an error is then the only line."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -122,7 +122,7 @@ class Lines(Display):
 
 
 class Json(Display):
-    """A JSON object a line, for programs: at every new stage, and at most ten a second of those between."""
+    """A JSON object per line, for programs: one for each new stage, and up to ten a second in between."""
 
     def __init__(self) -> None:
         self._stage = "starting"

@@ -1,4 +1,4 @@
-"""Files of settings: TOML with a command's options, written by hand or by --save-settings; or a report."""
+"""Settings files: TOML with a command's options, written by hand or by --save-settings; or a report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from zs2kit.errors import ClipError, UsageError, first_line
 from zs2kit.settings import options, suggestion
 
-# Of one run: where its files are, and what it prints
+# Options of a single run: where its files are, and what it prints
 _OF_A_RUN = {
     *("start", "end", "fps", "out", "sheet", "report", "preview", "as_json", "resume", "overwrite"),
     *("start_number", "progress", "quiet", "verbose", "trace_hooks", "settings_file", "save_settings"),
@@ -25,9 +25,9 @@ _SETS = "zs2kit.sets"  # the entry of a context's meta: options of plugins, {"po
 
 
 def load(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
-    """Make a file's settings the command's defaults: a callback for the option that names the file.
+    """Make a file's settings the command's defaults. This is the callback of the option that names the file.
 
-    Raises `UsageError` for a file that can't be read, and for a key that is no option.
+    Raises `UsageError` for a file that can't be read, and for an unknown option.
     """
     if path is None:
         return None
@@ -42,9 +42,9 @@ def load(context: click.Context, parameter: click.Parameter, path: Path | None) 
 
 
 def with_sets(context: click.Context, plugins: Sequence[str], given: Sequence[str]) -> list[str]:
-    """Return the options of plugins that were ``given``, PLUGIN.OPTION=VALUE, after those of the file.
+    """Return the options of plugins, PLUGIN.OPTION=VALUE: first those of the file, then those ``given``.
 
-    Those of the file count for the chosen ``plugins`` only, and unless they are given otherwise.
+    Of those in the file, only options of the chosen ``plugins`` count that aren't given as well.
     """
     from zs2kit.plugins import parted
 
@@ -58,7 +58,7 @@ def with_sets(context: click.Context, plugins: Sequence[str], given: Sequence[st
 
 
 def filters_of(path: Path) -> tuple[list[str], list[str]]:
-    """Return the filters that a report names, and their options, as they would be typed."""
+    """Return the filters that a report names, and their options as one would type them."""
     content = _read(path)
     filters = content.get("filters", [])
     try:
@@ -68,7 +68,7 @@ def filters_of(path: Path) -> tuple[list[str], list[str]]:
 
 
 def saved(context: click.Context, sets: Sequence[str]) -> str:
-    """Return as TOML the options that were given; ``sets`` are those of plugins, PLUGIN.OPTION=VALUE."""
+    """Return the options that were given as TOML; ``sets`` are those of plugins, PLUGIN.OPTION=VALUE."""
     lines = []
     names = {name: key for key, name in _keys(context.command).items()}
     for parameter in context.command.params:
@@ -105,7 +105,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _keys(command: click.Command) -> dict[str, str]:
-    """Return the names of parameters by the keys that stand for them in a file: "steps" for --steps."""
+    """Return the names of parameters by their keys in a file, such as "steps" for --steps."""
     keys = {}
     for each in command.params:
         if isinstance(each, click.Option) and each.name:

@@ -326,6 +326,7 @@ def _declared_end(stream: VideoStream) -> Fraction:
 
 
 def frames_of(clip: Clip, skip: int = 0) -> Iterator[Frame]:
+    """Decode the frames of a clip of a video file, in order, without the first ``skip``."""
     upright = image = stored = None
     pictures = _deinterlaced(shown(clip)) if clip.deinterlaced else shown(clip)
     for picture, pts, duration, own in islice(pictures, skip, None):
