@@ -540,18 +540,19 @@ def test_anchored_keys_are_those_of_the_first_frame(kind: str) -> None:
 def test_anchored_keys_have_tables_of_differences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(anchored, "FRAMES", 2)
     monkeypatch.setattr(anchored, "LONG", 3)
-    said = {"zs2kit": 2.0, "momentum 1": 1.5}
+    said = {"zs2kit": 2.0, "anchored, momentum 0.5": 1.5}
     monkeypatch.setattr(
         Runs, "numbers", lambda self, method, case: {"colour drift to first": said.get(method.name, 3.0)}
     )
     monkeypatch.setattr(Cells, "has", lambda self, settings: settings["case"] < 2)
     runs = Runs(Cells(tmp_path), Model.load(tiny_models()["epsilon"]), 1)
-    made = anchored.section([runs])
+    made = anchored.section(runs)
     assert re.findall(r"^(.+): \S+, 2 prompts, \d frames, 1 steps\.$", made, re.M) == [
         "Clips from text",
         "Long clips from text",
         "Edits by pose",
     ]
     assert made.count("| zs2kit |  |  |  | 2.0 (2.0 to 2.0) |") == 3
-    assert made.count("| momentum 1 |  |  |  | -0.5 (-0.5 to -0.5) |") == 3
+    assert "with reference" not in made
     assert made.count("| anchored, momentum 0.98 |  |  |  | 1.0 (1.0 to 1.0) |") == 3
+    assert made.count("| anchored, momentum 0.5 |  |  |  | -0.5 (-0.5 to -0.5) |") == 3

@@ -107,20 +107,19 @@ def ablation(
 
 
 @main.command()
-@click.option("--model", multiple=True, default=[BUNDLED], show_default=True, help="The checkpoints.")
+@MODEL
 @CELLS
 @DOCS
 @number("--prompts", anchored_.PROMPTS, "How many prompts.")
 @number("--long-prompts", 1, "How many of them at length as well.", least=0)
 @number("--steps", anchored_.STEPS, "Denoising steps.")
 def anchored(
-    model: tuple[str, ...], cells: Path, docs: Path | None, prompts: int, long_prompts: int, steps: int
+    model: str | None, cells: Path, docs: Path | None, prompts: int, long_prompts: int, steps: int
 ) -> None:
     """Have frames attend to a shot's first frame beside the running average, and compare the results."""
-    every = [Runs(Cells(cells), Model.load(each, graphs=False), steps) for each in model]
-    for runs in every:
-        anchored_.run(runs, prompts, long_prompts)
-    made = anchored_.section(every)
+    runs = Runs(Cells(cells), Model.load(model or BUNDLED, graphs=False), steps)
+    anchored_.run(runs, prompts, long_prompts)
+    made = anchored_.section(runs)
     click.echo(made)
     if docs:
         page.put(docs, made)

@@ -114,6 +114,7 @@ SECTIONS = (
     "Frames in between",
     "Ablation",
     "Anchored keys",
+    "Anchored keys in joint attention",
     "Speed",
     "Edits on a device",
     "Memory of filters",
