@@ -6,10 +6,14 @@ import json
 import os
 import re
 import signal
+import socket
+import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -259,6 +263,111 @@ def test_a_worker_of_another_version_is_left_out(farm: Farm, monkeypatch: pytest
     while farm._starting:
         farm._turn(None)
     assert len(farm.workers) == 2
+
+
+class Ray:
+    """A Ray cluster of its own: its head and other nodes, each with one core."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.nodes: list[subprocess.Popen[bytes]] = []
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": "0" * 64,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",
+            "OMP_NUM_THREADS": "1",
+        }
+        self.address = ""
+
+    def start(self) -> None:
+        """Start the head, or else a node that joins it."""
+        head = ["--head", f"--port={self.port}", f"--temp-dir={self.folder}", "--include-dashboard=false"]
+        log = self.folder / f"{len(self.nodes)}.txt"
+        with log.open("wb") as out:
+            node = subprocess.Popen(
+                [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1"]
+                + ([f"--address={self.address}"] if self.address else head),
+                env=self.environment,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        self.nodes.append(node)
+        until(lambda: "Ray runtime started" in log.read_text() or node.poll() is not None)
+        found = re.search(r"Local node IP: (\S+)", log.read_text())
+        assert found and node.poll() is None, log.read_text()
+        self.address = f"{found[1]}:{self.port}"
+
+    def stop(self) -> None:
+        """End all of it, as `ray stop` does."""
+        for node in reversed(self.nodes):
+            node.terminate()
+            node.wait(60)
+
+    def edit(self, *args: object, **environment: str) -> subprocess.Popen[str]:
+        """Begin `zs2kit edit --farm` with this cluster."""
+        command = [sys.executable, "-m", "zs2kit", "edit", "--farm", self.address, *map(str, args)]
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,  # Ray lets workers import what is in the directory in which a command is started
+            env={**self.environment, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("", 0))
+        return int(found.getsockname()[1])
+
+
+def until(happens: Callable[[], object]) -> None:
+    for _ in range(3000):
+        if happens():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it never happens")
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[Ray]:
+    with TemporaryDirectory(prefix="r") as folder:  # whose path must be short, since Ray has sockets there
+        made = Ray(Path(folder))
+        try:
+            made.start()
+            yield made
+        finally:
+            made.stop()
+
+
+@pytest.mark.slow
+def test_a_cluster_that_cannot_be_joined(elsewhere: Ray, clip: Path) -> None:
+    result = elsewhere.edit(clip, "--plugin", "none", "--prompt", "a disc", RAY_AUTH_TOKEN="1" * 64)
+    said = result.communicate()[1].splitlines()
+    assert result.returncode == 1
+    assert re.match(r"zs2kit: error: the farm \S+ can't be joined \(.*\); start Ray on this", said[-1])
+
+
+@pytest.mark.slow
+def test_a_cluster_by_its_address(
+    elsewhere: Ray, tiny_folders: dict[str, Path], clip: Path, tmp_path: Path
+) -> None:
+    words = [clip, "--model", tiny_folders["epsilon"], "--device", "cpu", "--size", "32x32"]
+    words += ["--plugin", "none", "--prompt", "a disc", "--cuts", "0:00.4167,0:00.6667,0:01.25"]
+    words += ["--chunk-size", "2", "--steps", "2", "-o"]
+    alone = tmp_path / "alone.mkv"
+    assert run("edit", *words, alone).exit_code == 0
+    for number in (1, 2):
+        if number == 2:
+            elsewhere.start()
+        result = elsewhere.edit(*words, out := tmp_path / f"{number}.mkv")
+        said = result.communicate()[1]
+        assert result.returncode == 0 and "zs2kit:" not in said, said
+        assert out.read_bytes() == alone.read_bytes()
 
 
 def test_a_missing_extra_says_what_to_install(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -645,8 +645,12 @@ def _connect(ray: Any, address: str) -> None:
         raise Zs2Error(f"the farm {address} can't be reached ({why})", "is Ray started there?") from None
     try:
         ray.init(address, **{**quiet, "include_dashboard": None})
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise Zs2Error(f"the farm {address} can't be joined ({first_line(error)})") from error
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise Zs2Error(
+            f"the farm {address} can't be joined ({' '.join(str(error).split())})",
+            "start Ray on this machine first, as a part of that farm; if the farm has a token, set "
+            "RAY_AUTH_MODE=token",
+        ) from error
 
 
 def _last_line(error: BaseException) -> str:
