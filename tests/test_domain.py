@@ -16,7 +16,7 @@ from zs2kit.puppets.captions import load_prompts
 from zs2kit.puppets.instructions import load_edits
 from zs2kit.puppets.pictures import scene
 from zs2kit.puppets.train import WEIGHTS
-from zs2kit.puppets.vocabulary import PSNR, captions, instructions
+from zs2kit.puppets.vocabulary import PSNR, captions, everything, instructions
 from zs2kit.puppets.world import render
 from zs2kit.testing import drawn_clip, tiny_models
 
@@ -78,11 +78,11 @@ def test_renders_are_not(puppets):
 
 
 def test_the_prompts_to_judge_by_are_not():
-    puppets, instruct = Domain.of(WEIGHTS), Domain.of(WEIGHTS / "instruct")
-    assert puppets is not None and instruct is not None
-    assert len(load_prompts()) == 250 and len(load_edits()) == 200
-    assert [each for each in load_prompts() if puppets.unknown([each.prompt])] == []
-    assert [each for each in load_edits() if instruct.unknown([each.instruction])] == []
+    prompts, edits = [each.prompt for each in load_prompts()], [each.instruction for each in load_edits()]
+    assert len(prompts) == 250 and len(edits) == 200
+    for name, judged in (("", prompts), ("instruct", edits), ("flow", prompts + edits)):
+        domain = Domain.of(WEIGHTS / name)
+        assert domain is not None and [each for each in judged if domain.unknown([each])] == []
 
 
 @pytest.mark.parametrize(
@@ -99,14 +99,14 @@ def test_the_prompts_to_judge_by_are_not():
     ],
 )
 def test_other_prompts_are(prompt):
-    for folder in (WEIGHTS, WEIGHTS / "instruct"):
-        domain = Domain.of(folder)
+    for name in ("", "instruct", "flow"):
+        domain = Domain.of(WEIGHTS / name)
         assert domain is not None and domain.unknown([prompt])
 
 
 def test_what_the_weights_say_is_what_the_words_are():
-    for folder, words in ((WEIGHTS, captions()), (WEIGHTS / "instruct", instructions())):
-        domain = Domain.of(folder)
+    for name, words in (("", captions()), ("instruct", instructions()), ("flow", everything())):
+        domain = Domain.of(WEIGHTS / name)
         assert domain is not None and domain.words == words and domain.psnr == PSNR
 
 

@@ -7,10 +7,16 @@ import pytest
 import torch
 from diffusers import FluxControlNetModel, FluxControlNetPipeline, FluxPipeline
 
+import zs2kit
 from zs2kit.puppets import diffusion, flow, instruct, networks, pictures, train
+from zs2kit.puppets.detector import detect
+from zs2kit.puppets.networks import GROUPS
 from zs2kit.puppets.pictures import scene
 from zs2kit.puppets.training import Run, load_weights
-from zs2kit.puppets.world import render
+from zs2kit.puppets.world import motion_scenes, render
+from zs2kit.puppets.yardsticks import classify, correct, load_classifier, load_reader
+from zs2kit_plugins.instruct import Instruct
+from zs2kit_plugins.pose import Pose
 
 pytestmark = [
     pytest.mark.slow,
@@ -159,3 +165,39 @@ def test_it_is_of_the_documented_size(work):
     sizes = {name: sum(each.numel() for each in part.parameters()) for name, part in network.items()}
     assert 7.6e6 < sizes["transformer"] < 7.7e6
     assert sizes["text_encoder_2"] < 1e6 and sizes["controlnet_pose"] < 3e6
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return zs2kit.Model.load("puppets-flow")
+
+
+def read(frames):
+    """What the classifier reads of each frame: kind, colour, place."""
+    found = classify(load_classifier(train.WEIGHTS), np.stack([frame.image for frame in frames]))
+    return [tuple(names[i] for names, i in zip(GROUPS.values(), row, strict=True)) for row in found]
+
+
+def test_the_bundled_model_draws_a_clip(bundled):
+    drawn = zs2kit.generate("a green wizard on the beach", frames=4, model=bundled, num_inference_steps=12)
+    assert read(drawn) == [("wizard", "green", "beach")] * 4
+
+
+def test_the_bundled_model_edits_by_pose(bundled):
+    shown = [render(each, 128) for each in motion_scenes(scene(10_004, "test"), "wave", 4)]
+    clip = zs2kit.Clip.from_images([each.image for each in shown], 12)
+    pose = Pose(detector="puppets")
+    edit = zs2kit.edit(clip, "a blue knight in the desert", plugins=[pose], model=bundled, flow_momentum=0)
+    frames = list(edit)
+    assert read(frames) == [("knight", "blue", "desert")] * 4
+    seen = detect(load_reader(train.WEIGHTS, "detector"), np.stack([frame.image for frame in frames]))
+    assert correct(seen, np.stack([each.keypoints for each in shown]), 0.1).mean() >= 0.8
+
+
+def test_the_bundled_model_follows_an_instruction(bundled):
+    shown = [render(each, 128) for each in motion_scenes(scene(10_004, "test"), "wave", 4)]
+    clip = zs2kit.Clip.from_images([each.image for each in shown], 12)
+    ((kind, _, place),) = set(read(list(clip)))
+    instruct = Instruct()
+    edited = list(zs2kit.edit(clip, "make him green", plugins=[instruct], model=bundled))
+    assert read(edited) == [(kind, "green", place)] * 4

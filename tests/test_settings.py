@@ -25,7 +25,7 @@ from zs2kit.motion import MOMENTUM
 from zs2kit.plugins import manager
 from zs2kit.scan import Scan
 from zs2kit.settings import changed, options, takes_fields
-from zs2kit.testing import drawn_clip
+from zs2kit.testing import drawn_clip, tiny_models
 from zs2kit_plugins.pose import Pose
 
 
@@ -134,6 +134,8 @@ def test_what_is_none_is_settled_in_one_place(tiny_folders: dict[str, Path]) -> 
     assert Scan(model, manager([]), drawn_clip(), edits).settings.flow_momentum == 0
     assert (edits.noise, edits.divergence, edits.num_inference_steps) == ("dependency", 0.01, 20)
     assert (texts.noise, texts.divergence, texts.guidance_scale) == ("orbit", 0.02, 5.0)
+    assert edits.momentum == 0.98
+    assert settled(Settings(), Model.load(tiny_models()["flux-dev"])).momentum == 0.25
 
 
 def test_an_unknown_option_is_named_with_the_nearest() -> None:

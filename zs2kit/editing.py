@@ -264,6 +264,7 @@ def settled(settings: Settings, model: Model, *, blank: bool = False) -> Setting
         "scheduler": model.network.scheduler,
         "num_inference_steps": model.network.num_inference_steps,
         "guidance_scale": model.network.guidance_scale,
+        "momentum": model.network.momentum,
         "noise": "orbit" if blank else "dependency",
         "divergence": 0.02 if blank else 0.01,
     }

@@ -125,7 +125,7 @@ class Model:
     ) -> Model:
         """Load a checkpoint: a diffusers folder, a .safetensors file, a name on the hub, or a bundled one.
 
-        ``puppets`` and ``puppets-instruct`` are bundled.
+        ``puppets``, ``puppets-instruct`` and ``puppets-flow`` are bundled.
 
         config: for a .safetensors file, the diffusers folder or hub name that has its configs; None is what
         diffusers finds on the hub for files of this kind.

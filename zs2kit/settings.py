@@ -332,11 +332,12 @@ class Settings:
         shown="dependency for edits, orbit for clips made from text alone",
     )
     momentum: float = option(
-        0.98,
+        None,
         "How much a frame attends to the frames before it: 0 means not at all, 1 only to the first (mu in "
         "the paper).",
         minimum=0,
         maximum=1,
+        shown="0.98, or 0.25 for a model with a transformer",
     )
     divergence: float = option(
         None,

@@ -99,7 +99,12 @@ def ablation(
     """
     loaded, kept = Model.load(model or BUNDLED), Cells(cells)
     if loaded.network.name == "transformer":
-        joint_.run(Runs(kept, loaded, steps), prompts)
+        runs = Runs(kept, loaded, steps)
+        joint_.run(runs, prompts)
+        made = joint_.section(runs)
+        click.echo(made)
+        if docs:
+            page.put(docs, made)
         return
     ablation_.run(Runs(kept, loaded, steps), prompts, long_prompts)
     if docs:

@@ -113,6 +113,7 @@ SECTIONS = (
     "Fewer drawn frames",
     "Frames in between",
     "Ablation",
+    "Momentum in joint attention",
     "Anchored keys",
     "Anchored keys in joint attention",
     "Speed",

@@ -111,6 +111,11 @@ class Network(Protocol):
         ...
 
     @property
+    def momentum(self) -> float:
+        """The default of temporal momentum, from 0 to 1."""
+        ...
+
+    @property
     def unguided(self) -> float:
         """The guidance scale up to which there is no guidance, as the family counts it: 1, or 0."""
         ...

@@ -36,6 +36,8 @@ class Blocks:
 
     name = "transformer"
     scheduler = "euler"
+    # With more, poses stick to the first frame: see "Momentum in joint attention" in docs/results.md
+    momentum = 0.25
 
     def __init__(self, pipeline: Any, called: str) -> None:
         kind = type(pipeline).__name__

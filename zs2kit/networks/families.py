@@ -163,8 +163,8 @@ class Row(NamedTuple):
 TRIED = (
     "Of all of these, only the models that come with zs2kit were tried with trained weights. All others were "
     "tried with tiny checkpoints whose weights are random; those with a transformer are compared with their "
-    "own pipelines in diffusers, and give the same pictures to 1e-5. How well momentum suits trained "
-    "transformers isn't known yet: lower `momentum` if a result sticks to the first frame."
+    "own pipelines in diffusers, and give the same pictures to 1e-5. Their default of `momentum`, 0.25, is "
+    "what suits `puppets-flow`: lower it if a result sticks to the first frame."
 )
 
 

@@ -36,6 +36,7 @@ _WEIGHTS = Path(__file__).parents[1] / "puppets" / "weights"
 _BUNDLED = {
     "puppets": (_WEIGHTS, "a red robot on the beach"),
     "puppets-instruct": (_WEIGHTS / "instruct", "turn it into a blue knight"),
+    "puppets-flow": (_WEIGHTS / "flow", "a red robot on the beach"),
 }
 # The file names that diffusers gives to LoRAs and embeddings in folders and repositories
 _LORA = "pytorch_lora_weights.safetensors"
@@ -187,7 +188,7 @@ def _check_name(name: str | Path, path: Path, bundled: bool, config: str | Path 
     if not path.exists() and not re.fullmatch(ON_THE_HUB, str(name)):
         raise ModelError(
             f"{name}: there is no such model",
-            f"give {' or '.join(_BUNDLED)}, a diffusers folder, a .safetensors file or a name on the hub",
+            f"give {', '.join(_BUNDLED)}, a diffusers folder, a .safetensors file or a name on the hub",
         )
 
 

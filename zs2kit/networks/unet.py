@@ -29,6 +29,7 @@ class UNet:
     name = "unet"
     num_inference_steps = 20
     guidance_scale = 5.0
+    momentum = 0.98
     unguided = 1.0
     controlnet = "ControlNetModel"
     one_prompt_steers = takes_maps = False
