@@ -514,7 +514,7 @@ def test_ways_to_average_in_joint_attention():
     assert before == (layers.self_attention, layers.Layer, type(model.network).tokens)
     assert (drawn() == plain).all()
     names = [each.name for each in joint.methods(edited=True)]
-    assert len(names) == len(set(names)) == 16 and "frame by frame" in names
+    assert len(names) == len(set(names)) == 17 and "frame by frame" in names
 
 
 @pytest.mark.parametrize("kind", ["v_prediction", "flux-kontext"])
@@ -535,6 +535,15 @@ def test_anchored_keys_are_those_of_the_first_frame(kind: str) -> None:
     assert twice <= 1 if kind == "v_prediction" else twice > 1  # where there is text, it counts for less
     assert before == (layers.Layer, torch.nn.functional.scaled_dot_product_attention)
     assert (drawn(momentum=0.5) == plain).all()
+
+
+def test_ways_to_average_have_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Runs, "numbers", lambda self, method, case: {"PCK@0.1": method.settings["momentum"]})
+    monkeypatch.setattr(Cells, "has", lambda self, settings: settings["case"] < 2)
+    made = joint.section(Runs(Cells(tmp_path), Model.load(tiny_models()["flux-dev"]), 1))
+    titles = re.findall(r"^(.+): \S+, 2 prompts, 16 frames, 1 steps\.$", made, re.M)
+    assert titles == ["Clips from text", "Edits by pose"]
+    assert "| momentum 0.25 |  |  |  |  |  |  | 25.0% (25.0% to 25.0%) |" in made
 
 
 def test_anchored_keys_have_tables_of_differences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

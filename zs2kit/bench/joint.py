@@ -75,7 +75,8 @@ def section(runs: Runs) -> str:
 NOTES = """
 In a transformer, text and picture attend to each other together. zs2kit averages only the picture's part, in
 all layers, before the norm of the keys. The tables vary that. Edits are made without flow momentum, which
-would mend what attention leaves.
+would mend what attention leaves. This section is made by
+`python -m zs2kit.bench ablation --model puppets-flow --steps 20 --docs docs`.
 
 - *A high momentum holds on to the first frame's pose.* In edits, the keypoints stay behind where the frames
   attend mostly to the first one. A U-Net does not do that: its momentum is .98.
