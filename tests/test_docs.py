@@ -18,7 +18,7 @@ import reliability
 
 import zs2kit
 from zs2kit import cli, hookspecs, plugins, settings
-from zs2kit.bench import ablation, anchored, every, joint, middle, page, quality, speed
+from zs2kit.bench import ablation, anchored, every, joint, memory, middle, page, quality, speed
 from zs2kit.puppets import evaluate
 from zs2kit.puppets.train import WEIGHTS
 
@@ -131,7 +131,8 @@ def test_pages_have_the_words_of_what_makes_them() -> None:
     texts = [page.PAGE, page.LIMITATIONS, quality.GENERATION, quality.EDITING, ablation.GRID]
     texts += [quality.TRIED_GENERATION, quality.TRIED_EDITING, ablation.SEARCH]
     texts += [anchored.ABOUT, anchored.FOUND, joint.NOTES]
-    for each in [*texts, speed.SPEED, speed.SPEED_OF_EDITS, every.NOTES, middle.NOTES]:
+    texts += [speed.SPEED, speed.SPEED_OF_EDITS, every.NOTES, middle.NOTES, memory.FILTERS]
+    for each in texts:
         assert each in results, each
     assert reliability.PAGE in (DOCS / "reliability.md").read_text()
     numbers = json.loads((DOCS / "puppets.json").read_text())
