@@ -52,7 +52,7 @@ from zs2kit.bench.baselines import (
 )
 from zs2kit.bench.cases import Case
 from zs2kit.bench.cells import Cells
-from zs2kit.bench.runs import Method, Runs, interval
+from zs2kit.bench.runs import Method, Runs, interval, zs2_method
 from zs2kit.bench.tokenflow import TokenFlow, TokenFlowProcessor, token_flow
 from zs2kit.errors import UsageError, Zs2Error
 from zs2kit.model import Model
@@ -544,6 +544,14 @@ def test_ways_to_average_have_tables(tmp_path: Path, monkeypatch: pytest.MonkeyP
     titles = re.findall(r"^(.+): \S+, 2 prompts, 16 frames, 1 steps\.$", made, re.M)
     assert titles == ["Clips from text", "Edits by pose"]
     assert "| momentum 0.25 |  |  |  |  |  |  | 25.0% (25.0% to 25.0%) |" in made
+
+
+@pytest.mark.parametrize(("kind", "momentum"), [("epsilon", 0.98), ("flux-dev", 0.25)])
+def test_what_is_drawn_is_known_by_the_models_own_momentum(
+    kind: str, momentum: float, tmp_path: Path
+) -> None:
+    runs = Runs(Cells(tmp_path), Model.load(tiny_models()[kind]), 1)
+    assert runs.settings(zs2_method("zs2kit", edited=False), Case(0, 2, 32))["momentum"] == momentum
 
 
 def test_anchored_keys_have_tables_of_differences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,12 +72,15 @@ class Runs:
 
     def settings(self, method: Method, case: Case) -> dict[str, Any]:
         """All that determines a cell."""
+        given = dict(method.settings)
+        if "momentum" in given and given["momentum"] is None:
+            given["momentum"] = self.model.network.momentum
         return {
             "method": method.draw.__name__,
             **({"code": CODE} if method.draw in (zs2, searched) else {}),
             **({"plugin": self._reference} if method.settings.get("reference") else {}),
             **({"twin": self._twin} if method.settings.get("tiny_vae") else {}),
-            **method.settings,
+            **given,
             "prompt": case.prompt,
             "case": case.number,
             "frames": case.frames,
