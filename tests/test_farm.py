@@ -392,7 +392,7 @@ def test_several_clips_and_their_reports(
         result = run("edit", clip, other, bad, "-o", folder, "--report", folder, *words, *further)
         assert f"error: {bad} is not a video" in result.stderr and result.exit_code == 1
         made.append([folder / "clip-edit.mp4", folder / "other-edit.mp4"])
-        assert result.stdout.splitlines() == [str(each) for each in made[-1]]
+        assert result.stdout.splitlines() == [str(each) for each in made[-1]], result.stderr
     for ours, theirs in zip(*made, strict=True):
         assert ours.read_bytes() == theirs.read_bytes()
         reports = [json.loads(each.with_suffix(".json").read_text()) for each in (ours, theirs)]

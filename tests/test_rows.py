@@ -282,7 +282,7 @@ def test_a_shot_that_is_too_long_to_be_held_is_an_error(tiny, monkeypatch) -> No
     pixel = 32 * 32
     monkeypatch.setattr(editing, "free", lambda device: 2 * 3 * (3 * pixel + editing.HELD * pixel))
     made, done = edited(tiny), []
-    with pytest.raises(ModelError, match=r"the shot with frame 3 is too long .* has room for 3 frames"):
+    with pytest.raises(ModelError, match=r"the shot with frame 3 is too long .* there is room for only 3;"):
         done.extend(made)
     assert len(done) == LENGTHS[0]
 
