@@ -377,6 +377,15 @@ def test_a_missing_extra_says_what_to_install(clip: Path, monkeypatch: pytest.Mo
     assert result.exit_code == 2
 
 
+def test_a_farm_may_be_started_as_soon_as_another_is_closed(
+    farm: Farm, tiny_folders: dict[str, Path]
+) -> None:
+    farm.close()
+    for _ in range(2):
+        with Farm(name=tiny_folders["epsilon"], device="cpu") as another:
+            assert another.workers
+
+
 def test_several_clips_and_their_reports(
     farm: Farm, tiny_folders: dict[str, Path], clip: Path, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields, replace
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, NamedTuple
 
 import torch
@@ -49,6 +49,7 @@ from zs2kit.shots import shots
 TRIES = 3  # how many workers may die of the same work
 AHEAD = 4  # shots per worker that may be drawn before somebody takes them
 LATE = 300  # seconds after which work begins without those that have not started; they may come later
+RELEASED = 5  # seconds; by then, Ray knows that the workers of a farm that was closed are gone
 PATIENCE = 0.2  # seconds between two looks at whether the edit is to stop
 
 
@@ -195,12 +196,10 @@ class Farm:
         self.workers: list[_Hand] = []
         self.default_prompt = ""
         self._threads = torch.get_num_threads()
-        free = self._ray.available_resources()
-        self._gpus = int(free.get("GPU", 0)) if load.get("device") != "cpu" else 0
-        machines = [each["Resources"].get("CPU", 0) for each in self._ray.nodes() if each["Alive"]]
-        most = sum(int(cores) // self._threads for cores in machines)  # each has its threads on one machine
-        number = self._gpus or min(most, int(free.get("CPU", 0)) // self._threads)
-        if number < 1:
+        began = monotonic()
+        while not (number := self._room()) and monotonic() < began + RELEASED:
+            sleep(PATIENCE)
+        if not number:
             self.close()
             raise Zs2Error(
                 f"the farm {address} has no machine with {self._threads} free cores", "try again later"
@@ -214,6 +213,14 @@ class Farm:
         except BaseException:
             self.close()
             raise
+
+    def _room(self) -> int:
+        """Return for how many workers something is free; set how many of them have a GPU."""
+        free = self._ray.available_resources()
+        self._gpus = int(free.get("GPU", 0)) if self._load.get("device") != "cpu" else 0
+        machines = [each["Resources"].get("CPU", 0) for each in self._ray.nodes() if each["Alive"]]
+        most = sum(int(cores) // self._threads for cores in machines)  # each has its threads on one machine
+        return self._gpus or min(most, int(free.get("CPU", 0)) // self._threads)
 
     def __enter__(self) -> Farm:
         return self
