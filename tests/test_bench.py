@@ -554,6 +554,14 @@ def test_what_is_drawn_is_known_by_the_models_own_momentum(
     assert runs.settings(zs2_method("zs2kit", edited=False), Case(0, 2, 32))["momentum"] == momentum
 
 
+@pytest.mark.parametrize("name", ["people", "gpu", "quality"])
+def test_the_folder_of_cells_is_the_users(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    command = main.commands[name]
+    for args, folder in (([], ".cache/zs2kit/bench"), (["--cells", "~/cells"], "cells")):
+        assert command.make_context(name, args).params["cells"] == tmp_path / folder
+
+
 def test_anchored_keys_have_tables_of_differences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(anchored, "FRAMES", 2)
     monkeypatch.setattr(anchored, "LONG", 3)

@@ -143,6 +143,7 @@ def test_parity_would_notice_unscaled_model_input(tiny, monkeypatch):
     """The control of parity: breaking the real scheduler on purpose must show."""
     settings = {"momentum": 0, "divergence": MAX_DIVERGENCE, "scheduler": "euler"}
     right = pixels(tiny, **settings)
+    # The real scheduler without its scaling: a fault that parity has to see
     monkeypatch.setattr(diffusers.EulerDiscreteScheduler, "scale_model_input", lambda self, x, t: x)
     assert difference(pixels(tiny, **settings), right) > 1e-2
 

@@ -169,7 +169,7 @@ def killed(*options: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing to kill many of in little time")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="without fork, starting many takes too long")
 def test_killed_is_not_lost() -> None:
     points = [
         "segment close",
@@ -183,7 +183,7 @@ def test_killed_is_not_lost() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing to kill many of in little time")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="without fork, starting many takes too long")
 def test_killed_everywhere_is_not_lost() -> None:
     assert killed()[-1].startswith("43 kills, 0 results that differ")
 

@@ -38,6 +38,7 @@ CELLS = click.option(
     "--cells",
     type=click.Path(path_type=Path),
     default=FOLDER,
+    callback=lambda context, option, folder: folder.expanduser(),
     show_default=True,
     help="Folder of what has been drawn and measured before, to go on from.",
 )

@@ -26,7 +26,7 @@ class Cells:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.expanduser()
+        self.folder = folder
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def clip(self, settings: Mapping[str, Any], draw: Callable[[], Images]) -> Images:
