@@ -1,19 +1,23 @@
 """Each stage of the training takes a few steps, goes on where it stopped, exports what diffusers can load."""
 
+import os
+import signal
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from diffusers import ControlNetModel, StableDiffusionPipeline, UNet2DConditionModel, UNet2DModel
 from torch import nn
-from torch.multiprocessing.spawn import spawn
 from transformers import ResNetForImageClassification
 
 from zs2kit.puppets import diffusion, networks, pictures, train
 from zs2kit.puppets.captions import is_held_out
 from zs2kit.puppets.detector import detect, peaks
 from zs2kit.puppets.estimator import estimate
-from zs2kit.puppets.training import Run, fit, load_weights, orthogonalize
+from zs2kit.puppets.training import Run, fit, load_weights, orthogonalize, spread
 from zs2kit.puppets.world import render
 
 
@@ -103,7 +107,7 @@ def test_resumed_is_uninterrupted(work, tmp_path):
     torch.testing.assert_close(*weights)
 
 
-def learn(rank, folder, processes):
+def learn(rank, folder, processes, steps=5):
     """Train two layers: the first process learns from one of them, the second from both."""
     if processes > 1:
         store = dist.FileStore(str(folder / "rendezvous"), processes)
@@ -113,11 +117,12 @@ def learn(rank, folder, processes):
     inputs = torch.randn(8, 16)
 
     def loss(_):
+        (folder / f"{rank}.learns").touch()
         left, right = ((part(inputs) - inputs).square().mean() for part in network.values())
         by_process = (left, left + right)
         return by_process[rank] if processes > 1 else sum(by_process) / 2
 
-    fit("layers", network, loss, Run(folder, steps=5, rank=rank, processes=processes), rate=1e-2)
+    fit("layers", network, loss, Run(folder, steps=steps, rank=rank, processes=processes), rate=1e-2)
 
 
 @pytest.mark.slow
@@ -127,11 +132,25 @@ def test_processes_may_learn_from_different_parts(tmp_path):
         folder = tmp_path / str(processes)
         folder.mkdir()
         if processes > 1:
-            spawn(learn, (folder, processes), processes)
+            spread(learn, (folder, processes), processes)
         else:
             learn(0, folder, processes)
         weights.append(torch.load(folder / "layers.pt", weights_only=True)["network"])
     torch.testing.assert_close(*weights)
+
+
+@pytest.mark.slow
+def test_sigterm_has_all_processes_save_and_end(tmp_path):
+    def ask_once_both_learn():
+        while len(list(tmp_path.glob("*.learns"))) < 2:
+            time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    asking = threading.Thread(target=ask_once_both_learn)
+    asking.start()
+    spread(learn, (tmp_path, 2, None), 2)
+    asking.join()
+    assert torch.load(tmp_path / "layers.pt", weights_only=True)["step"] > 0
 
 
 def test_cooled_weights_are_kept_apart(work):

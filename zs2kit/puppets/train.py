@@ -55,7 +55,6 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 from transformers import CLIPTextModel
 
 from . import networks
@@ -71,7 +70,7 @@ from .pictures import SHARD, draw, empty_maps, empty_places, maps, reconstructio
 from .reference import export_reference, train_image_encoder, train_reference
 from .skeleton import seen_skeleton
 from .tiny_vae import export_tiny_vae, make_estimates, train_tiny_vae
-from .training import Run, fit, load_weights, save
+from .training import Run, fit, load_weights, save, spread
 from .vocabulary import export_domains
 
 WEIGHTS = Path(__file__).with_name("weights")
@@ -517,7 +516,7 @@ def main(stage: str, count: int, out: Path, **options: Any) -> None:
         export(run, out)
     elif run.processes > 1:
         (run.work / f"{stage}.rendezvous").unlink(missing_ok=True)
-        spawn(_work, (stage, run, count), run.processes)  # type: ignore[no-untyped-call]
+        spread(_work, (stage, run, count), run.processes)
     else:
         _work(0, stage, run, count)
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from torch.utils.data import DataLoader, Dataset
 
 Draw = Callable[[np.random.Generator], Any]
@@ -341,6 +342,17 @@ class _Stop:
 
     def _ask(self, number: int, frame: object) -> None:
         self.asked = True
+
+
+def spread(work: Callable[..., object], args: tuple[Any, ...], processes: int) -> None:
+    """Call ``work(rank, *args)`` in so many processes. SIGTERM asks each of them to stop."""
+    context: Any = spawn(work, args, processes, join=False)  # type: ignore[no-untyped-call]
+    before = signal.signal(signal.SIGTERM, lambda *_: [each.terminate() for each in context.processes])
+    try:
+        while not context.join():
+            pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def save(state: object, path: Path) -> None:
