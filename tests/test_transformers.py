@@ -18,6 +18,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from safetensors.torch import save_file
 
 import zs2kit
 from zs2kit import Model, Plugin, cli, hookimpl
@@ -492,15 +493,29 @@ def test_the_families_are_listed():
     assert "text" not in does["Qwen-Image-Edit"]
 
 
-def test_a_folder_is_described_by_its_index(tmp_path):
-    def said(folder: Path) -> Any:
-        return CliRunner().invoke(cli.main, ["models", str(folder)])
+def test_a_model_is_described_by_its_index(tmp_path):
+    def said(model: Any) -> str:
+        run = CliRunner().invoke(cli.main, ["models", str(model)])
+        return f"{run.exit_code} {run.output}"
 
-    assert said(changed(tmp_path)).output == "Z-Image\n"
-    assert "with a U-Net" in said(tiny_models()["epsilon"]).output
+    assert said(changed(tmp_path)).startswith("0 Z-Image\n    text, ")
+    assert said(tiny_models()["epsilon"]).startswith("0 Stable Diffusion 1, 2 and XL\n")
+    assert said("puppets-flow").startswith("0 FLUX.1 Kontext\n")
+    found = json.loads(CliRunner().invoke(cli.main, ["models", "puppets", "--json"]).stdout)
+    assert (found["model"], found["family"]) == ("puppets", "Stable Diffusion 1, 2 and XL")
+    file = tmp_path / "checkpoint.safetensors"
+    save_file({"cond_stage_model.transformer.weight": torch.zeros(1)}, file)
+    assert said(file).startswith("0 Stable Diffusion 1, 2 and XL\n")
+    save_file({"double_blocks.0.weight": torch.zeros(1)}, file)
+    assert said(file).startswith("1 ") and "give such a model in diffusers' format" in said(file)
+    with pytest.raises(ModelError, match="a transformer in a single file"):
+        Model.load(file)
     (tmp_path / "changed" / "model_index.json").write_text(json.dumps({"_class_name": "Lumina2Pipeline"}))
-    assert "a Lumina2Pipeline, which can't be used" in said(tmp_path / "changed").output
-    assert said(tmp_path).exit_code == 1
+    assert "a Lumina2Pipeline can't be used" in said(tmp_path / "changed")
+    (tmp_path / "changed" / "model_index.json").write_text("{")
+    assert said(tmp_path / "changed").startswith("1 ")
+    assert "not a checkpoint" in said(tmp_path)
+    assert "there is no such model" in said("puppet")
 
 
 # Plugins that serve any model

@@ -168,46 +168,38 @@ TRIED = (
 )
 
 
+# Of checkpoints whose denoiser is a U-Net
+UNETS = Row(
+    "Stable Diffusion 1, 2 and XL",
+    "text, strength, invert, flowedit, mask, colour, pose, depth, edges, control, reference, instruct (with "
+    "Instruct-Pix2Pix models), LoRA",
+    "20 steps, guidance 5",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5 (CreativeML Open RAIL-M)",
+)
+
+
 def rows() -> list[Row]:
     """Return what can be done with each family."""
-    found = [
-        Row(
-            "Stable Diffusion 1, 2 and XL",
-            "text, strength, invert, flowedit, mask, colour, pose, depth, edges, control, reference, "
-            "instruct (with Instruct-Pix2Pix models), LoRA",
-            "20 steps, guidance 5",
-            "stable-diffusion-v1-5/stable-diffusion-v1-5 (CreativeML Open RAIL-M)",
-        )
-    ]
-    for family in FAMILIES.values():
-        does = ["instruct"] if family.shows else []
-        if not family.edits:  # or it draws nothing without its source
-            does = ["text", *does, *(["reference"] if family.shows else []), "strength", "invert", "flowedit"]
-        does += ["mask", "colour"]
-        if family.controlnet or family.maps:
-            does += ["pose", "depth", "edges", "control"]
-        if family.maps:  # or it draws nothing without one of these
-            does.remove("text")
-        does.append("LoRA")
-        guided = family.guidance_scale > family.unguided
-        guidance = f"guidance {family.guidance_scale:g}" if guided else "no guidance"
-        defaults = f"{family.num_inference_steps} steps, {guidance}"
-        if family.title in ("FLUX.1", "FLUX.2 klein"):
-            defaults += f"; if distilled, {family.distilled_steps} steps, no guidance"
-        found.append(Row(family.title, ", ".join(does), defaults, ", ".join(family.hub)))
-    return found
+    return [UNETS, *map(row_of, FAMILIES.values())]
 
 
-def described(kind: str, parts: frozenset[str]) -> str:
-    """Return which family a checkpoint is of, in words.
-
-    kind: its pipeline class, by its model_index.json. parts: the names of its parts there.
-    """
-    if kind in FAMILIES:
-        return FAMILIES[kind].title
-    if "unet" in parts:
-        return "a checkpoint with a U-Net, such as Stable Diffusion 1, 2 and XL"
-    return f"a {kind}, which can't be used; use {known()}"
+def row_of(family: Family) -> Row:
+    """Return what can be done with a family."""
+    does = ["instruct"] if family.shows else []
+    if not family.edits:  # or it draws nothing without its source
+        does = ["text", *does, *(["reference"] if family.shows else []), "strength", "invert", "flowedit"]
+    does += ["mask", "colour"]
+    if family.controlnet or family.maps:
+        does += ["pose", "depth", "edges", "control"]
+    if family.maps:  # or it draws nothing without one of these
+        does.remove("text")
+    does.append("LoRA")
+    guided = family.guidance_scale > family.unguided
+    guidance = f"guidance {family.guidance_scale:g}" if guided else "no guidance"
+    defaults = f"{family.num_inference_steps} steps, {guidance}"
+    if family.title in ("FLUX.1", "FLUX.2 klein"):
+        defaults += f"; if distilled, {family.distilled_steps} steps, no guidance"
+    return Row(family.title, ", ".join(does), defaults, ", ".join(family.hub))
 
 
 def known() -> str:

@@ -29,6 +29,12 @@ CONTROLNET = Kind(
     ("controlnet_cond_embedding.conv_in.weight", "input_hint_block.0.weight", "controlnet_x_embedder"),
     "give it to the plugin control",
 )
+# Of FLUX, Stable Diffusion 3, Z-Image or Qwen-Image, by the names of the original code or of diffusers
+TRANSFORMER = Kind(
+    "a transformer in a single file",
+    ("double_blocks.0.", "joint_blocks.0.", "noise_refiner.0.", "transformer_blocks.0.attn.add_"),
+    "give such a model in diffusers' format: a folder, or its name on the hub",
+)
 VAE_ALONE = Kind("a VAE", ("decoder.conv_in.weight",), "give it with `vae`")
 CHECKPOINT = Kind("a whole checkpoint", ("cond_stage_model.", "conditioner.embedders."), "give it as `model`")
 # The first kind of which a file has a mark is the file's. Of LyCORIS's many kinds of LoRAs, diffusers loads
@@ -49,9 +55,10 @@ _KINDS = (
     CONTROLNET,
     Kind("a T2I-Adapter", ("body.0.resnets.", "body.0.block1", "adapter.body."), "use a ControlNet instead"),
     Kind("a textual inversion", ("emb_params", "string_to_param"), "give it with `embeddings`"),
+    TRANSFORMER,
     Kind(
         "a denoiser alone",
-        ("diffusion_model.", "input_blocks.0.", "double_blocks.0.", "time_embedding.linear_1", "x_embedder"),
+        ("diffusion_model.", "input_blocks.0.", "time_embedding.linear_1", "x_embedder"),
         "a checkpoint has a text encoder and a VAE, too",
     ),
     VAE_ALONE,

@@ -23,8 +23,17 @@ from zs2kit.errors import ModelError, UsageError, Zs2Error, first_line, notify
 from zs2kit.memory import free
 from zs2kit.networks.base import Network
 from zs2kit.networks.blocks import Blocks
-from zs2kit.networks.families import FAMILIES, known
-from zs2kit.networks.files import CHECKPOINT, LORA, VAE_ALONE, keys_in, kind_of, of_another_kind, weights_file
+from zs2kit.networks.families import FAMILIES, UNETS, Row, known, row_of
+from zs2kit.networks.files import (
+    CHECKPOINT,
+    LORA,
+    TRANSFORMER,
+    VAE_ALONE,
+    keys_in,
+    kind_of,
+    of_another_kind,
+    weights_file,
+)
 from zs2kit.networks.hub import ON_THE_HUB, checkpoint_folder, folder_with
 from zs2kit.networks.unet import UNet
 from zs2kit.quiet import quiet
@@ -56,6 +65,28 @@ _LAYERS = 100  # the most in one entry of a config: nobody has trained more, and
 def folder_of(name: str | Path) -> Path:
     """Return where the checkpoint called ``name`` lies, if it does so here."""
     return _BUNDLED.get(str(name), (Path(name), ""))[0]
+
+
+def family_of(name: str | Path) -> Row:
+    """Return what can be done with the checkpoint called ``name``. No weights are read, or fetched.
+
+    Raises `ModelError` if there is no such checkpoint, or if it is of a family that can't be used.
+    """
+    path = folder_of(name)
+    _check_name(name, path, str(name) in _BUNDLED, None)
+    if path.is_file():
+        if kind_of(keys := keys_in(path)) is not CHECKPOINT:
+            raise of_another_kind(name, keys, CHECKPOINT)
+        return UNETS
+    with loading(name):
+        index = _index(name, path if path.is_dir() else folder_with(name, ["model_index.json"]))
+    _check_index(name, index)
+    kind = index.get("_class_name")
+    if kind in FAMILIES:
+        return row_of(FAMILIES[kind])
+    if index.get("unet") != ["diffusers", "UNet2DConditionModel"]:
+        raise _of_no_family(name, kind)
+    return UNETS
 
 
 def load_pipeline(
@@ -229,7 +260,11 @@ def _check_index(name: str | Path, index: Mapping[str, Any]) -> None:
     ):
         raise _brings_code(name)
     if "transformer" in index and kind not in FAMILIES:
-        raise ModelError(f"{name}: a {kind} can't be used", f"use {known()}")
+        raise _of_no_family(name, kind)
+
+
+def _of_no_family(name: str | Path, kind: str | None) -> ModelError:
+    return ModelError(f"{name}: a {kind} can't be used", f"use {known()}")
 
 
 def _brings_code(name: str | Path) -> ModelError:
@@ -444,6 +479,8 @@ def _is_twin(tiny: Any, vae: Any) -> bool:
 
 def _single_file(path: Path, config: str | Path | None, weights: dict[str, Any]) -> Any:
     keys = keys_in(path)
+    if kind_of(keys) is TRANSFORMER:  # perhaps with the rest, but diffusers would take it for a U-Net
+        raise of_another_kind(path, keys, CHECKPOINT)
     is_xl = any(key.startswith("conditioner.") for key in keys)
     cls = diffusers.StableDiffusionXLPipeline if is_xl else diffusers.StableDiffusionPipeline
     try:
