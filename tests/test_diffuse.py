@@ -137,7 +137,7 @@ def test_after_an_edit_the_result_has_the_size_of_the_clip(upscaler, tiny_folder
 
 def test_another_model_is_no_upscaler(tiny_folders, tmp_path):
     (tmp_path / "file.safetensors").touch()
-    with pytest.raises(ModelError, match=r"file.safetensors is a file; name a folder, or a hub name"):
+    with pytest.raises(ModelError, match=r"file.safetensors: this is a file; give a folder"):
         Diffuse(2.0, str(tmp_path / "file.safetensors"))(clip())
     with pytest.raises(ModelError, match="is not an x4 upscaler"):
         Diffuse(2.0, str(tiny_folders["epsilon"]))(clip())

@@ -630,6 +630,11 @@ def test_one_frame_cannot_be_smoothed(tmp_path):
         (["wide.mp4", "--then", "diffuse", "--set", "diffuse.factor=16"], "use a smaller diffuse.factor"),
         (["one.mp4", "--then", "steady", "--set", "steady.source=none.mp4"], "none.mp4"),
         (["one.mp4", "--then", "steady", "--set", "steady.source=wide.mp4"], "wide.mp4 is 2000x16 pixels"),
+        (["wide.mp4", "--then", "upscale", "--set", "upscale.model=no.pth"], "upscale.model: there is no"),
+        (["two.mp4", "--then", "smooth", "--set", "smooth.model=no.pkl"], "smooth.model: there is no file"),
+        (["one.mp4", "--then", "diffuse", "--set", "diffuse.model=none"], "none: there is no such folder"),
+        (["one.mp4", "--then", "diffuse", "--set", "diffuse.model=."], "this folder has no model_index.json"),
+        (["one.mp4", "--then", "diffuse"], "stable-diffusion-x4-upscaler is not on this machine"),
     ],
 )
 @pytest.mark.parametrize("command", ["edit", "plan", "generate"])
@@ -638,15 +643,15 @@ def test_what_cannot_be_filtered_is_said_before_a_model_is_loaded(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("zs2kit.model.Model.load", None)
-    sizes = {"one.mp4": (32, 32), "wide.mp4": (2000, 16)}
-    for name, (width, height) in sizes.items():
-        io.write(name, drawn_clip(1, width=width, height=height))
+    clips = {"one.mp4": (1, 32, 32), "two.mp4": (2, 32, 32), "wide.mp4": (1, 2000, 16)}
+    for name, (frames, width, height) in clips.items():
+        io.write(name, drawn_clip(frames, width=width, height=height))
     clip, *then = words
-    width, height = sizes[clip]
-    given = ["generate", "x", "--frames", 1, "--size", f"{width}x{height}"] if command == "generate" else []
-    done = run(*(given or [command, clip]), *then)
+    frames, width, height = clips[clip]
+    made = ["generate", "x", "--frames", frames, "--size", f"{width}x{height}"]
+    done = run(*(made if command == "generate" else [command, clip]), *then)
     assert done.exit_code in (1, 2) and says in done.stderr and len(done.stderr.splitlines()) == 1
-    assert {each.name for each in tmp_path.iterdir()} == {*sizes}
+    assert {each.name for each in tmp_path.iterdir()} == {*clips}
 
 
 def test_what_h264_cannot_store(tmp_path):

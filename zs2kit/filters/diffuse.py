@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from zs2kit.hookspecs import hookimpl
 from zs2kit.model import Model
 from zs2kit.motion import MOMENTUM
 from zs2kit.networks.base import DenoiserInputs
+from zs2kit.networks.hub import CHECKPOINT, folder_with
 from zs2kit.noise import MAX_DIVERGENCE, make_noise
 from zs2kit.plugins import Plugin, manager, name_of
 from zs2kit.scan import Broken, Scan, to_images
@@ -62,13 +62,14 @@ class Diffuse(Enlarge):
     )
     seed: int = option(0, "Which noise is drawn.", minimum=0)
 
+    def check(self, clip: Clip) -> None:
+        """See `Filter`."""
+        super().check(clip)
+        folder_with(self.model, ["model_index.json"], f"{name_of(self)}.model", further=CHECKPOINT)
+
     def prepare(self, clip: Clip) -> None:
         """See `Filter`."""
         super().prepare(clip)
-        if os.path.isfile(self.model):
-            raise ModelError(
-                f"`{name_of(self)}.model`: {self.model} is a file", "name a folder, or a hub name"
-            )
         model = Model.load(self.model, device=str(self.device), dtype=str(self.dtype).removeprefix("torch."))
         most = getattr(model.pipeline.config, "max_noise_level", None)
         if most is None or model.vae_scale != TIMES or model.network.channels != model.latent_channels + 3:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from zs2kit.errors import UsageError
+from zs2kit.errors import ModelError, UsageError
 from zs2kit.filters.base import Filter, Passage
 from zs2kit.plugins import name_of
 from zs2kit.settings import MODEL, option
@@ -48,6 +49,10 @@ class Smooth(Filter):
             raise UsageError(
                 f"filter '{name_of(self)}': a clip of one frame has nothing to put frames between",
                 "give a longer one",
+            )
+        if self.model is not None and not os.path.isfile(self.model):
+            raise ModelError(
+                f"`{name_of(self)}.model`: there is no file {self.model}", "name RIFE's flownet.pkl"
             )
 
     def prepare(self, clip: Clip) -> None:

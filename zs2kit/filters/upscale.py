@@ -13,7 +13,7 @@ from zs2kit.errors import UsageError
 from zs2kit.farm import FarmEdit
 from zs2kit.filters.base import Filter, Passage
 from zs2kit.filters.filtered import unfiltered
-from zs2kit.networks.enlarging import Enlarging
+from zs2kit.networks.enlarging import Enlarging, file_of
 from zs2kit.plugins import name_of
 from zs2kit.settings import LARGEST, MODEL, option
 
@@ -73,6 +73,12 @@ class Upscale(Enlarge):
         shown="the edit's model's own",
         kind=MODEL,
     )
+
+    def check(self, clip: Clip) -> None:
+        """See `Filter`."""
+        super().check(clip)
+        if self.model is not None:
+            file_of(self.model, f"{name_of(self)}.model")
 
     def prepare(self, clip: Clip) -> None:
         """See `Filter`."""

@@ -54,13 +54,9 @@ class Enlarging:
         option: what names it, for messages. In half precision it computes only if it was made for that.
         Raises `ModelError` if it can't be loaded, or if it enlarges nothing.
         """
-        try:
-            import spandrel
-        except ImportError as error:
-            raise ModelError(
-                f"`{option}` needs spandrel, which isn't installed", "run: pip install 'zs2kit[upscale]'"
-            ) from error
-        file = _file(name, option)
+        file = file_of(name, option)
+        import spandrel
+
         with loading(name):
             try:
                 with unpickling(file, option):
@@ -167,8 +163,17 @@ def _without_infinity(module: Any, given: Any, made: Any) -> Any:
     return made.where(made.isfinite(), torch.nan) if isinstance(made, torch.Tensor) else made
 
 
-def _file(name: str, option: str) -> Path:
-    """Return the file of weights called ``name``, or the one in the folder or repository of that name."""
+def file_of(name: str, option: str) -> Path:
+    """Return the file of weights called ``name``, or the one in the folder or repository of that name.
+
+    option: as for `Enlarging.load`. Raises `ModelError` if there is none, or no spandrel to load it.
+    """
+    try:
+        import spandrel  # noqa: F401
+    except ImportError as error:
+        raise ModelError(
+            f"`{option}` needs spandrel, which isn't installed", "run: pip install 'zs2kit[upscale]'"
+        ) from error
     path = Path(name)
     on_the_hub = re.fullmatch(rf"({ON_THE_HUB})(?:/(.+\.safetensors))?", name)
     if not path.exists() and on_the_hub:

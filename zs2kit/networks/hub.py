@@ -16,10 +16,13 @@ from zs2kit.errors import ModelError
 from zs2kit.quiet import quiet
 
 ON_THE_HUB = r"[\w-][\w.-]*/[\w.-]+"
-# What a checkpoint's folder needs, as the command hf download takes it
-_CHECKPOINT = (
-    '--include "*.json" --include "*.txt" --include "*/model.safetensors" '
-    '--include "*/diffusion_pytorch_model.safetensors" --exclude "safety_checker/*"'
+# What a checkpoint's folder needs; after the !, what it doesn't
+CHECKPOINT = (
+    "*.json",
+    "*.txt",
+    "*/model.safetensors",
+    "*/diffusion_pytorch_model.safetensors",
+    "!safety_checker/*",
 )
 _CHECKER = {"safety_checker": None}  # it checks pictures, which never pass through the pipeline
 
@@ -36,7 +39,8 @@ def folder_with(
 
     Files of a repository are fetched, unless they are in the hub's cache. A .safetensors file may also be
     there as a variant, such as fp16. option: what names the folder, or what is ``inside`` of it, such as
-    pose.model, for messages. further: files that will be needed later, which the advice is to name, too.
+    pose.model, for messages. further: files that will be needed later, which the advice is to name, too, or
+    after a ! to leave out.
 
     Raises `ModelError` if files are missing, damaged or out of reach.
     """
@@ -85,7 +89,8 @@ def _fetched(
 def _as_arguments(files: Sequence[str]) -> str:
     """Files and patterns as the command hf download takes them; patterns exclude plain names there."""
     if any("*" in file for file in files):
-        return " ".join(f'--include "{file}"' for file in files)
+        flags = (("--exclude", each[1:]) if each.startswith("!") else ("--include", each) for each in files)
+        return " ".join(f'{flag} "{pattern}"' for flag, pattern in flags)
     return " ".join(files)
 
 
@@ -161,7 +166,7 @@ def checkpoint_folder(name: str | Path, lent: Collection[str] = ()) -> Path:
                 snapshot_download(str(name), allow_patterns=["model_index.json"])
                 return Path(_downloaded(str(name)))
         except Exception as error:
-            raise _out_of_reach(str(name), _CHECKPOINT, "model", "", error) from error
+            raise _out_of_reach(str(name), _as_arguments(CHECKPOINT), "model", "", error) from error
     for part in _parts(folder):
         if part in lent:
             continue

@@ -38,8 +38,6 @@ class Rife(nn.Module):
         option: what names the file, for messages. Raises `ModelError` for a file of anything else.
         """
         path = Path(path)
-        if not path.is_file():
-            raise ModelError(f"`{option}`: there is no file {path}", "name RIFE's flownet.pkl")
         wrong = ModelError(f"`{option}`: {path} has no weights of RIFE 4.0", "name its flownet.pkl")
         with loading(path):
             if path.suffix == ".safetensors":
