@@ -105,7 +105,7 @@ def test_an_enlarger_on_a_farm(farm: Farm, model: zs2kit.Model, clip: Path, tmp_
     together = farm.edit(clip, "a disc", cuts=CUTS, **HOW)
     alone = zs2kit.edit(clip, "a disc", model=model, cuts=CUTS, **HOW)
     assert same(Upscale(1.0, str(network))(together), Upscale(1.0, str(network))(alone))
-    with pytest.raises(UsageError, match="has no network: that of the model is on the farm; name one"):
+    with pytest.raises(UsageError, match="has no network: the model's own one is on the farm; name one"):
         Upscale()(together)
 
 
@@ -193,7 +193,7 @@ def test_errors_of_workers_are_those_of_one_machine(
     moved = io.read(io.write(tmp_path / "moved.mp4", drawn_clip(2)))
     io.write(tmp_path / "moved.mp4", drawn_clip(3), overwrite=True)
     monkeypatch.setattr("zs2kit.farm.described", lambda clip: {"source": "as it was"})
-    with pytest.raises(ClipError, match=r"at .*moved\.mp4, a worker finds a different file"):
+    with pytest.raises(ClipError, match=r"a worker finds a different file at .*moved\.mp4"):
         farm.edit(moved, "a disc", **HOW)
 
 

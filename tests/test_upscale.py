@@ -137,8 +137,8 @@ def test_the_command_line_enlarges(file, tmp_path):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({}, "would bring the clip back to the size that it has; say how much larger"),
-        ({"factor": 2.0}, "has no network: this clip is no edit; name one: `upscale.model`"),
+        ({}, "would leave the clip at the size that it has; say how much larger"),
+        ({"factor": 2.0}, "has no network: this clip is not an edit; name one: `upscale.model`"),
         ({"factor": 0.5}, "`upscale.factor` must be a number from 1 to 16, not 0.5"),
         ({"factor": 0.0}, "`upscale.factor` must be a number from 1 to 16, not 0"),
     ],
@@ -150,10 +150,12 @@ def test_what_cannot_be_done_gets_one_line(options, told):
 
 
 def test_a_model_without_a_network_of_its_own_needs_one(tiny_folders):
-    with pytest.raises(UsageError, match="epsilon brings no network that enlarges; name one"):
+    with pytest.raises(UsageError, match="epsilon brings no enlarging network along; name one"):
         Upscale()(edit(zs2kit.Model.load(tiny_folders["epsilon"])))
 
 
 def test_a_result_that_no_file_can_hold_is_an_error(file):
-    with pytest.raises(UsageError, match="2000x16 times 16 is 32000x256, and 16384 is the most"):
+    with pytest.raises(
+        UsageError, match="2000x16 times 16 is 32000x256, but no side may have more than 16384"
+    ):
         Upscale(16.0, file)(drawn_clip(1, width=2000, height=16))

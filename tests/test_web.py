@@ -309,7 +309,9 @@ def test_a_lora_and_further_prompts(tab: Any, clip: Path, tiny_folders: Mapping[
     further = panel(page).get_by_label("Further prompts")
     further.fill("in the snow")
     start(page)
-    expect(page.locator(".z-error")).to_contain_text("“in the snow” is no further prompt", timeout=PATIENCE)
+    expect(page.locator(".z-error")).to_contain_text(
+        "“in the snow” is not a further prompt", timeout=PATIENCE
+    )
     further.fill("8: summer\n\n12: autumn: leaves")
     start(page)
     expect(job(page, "spring")).to_contain_text("done", timeout=PATIENCE)

@@ -1,4 +1,4 @@
-"""Temporal momentum attention: keys and values are a running average over frames (ZS2, section 3.3)."""
+"""Temporal momentum attention: keys and values come from a running average over frames (ZS2, section 3.3)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from zs2kit.errors import ModelError, PluginError
 
 
 class Tokens(NamedTuple):
-    """How many tokens a transformer computes its keys from."""
+    """How many tokens of each kind a transformer computes its keys from."""
 
-    picture: int  # of the picture that is drawn
+    picture: int  # tokens of the picture that is drawn
     text: int
 
 
@@ -36,10 +36,11 @@ def at_end(tokens: Tokens, length: int) -> int:
     return length - tokens.picture
 
 
-Place = Callable[[Tokens, int], int]  # the tokens and how many they are -> the first one of the picture
-# A network's class -> which of its attention modules attend from the picture to itself, by their names, and
-# where the picture is in what their keys are computed from. All else in there (text, padding, pictures that
-# are shown) stays as it is. A ControlNet for several kinds of maps has one token of text more.
+# How many tokens there are of each kind, and in all -> the position of the picture's first one
+Place = Callable[[Tokens, int], int]
+# For each class of network: the names of the attention modules in which the picture attends to itself, and
+# where the picture's tokens are among those that keys are computed from. The other tokens (text, padding,
+# pictures that are shown) stay as they are. A ControlNet for several kinds of maps has one more text token.
 SELF_ATTENTION: dict[str, dict[str, Place]] = {
     "UNet2DConditionModel": {r"\battn1$": at_start},
     "ControlNetModel": {r"\battn1$": at_start},
@@ -66,10 +67,10 @@ SELF_ATTENTION: dict[str, dict[str, Place]] = {
 }
 
 
-# What a network does in one call: the averages of the frame before, the tokens, and the call's arguments ->
-# what it returns, and the averages of the last frame
+# One call of a network: the averages of the frame before, the tokens, and the call's arguments -> what the
+# network returns, and the averages of the last frame
 Work = Callable[..., tuple[Any, list[torch.Tensor]]]
-Run = Callable[..., tuple[Any, list[torch.Tensor]]]  # does the work that comes first, with what comes after
+Run = Callable[..., tuple[Any, list[torch.Tensor]]]  # a work and its arguments -> what the work returns
 
 
 def running_average(
@@ -78,7 +79,7 @@ def running_average(
     """Return y with y_0 = x_0 and y_k = m y_(k-1) + (1 - m) x_k over ``frames``, in float32.
 
     frames: (frames, ..., channels). previous: (..., channels), y of the frame before the first of these; None
-    at the start of a shot. It is exact at momentum 0 (the frames themselves) and 1 (the first).
+    at the start of a shot. The result is exact at momentum 0 (the frames themselves) and 1 (the first frame).
     """
     averages = []
     for frame in frames.float():
@@ -90,10 +91,10 @@ def running_average(
 class TemporalMomentum:
     """The running averages of all self-attention layers while one chunk is sampled.
 
-    ``scopes`` names the branches and the step of the current call of a network, which gets the frames of
-    all these branches; each scope has running averages of its own. ``tokens`` says where in the layers'
-    input the picture is; None is everywhere. A network's averages, which are those of its layers in the order
-    in which they are called, are read from ``carry`` and written to ``following`` for the next chunk.
+    ``scopes`` names the step and the branches of the network's current call, which gets the frames of all
+    these branches; each scope has running averages of its own. ``tokens`` says where in the layers' input the
+    picture is; None means everywhere. A network's averages are those of its layers, in the order in which the
+    layers are called. They are read from ``carry`` and written to ``following`` for the next chunk.
     """
 
     def __init__(self, momentum: float, carry: Carry, following: Carry) -> None:
@@ -109,7 +110,7 @@ class TemporalMomentum:
         return self._networks.setdefault(name, _Averages(self.momentum))
 
     def call(self, name: str, network: Any, run: Run, work: Work, *args: Any, **kwargs: Any) -> Any:
-        """Return what ``network`` returns for these arguments, having ``run`` do its ``work``."""
+        """Have ``run`` do the ``work`` of ``network`` with these arguments; return the network's result."""
         averaged = self.momentum and self.of(name).layers
         keys = [f"attention/{name}/{scope}" for scope in self.scopes] if averaged else []
         if twice := [scope for scope, key in zip(self.scopes, keys, strict=False) if key in self.following]:
@@ -132,7 +133,7 @@ class _Averages:
         self.layers: dict[str, Layer] = {}
 
     def work(self, forward: Callable[..., Any]) -> Work:
-        """Return the call of a network as a function of all that it depends on, and all that it changes."""
+        """Return a network's call as a function of all that it depends on; it returns all that it changes."""
 
         def work(
             previous: Sequence[torch.Tensor | None], tokens: Tokens | None, args: Any, kwargs: Any
@@ -143,7 +144,7 @@ class _Averages:
         return work
 
     def begin(self, previous: Sequence[torch.Tensor | None], tokens: Tokens | None) -> None:
-        """Begin a call; ``previous`` is what `end` returned for the frame before, or None for each scope."""
+        """Begin a call; ``previous`` is what `end` returned last time, None for a scope that starts anew."""
         self.previous = previous
         self.tokens = tokens
         self.reached = 0
@@ -154,10 +155,10 @@ class _Averages:
         return list(torch.cat(self.last, dim=1)) if self.last else []
 
     def average(self, hidden_states: torch.Tensor, place: Place) -> torch.Tensor:
-        """Return ``hidden_states`` with the picture's averaged over time.
+        """Return ``hidden_states`` with those of the picture's tokens averaged over time.
 
-        hidden_states: (scopes x frames, tokens, channels). place: where the picture's are.
-        Prompts that take over from one another must not lag, nor pictures that are shown.
+        hidden_states: (scopes x frames, tokens, channels). place: where the picture's tokens are.
+        The other tokens aren't averaged: a new prompt, or a picture that is shown, must act at once.
         """
         length = hidden_states.shape[1]
         count = length if self.tokens is None else self.tokens.picture
@@ -165,7 +166,7 @@ class _Averages:
         before, picture, after = torch.split(hidden_states, [first, count, length - first - count], dim=1)
         frames = picture.reshape(len(self.previous), -1, *picture.shape[1:]).transpose(0, 1)
         numbers = frames[0, 0].numel()
-        # A scope that isn't in the carry begins with the first of these frames.
+        # A scope that isn't in the carry starts with the first of these frames.
         begun = zip(self.previous, frames[0].float(), strict=True)
         previous = torch.stack(
             [
@@ -181,11 +182,11 @@ class _Averages:
 
 
 class Layer:
-    """The hooks of one self-attention layer, which average what its keys and values are computed from.
+    """The hooks of one self-attention layer: they average what its keys and values are computed from.
 
-    Both are linear in the hidden states, so one average serves both. Queries stay as they are, so momentum 0
-    is plain self-attention, and momentum 1 is attention to the first frame. Attention processors are not
-    touched.
+    Keys and values are linear in the hidden states, so one average serves both. Queries stay as they are, so
+    momentum 0 is plain self-attention, and momentum 1 is attention to the first frame. Attention processors
+    are not touched.
     """
 
     def __init__(self, name: str, averages: _Averages, place: Place) -> None:
@@ -213,7 +214,7 @@ class Layer:
         return (mixed, *inputs[1:])
 
     def fused(self, module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        """The same for a layer that computes queries, keys, values and more at once: averages the results."""
+        """For a layer that computes queries, keys, values and more in one go: average the keys and values."""
         width = self.width
         query, pair, rest = torch.split(output, [width, 2 * width, output.shape[-1] - 3 * width], dim=-1)
         return torch.cat([query, self.averages.average(pair, self.place), rest], dim=-1)
@@ -230,10 +231,10 @@ class Layer:
 
 
 def self_attention(network: Any) -> dict[str, tuple[Any, Place]]:
-    """Return the self-attention modules of a network by name, and whether text comes first in them.
+    """Return the self-attention modules of a network by name, each with the place of the picture's tokens.
 
-    Raises `ModelError` for a class that zs2kit doesn't know, and for fused projections, with which keys
-    can't have another input than queries.
+    Raises `ModelError` for a class that zs2kit doesn't know, and for fused projections, which compute queries
+    and keys from the same input.
     """
     cls = type(network).__name__
     if cls not in SELF_ATTENTION:
@@ -243,7 +244,7 @@ def self_attention(network: Any) -> dict[str, tuple[Any, Place]]:
     found = {}
     for name, module in network.named_modules():
         place = next((it for names, it in SELF_ATTENTION[cls].items() if re.search(names, name)), None)
-        # A block that only attends to text (only_cross_attention) has an attn1 too.
+        # Blocks that attend only to text (only_cross_attention) have an attn1 too.
         if place is not None and not getattr(module, "is_cross_attention", False):
             if getattr(module, "fused_projections", False):
                 raise ModelError(
@@ -254,7 +255,7 @@ def self_attention(network: Any) -> dict[str, tuple[Any, Place]]:
 
 
 def directly(name: str, network: Any) -> Run:
-    """Return what calls a network as it is."""
+    """Return a function that simply calls the network."""
     return lambda work, *inputs: work(*inputs)
 
 
@@ -262,9 +263,9 @@ def directly(name: str, network: Any) -> Run:
 def attached(
     networks: Mapping[str, Any], average: TemporalMomentum, how: Callable[[str, Any], Run] = directly
 ) -> Iterator[None]:
-    """Within this context the self-attention of ``networks`` has temporal momentum.
+    """Within this context, the self-attention of ``networks`` has temporal momentum.
 
-    how: returns what calls a network, by its name and itself.
+    how: a network's name and the network -> the function that calls it.
     """
     with ExitStack() as stack:
         for name, network in networks.items():
@@ -289,5 +290,5 @@ def _called(network: Any, forward: Callable[..., Any]) -> Iterator[None]:
         yield
     finally:
         del network.forward
-        if own is not None:  # as accelerate's hooks have
+        if own is not None:  # a `forward` that something else, such as accelerate, has put there
             network.forward = own

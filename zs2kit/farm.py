@@ -1,8 +1,7 @@
 """Farms: edits whose shots are drawn by several processes, on this machine or on a Ray cluster.
 
-Needs the extra ``farm``. Nothing of an edit depends on where a shot is drawn, since it starts with an empty
-carry: with the same chunk size and threads, which the farm sets for all, the frames are the same as on one
-machine.
+Needs the extra ``farm``. Each shot starts with an empty carry, so it doesn't matter where it is drawn. All
+workers use the same chunk size and number of threads, so the frames are the same as on one machine.
 """
 
 from __future__ import annotations
@@ -47,23 +46,23 @@ from zs2kit.settings import Prompts, Settings, changed, takes_fields
 from zs2kit.shots import shots
 
 TRIES = 3  # how many workers may die of the same work
-AHEAD = 4  # shots per worker that may be drawn before somebody takes them
-LATE = 300  # seconds after which work begins without those that have not started; they may come later
-RELEASED = 5  # seconds; by then, Ray knows that the workers of a farm that was closed are gone
-PATIENCE = 0.2  # seconds between two looks at whether the edit is to stop
+AHEAD = 4  # shots per worker that may be drawn before somebody asks for their frames
+LATE = 300  # seconds after which the farm begins without workers that haven't started; they may join later
+RELEASED = 5  # seconds within which Ray notices that the workers of a closed farm are gone
+PATIENCE = 0.2  # seconds between two checks of whether the edit should stop
 
 
 class _Job(NamedTuple):
-    """An edit, as a worker is told."""
+    """What a worker is told about an edit."""
 
     path: Path
-    how: dict[str, Any]  # as `zs2kit.read` takes it
+    how: dict[str, Any]  # further arguments of `zs2kit.read`
     plugins: Sequence[Plugin] | None
     settings: Settings
 
 
 class _Facts(NamedTuple):
-    """What a worker says of an edit."""
+    """What a worker says about an edit."""
 
     settings: Settings
     fit: Fit
@@ -82,9 +81,9 @@ class Worker:
         self._drawn = 0  # how many frames of it
 
     def start(self, version: tuple[str, str], threads: int, folder: str, load: dict[str, Any]) -> Any:
-        """Load the model; return this machine's name, the process, and what prompt the model has by default.
+        """Load the model; return this machine's name, the process's id, the default prompt, and notices.
 
-        Raises `Zs2Error` if this is another version of zs2kit or torch.
+        Raises `Zs2Error` if the worker has another version of zs2kit or torch than the farm.
         """
         here = (__version__, torch.__version__)
         if here != version:
@@ -125,7 +124,7 @@ class Worker:
                 notices.clear()
 
     def finish(self, number: int) -> list[Notice]:
-        """Return what there is to say about an edit once all of its frames are drawn."""
+        """Return the last notices of an edit, once all of its frames are drawn."""
         notices: list[Notice] = []
         if self._number == number:
             self._end(notices)
@@ -166,16 +165,17 @@ class _Task:
     count: int
     carry: Carry | None
     taken: int = 0  # how many of its frames were already passed on
-    deaths: int = 0
-    stream: Any = None  # of its frames, from a worker; None: it isn't given to one
-    drawn: bool = False  # so that all that is left is to take them
+    deaths: int = 0  # how many workers died while drawing it
+    stream: Any = None  # its frames, as a worker draws them; None while no worker has it
+    drawn: bool = False  # whether all of its frames are drawn, and only have to be taken
 
 
 class Farm:
     """Workers on a Ray cluster, each with one model; use it as a context manager.
 
-    address: "local" starts workers on this machine, as many as its GPUs, or as its cores divided by torch's
-    threads. "HOST:PORT" is a cluster's head, which this machine belongs to. load: what `Model.load` takes.
+    address: "local" starts workers on this machine: one for each GPU or, without GPUs, as many as the cores
+    suffice for, each with torch's number of threads. "HOST:PORT" is the head of a cluster that this machine
+    belongs to. load: arguments of `Model.load`.
 
     Raises `UsageError` if the extra ``farm`` is not installed; `Zs2Error` if the cluster can't be reached,
     has nothing free, or has another version of zs2kit; and what `Model.load` raises.
@@ -188,11 +188,11 @@ class Farm:
         if self._own:
             _connect(self._ray, address)
         self._said: set[Notice] = set()
-        self._edits: list[FarmEdit] = []  # whose shots are to be drawn, in this order
+        self._edits: list[FarmEdit] = []  # those whose shots are to be drawn, in this order
         self._numbers = 0
         self._again: deque[_Task] = deque()
         self._starting: dict[Any, _Hand] = {}
-        self._missing: list[Notice] = []  # of those that can't be started, if the farm goes on without them
+        self._missing: list[Notice] = []  # about workers that couldn't start; sent once others have started
         self.workers: list[_Hand] = []
         self.default_prompt = ""
         self._threads = torch.get_num_threads()
@@ -215,11 +215,12 @@ class Farm:
             raise
 
     def _room(self) -> int:
-        """Return for how many workers something is free; set how many of them have a GPU."""
+        """Return how many workers there is room for; note how many of them have a GPU."""
         free = self._ray.available_resources()
         self._gpus = int(free.get("GPU", 0)) if self._load.get("device") != "cpu" else 0
         machines = [each["Resources"].get("CPU", 0) for each in self._ray.nodes() if each["Alive"]]
-        most = sum(int(cores) // self._threads for cores in machines)  # each has its threads on one machine
+        # All threads of a worker are on one machine.
+        most = sum(int(cores) // self._threads for cores in machines)
         return self._gpus or min(most, int(free.get("CPU", 0)) // self._threads)
 
     def __enter__(self) -> Farm:
@@ -248,10 +249,10 @@ class Farm:
         notices: Receiver | None = None,
         **changes: Any,
     ) -> FarmEdit:
-        """Return ``clip``, of a file that all workers can read, as `zs2kit.edit` would edit it.
+        """Return ``clip`` as `zs2kit.edit` would edit it; it must come from a file that all workers can read.
 
-        Its shots are drawn by the workers, the next ones too, while it is iterated over or another edit of
-        this farm is. Raises what `zs2kit.edit` raises.
+        Workers draw its shots, several ahead, while you iterate over it or over another edit of this farm.
+        Raises what `zs2kit.edit` raises.
         """
         if prompt is not None:
             changes = {"prompt": prompt, **changes}
@@ -261,7 +262,8 @@ class Farm:
             source = opened(clip)
             if source.source is None or source.blank:
                 raise UsageError(
-                    "a farm edits only clips that its workers can read from a file", "write it to one"
+                    "a farm edits only clips that its workers can read from a file",
+                    "write it to a file first",
                 )
             pattern = None if source.source.is_file() else Pattern.of(source.source)
             how = {
@@ -275,9 +277,9 @@ class Farm:
             return FarmEdit(self, self.number(), source, job, progress, notices)
 
     def ask(self, work: Callable[[Any], Any]) -> Any:
-        """Return what a worker's method returns; ``work`` calls it, given the worker.
+        """Return what a worker's method returns; ``work`` gets an idle worker and calls the method.
 
-        Raises `Zs2Error` if several workers die of it.
+        Raises `Zs2Error` if several workers die doing it.
         """
         deaths = 0
         while True:
@@ -304,8 +306,8 @@ class Farm:
                 notify(each.kind, each.message, each.remedy)
 
     def frames(self, task: _Task) -> Iterator[Frame]:
-        """Yield the frames of a task, and keep all workers busy meanwhile."""
-        stream, passed = None, 0  # how many frames of this stream were seen
+        """Yield the frames of a task, and meanwhile keep all workers busy."""
+        stream, passed = None, 0  # the stream that is read, and how many of its frames were seen
         while True:
             task.edit.check_stop()
             if task.stream is not stream:
@@ -332,14 +334,14 @@ class Farm:
                     yield frame
 
     def finish(self, number: int) -> None:
-        """Send what workers have to say once all frames of an edit are drawn."""
+        """Send the workers' last notices, once all frames of an edit are drawn."""
         for hand in self.workers:
             if hand.task is None:
                 with suppress(self._ray.exceptions.RayActorError):
                     self.tell(self._get(hand.actor.finish.remote(number)))
 
     def begin(self, edited: FarmEdit) -> None:
-        """Draw the shots of an edit after those of the edits before."""
+        """Have the shots of an edit drawn after those of earlier edits."""
         self._edits = [each for each in self._edits if each.number != edited.number] + [edited]
         self._edits.sort(key=lambda each: each.number)
 
@@ -349,19 +351,19 @@ class Farm:
         self._again = deque(each for each in self._again if each.edit.number != edited.number)
 
     def seek(self, edited: FarmEdit) -> bool:
-        """Find the next shot of an edit, to be drawn at once; return whether there is one."""
+        """Find the next shot of an edit and have it drawn next; return whether there is one."""
         task = edited.find()
         if task is not None:
             self._again.append(task)
         return task is not None
 
     def number(self) -> int:
-        """Return a number for another edit."""
+        """Return a number for a new edit."""
         self._numbers += 1
         return self._numbers
 
     def _turn(self, task: _Task | None) -> bool:
-        """Give work to idle workers, and wait a moment; return whether ``task`` has something ready."""
+        """Give work to idle workers, and wait a moment; return whether ``task`` has frames ready."""
         self._give()
         if task is not None and task.drawn:
             return True
@@ -372,7 +374,7 @@ class Farm:
         waiting = [*streams, *busy, *self._starting]
         if not waiting:
             return False
-        # What is ready may be a worker that has finished long ago: all that are, at once.
+        # `wait` returns as soon as one is ready, which may have been so for long. So ask for all that are.
         ready, _ = self._ray.wait(waiting, num_returns=1, timeout=PATIENCE, fetch_local=False)
         more, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
         for each in {*ready, *more}:
@@ -383,7 +385,7 @@ class Farm:
         return bool(streams) and any(each is streams[0] for each in (*ready, *more))
 
     def _done(self, hand: _Hand, completed: Any) -> None:
-        """Free a worker whose shot is drawn. If it died, its shot is for another one."""
+        """Free a worker whose shot is drawn. If it died, another one gets the shot."""
         task, hand.task = hand.task, None
         try:
             self._ray.get(completed)
@@ -397,7 +399,7 @@ class Farm:
             task.drawn = True
 
     def _bury(self, hand: _Hand) -> None:
-        """Take a dead worker from the list, hire another, and have its shot drawn again."""
+        """Remove a dead worker, hire another, and have the shot drawn again."""
         if hand not in self.workers:
             return
         self.workers.remove(hand)
@@ -446,7 +448,7 @@ class Farm:
                 hand.task = task
 
     def _next(self) -> _Task | None:
-        """Return the next shot to draw: those of the first edit first."""
+        """Return the next shot to draw: those of the first edit come first."""
         if self._again:
             return self._again.popleft()
         for edited in self._edits:
@@ -459,7 +461,7 @@ class Farm:
         return None
 
     def _get(self, reference: Any) -> Any:
-        """Return a value; raise an error of the worker's as it was raised there."""
+        """Return a worker's result; an error that was raised there is raised here."""
         try:
             return self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
@@ -470,7 +472,7 @@ class Farm:
 
 
 class FarmEdit(Clip):
-    """An edit that is drawn by a farm; see `Farm.edit`. It can be resumed between two shots."""
+    """An edit that a farm draws; see `Farm.edit`. It can be resumed between two shots."""
 
     def __init__(
         self,
@@ -486,20 +488,20 @@ class FarmEdit(Clip):
         self.clip = clip
         self.number, self.job = number, job
         self.fitted = True
-        self.tasks: deque[_Task] = deque()  # that are found and not yet taken
+        self.tasks: deque[_Task] = deque()  # shots that are found, but whose frames weren't all asked for
         self._farm = farm
         self._progress, self._notices = progress, notices
         self._stopping = False
         self._index = 0
-        self._begun: int | None = None  # where it was started before somebody asked for frames
+        self._begun: int | None = None  # from where it is drawn before somebody has asked for frames
         self._found: Iterator[_Task] = iter(())
         self._broken: Zs2Error | None = None  # why no more shots can be found
         self.facts: _Facts = farm.ask(lambda worker: worker.prepare.remote(number, job))
         ours = described(clip)
         if self.facts.source != ours:
             raise ClipError(
-                f"at {job.path}, a worker finds a different file than this machine does",
-                "put clips where all workers can read them, under the same path",
+                f"a worker finds a different file at {job.path} than this machine does",
+                "put clips where all workers can read them, at the same path",
             )
         farm.tell(self.facts.notices)
         self.settings = self.facts.settings
@@ -507,17 +509,17 @@ class FarmEdit(Clip):
 
     @property
     def index(self) -> int:
-        """How many frames are drawn of the shots that were taken."""
+        """How many frames the shots up to the current one have."""
         return self._index
 
     @property
     def steps(self) -> int:
-        """0, since it is only resumed between two shots."""
+        """Always 0, since it can only be resumed between two shots."""
         return 0
 
     @property
     def carry(self) -> Carry:
-        """Empty, since this is only asked between two shots."""
+        """Always empty, since it can only be resumed between two shots."""
         return Carry()
 
     def __iter__(self) -> Iterator[Frame]:
@@ -536,7 +538,7 @@ class FarmEdit(Clip):
     ) -> Iterator[Frame]:
         """Return the frames from ``index`` on.
 
-        carry: what they must know about those before; None at the start. between: never called.
+        carry: what they must know about the frames before; None at the start. between: never called.
         """
         if self._begun != index or carry:
             self.begin(index, carry or None)
@@ -544,7 +546,7 @@ class FarmEdit(Clip):
         return self._told(self._frames(index))
 
     def unfitted(self) -> FarmEdit:
-        """Return this edit with pictures of the size in which the model draws them; see `Edit.unfitted`."""
+        """Return this edit with pictures of the size that the model draws; see `Edit.unfitted`."""
         other = copy(self)
         other.fitted, other.frames, other.tasks = False, other, deque()
         show_unfitted(other, self.facts.fit)
@@ -565,10 +567,10 @@ class FarmEdit(Clip):
         return None if source is None else {**self.facts.described, **source}
 
     def find(self) -> _Task | None:
-        """Return the next shot, which is then among the ``tasks``; None if there are no more.
+        """Return the next shot and append it to ``tasks``; None if there are no more.
 
-        It may be asked for while frames of another edit are drawn. So if the source can't be read any
-        further, that is only raised after the frames of the shots before.
+        This may be called while frames of another edit are drawn. So if the source can't be read any
+        further, the error waits until the frames before have been returned.
         """
         try:
             task = next(self._found, None)
@@ -579,7 +581,7 @@ class FarmEdit(Clip):
         return task
 
     def _find(self, index: int, carry: Carry | None) -> Iterator[_Task]:
-        """Yield the shots from a position on; find where they start while the source is read."""
+        """Yield the shots from a position on; where they start is found while the source is read."""
         place = 0
         for _, shot in groupby(shots(self.clip, self.job.settings.cuts), key=itemgetter(0)):
             count = sum(1 for _ in shot)
@@ -625,8 +627,8 @@ class FarmEdit(Clip):
 
 
 def _ray() -> Any:
-    # Ray reads these while it is imported: no statistics are sent, it prints nothing among our results, and
-    # workers that it starts have this process's priority, since there is nothing else that it waits for.
+    # Ray reads these while it is imported: it sends no statistics, prints nothing among our results, and its
+    # workers have this process's priority, since this process only waits for them.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

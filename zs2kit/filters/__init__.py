@@ -1,7 +1,7 @@
-"""Filters: what makes another clip of a clip, after an edit or on its own.
+"""Filters: they make a new clip from a clip, after an edit or on its own.
 
-`zs2kit.filters.base` says what a filter is, `zs2kit.filters.filtered` takes a clip through one. The others
-come along with zs2kit.
+`zs2kit.filters.base` defines what a filter is, and `zs2kit.filters.filtered` takes a clip through one. The
+other modules are the filters that come with zs2kit.
 """
 
 from __future__ import annotations

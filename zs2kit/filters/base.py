@@ -1,4 +1,4 @@
-"""What a filter is: a dataclass of options that makes other pictures of those of a clip."""
+"""What a filter is: a dataclass of options that makes new pictures from a clip's pictures."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class Filter(Extension):
     """The base of all filters, which are dataclasses: their fields are options.
 
-    A filter has a method `run`, which gets a few frames of a shot and returns what becomes of them; the rest
-    of the class says how many frames these are, and what size and rate the result has. zs2kit does all else:
-    times, cuts, what is between two chunks, colours of more than 8 bits, resuming.
+    A filter has a method `run`, which gets a few frames of a shot and returns what becomes of them. The rest
+    of the class says how many frames `run` gets, and what size and rate the result has. zs2kit takes care of
+    everything else: times, cuts, what passes from chunk to chunk, colours of more than 8 bits, and resuming.
 
     Calling a filter with a clip, ``Smooth(2)(clip)``, returns the filtered clip, whose frames are made while
     it is iterated over. It works on a copy of itself.
@@ -33,12 +33,12 @@ class Filter(Extension):
 
     # The most frames that `run` gets at once. It must not change the result.
     chunk_size: ClassVar[int] = 1
-    # How many frames of the shot after these `run` sees beside them, where the shot has so many
+    # How many of the following frames `run` sees too, as far as the shot has so many
     ahead: ClassVar[int] = 0
-    # How many frames `run` returns for each one that it gets; the others are shown between it and the next
+    # How many frames `run` returns for each one that it gets; the further ones are shown before the next
     per_frame: ClassVar[int] = 1
-    # Whether, after an edit, it gets the pictures as the model has drawn them, rather than brought to the
-    # source's size. Bringing its own ones there, and putting back what a mask keeps, is then the last step.
+    # Whether, after an edit, it gets the pictures in the model's size rather than in the source's. What it
+    # returns is then brought to the result's size, and what a mask keeps is put back last.
     model_size: ClassVar[bool] = False
 
     if TYPE_CHECKING:
@@ -49,14 +49,13 @@ class Filter(Extension):
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Return the result's (height, width) for a clip of this size.
 
-        Pictures of any other size that `run` returns are brought to it. For a filter with `model_size` the
-        arguments are the source's, and its pictures are not.
+        If `run` returns pictures of another size, they are resized to this one. For a filter with
+        `model_size`, height and width are the source's, though the pictures that it gets have the model's.
         """
         return height, width
 
     def check(self, clip: Clip) -> None:
-        """Raise a `Zs2Error` if it can't be used with ``clip``, as far as that shows before loading anything.
-
+        """Raise a `Zs2Error` if ``clip`` can't be filtered, as far as that shows without loading anything.
         ``clip`` has the size, rate and number of frames of what is to be filtered, but perhaps no frames: it
         may stand for an edit whose model isn't loaded yet.
         """
@@ -71,14 +70,14 @@ class Filter(Extension):
     def run(self, passage: Passage, carry: Carry) -> torch.Tensor:
         """Return what becomes of the passage's frames, (frames * per_frame, 3, any height, any width).
 
-        Values are floats in [0, 1]; those outside are clipped. ``carry`` holds named tensors: what this call
-        stores there the next one finds, also after an interruption. It is empty at the start of each shot.
-        It is called without gradients.
+        Values are floats in [0, 1]; others are clipped. ``carry`` holds named tensors: the next call finds
+        what this one stores there, even after an interruption. It is empty at the start of each shot. `run`
+        is called without gradients.
         """
         raise TypeError(f"{type(self).__name__} doesn't say what becomes of its frames")
 
     def declared(self, clip: Clip) -> Clip:
-        """Return a clip without frames that is what the result will be: size, rate and number of frames."""
+        """Return a clip without frames that has the size, rate and number of frames of the result."""
         height, width = self.size(clip.height, clip.width)
         return clip.with_frames(
             (),
@@ -111,8 +110,7 @@ class Filter(Extension):
 
 
 def declared(clip: Clip, filters: Sequence[Filter]) -> Clip:
-    """Return a clip without frames that is what ``clip`` will be after ``filters``.
-
+    """Return a clip without frames that has the size, rate and so on of ``clip`` after ``filters``.
     Raises what their `check` raises.
     """
     for each in filters:
@@ -127,7 +125,7 @@ class Passage:
 
     index: int  # position of the first frame in the clip
     pixels: torch.Tensor  # (frames, 3, height, width) in [0, 1], as a display shows them
-    ahead: torch.Tensor  # the frames of the shot after these, as many as the filter sees, or fewer: as above
+    ahead: torch.Tensor  # the following frames of the shot: as many as `Filter.ahead` asks for, or fewer
     # The same frames and those ahead as they were before an edit, at their own size: (frames + ahead, 3,
-    # source height, source width). None if the clip isn't edited, or if frames were put in between.
+    # source height, source width). None if there was no edit, or if frames were put in between.
     sources: torch.Tensor | None = None

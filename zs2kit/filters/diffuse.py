@@ -30,10 +30,9 @@ TIMES = 4  # how much larger its pictures are
 class Diffuse(Enlarge):
     """Draws pictures anew at four times the size, with details as the prompt says.
 
-    The model is Stable Diffusion's x4 upscaler. It gets the small picture, a little noisy, beside the
-    latents, and is sampled like an edit: with dependency noise, temporal momentum and flow momentum, so that
-    what it adds doesn't flicker. It needs a GPU with a lot of memory, since a picture of 512 pixels has
-    latents as large as itself.
+    The model is Stable Diffusion's x4 upscaler. It sees the small picture with a little noise, and is sampled
+    like an edit: with dependency noise, temporal momentum and flow momentum, so that the details that it adds
+    don't flicker. It needs a GPU with a lot of memory, since the latents are as large as the small picture.
     """
 
     model: str = option(
@@ -45,7 +44,7 @@ class Diffuse(Enlarge):
     negative_prompt: str = option("", "What it should not show.")
     noise_level: int = option(
         20,
-        "How much noise the small pictures get, from 0: with more, the result differs more from them.",
+        "How much noise the small pictures get, from 0: the more, the more the result differs from them.",
         minimum=0,
     )
     num_inference_steps: int = option(20, "The number of denoising steps.", minimum=1)
@@ -53,7 +52,7 @@ class Diffuse(Enlarge):
     momentum: float = option(0.98, "Temporal momentum: 0 draws each frame by itself.", minimum=0, maximum=1)
     divergence: float = option(
         0.01,
-        "How much the noise of neighbouring frames differs, from 0 to 1.65, which is not related at all.",
+        "How much the noise of neighbouring frames differs, from 0 to 1.65, where it isn't related at all.",
         minimum=0,
         maximum=MAX_DIVERGENCE,
     )
@@ -117,7 +116,7 @@ class Diffuse(Enlarge):
 
 @dataclass(eq=False)
 class _Beside(Plugin):
-    """Gives the network the small pictures beside the latents, and how noisy they are."""
+    """Gives the network the small pictures in addition to the latents, and says how noisy they are."""
 
     noise_level: int = option(20, "As in `Diffuse`.")
     divergence: float = option(0.01, "As in `Diffuse`.")

@@ -33,7 +33,7 @@ T = TypeVar("T", bound=Clip)
 
 
 class _State(NamedTuple):
-    """What the next frames must know about those before: as the journal saves it, one `Carry`."""
+    """What the next frames must know about those before; the journal saves it as one `Carry`."""
 
     taken: int  # frames of the clip
     waiting: list[Frame]  # those that are taken but not filtered
@@ -46,9 +46,9 @@ class Filtered(Clip):
     Like `Edit`, it can be resumed between any two chunks. ``clip`` is what is filtered. Size, rate, time base
     and number of frames are those that the filter declares; everything else is the clip's.
 
-    cuts: where the clip cuts to another shot, as `Settings.cuts`; that of an edit is known already. device,
-    dtype: where the filter's networks compute, and in which precision, as for `Model.load`; by default, those
-    of the edit or of the filter before, if there is one.
+    cuts: where the clip cuts to another shot, as in `Settings.cuts`; leave it out after an edit, whose cuts
+    are known. device, dtype: where the filter's networks compute, and in which precision, as for
+    `Model.load`; by default, those of the edit or of the filter before, if there is one.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class Filtered(Clip):
         super().__init__(**{each.name: facts[each.name] for each in dataclasses.fields(Clip) if each.init})
         self.frames = self
         self._take(unfitted(clip) if self.filter.model_size else clip)
-        self._fitted = True  # whether pictures are brought to their size here, not by an enlarger afterwards
-        self._told = False  # whether a notice said that what a mask keeps is changed
+        self._fitted = True  # whether pictures get the result's size here, not from a filter that comes later
+        self._told = False  # whether a notice was sent about what a mask keeps
         self.filter.prepare(self._input)
 
     def _take(self, clip: Clip) -> None:
-        """Have ``clip`` be what the frames are taken from."""
+        """Take the frames from ``clip``."""
         self._input = clip
         self._work = clip if isinstance(clip, Resumable) else None
         self._traced = all(each.per_frame == 1 for each in filters_of(clip))
@@ -85,9 +85,9 @@ class Filtered(Clip):
         self._state = _State(0, [], Carry())
 
     def unfitted(self) -> Clip:
-        """Return this clip with pictures of the size in which the edit's model draws them, if there is one.
+        """Return this clip with pictures of the size that the edit's model draws, if there was an edit.
 
-        A filter with `model_size` has brought them to their size already.
+        After a filter with `model_size`, they have the result's size already.
         """
         if self.filter.model_size:
             return self
@@ -111,7 +111,7 @@ class Filtered(Clip):
 
     @property
     def index(self) -> int:
-        """How many frames are made; more than were taken if the clip is not between two chunks."""
+        """How many frames are made; within a chunk, some of them may not have been returned yet."""
         return self._index
 
     @property
@@ -176,7 +176,7 @@ class Filtered(Clip):
         made, ended = self._index, False
         while self._state.waiting or not ended:
             taken, waiting, carry = self._state
-            # All that the clip has drawn together is taken first: between two chunks it can be resumed.
+            # First, take all frames that the edit drew together: it can only be resumed between two chunks.
             between = self._work is None or self._work.index == taken
             count = self._ready(waiting, ended) if between else 0
             pictures: Sequence[torch.Tensor] = ()
@@ -234,9 +234,9 @@ class Filtered(Clip):
         return made
 
     def _timed(self, frames: Sequence[Frame], pictures: Sequence[torch.Tensor]) -> Iterator[Frame]:
-        """Yield the ``pictures`` made of ``frames``, evenly spaced in the time of each.
+        """Yield the ``pictures`` that were made from ``frames``, each frame's evenly spread over its time.
 
-        There is a frame more, which tells that time, except at the end of the clip.
+        ``frames`` has one frame more, which tells how long the last one lasts, except at the end of the clip.
         """
         times, size = self.filter.per_frame, (self.height, self.width)
         for place, picture in enumerate(pictures):
@@ -248,7 +248,7 @@ class Filtered(Clip):
                 new = frame._replace(pts=frame.pts * times + part * lasts, duration=lasts)
             if part:
                 new = new._replace(cut=False, source=None, keep=None)
-            # What a mask keeps is put back where pictures are brought to the source's size: by an enlarger
+            # What a mask keeps is put back when pictures get the source's size: by an enlarger
             keep, enlarges = new.keep, self.filter.model_size
             stays = keep is not None and (not self._fitted or (enlarges and keep.shape == size))
             if frame.keep is not None and not stays and not self._told:
@@ -264,7 +264,7 @@ class Filtered(Clip):
 
 
 def shots_of(clip: Clip, cuts: Cuts = "auto") -> Iterator[Frame]:
-    """Yield the frames of a clip, each with the mark whether a shot starts there; find out if need be."""
+    """Yield the frames of a clip, each marked with whether a shot starts there; find the cuts if need be."""
     frames = iter(clip)
     first = next(frames, None)
     if first is None:
@@ -275,7 +275,7 @@ def shots_of(clip: Clip, cuts: Cuts = "auto") -> Iterator[Frame]:
 
 
 def unfitted(clip: Clip) -> Clip:
-    """Return an edit, or a filtered one, with pictures of the model's size; any other clip as it is."""
+    """Return an edit, filtered or not, with pictures of the model's size; any other clip stays as it is."""
     other: Clip = clip.unfitted() if hasattr(clip, "unfitted") else clip
     return other
 
@@ -320,7 +320,7 @@ def _machine(clip: Clip, device: str | None, dtype: str | None) -> tuple[torch.d
 
 
 def filter_seconds(made: Clip, edited: Edit, frames: Sequence[Frame]) -> float:
-    """Return how long the filters of ``made`` take for a frame of an edit, by a try with ``frames`` of it."""
+    """Return the seconds that the filters of ``made`` take for a frame of an edit, measured on ``frames``."""
     if made is edited or not frames:
         return 0.0
     few = [frame._replace(cut=place == 0, source=frame) for place, frame in enumerate(frames)]
@@ -343,7 +343,7 @@ def filter_seconds(made: Clip, edited: Edit, frames: Sequence[Frame]) -> float:
 
 
 class _Tried(Clip):
-    """Frames of a source that stand for those of an edit, to see how long filters take."""
+    """Frames of a source in place of those of an edit, to measure how long filters take."""
 
     def __init__(self, edited: Clip, frames: list[Frame], unfitted: list[Frame]) -> None:
         facts = {each.name: getattr(edited, each.name) for each in dataclasses.fields(Clip) if each.init}
@@ -357,7 +357,7 @@ class _Tried(Clip):
 
 
 def source_frames(result: Clip, filters: Sequence[Filter], source: Clip | None) -> Clip:
-    """Return of a filtered ``result`` the frames that ``source`` has too, at its size, to compare both."""
+    """Return the frames of a filtered ``result`` that ``source`` has too, at its size, to compare the two."""
     times = math.prod(each.per_frame for each in filters)
     size = (result.height, result.width) if source is None else (source.height, source.width)
 
@@ -402,7 +402,7 @@ def _packed(frames: Sequence[Frame]) -> Carry:
 
 
 def _unpacked(packed: Carry) -> list[Frame]:
-    """Return the frames that `_packed` made tensors of, without its prefix."""
+    """Return the frames that `_packed` turned into tensors, whose names lack its prefix here."""
 
     def frame(key: str) -> Frame | None:
         times = packed.get(f"{key}/times")

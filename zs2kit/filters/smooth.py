@@ -1,4 +1,4 @@
-"""Smooth: more frames, in between those that there are."""
+"""Smooth: new frames between those of a clip."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Smooth(Filter):
-    """Puts frames between the frames of a clip, so that it moves more smoothly. It lasts as long as before.
+    """Puts new frames between those of a clip, so that it moves more smoothly. It lasts as long as before.
 
-    The frames in between are made of both neighbours, moved along the optical flow from one to the other, or
-    by RIFE, if you have its weights. The last frame of a shot has no neighbour, and is shown again.
+    A new frame is made from both neighbours, moved along the optical flow from one to the other; or by RIFE,
+    if you have its weights. After the last frame of a shot there is no neighbour, so that frame is repeated.
     """
 
     factor: int = option(2, "How many times as many frames there are in the end.", minimum=1, maximum=16)
     model: str | None = option(
         None,
-        "The weights of RIFE 4.0, flownet.pkl or the same as .safetensors; RIFE then makes the new frames. "
+        "The weights of RIFE 4.0: flownet.pkl, or the same as .safetensors. RIFE then makes the new frames. "
         "Only tensors are read from the file.",
         shown="optical flow",
         kind=MODEL,
@@ -41,14 +41,14 @@ class Smooth(Filter):
 
     @property
     def per_frame(self) -> int:  # type: ignore[override]
-        """As many as the factor says."""
+        """The factor."""
         return self.factor
 
     def check(self, clip: Clip) -> None:
         if clip.frame_count == 1:
             raise UsageError(
-                f"filter '{name_of(self)}': a clip of one frame has nothing to put frames between",
-                "give a longer one",
+                f"filter '{name_of(self)}' puts frames between frames, but the clip has only one",
+                "give a longer clip",
             )
         if self.model is not None and not os.path.isfile(self.model):
             raise ModelError(

@@ -1,4 +1,4 @@
-"""Steady: flicker is averaged away along the motion of the clip."""
+"""Steady: averages flicker away along the motion of the clip."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class Steady(Filter):
     """Takes flicker out of a clip: each frame is averaged with the frames before it, along the motion.
 
-    After an edit the motion is the source's. For a clip that another program has made of a source, name that
-    source. Otherwise the motion is found in the clip itself. Where a frame shows something else than the
-    average, or where the motion is not sure, the frame stays as it is.
+    After an edit, the source's motion is used. If another program made the clip from a source, name that
+    source. Otherwise, the motion is found in the clip itself. A frame stays as it is where it shows something
+    other than the average, or where the motion is uncertain.
     """
 
     momentum: float = option(
@@ -29,7 +29,7 @@ class Steady(Filter):
     )
     source: str | None = option(
         None,
-        "The clip that this one was made of, of the same size and length, along whose motion to average.",
+        "The clip that this one was made from. It must have the same size and length; its motion is used.",
         kind=FILE,
     )
 
@@ -39,7 +39,7 @@ class Steady(Filter):
         from zs2kit.companion import Companion
 
         if self.source:
-            Companion(self.source, clip)  # which compares size and length
+            Companion(self.source, clip)  # compares size and length
 
     def prepare(self, clip: Clip) -> None:
         from zs2kit.companion import Companion

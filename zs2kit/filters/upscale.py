@@ -1,4 +1,4 @@
-"""Upscale: pictures enlarged by a network that was made for it."""
+"""Upscale: enlarges pictures with a network that was made for it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from zs2kit.settings import LARGEST, MODEL, option
 
 @dataclass(eq=False)
 class Enlarge(Filter):
-    """The base of filters that enlarge what a model has drawn, before it is brought to the result's size."""
+    """The base of filters that enlarge a model's pictures before these get the result's size."""
 
     model_size = True
 
     factor: float = option(
         1.0,
-        "How many times as large as the clip the result is. After an edit, 1 is right: the model's pictures "
-        "are enlarged, and then brought to the clip's size.",
+        "How many times as large as the clip the result is. After an edit, leave it at 1: the model's "
+        "pictures are enlarged, and then resized to the clip's size.",
         minimum=1,
         maximum=16,
     )
@@ -41,29 +41,29 @@ class Enlarge(Filter):
         height, width = self.size(clip.height, clip.width)
         if max(height, width) > LARGEST:
             raise UsageError(
-                f"{clip.width}x{clip.height} times {self.factor:g} is {width}x{height}, and {LARGEST} is the "
-                "most",
+                f"{clip.width}x{clip.height} times {self.factor:g} is {width}x{height}, but no side may have "
+                f"more than {LARGEST} pixels",
                 f"use a smaller `{name_of(self)}.factor`",
             )
 
     def prepare(self, clip: Clip) -> None:
-        """Raise `UsageError` for a clip that no model has drawn and that isn't to be larger."""
+        """Raise `UsageError` for a factor of 1 without an edit, which would change nothing."""
         if self.factor == 1 and not isinstance(unfiltered(clip), Edit | FarmEdit):
             name = name_of(self)
             raise UsageError(
-                f"filter '{name}' would bring the clip back to the size that it has",
-                f"say how much larger it is to be: `{name}.factor=2`",
+                f"filter '{name}' would leave the clip at the size that it has",
+                f"say how much larger it should be, such as `{name}.factor=2`",
             )
 
 
 @dataclass(eq=False)
 class Upscale(Enlarge):
-    """Enlarges pictures by a network that was made for it, which keeps edges sharp.
+    """Enlarges pictures with a network that was made for it, which keeps edges sharp.
 
-    After an edit it gets the pictures as the model has drawn them, so that a clip of 1080 lines that is drawn
-    at 512 is enlarged by the network, and then only made smaller. The bundled models bring a network along.
-    For other models and clips, name one that spandrel knows, such as Real-ESRGAN, SwinIR, HAT or SPAN. This
-    needs the extra `upscale`: `pip install 'zs2kit[upscale]'`.
+    After an edit, the network gets the pictures as the model drew them: if a clip of 1080 lines is drawn at
+    512, the network enlarges the pictures to more than 1080 lines, and then they are made smaller. The
+    bundled models bring a network along. For other models and clips, name one that spandrel knows, such as
+    Real-ESRGAN, SwinIR, HAT or SPAN. This needs the extra `upscale`: `pip install 'zs2kit[upscale]'`.
     """
 
     model: str | None = option(
@@ -89,11 +89,11 @@ class Upscale(Enlarge):
         elif isinstance(edited, Edit) and edited.scan.model.enlarger is not None:
             self._network = edited.scan.model.enlarger
         else:
-            what = "this clip is no edit"
+            what = "this clip is not an edit"
             if isinstance(edited, Edit):
-                what = f"{edited.scan.model.name} brings no network that enlarges"
+                what = f"{edited.scan.model.name} brings no enlarging network along"
             elif isinstance(edited, FarmEdit):
-                what = "that of the model is on the farm"
+                what = "the model's own one is on the farm"
             raise UsageError(
                 f"filter '{name}' has no network: {what}",
                 f"name one: `{name}.model`, such as a Real-ESRGAN in a .safetensors file",

@@ -1,4 +1,4 @@
-"""Fields: what the page has for each option that a dataclass declares."""
+"""Fields: what you fill in on the page, one for each option that a dataclass declares."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from zs2kit.settings import FILE, MODEL, Option, options, suggestion
 
 Values = Mapping[Component, Any]  # what the page's fields hold
 DEFAULT = "default"
-Given = Mapping[str, Sequence[str]]  # the models that were named at the start, by NAME.OPTION
+Given = Mapping[str, Sequence[str]]  # the models that were named when the page was started, by NAME.OPTION
 
 
 def check(given: Given) -> None:
-    """Raise `UsageError` for what is no option of a plugin or filter that names a model."""
+    """Raise `UsageError` unless each key is an option, of a plugin or filter, that names a model."""
     for key in given:
         name, _, chosen = key.partition(".")
         base = Filter if name in plugins.installed(Filter) else plugins.Plugin
@@ -33,7 +33,7 @@ def check(given: Given) -> None:
 
 
 def upload(**about: Any) -> gr.File:
-    """Return a field for a file of one's own; it takes no address, which Gradio would fetch."""
+    """Return a field for uploading a file; it takes no address, since Gradio would fetch it."""
     field = gr.File(**about)
     move = field.async_move_resource_to_block_cache
 
@@ -47,7 +47,7 @@ def upload(**about: Any) -> gr.File:
 
 
 class Fields:
-    """The fields of options, in the order in which they are declared, in the block that is being made.
+    """The fields for options, in the order in which these are declared, in the current block of Gradio's.
 
     prefix: what comes before an option's name in messages and in ``given``.
     """
@@ -60,14 +60,14 @@ class Fields:
         }
 
     def texts(self, values: Values) -> dict[str, str]:
-        """Return the options that are set, as text; raise `UsageError` for a text that names a path."""
+        """Return the options that are set, as text; raise `UsageError` for a text that could be a path."""
         found = {}
         for name, field in self.fields.items():
             value = values[field]
             if value in (None, "") or (value == DEFAULT and isinstance(field, gr.Dropdown)):
                 continue
             declared = self.declared[name]
-            # What an option's text stands for is the plugin's business, so it must not be able to be a path.
+            # A plugin may do anything with a text, such as open a file. So it must not be a path.
             if self.prefix and declared.type is str and declared.kind is None and re.search(r"[/\\]", value):
                 raise UsageError(
                     f"`{self.prefix}{name}` can't have a slash on this page",
@@ -97,12 +97,12 @@ def _field(option: Option, given: Sequence[str]) -> Component:
         if low is not None and high is not None and option.default is not None:
             step = 1 if option.type is int else 0.01
             return gr.Slider(low, high, option.default, step=step, buttons=[], **about)
-    # Numbers too: Gradio's own field for them takes an empty one for 0.
+    # For numbers too, since Gradio's own field for them takes an empty one as 0.
     return gr.Textbox("" if option.default is None else str(option.default), placeholder=hint, **about)
 
 
 class Chooser:
-    """A list of all installed plugins, or filters, each with its options, which show once it is chosen."""
+    """A list of all installed plugins or filters, each with its options, which appear once it is chosen."""
 
     def __init__(self, base: type[plugins.Extension], given: Given, chosen: Collection[str] = ()) -> None:
         self.boxes: dict[str, gr.Checkbox] = {}

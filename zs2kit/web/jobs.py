@@ -1,7 +1,7 @@
-"""Jobs: what the page was asked for, done one after the other, whether or not somebody is looking.
+"""Jobs: what the page was asked to do, done one after the other, whether or not the page is open.
 
-Each has a folder of its own, with the clip, the result, and what is needed to go on after an interruption.
-So neither a closed tab nor the end of the server costs anything.
+Each has a folder of its own, with the clip, the result, and all that is needed to resume it. So neither a
+closed tab nor a stopped server costs any work.
 """
 
 from __future__ import annotations
@@ -59,27 +59,27 @@ State = Literal["waiting", "running", "stopped", "failed", "done"]
 Chosen = Mapping[str, Mapping[str, str]]  # plugins or filters by name, and their options as text
 
 RECORD, SHEET, REPORT = "job.json", "sheet.png", "report.json"
-PATIENCE = 0.5  # seconds between two looks at whether a job that waits for its model is to stop
+PATIENCE = 0.5  # seconds between two checks of whether a job that waits for its model should stop
 SOURCE_VIEW, RESULT_VIEW = "source-view.mp4", "result-view.mp4"  # small videos that every browser plays
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What somebody asked for, in a form for JSON; the values of options are text, as they are typed."""
+    """What somebody asked for, ready for JSON; the values of options are text, as typed."""
 
     work: Work
     clip: str | None = None  # the path of an uploaded file
     first: int = 0  # the positions of the first and the last frame that are used
     last: int | None = None  # None: the clip's last
     prompt: str = ""  # empty: the model's own
-    later: Sequence[tuple[int, str]] = ()  # further prompts, each with the position from which on it holds
+    later: Sequence[tuple[int, str]] = ()  # further prompts, each with the position of its first frame
     loras: Mapping[str, float] = field(default_factory=dict)  # their weights
     model: str | None = None  # None: the plugins' default model or the bundled one
     plugins: Chosen = field(default_factory=dict)
     filters: Chosen = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
     output: Mapping[str, str] = field(default_factory=dict)
-    frames: int = 48  # of a clip that is made of text alone
+    frames: int = 48  # how many, of a clip that is made from text alone
     rate: float = 12  # its frames per second
 
     def built(self) -> tuple[list[Plugin] | None, list[Filter]]:
@@ -95,7 +95,7 @@ class Wanted:
         return Settings(**{"prompt": self._prompts(), **parsed(Settings, self.settings)})
 
     def _prompts(self) -> Prompts | None:
-        """The prompts by the positions of the frames that are used."""
+        """The prompts, by the positions of their first frames in the part that is used."""
         if not self.later:
             return self.prompt or None
         if not self.prompt:
@@ -138,7 +138,7 @@ class Wanted:
 
 @lru_cache(maxsize=8)
 def opened(path: str) -> Clip:
-    """Return an uploaded clip; its frames can be had in any order."""
+    """Return an uploaded clip, whose frames can be read in any order."""
     return io.read(path)
 
 
@@ -146,7 +146,7 @@ class Models:
     """The models that the page may use, fixed at its start. Only one is in memory at a time."""
 
     def __init__(self, names: Sequence[str] = (), loras: Sequence[str] = (), **how: Any) -> None:
-        """``loras``: those that may be added to them. ``how``: further arguments of `Model.load`."""
+        """``loras``: those that may be added to a model. ``how``: further arguments of `Model.load`."""
         self.names = list(names)
         self.loras = list(loras)
         self.how = how
@@ -155,7 +155,7 @@ class Models:
         self._users = 0  # how many jobs use it
 
     def load_first(self) -> None:
-        """Load the model that is used first, so that nobody has to wait for it; a failure shows when used."""
+        """Load the first model, so that nobody has to wait for it; if that fails, the first job says so."""
         with suppress(Exception), self.use(self.names[0] if self.names else None, (), lambda: None):
             pass
 
@@ -167,9 +167,8 @@ class Models:
         waiting: Callable[[], None],
         loras: Mapping[str, float] | None = None,
     ) -> Iterator[Model]:
-        """Yield the model of this name, or else the plugins' default or the bundled one, with these LoRAs.
-
-        While jobs use another one, ``waiting`` is called again and again; it may raise an error to give up.
+        """Yield the model of this name, with these LoRAs; without a name, the plugins' or the bundled one.
+        While jobs use another model, ``waiting`` is called again and again; it may raise an error to give up.
         """
         name = name or plugins.default_model(chosen) or BUNDLED
         which = name, dict(loras or {})
@@ -191,7 +190,7 @@ class Models:
 
 
 class Job:
-    """One thing that is to be done, in its own ``folder``, and how far it is."""
+    """One piece of work, in its own ``folder``, and how far it is."""
 
     def __init__(self, number: int, folder: Path, wanted: Wanted, state: State = "waiting") -> None:
         self.number = number
@@ -201,8 +200,8 @@ class Job:
         self.says = ""  # how far it is, or what went wrong
         self.fraction = 0.0
         self.notices: list[Notice] = []
-        self.plan: list[str] = []  # of a preview: what the whole edit takes
-        self.shots = 0  # of a preview: how many are drawn
+        self.plan: list[str] = []  # of a preview: the lines of the whole edit's plan
+        self.shots = 0  # of a preview: how many shots have been drawn
         self.stopping = Event()
 
     @property
@@ -212,12 +211,12 @@ class Job:
 
     @property
     def saved(self) -> Left | None:
-        """What is saved, so that it needn't be drawn again; None if that is nothing, or can't be read."""
+        """What is saved and needn't be drawn again; None if that is nothing, or can't be read."""
         if self.wanted.work == "preview":
             return None
         try:
             return saved(self.result)
-        except ClipError:  # which shows once it is resumed
+        except ClipError:  # resuming the job tells
             return None
 
     def files(self) -> dict[str, Path]:
@@ -225,24 +224,24 @@ class Job:
         return {each.name: each for each in self.folder.glob("*") if each.suffix and each.is_file()}
 
     def record(self) -> None:
-        """Save what it is."""
+        """Save what is wanted, and the state."""
         about = {"wanted": asdict(self.wanted), "state": self.state}
         write_beside(self.folder / RECORD, json.dumps(about, indent=2).encode())
 
     def stage(self, says: str) -> None:
-        """Say what is done now; raise `Stopped` if that was asked for."""
+        """Say what is done now; raise `Stopped` if the job is to stop."""
         self.says, self.fraction = says, 0.0
         if self.stopping.is_set():
             raise Stopped("stopped")
 
     def update(self, progress: Progress) -> None:
-        """Take over how far it is; raise `Stopped` if that was asked for."""
+        """Note how far it is; raise `Stopped` if the job is to stop."""
         self.says, self.fraction = in_words(progress), progress.fraction
         if self.stopping.is_set():
             raise Stopped(f"stopped after {progress.numerator} frames")
 
     def run(self, models: Models) -> None:
-        """Do it, or go on with it, unless somebody has already stopped it."""
+        """Do the work, or go on with it, unless it was stopped in the meantime."""
         self.notices.clear()
         self.state, self.fraction = "running", 0.0
         try:
@@ -254,7 +253,7 @@ class Job:
             self.state, self.says = "stopped", ""
         except Exception as error:
             self.state, self.says = "failed", told(error)
-        with suppress(ClipError):  # the disk may be full; if the end isn't recorded, it can be resumed
+        with suppress(ClipError):  # the disk may be full; a job whose end isn't recorded can be resumed
             self.record()
 
     def _work(self, models: Models, stack: ExitStack) -> None:
@@ -280,7 +279,7 @@ class Job:
             self._preview(made, output)
             return
         self.stage("starting")
-        if not self.result.exists():  # it may have been interrupted after that
+        if not self.result.exists():  # it does if the job was interrupted after this
             io.write(output, made, progress=self.update)
         self._look(made, edited, source)
 
@@ -293,7 +292,7 @@ class Job:
         return generate(frames=wanted.frames, rate=wanted.rate, plugins=chosen or (), **told)
 
     def _preview(self, made: Edit | Filtered, output: io.Output) -> None:
-        """Draw the first frame of each shot, and say what the whole edit takes."""
+        """Draw the first frame of each shot, and plan the whole edit."""
 
         def add(source: Frame, result: Frame) -> None:
             for which, frame in (("source", source), ("result", result)):
@@ -306,7 +305,7 @@ class Job:
         self.plan = lines(replace(found, result=Path(self.result.name)))
 
     def _look(self, made: Edit | Filtered, edited: Edit | None, source: Clip | None) -> None:
-        """Write what is beside the result: videos to look at, the sheet, the report."""
+        """Write what comes with the result: videos to look at, the sheet, the report."""
         self.stage("making the videos for the page")
         rows = {"source": source} if source else {}
         write_view(self.folder / RESULT_VIEW, io.read(self.result), self.update)
@@ -324,7 +323,7 @@ class Job:
 
 
 def told(error: Exception) -> str:
-    """Return an error in one line; what nobody expected goes to the log, too."""
+    """Return an error in one line; an unexpected one goes to the log, too."""
     if isinstance(error, Zs2Error):
         return str(error)
     if is_out_of_memory(error):
@@ -336,8 +335,8 @@ def told(error: Exception) -> str:
 class Jobs:
     """All jobs, in the folder ``root``, and the thread that does them one after the other.
 
-    Files that are in the folder ``uploads`` are taken from there when a job is added. All uploads together
-    take no more than ``most`` bytes.
+    When a job is added, its files are moved out of the folder ``uploads``. All uploads together take no more
+    than ``most`` bytes.
     """
 
     def __init__(self, root: Path, uploads: Path, models: Models, most: float = math.inf) -> None:
@@ -359,7 +358,7 @@ class Jobs:
         return None if number is None else self._jobs.get(number)
 
     def add(self, wanted: Wanted) -> Job:
-        """Start what is wanted, or have it wait for its turn; previews don't wait.
+        """Add a job, which waits for its turn; a preview starts at once.
 
         Raises what reading the clip raises, and `UsageError` for a value that is not allowed.
         """
@@ -368,7 +367,7 @@ class Jobs:
             wanted.source()
         with self._lock:
             there = [int(each.name) for each in self.root.iterdir() if each.name.isdecimal()]
-            number = max([*there, *self._jobs], default=0) + 1  # some may not be jobs that can be read
+            number = max([*there, *self._jobs], default=0) + 1  # some folders may hold no readable job
             folder = self.root / f"{number:04}"
             folder.mkdir()
             try:
@@ -396,7 +395,7 @@ class Jobs:
             self._queue.put(job)
 
     def stop(self, job: Job) -> None:
-        """End a job after the current denoising step; what is done of it is saved."""
+        """End a job after the current denoising step; what it has done is saved."""
         job.stopping.set()
         if job.state == "waiting":
             job.state = "stopped"
@@ -409,14 +408,13 @@ class Jobs:
             shutil.rmtree(job.folder, ignore_errors=True)
 
     def room(self) -> float:
-        """Return how many bytes can still be uploaded, once uploads that no job uses are deleted."""
+        """Return how many bytes can still be uploaded, if uploads that no job uses are deleted."""
         return max(0, self.most - sum(stat.st_size for _, stat in self._used().values()))
 
     def make_room(self, size: int) -> bool:
         """Make room for ``size`` bytes by deleting uploads that no job uses, the oldest first.
 
-        Return whether there is enough. What was deleted may be in the form of an open page, which then asks
-        for it again.
+        Returns whether there is enough. An open page whose form names a deleted file asks for it again.
         """
         used, here = self._used(), _stored(self.uploads.rglob("*"))
         taken = sum(stat.st_size for _, stat in {**here, **used}.values())
@@ -432,7 +430,7 @@ class Jobs:
         return _stored(self.root.glob("*/uploads/*/*"))
 
     def close(self) -> None:
-        """Stop what is running, and wait until it is saved."""
+        """Stop all jobs, and wait until they are saved."""
         self._queue.put(None)
         for job in self:
             if job.state in ("waiting", "running"):
@@ -441,7 +439,7 @@ class Jobs:
             thread.join()
 
     def _moved(self, wanted: Wanted, folder: Path) -> Wanted:
-        """Return what is wanted with its uploaded files in the job's own ``folder``."""
+        """Move uploaded files to the job's own ``folder``; return what is wanted with their new paths."""
 
         def move(text: str) -> str:
             if not Path(text).is_relative_to(self.uploads):

@@ -59,7 +59,7 @@ def html(value: str = "", **about: Any) -> gr.HTML:
 
 
 class ClipField:
-    """The field for the clip, and the two sliders that choose a part of it."""
+    """The field for the clip, and the two sliders that choose which part of it is used."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -80,7 +80,7 @@ class ClipField:
         self.file.upload(self._look, self.file, everything, **PRIVATE)
         self.file.clear(lambda: ("", gr.update(visible=False)), None, [self.error, self.trim], **PRIVATE)
         for slider, image in zip(self.sliders, self.shown, strict=True):
-            slider.input(  # not what is set when a clip is uploaded, whose frames are shown already
+            slider.input(  # not `change`: `_look` sets a new clip's sliders, and shows their frames itself
                 self._frame, [self.file, slider], image, trigger_mode="always_last", queue=False, **PRIVATE
             )
 
@@ -90,7 +90,7 @@ class ClipField:
         return {self.file, *self.sliders}
 
     def wanted(self, values: Values) -> dict[str, Any]:
-        """Return the entries of `Wanted` that say which clip, and which part of it."""
+        """Return the fields of `Wanted` that say which clip is used, and which part of it."""
         path = values[self.file]
         if path is None:
             return {}
@@ -127,7 +127,7 @@ def _facts(clip: Clip) -> str:
 
 
 class Form:
-    """What the page asks for one kind of work, and the buttons that start it."""
+    """The fields for one kind of work, and the buttons that start it."""
 
     def __init__(self, page: Page, work: Work) -> None:
         self.page = page
@@ -187,7 +187,7 @@ class Form:
                 self.filters = Chooser(Filter, page.given)
 
     def connect(self) -> None:
-        """Say what its buttons do, once all of the page is there."""
+        """Connect its buttons, once the whole page is there."""
         page = self.page
         for work, button in self.buttons.items():
             outputs = [self.error, page.selected, page.list, page.view]
@@ -204,7 +204,7 @@ class Form:
         return found | {each for each in (self.prompt, self.later, self.model) if each}
 
     def _start(self, work: Work, values: Values) -> list[Any]:
-        """Start what is wanted, and show it; or show why that can't be."""
+        """Start what is wanted and show it, or show why that can't be done."""
         try:
             job = self.page.jobs.add(self._wanted(work, values))
         except Exception as error:
@@ -231,12 +231,12 @@ class Form:
 
 
 def _later(text: str) -> list[tuple[int, str]]:
-    """The further prompts that a text has, one in each line."""
+    """The further prompts in a text, one in each line."""
     found = []
     for line in filter(None, map(str.strip, text.splitlines())):
         number, colon, prompt = line.partition(":")
         if not (colon and number.strip().isdecimal() and prompt.strip()):
-            raise UsageError(f"“{line}” is no further prompt", "write FRAME: PROMPT, such as 24: in the snow")
+            raise UsageError(f"“{line}” is not a further prompt", "write FRAME: PROMPT, like 24: in the snow")
         found.append((int(number), prompt.strip()))
     return found
 
@@ -262,7 +262,7 @@ def _output(work: Work) -> list[Option]:
 
 
 class Page:
-    """The page of a server: forms on the left, jobs and what they have made on the right."""
+    """The whole page: forms on the left; jobs and their results on the right."""
 
     def __init__(self, jobs: Jobs, root: Path, given: Given) -> None:
         self.jobs = jobs
@@ -291,26 +291,26 @@ class Page:
             outputs = [self.list, self.view]
             self.list.click(self._clicked, self.selected, [self.selected, *outputs], **PRIVATE)
             timer = gr.Timer(TICK)
-            # All is sent each time: the answer to a click can come after that to a newer tick, so only the
-            # browser knows what it shows. It changes what differs, and leaves the buttons as they are.
+            # Everything is sent each time: the answer to a click can come after that to a later tick, so only
+            # the browser knows what it shows. It changes what differs, and leaves the buttons alone.
             timer.tick(self.shown, self.selected, outputs, queue=False, **PRIVATE)
             self.blocks.load(self._opened, None, [self.selected, *outputs], **PRIVATE)
         self.blocks.queue(default_concurrency_limit=4, api_open=False)
 
     def shown(self, number: int | None) -> list[Any]:
-        """Return the list of jobs, and the view of the one of this number."""
+        """Return the list of jobs, and the view of the job with this number."""
         job = self.jobs.find(number)
         rows = job_list(self.jobs, job, self.root)
         return [{"rows": rows, "room": self.jobs.room()}, view(job, self.root)]
 
     def _opened(self) -> list[Any]:
-        """Show the latest job, for somebody who comes back."""
+        """Show the latest job when the page is opened."""
         latest = next(iter(self.jobs), None)
         number = latest.number if latest else None
         return [number, *self.shown(number)]
 
     def _clicked(self, number: int | None, click: gr.EventData) -> list[Any]:
-        """Show, stop, resume or remove the job on whose button was clicked."""
+        """Show, stop, resume or remove the job whose button was clicked."""
         job = self.jobs.find(click.job if isinstance(click.job, int) else None)
         does: dict[str, Callable[[Any], None]] = {
             "stop": self.jobs.stop,

@@ -17,7 +17,7 @@ from zs2kit.errors import UsageError
 from zs2kit.web.jobs import Jobs
 
 LOCAL = {"localhost", "127.0.0.1", "::1"}
-# What the browser may load: Gradio runs scripts that stand in the page, and compiles small ones.
+# What the browser may load. Gradio has scripts inside the page, and makes small ones from text.
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'self' 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'self'"
@@ -31,11 +31,11 @@ HEADERS = {
 
 
 class Guard:
-    """Refuses requests that the page itself wouldn't make: of other sites, or under another name.
+    """Refuses requests that the page itself wouldn't make: from other sites, or to another host name.
 
-    Another site can make a browser send requests to this server; and by DNS rebinding, it can give this
-    machine a name of its own and read the answers. The headers Origin and Host tell. An upload for which
-    there is no room is refused, too.
+    Another site can make a browser send requests to this server; and by DNS rebinding, it can point a name of
+    its own at this machine and read the answers. The headers Origin and Host give this away. An upload for
+    which there is no room is refused, too.
     """
 
     def __init__(self, app: ASGIApp, jobs: Jobs) -> None:

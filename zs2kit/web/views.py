@@ -1,4 +1,4 @@
-"""Views: HTML of what the page shows of jobs. All texts that come from elsewhere are escaped."""
+"""Views: the HTML with which the page shows jobs. Texts that come from elsewhere are escaped."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ WORKS = {"preview": "Preview", "edit": "Edit", "generate": "From text", "filter"
 
 
 def worded(text: str, root: Path) -> str:
-    """Return a text of the library as the page words it.
+    """Return a message of the library in the page's words.
 
-    Its arguments get the names of the page's fields: `size=512x288` becomes “Size: 512x288”. Of files in
-    ``root`` only the names are told.
+    Arguments become names of the page's fields: `size=512x288` becomes “Size: 512x288”. Of files in ``root``,
+    only the names are shown.
     """
 
     def field(match: re.Match[str]) -> str:
@@ -40,12 +40,12 @@ def worded(text: str, root: Path) -> str:
 
 
 def error_line(text: str) -> str:
-    """Return an error for the place where the user looks; an empty text clears it."""
+    """Return an error as the form shows it; an empty text clears it."""
     return f'<p class="z-error" role="alert">{escape(text)}</p>' if text else ""
 
 
 def job_list(jobs: Iterable[Job], shown: Job | None, root: Path) -> str:
-    """Return the rows of the list of all jobs, the latest first, with a bar of how far each is."""
+    """Return the rows of the list of all jobs, the latest first, each with a progress bar."""
     return "".join(_row(job, job is shown, root) for job in jobs)
 
 
@@ -90,7 +90,7 @@ WELCOME = (
 
 
 def view(job: Job | None, root: Path) -> str:
-    """Return what there is to see of a job: nothing changes in it while it only gets further."""
+    """Return what there is to see of a job; this stays the same while the job only makes progress."""
     if job is None:
         return WELCOME
     parts = []
@@ -113,7 +113,7 @@ def view(job: Job | None, root: Path) -> str:
 
 
 def _said(notice: Notice) -> str:
-    """A notice; without a remedy if it only tells a default, since the page shows what else there is."""
+    """A notice; without its remedy if it is about a default, since the page shows the alternatives."""
     return notice.message if notice.kind.startswith("default-") else str(notice)
 
 
@@ -159,7 +159,7 @@ def _table(facts: Mapping[str, str]) -> str:
 
 
 def _wipe(job: Job, tag: str, name: str = "") -> str:
-    """Source and result over one another, or beside one another; one alone if there is no source."""
+    """The result over the source or beside it; alone if there is no source."""
     files = job.files()
     video = tag == "video"
     source = SOURCE_VIEW if video else f"{name}-source.png"
