@@ -38,15 +38,15 @@ class Carry(dict[str, torch.Tensor]):
 
     @classmethod
     def load(cls, path: str | Path) -> Carry:
-        """Read a file that `save` wrote; `fetch` moves its tensors to the model's device as they are used."""
+        """Read a file that `save` wrote. Its tensors are in host memory until `fetch` moves them."""
         return Carry(load_file(path))
 
 
-_ROW = "row/"  # what the names of a row's tensors begin with in a carry
+_ROW = "row/"  # how the names of a row's tensors begin in a carry
 
 
 class Row(NamedTuple):
-    """The frames that are still to be drawn of a shot, between two denoising steps."""
+    """A shot's frames that are still to be drawn, between two denoising steps."""
 
     step: int  # the index of the next step
     latents: torch.Tensor  # (frames, channels, height, width), in host memory
@@ -54,7 +54,7 @@ class Row(NamedTuple):
 
     @classmethod
     def of(cls, carry: Carry) -> Row | None:
-        """Return the row in ``carry``; None if there is none, as between two chunks."""
+        """Return the row in ``carry``; None between two chunks, when there is none."""
         if not is_row(carry):
             return None
         found = {name.removeprefix(_ROW): it for name, it in carry.items() if name.startswith(_ROW)}
@@ -70,13 +70,13 @@ class Row(NamedTuple):
         return cls(min(each.step for each in rows), torch.cat([each.latents for each in rows]), memory)
 
     def part(self, first: int, count: int | None = None) -> Row:
-        """Return the row of some of its frames: ``count`` from the ``first`` on, or all of them."""
+        """Return the row of ``count`` of its frames from the ``first`` on, or of all from there."""
         some = slice(first, None if count is None else first + count)
         memory = {name: it[some] if it.ndim else it for name, it in self.memory.items()}
         return Row(self.step, self.latents[some], memory)
 
     def within(self, carry: Carry) -> Carry:
-        """Return ``carry`` with this row; without any if no frame is left."""
+        """Return ``carry`` with this row, or without any row if this one has no frames left."""
         if not len(self.latents):
             return without_row(carry)
         tensors = {"step": torch.tensor(self.step), "latents": self.latents, **self.memory}
@@ -84,22 +84,22 @@ class Row(NamedTuple):
 
 
 def is_row(carry: Carry) -> bool:
-    """Whether a carry is that of a shot between two denoising steps."""
+    """Whether a carry has a row, so that its shot is between two denoising steps."""
     return f"{_ROW}step" in carry
 
 
 def without_row(carry: Carry) -> Carry:
-    """Return what is in ``carry`` beside a row: what its frames must know about those before."""
+    """Return all that is in ``carry`` except the row: what frames must know about those before them."""
     return Carry({name: tensor for name, tensor in carry.items() if not name.startswith(_ROW)})
 
 
 class HostCarry(Carry):
     """A carry in host memory, for a ``device`` that is short of memory.
 
-    Copies run while the device computes: what a layer stores is copied to the host while the layers after it
-    compute, and what a layer needs is fetched while the one before it computes. That works because a chunk
-    fetches in the order in which the last chunk stored. Whoever reads tensors in any other way must
-    synchronize the device first.
+    Copies run while the device computes: what a layer stores is copied to the host while the next layers
+    compute, and what a layer needs is fetched while the layer before computes. This works because each chunk
+    fetches tensors in the order in which the chunk before stored them. Before you read tensors in any other
+    way, synchronize the device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -109,7 +109,7 @@ class HostCarry(Carry):
         self._copying = self._backend.Stream()
         self._order: list[str] = []  # the names, in the order in which they were stored
         self._next: dict[str, str] = {}  # name -> the name that is fetched after it
-        self._fetched: dict[str, torch.Tensor] = {}  # ahead of time
+        self._fetched: dict[str, torch.Tensor] = {}  # what was fetched ahead of time
         self._leaving: torch.Tensor | None = None  # held so that its memory isn't reused before it is copied
 
     @classmethod
@@ -134,7 +134,7 @@ class HostCarry(Carry):
 
     def keep(self, name: str, tensor: torch.Tensor) -> None:
         """As `Carry.keep`."""
-        self._backend.current_stream().wait_stream(self._copying)  # the tensor before is copied by then
+        self._backend.current_stream().wait_stream(self._copying)  # until the tensor before is copied
         self._leaving = tensor.clone()
         self[name] = self._copied(self._leaving, torch.device("cpu"))
         self._order.append(name)
@@ -145,7 +145,7 @@ class HostCarry(Carry):
         super().save(path)
 
     def _copied(self, tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-        """Return a tensor that will be a copy of ``tensor`` once the copying stream has come so far."""
+        """Return a tensor that will be a copy of ``tensor`` once the copying stream gets there."""
         pinned = self._pinned and device.type == "cpu"
         copy = torch.empty_like(tensor, device=device, pin_memory=pinned)
         self._copying.wait_stream(self._backend.current_stream())

@@ -1,6 +1,6 @@
-"""How the numbers of a stored picture stand for light, and how a display shows them.
+"""Which light the numbers of a stored picture stand for, and how a display shows it.
 
-A model sees pictures as an 8-bit display shows them, and what is drawn is converted back. So 16-bit pictures,
+A model sees pictures as an 8-bit display shows them, and what it draws is converted back. So 16-bit pictures,
 scene-linear ones (EXR) and HDR (PQ, HLG) keep their own numbers wherever nothing is drawn.
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 Light = Literal["display", "linear", "pq", "hlg"]
 
 WHITE = 203.0  # cd/m2: what a display shows as white, which is HDR's reference white (ITU-R BT.2408)
-PEAK = 1000.0  # cd/m2: the brightest that is shown, which is HDR's nominal peak (ITU-R BT.2100)
+PEAK = 1000.0  # cd/m2: the brightest light that is shown, which is HDR's nominal peak (ITU-R BT.2100)
 _GAMMA = 2.4  # of a BT.709 display (ITU-R BT.1886)
 
 # The chromaticities of red, green, blue and white, by FFmpeg's number for the primaries
@@ -30,10 +30,10 @@ _CHROMATICITIES = {
 
 @dataclass(frozen=True)
 class Encoding:
-    """What the numbers of stored pictures are: arrays (height, width, 3 or 4), RGB and perhaps alpha.
+    """What the numbers of stored pictures mean: arrays (height, width, 3 or 4), RGB and perhaps alpha.
 
-    bits: the significant bits of each number. Up to 8 are in uint8 arrays, more are in uint16 arrays, where
-    white is 65535, and the 16 or 32 bits of ``floating`` numbers are in float32 arrays.
+    bits: the significant bits of each number. Numbers of up to 8 bits are stored in uint8 arrays; those of
+    more bits in uint16 arrays, where white is 65535; ``floating`` ones, of 16 or 32 bits, in float32 arrays.
     light: "display" is as a display shows it; "linear" is scene-linear with BT.709's primaries, where 1 is
     white; "pq" and "hlg" are HDR.
     primaries: FFmpeg's number for the primaries of HDR.
@@ -47,7 +47,7 @@ class Encoding:
 
     @property
     def is_plain(self) -> bool:
-        """Whether pictures are stored as they are shown, so that nothing else has to be kept."""
+        """Whether pictures are stored just as they are shown, so that one array is enough."""
         return self == Encoding(primaries=self.primaries)
 
     @property
@@ -87,9 +87,9 @@ class Encoding:
         return shown
 
     def stored(self, shown: NDArray[np.floating[Any]], alpha: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Return how a picture is stored that a display shows as ``shown``, (height, width, 3), from 0 to 1.
+        """Return the stored form of a picture that a display shows as ``shown``, (height, width, 3), 0 to 1.
 
-        alpha: that of the stored picture; None is opaque.
+        alpha: the stored picture's alpha; None means opaque.
         """
         if self.is_hdr:
             colours = _untone_mapped(shown, self.light, self.primaries)
@@ -172,7 +172,7 @@ def _hlg(scene: NDArray[Any]) -> NDArray[Any]:
 
 @lru_cache
 def _curve() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return BT.2390's curve at many points: cd/m2 from 0 to PEAK, and what they become, up to WHITE."""
+    """Return BT.2390's curve at many points: cd/m2 from 0 to PEAK, and what each becomes, up to WHITE."""
     peak, white = (_pq(np.array(each)) for each in (PEAK, WHITE))
     e = np.linspace(0, 1, 4096)
     largest = float(white / peak)
@@ -214,8 +214,8 @@ def _decoded(light: Light) -> NDArray[np.float32]:
 def _tone_mapped(stored: NDArray[np.uint16], light: Light, primaries: int) -> NDArray[np.float32]:
     """HDR, (height, width, 3) -> what a BT.709 display shows, from 0 to 1.
 
-    The curve is applied to the largest of red, green and blue, and all three change by the same factor, which
-    keeps hues.
+    The curve is applied to the largest of red, green and blue. All three change by the same factor, so hues
+    stay as they are.
     """
     nits = _decoded(light)[stored]
     if light == "hlg":  # the system gamma 1.2 of a display of 1000 cd/m2

@@ -1,4 +1,4 @@
-"""Launches: calls of networks, whose work on the device is recorded once and then replayed.
+"""Launches: calls of networks whose work on the device is recorded once, and replayed from then on.
 
 A network of Stable Diffusion 1.5's size starts some 1,700 kernels. A fast GPU computes each of them in less
 time than Python takes to start it. A CUDA graph starts all of them together.
@@ -27,18 +27,18 @@ class Recorder(Protocol):
     def __call__(self, work: Callable[[], Any]) -> tuple[Any, Callable[[], object]]:
         """Do ``work``; return its results, and a function that does it again with the same tensors.
 
-        That replay reads the tensors that ``work`` has read, and writes to those that it has returned.
+        That function reads the tensors that ``work`` has read, and writes to those that it has returned.
         """
         ...
 
 
 class CudaGraphs:
-    """Records CUDA graphs, which share their memory."""
+    """Records CUDA graphs, all in the same memory."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.pool = torch.cuda.graph_pool_handle()
-        # One for all: only graphs of one stream share memory, and each stream has its own cuBLAS workspace.
+        # One stream for all: graphs of one stream share memory, and each stream has its own cuBLAS workspace.
         self.stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def __call__(self, work: Callable[[], Any]) -> tuple[Any, Callable[[], object]]:
@@ -47,11 +47,11 @@ class CudaGraphs:
         # If a recording fails, torch would stay on the stream on which it was made.
         with torch.cuda.device(self.device), torch.cuda.stream(current):
             self.stream.wait_stream(current)
-            with torch.cuda.stream(self.stream):  # first, since what libraries set up can't be recorded
+            with torch.cuda.stream(self.stream):  # once before, since what libraries set up can't be recorded
                 work()
             current.wait_stream(self.stream)
             graph = torch.cuda.CUDAGraph()
-            # Other threads, which read frames or work on another edit, may go on meanwhile.
+            # thread_local: other threads, which read frames or work on another edit, may go on meanwhile.
             with torch.cuda.graph(
                 graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"
             ):
@@ -60,15 +60,15 @@ class CudaGraphs:
 
 
 class Launches:
-    """Calls networks by replaying what the same call has launched before.
+    """Calls networks, and replays calls that came before.
 
-    A new call is made normally, and recorded when it comes a second time. A replay runs no Python, so it
-    would leave out what foreign hooks and attention processors do. So a network that has some is always
-    called normally, and so is one that can't be recorded. A network is recorded anew if its weights have
-    moved, or if the settings of one of its processors have changed.
+    The first call of its kind is made normally; the second is recorded; all further ones are replays. A
+    replay runs no Python code, so it would leave out what foreign hooks and attention processors do. So a
+    network that has any is always called normally, and so is one that can't be recorded. A network is
+    recorded anew if its weights have moved, or if the settings of one of its processors have changed.
 
     recorder: returns a new recorder with memory of its own; None records nothing. compiler: compiles a call,
-    such as ``torch.compile``; None compiles nothing.
+    as ``torch.compile`` does; None compiles nothing.
     """
 
     def __init__(
@@ -76,15 +76,15 @@ class Launches:
     ) -> None:
         self._new_recorder = recorder
         self._compiler = compiler
-        self._compiled: dict[str, Work] = {}  # by the networks' names, like all that follow
+        self._compiled: dict[str, Work] = {}  # by network name, like the dictionaries below
         self._recorded: dict[str, dict[Hashable, _Recording | None]] = {}  # None: called once so far
-        self._held: dict[str, Hashable] = {}  # what the recordings hold on to, see `_held`
+        self._held: dict[str, Hashable] = {}  # what the recordings rely on, see `_held`
         self._refused: set[str] = set()
         self._forget()
 
     @property
     def records(self) -> bool:
-        """Whether calls are recorded. The memory of recordings can't be used for anything else."""
+        """Whether calls are recorded. If so, recordings take memory that nothing else can use."""
         return self._record is not None
 
     def stop(self) -> None:
@@ -125,7 +125,7 @@ class Launches:
         if recording is None:
             try:
                 recording = known[key] = _recorded(record, work, leaves, tree, network.device)
-            except Exception as error:  # a library or the device may raise anything if it can't do this
+            except Exception as error:  # libraries and devices raise all sorts of errors here
                 cause = error.__context__ or error
                 if is_out_of_memory(cause):  # `Edit` makes room, giving up recordings first
                     raise cause from None
@@ -141,7 +141,7 @@ class Launches:
 
 
 class _Recording(NamedTuple):
-    """A recorded call, which reads the tensors in ``fixed`` and writes to those in ``results``."""
+    """A recorded call: it reads the tensors in ``fixed`` and writes to those in ``results``."""
 
     fixed: Sequence[Any]
     replay: Callable[[], object]
@@ -149,7 +149,7 @@ class _Recording(NamedTuple):
     tree: Any
 
     def __call__(self, leaves: Sequence[Any]) -> Any:
-        """Call it with other tensors of the same shapes."""
+        """Replay the call with other tensors of the same shapes."""
         for old, new in zip(self.fixed, leaves, strict=True):
             if isinstance(old, torch.Tensor):
                 old.copy_(new, non_blocking=True)
@@ -160,7 +160,7 @@ class _Recording(NamedTuple):
 
 
 def _key(leaves: Sequence[Any], tree: Any) -> Hashable:
-    """Return a key that is equal for two calls if one can be replayed for the other; None if none can."""
+    """Return a key, equal for calls that one recording serves; None if a call can't be recorded."""
     found: list[Hashable] = []
     for each in leaves:
         if isinstance(each, torch.Tensor):
@@ -175,11 +175,11 @@ def _key(leaves: Sequence[Any], tree: Any) -> Hashable:
 def _held(network: Any) -> Hashable:
     """Return what a recording of a network relies on; None if foreign Python code acts in its calls.
 
-    It relies on where the weights are, and on the settings of the attention processors.
+    This is where the weights are, and the settings of the attention processors.
     """
     held: list[Hashable] = []
     waiting = [network]
-    while waiting:  # not by torch's own iterators, which take three times as long, and this is in each call
+    while waiting:  # torch's own iterators take three times as long, and this runs in each call
         module = waiting.pop()
         own = vars(module)
         for hooks in (own["_forward_pre_hooks"], own["_forward_hooks"]):

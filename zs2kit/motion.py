@@ -1,8 +1,7 @@
 """Flow momentum: each denoising step aims at a running average of pictures along the source's motion.
 
-It is the third recursion, besides dependency noise and temporal momentum attention, and like these it looks
-back one frame. Rerender A Video (Yang et al. 2023) also fuses warped pictures, but between keyframes and in
-several passes.
+Like dependency noise and temporal momentum attention, it is a recursion that looks back one frame. Rerender A
+Video (Yang et al. 2023) also fuses warped pictures, but between keyframes and in several passes.
 """
 
 from __future__ import annotations
@@ -23,13 +22,12 @@ from zs2kit.memory import copied
 from zs2kit.model import Model
 
 MOMENTUM = 0.95  # the default for edits
-# It acts in the steps at these shares of all steps. The early ones settle what figures look like, the late
-# ones how they move; the steps after the last one draw details anew. Each costs one decoding and two
-# encodings by the VAE.
+# It acts at these shares of all steps. The early ones settle what figures look like, the late ones how they
+# move; the steps after the last one draw details anew. Each one costs the VAE one decoding and two encodings.
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-# By how many levels of 255 the source may differ in brightness from its own average and still show the same
+# How far, in levels of 255, the source's brightness may be from its own average and still count as the same
 TOLERANCE = 10
-AGREEMENT = 24  # the same for details, of the source and of finished frames
+AGREEMENT = 24  # the same for details of the source and of finished frames
 
 Found = tuple[NDArray[np.float32], NDArray[np.float32]]  # see `_find`
 Flow = tuple[torch.Tensor, torch.Tensor]  # a grid for `_moved`; how reliable the flow is, (height, width)
@@ -57,7 +55,7 @@ class Averages:
         self.following = following
         # On other devices, torch has neither bicubic sampling nor borders.
         self.device = device if device.type == "cuda" else torch.device("cpu")
-        self._last = self._carried("flow/source")  # the source's frame before this chunk, and its average
+        self._last = self._carried("flow/source")  # the source's last frame before, and its average
         before = [] if self._last is None else [_to_image(self._last[0])]
         self._found: list[Future[Found] | None] = [None] * (not before)
         with_flow = min(images.shape[1:3]) >= SMALLEST
@@ -79,7 +77,7 @@ class Averages:
                 grid = grid_of(motion)
                 moved = _moved(last[1], grid)
                 # Where the source's average lags behind the source, as in a fade, the result's would lag too.
-                # The blur evens out resampled edges, which are lighter on one side and darker on the other.
+                # The blur evens out resampled edges: these are too light on one side, too dark on the other.
                 lag = blurred(moved - source, 2.5).abs().amax(dim=0)
                 sure = seen * _small(lag, TOLERANCE) * _small(_apart(moved, source), AGREEMENT)
                 found = grid, sure
@@ -91,18 +89,18 @@ class Averages:
         return flows
 
     def use(self, carry: Carry, following: Carry) -> None:
-        """Read averages from ``carry`` and write them to ``following`` from here on."""
+        """From now on, read averages from ``carry`` and write them to ``following``."""
         self.carry, self.following = carry, following
 
     def rest(self) -> None:
-        """Wait for the flows, and keep them in host memory while other chunks have their turn."""
+        """Wait for the flows, and move them to host memory while other chunks have their turn."""
         self.flows = [it and (it[0].cpu(), it[1].cpu()) for it in self.flows]
 
     def finish(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the finished frames (frames, 3, height, width) in [0, 1] averaged once more.
 
         No later step can repair what the flow gets wrong here. So v (see `average`) is 0 where a frame shows
-        something other than the average: small flickers disappear, and a hand that moved stays where it is.
+        something other than the average: small flickers disappear, but a hand that has moved stays there.
         """
         return self.average("flow/finished", pixels, AGREEMENT / 255)
 
@@ -148,11 +146,11 @@ class FlowMomentum(Averages):
     def __call__(self, index: int, count: int, denoised: torch.Tensor) -> torch.Tensor:
         """Average ``denoised`` (frames, channels, height, width), the step's estimate of the final latents.
 
-        Returns them unchanged in steps in which flow momentum doesn't act. count: how many steps there are.
+        Returns them unchanged in steps where flow momentum doesn't act. count: how many steps there are.
         """
         if not acts(index, count):
             return denoised
-        # A tiny VAE leaves some flicker, which the next average removes. After the last one there is none.
+        # A tiny VAE leaves some flicker, which the next average removes. The last average has no next one.
         vae = self.model if index == max(_acting(count)) else self.model.estimates
         pixels = vae.decode(denoised)
         averaged = self.average(f"flow/{index}", pixels)
@@ -170,7 +168,7 @@ def _acting(count: int) -> set[int]:
 
 
 def grid_of(motion: torch.Tensor) -> torch.Tensor:
-    """Return where a flow (height, width, 2) leads to, in the form that `grid_sample` of torch takes."""
+    """Return where a flow (height, width, 2) leads to, in the form that torch's `grid_sample` takes."""
     height, width = motion.shape[:2]
     rows, columns = (torch.arange(size, device=motion.device) for size in (height, width))
     x, y = columns + motion[..., 0], rows[:, None] + motion[..., 1]
