@@ -36,6 +36,7 @@ LAYERS = [
         "clip",
         "domain",
         "dwpose",
+        "files",
         "flow",
         "memory",
         "noise",

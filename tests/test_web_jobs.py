@@ -18,7 +18,8 @@ import pytest
 
 import zs2kit
 from zs2kit.errors import UsageError, Zs2Error, receiving
-from zs2kit.journal import locked, saved
+from zs2kit.files import locked
+from zs2kit.journal import saved
 from zs2kit.testing import drawn_clip
 from zs2kit.web.jobs import Job, Jobs, Models, Wanted
 from zs2kit.web.views import job_list

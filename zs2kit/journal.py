@@ -7,17 +7,14 @@ disk before journal.json names it, and it stays until another journal.json has r
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
-import sys
-import tempfile
 import zlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
@@ -27,7 +24,8 @@ import numpy as np
 from safetensors import SafetensorError
 
 from zs2kit.clip import Clip, Frame
-from zs2kit.errors import ClipError, DiskError, first_line, notify
+from zs2kit.errors import ClipError, first_line, notify
+from zs2kit.files import checksum, locked, sync, unwritable_folder, workfolder
 from zs2kit.progress import Progress, Report
 from zs2kit.settings import Settings
 
@@ -37,12 +35,9 @@ SEGMENT = 48  # frames that are encoded together, and can be decoded without any
 SHARE = 0.02  # the largest share of an edit's time that saving may take
 SPEED = 500e6  # bytes per second that a disk is assumed to write, until the first save has measured it
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the errors of a full disk
-
 ANEW = "start again (`resume=False`)"  # the remedy if what is saved can't be resumed
 
 _FILE, _LOCK = "journal.json", "lock"
-_ENDS = 1 << 16  # bytes at each end of a file that its fingerprint covers
 # What reading a file raises if it has changed since it was written
 _MALFORMED = (
     ArithmeticError,
@@ -479,45 +474,6 @@ def check(path: Path, resume: bool | None) -> None:
                     placed.unlink()
 
 
-@contextmanager
-def workfolder(path: Path) -> Iterator[Path]:
-    """Within this context there is a folder next to ``path``, from which files can move there in one step."""
-    try:
-        folder = tempfile.TemporaryDirectory(prefix=".zs2kit-", dir=path.parent, ignore_cleanup_errors=True)
-    except OSError as error:
-        raise _closed(path, error) from error
-    with folder as name:
-        yield Path(name)
-
-
-def unwritable(path: Path, error: Any) -> ClipError:
-    """Return the error that tells the user about an OSError while ``path`` was written."""
-    if error.errno in FULL:
-        return DiskError(f"no space left for {path}", "free some space on its disk, and run this again")
-    return ClipError(f"can't write {path}: {error.strerror}")
-
-
-def fingerprint(paths: Sequence[Path]) -> str:
-    """Return a fingerprint of files: their number, their size, a checksum of their first and last bytes."""
-    size = value = 0
-    for path in paths:
-        with path.open("rb") as file:
-            size += os.fstat(file.fileno()).st_size
-            value = zlib.crc32(file.read(_ENDS), value)
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _ENDS))
-            value = zlib.crc32(file.read(), value)
-    return f"{len(paths)} files, {size} bytes, {value:08x}"
-
-
-def checksum(path: Path) -> int:
-    """Return the CRC-32 of a whole file."""
-    value = 0
-    with path.open("rb") as file:
-        while data := file.read(1 << 20):
-            value = zlib.crc32(data, value)
-    return value
-
-
 def _is_own(path: Path) -> bool:
     """Whether this is a regular file. A link leads elsewhere, and reading a pipe may never end."""
     return path.is_file() and not path.is_symlink()
@@ -581,10 +537,6 @@ def _damaged(path: Path) -> ClipError:
     return ClipError(f"what is saved of an interrupted edit to {path} is damaged", ANEW)
 
 
-def _closed(path: Path, error: OSError) -> ClipError:
-    return ClipError(f"can't write into {path.parent} ({error.strerror})", "choose another folder")
-
-
 def _folder_of(path: Path) -> Path:
     name = path.name
     if len(os.fsencode(name)) > 240:  # a file's name can have 255 bytes
@@ -610,7 +562,7 @@ def _locked(path: Path) -> Iterator[Path]:
                 raise
             continue  # another process has just removed it
         except OSError as error:
-            raise _closed(path, error) from error
+            raise unwritable_folder(path, error) from error
         if not locked(lock):
             os.close(lock)
             raise ClipError(f"another process is writing {path}", "wait for it, or choose another name")
@@ -626,22 +578,6 @@ def _locked(path: Path) -> Iterator[Path]:
         os.close(lock)  # releases the lock, as the end of the process would
 
 
-def locked(file: int) -> bool:
-    """Lock an open file; return False if another process has locked it."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:  # other errors mean that the disk has no locks
-        return error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
-    return True
-
-
 @contextmanager
 def _replaced(path: Path) -> Iterator[Path]:
     """Within this context a temporary file can be written, which then replaces ``path`` in one step."""
@@ -651,15 +587,6 @@ def _replaced(path: Path) -> Iterator[Path]:
     temporary.replace(path)
     with suppress(OSError):  # not every system can do this
         sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Make sure that the contents of a file, or the list of a folder's files, are on the disk."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def _same(file: Path, other: Path) -> bool:

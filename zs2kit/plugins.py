@@ -26,6 +26,7 @@ import pluggy
 
 from zs2kit import hookspecs, returns
 from zs2kit.errors import PluginError, UsageError, Zs2Error, first_line, is_out_of_memory
+from zs2kit.files import fingerprint
 from zs2kit.settings import check as check_options
 from zs2kit.settings import nearest, options, parsed, suggestion
 
@@ -161,8 +162,6 @@ def name_of(it: Extension) -> str:
 
 def described(it: Extension) -> dict[str, Any]:
     """Return the options of a plugin or filter, with a fingerprint of each file they name."""
-    from zs2kit.journal import fingerprint  # here, since listing plugins needs no numpy
-
     values = {each.name: getattr(it, each.name) for each in options(type(it))}
     files = {
         name: value for name, value in values.items() if isinstance(value, str) and Path(value).is_file()

@@ -31,6 +31,7 @@ from zs2kit.clip import Clip, Fit, Frame
 from zs2kit.companion import Companion
 from zs2kit.editing import edit, generate
 from zs2kit.errors import Zs2Error
+from zs2kit.files import checksum
 from zs2kit.model import Model
 from zs2kit.networks import loading
 from zs2kit.scan import chunk_of
@@ -435,7 +436,7 @@ def journals(folder: Path) -> Attempt:
         else:
             hit.write_bytes(damaged(hit.read_bytes(), dice, [about.read_bytes()]))
             if lies and hit.name in edit["checksums"]:
-                edit["checksums"][hit.name] = journal.checksum(hit)
+                edit["checksums"][hit.name] = checksum(hit)
         if lies and about.is_file():
             write_journal(target, edit)
         resume = dice.choice((True, True, True, None, False))

@@ -120,7 +120,7 @@ def web(
     if find_spec("gradio") is None:
         raise UsageError("the web page needs Gradio", "pip install 'zs2kit[web]'")
 
-    from zs2kit.journal import locked
+    from zs2kit.files import locked
 
     given: dict[str, list[str]] = {}
     for each in sets:

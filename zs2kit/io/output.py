@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from zs2kit import __version__
 from zs2kit.errors import ClipError, DiskError, UsageError, notify
+from zs2kit.files import unwritable, workfolder
 from zs2kit.settings import LARGEST, option
 from zs2kit.settings import check as check_options
 
@@ -536,10 +537,8 @@ def name_beside(clip: Path, word: str, codec: str | None = None) -> Path:
 
 def _touch(path: Path, name: str) -> None:
     """Raise `ClipError` if a file called ``name`` can't be created next to ``path``."""
-    from zs2kit import journal
-
-    with journal.workfolder(path) as folder:
+    with workfolder(path) as folder:
         try:
             (folder / name).touch()
         except OSError as error:  # too long a name
-            raise journal.unwritable(path, error) from error
+            raise unwritable(path, error) from error

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from zs2kit.errors import ClipError
-from zs2kit.journal import sync
+from zs2kit.files import sync
 
 
 def place(finished: Mapping[Path, Path], overwrite: bool) -> None:

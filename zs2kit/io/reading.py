@@ -19,6 +19,7 @@ from av.video.frame import VideoFrame
 from zs2kit.clip import Anew, Clip, Color, Frame
 from zs2kit.encoding import Encoding
 from zs2kit.errors import ClipError, UsageError, notify
+from zs2kit.files import fingerprint
 from zs2kit.io import cameras, pillow
 from zs2kit.io import showing as showing  # so that clips show themselves in notebooks
 from zs2kit.io.cameras import address_of, capture, captured
@@ -35,7 +36,6 @@ from zs2kit.io.decoding import (
 from zs2kit.io.pictures import DECODERS, check_kind, encoding_of, is_turned, rgb, upright_of
 from zs2kit.io.seeking import DecordFrames, FileFrames
 from zs2kit.io.sequence import RATE, Pattern, PictureFrames, read_sequence
-from zs2kit.journal import fingerprint
 from zs2kit.settings import suggestion
 
 READERS = ("pyav", "decord")

@@ -27,6 +27,7 @@ from zs2kit.ahead import MOST, Worker
 from zs2kit.clip import Clip, Color, Frame
 from zs2kit.encoding import Encoding
 from zs2kit.errors import ClipError, Receiver, notify, receiving
+from zs2kit.files import unwritable
 from zs2kit.io.about import About, timecode_at
 from zs2kit.io.animations import write_animation
 from zs2kit.io.decoding import demux, frame_ticks
@@ -42,7 +43,7 @@ from zs2kit.io.streams import (
     sound_size,
     soundless,
 )
-from zs2kit.journal import Journal, Resumable, opened, segment_file, unwritable
+from zs2kit.journal import Journal, Resumable, opened, segment_file
 from zs2kit.progress import Report
 from zs2kit.settings import changed, takes_fields
 
