@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -146,3 +147,24 @@ def test_a_plan_of_several_clips(clips: list[Path], tiny_folders: dict[str, Path
     assert f"error: {clips[1]} is not a video" in result.stderr
     assert result.stderr.splitlines()[-1] == f"zs2kit: error: 1 of 3 clips failed: {clips[1]}"
     assert result.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "told"),
+    [
+        (None, 1, r"prompts\.csv can't be read \(No such file or directory\); check its name"),
+        (b"a disc\n", 2, "is not a table of prompts; its first line must be: clip,prompt"),
+        (b"clip,prompt\na,\xff\n", 2, r"is not a table of prompts \(.*\); save it as CSV, in UTF-8"),
+        (b"clip,prompt\nclip 99.mp4,a disc\n", 2, r"has prompts for clips that aren't there: clip 99\.mp4; "),
+    ],
+)
+def test_a_wrong_table_of_prompts_is_told(
+    clips: list[Path], tmp_path: Path, content: bytes | None, code: int, told: str
+) -> None:
+    table = tmp_path / "prompts.csv"
+    if content is not None:
+        table.write_bytes(content)
+    before = sorted(tmp_path.iterdir())
+    result = run("edit", *clips, *TINY, "--prompts", table)
+    assert result.exit_code == code and re.search(told, result.stderr) and result.stderr.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before

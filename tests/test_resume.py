@@ -672,6 +672,9 @@ def test_on_a_terminal_it_is_asked(
 def test_nothing_to_resume_is_said(command: Command, capsys: Any) -> None:
     assert command("--resume") == 0
     assert "there is no saved edit" in capsys.readouterr().err
+    assert command("--resume") == 1
+    said = capsys.readouterr().err
+    assert "exists and nothing is left to resume; choose another name" in said and said.count("\n") == 1
 
 
 def test_a_usage_error_leaves_nothing(command: Command) -> None:

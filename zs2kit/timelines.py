@@ -5,7 +5,6 @@ This needs the extra ``timeline``, which is OpenTimelineIO and its adapter for E
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from bisect import bisect_left
@@ -167,21 +166,6 @@ def assembled(results: Mapping[Path, Mapping[int, str]]) -> Timeline:
             clip.markers.append(otio.schema.Marker(f"prompt: {prompt}", otio.opentime.TimeRange(start, one)))
         track.append(clip)
     return Timeline(timeline, ())
-
-
-def prompt_table(path: Path) -> dict[str, str]:
-    """Read a table of prompts, which is CSV with the columns clip and prompt; return the prompts by clip.
-
-    Raises `ClipError` if it can't be read, `UsageError` if it has other columns.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
-            if not {"clip", "prompt"} <= set(table.fieldnames or ()):
-                raise UsageError(f"{path} is not a table of prompts", "its first line must be: clip,prompt")
-            return {row["clip"].strip(): (row["prompt"] or "").strip() for row in table if row["clip"]}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ClipError(f"{path} can't be read ({first_line(error)})") from error
 
 
 def _otio() -> Any:

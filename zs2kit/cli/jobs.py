@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ import click
 
 from zs2kit.cli.options import FILES, PATH, WHAT, Common, flag
 from zs2kit.cli.terminal import say_failure
-from zs2kit.errors import ClipError, UsageError, Zs2Error, is_out_of_memory, notify
+from zs2kit.errors import ClipError, UsageError, Zs2Error, first_line, is_out_of_memory, notify
 
 if TYPE_CHECKING:
     from zs2kit.cli.display import Display
@@ -359,9 +360,7 @@ def _with_prompts(jobs: Sequence[Job[C]], table: Path | None) -> list[Job[C]]:
     """Return the jobs with the prompts from a table, which names cuts by name or by number."""
     if table is None:
         return list(jobs)
-    from zs2kit.timelines import prompt_table
-
-    prompts, used, found = prompt_table(table), set[str](), []
+    prompts, used, found = _prompt_table(table), set[str](), []
     for job in jobs:
         cut = job.cut
         names = [str(cut.number), cut.name] if cut else [os.fspath(job.clip), job.clip.name]
@@ -374,3 +373,22 @@ def _with_prompts(jobs: Sequence[Job[C]], table: Path | None) -> list[Job[C]]:
             "use the names of the clips, or the numbers of the cuts",
         )
     return found
+
+
+def _prompt_table(path: Path) -> dict[str, str]:
+    """Read a table of prompts, which is CSV with the columns clip and prompt; return the prompts by clip.
+
+    Raises `ClipError` if it can't be read, `UsageError` if it has other columns.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file)
+            if not {"clip", "prompt"} <= set(table.fieldnames or ()):
+                raise UsageError(f"{path} is not a table of prompts", "its first line must be: clip,prompt")
+            return {row["clip"].strip(): (row["prompt"] or "").strip() for row in table if row["clip"]}
+    except OSError as error:
+        raise ClipError(f"{path} can't be read ({error.strerror})", "check its name") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(
+            f"{path} is not a table of prompts ({first_line(error)})", "save it as CSV, in UTF-8"
+        ) from error

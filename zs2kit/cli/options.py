@@ -404,7 +404,8 @@ class Common:
         output = Output(out, **self.output)
         from zs2kit.journal import saved
 
-        if output.resume and not self.quiet and not saved(out):
+        done = out.exists() and not output.overwrite  # an error, which says more
+        if output.resume and not self.quiet and not done and not saved(out):
             say(f"there is no saved edit to {out}, so it starts from the beginning")
         on_a_terminal = sys.stdin.isatty() and sys.stderr.isatty()
         if output.resume is not None or not on_a_terminal or not (left := saved(out)):

@@ -349,8 +349,9 @@ class Output:
             if source and os.path.exists(path) and path.samefile(source):
                 raise ClipError(f"{path} is the source itself", "choose another name")
             if not self.overwrite:
+                left = " and nothing is left to resume" if self.resume and not journal.saved(path) else ""
                 raise ClipError(
-                    f"{path} exists", "choose another name, or allow overwriting: `overwrite=True`"
+                    f"{path} exists{left}", "choose another name, or allow overwriting: `overwrite=True`"
                 )
         _touch(path, path.name)
         if not self.is_film:
