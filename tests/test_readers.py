@@ -386,3 +386,19 @@ def test_a_sheet_decodes_its_frames_only(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(decoding, "rgb", lambda *args: converted.append(1) or rgb(*args))
     write_sheet(tmp_path / "a.png", {"a": clip}, columns=4)
     assert len(converted) == 4
+
+
+def test_a_sheet_is_as_wide_as_its_widest_row(tmp_path: Path) -> None:
+    import cv2
+
+    from zs2kit.sheet import CAPTION, GAP, HEIGHT, write_sheet
+
+    narrow, wide = (drawn_clip(n, width=width, height=HEIGHT) for n, width in ((1, 20), (3, 50)))
+    write_sheet(tmp_path / "a.png", {"source": narrow, "result": wide})
+    picture = cv2.imread(str(tmp_path / "a.png"))[..., ::-1]
+    assert picture.shape[1] == 3 * (50 + GAP) - GAP
+    *_, last = wide
+    assert (picture[-GAP - HEIGHT : -GAP, -50:] == last.image).all()
+    write_sheet(tmp_path / "b.png", {"source": narrow})
+    caption = cv2.imread(str(tmp_path / "b.png"))[:CAPTION]
+    assert (caption[:, 30:] < 128).any() and (caption[:, -1] == 255).all()  # the whole word

@@ -23,7 +23,7 @@ def write_sheet(path: Path, rows: Mapping[str, Clip], columns: int = 8) -> None:
 
     Reads the clips. The file appears only when it is complete. Raises `ClipError` if it can't be written.
     """
-    _write(path, [_row(name, _evenly(clip, columns), columns) for name, clip in rows.items()])
+    _write(path, [_row(name, _evenly(clip, columns)) for name, clip in rows.items()])
 
 
 class Sheet:
@@ -42,11 +42,10 @@ class Sheet:
     def write(self, path: Path) -> None:
         """Draw the sheet: two rows for every ``columns`` frames. Raises `ClipError` if that fails."""
         rows = []
-        columns = min(self.columns, len(self.pairs))
         for first in range(0, len(self.pairs), self.columns):
             times, sources, results = zip(*self.pairs[first : first + self.columns], strict=True)
             at = ", ".join(f"{time:.2f}" for time in times)
-            rows += [_row(f"source at {at} s", sources, columns), _row("result", results, columns)]
+            rows += [_row(f"source at {at} s", sources), _row("result", results)]
         _write(path, rows)
 
 
@@ -54,19 +53,23 @@ def _write(path: Path, rows: Sequence[NDArray[np.uint8]]) -> None:
     import cv2
     import numpy as np
 
-    done, data = cv2.imencode(".png", np.concatenate(rows)[..., ::-1])  # OpenCV wants BGR
+    widest = max(row.shape[1] for row in rows)
+    padded = [np.pad(row, ((0, 0), (0, widest - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    done, data = cv2.imencode(".png", np.concatenate(padded)[..., ::-1])  # OpenCV wants BGR
     assert done
     write_beside(path, data.tobytes())
 
 
-def _row(name: str, images: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:
+def _row(name: str, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """Draw a caption, and thumbnails side by side under it."""
     import cv2
     import numpy as np
 
-    width = images[0].shape[1]
-    row = np.full((CAPTION + HEIGHT + GAP, (width + GAP) * columns - GAP, 3), 255, np.uint8)
-    cv2.putText(row, name, (2, CAPTION - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.45
+    width, (caption, _) = images[0].shape[1], cv2.getTextSize(name, font, size, 1)[0]
+    across = max((width + GAP) * len(images) - GAP, caption + 4)
+    row = np.full((CAPTION + HEIGHT + GAP, across, 3), 255, np.uint8)
+    cv2.putText(row, name, (2, CAPTION - 8), font, size, (0, 0, 0), 1, cv2.LINE_AA)
     for column, image in enumerate(images):
         left = column * (width + GAP)
         row[CAPTION : CAPTION + HEIGHT, left : left + width] = image
