@@ -63,6 +63,7 @@ CLIPS = 12  # of 8 frames each
 class Part(NamedTuple):
     """A section of the page."""
 
+    title: str
     measure: Callable[[Path, Path | None], Numbers]  # of the weights' folder; pictures go to the docs' one
     wanted: dict[str, str]  # what the numbers whose names start so are to reach
     notes: str  # Markdown below the table
@@ -308,14 +309,14 @@ def measure_enlarging(folder: Path, docs: Path | None) -> Numbers:
 
 
 READ = """\
-The VAE, and three small networks that read pictures. They were measured on 512 renders that training didn't
-see, and on their reconstructions by the VAE. Error of depth: the mean absolute error. IoU of masks: of all
-pixels together.
+These are the VAE, and three small networks that read pictures. They were measured on 512 renders that
+training didn't see, and on their reconstructions by the VAE. The error of depth is the mean absolute error;
+the IoU of masks is that of all pixels together.
 
 The picture shows renders, their reconstructions, and the depth and the mask that the estimator finds in the
 reconstructions.
 
-![readers](puppets-readers.jpg)
+![Renders, their reconstructions, and their depth and masks](puppets-readers.jpg)
 """
 
 DRAWN = """\
@@ -324,22 +325,21 @@ classifier reads what the picture shows; it was trained on renders and reconstru
 triples: combinations of kind, colour and place that training never saw together, though it saw each of
 the three on its own. (The VAE, which doesn't use captions, saw some of them early on.)
 
-The picture shows all 250; a red frame means that kind, colour or place was read wrongly.
+The picture shows all 250; a red frame means that kind, colour or place is wrong.
 
-![250 pictures](puppets-text.jpg)
+![250 pictures drawn from prompts](puppets-text.jpg)
 """
 
 EDITED = """\
 Clips of walking, waving, dancing and jumping figures, at least 40% as high as the frame, were edited by
 `zs2kit.edit` without flow momentum; {asked}.
 
-PCK@0.1: the share of keypoints that the detector finds in the edited frames at most a tenth of the figure's
-extent away from the source's true ones. Scale 0 shows what chance gives.
+Scale 0 shows what chance gives.
 
-The rows of the picture are, over and over: the source, the edit, the edit with scale 0. A red frame means
-that kind, colour or place was read wrongly.
+The rows of the picture repeat: the source, the edit, the edit with scale 0. A red frame means that kind,
+colour or place is wrong.
 
-![{name} edits](puppets-{name}.jpg)
+![Frames of clips, their edits, and edits with scale 0](puppets-{name}.jpg)
 """
 
 FOLLOWED = """\
@@ -355,7 +355,7 @@ of the others, one in eight asks for two changes.
 The picture shows a fifth of the edits, with the source above the result. A red frame means that something
 was not as asked for.
 
-![instruct edits](puppets-instruct.jpg)
+![Sources, and the edits of them by instructions](puppets-instruct.jpg)
 """
 
 ALIKE = """\
@@ -366,7 +366,7 @@ Scale 0 shows what chance gives.
 
 The picture shows references, what was drawn from them, the same with another place, and with scale 0.
 
-![pictures drawn from references](puppets-reference.jpg)
+![References, and pictures drawn from them](puppets-reference.jpg)
 """
 
 PROMPTED = """\
@@ -374,21 +374,19 @@ PROMPTED = """\
 thing anew: six times the kind, six times the colour, six times the place. All options are the plugins' own
 defaults, except for `invert` with guidance 2; flow momentum was off.
 
-- *kind*, *colour*, *place*: the classifier reads what the prompt for the result says
-- *PCK@0.1*: as above
-- *difference of the place*: the distance from the source in CIELAB, as the mean over all pixels outside both
-  figures, of the edits that name the same place
+*Difference of the place* is the distance from the source in CIELAB, as the mean over all pixels outside both
+figures, of the edits that name the same place.
 
-The rows of the picture are, over and over: the source, `invert`, `invert` with guidance 2, `flowedit`. A red
-frame means that kind, colour or place was read wrongly.
+The rows of the picture repeat: the source, `invert`, `invert` with guidance 2, `flowedit`. A red frame means
+that kind, colour or place is wrong.
 
 ![edits by two prompts](puppets-prompted.jpg)
 """
 
 STUCK = """\
-64 of the prompts of *Text* were drawn with the LoRA (as "a sticker of ...") and without it, with the same
-seeds. White of the margin: the share of white pixels among those that are 2 to 6 pixels from the figure that
-the estimator finds. The held-out stickers are renders with a margin drawn around the figure.
+64 of the prompts of *Text to picture* were drawn with the LoRA (as "a sticker of ...") and without it, with
+the same seeds. *White of the margin* is the share of white pixels among those that are 2 to 6 pixels from the
+figure that the estimator finds. The held-out stickers are renders with a margin drawn around the figure.
 
 The picture shows each prompt without and with the LoRA.
 
@@ -406,16 +404,16 @@ blue knight", and don't name the place.
 - *kind*, *colour*: the classifier reads what the prompt asks for
 - *place*: the classifier reads the source's place
 
-The rows of the picture are, over and over: the source, `pose` alone, `pose` with `colour`. A red frame means
-that kind or colour was read wrongly.
+The rows of the picture repeat: the source, `pose` alone, `pose` with `colour`. A red frame means that kind or
+colour is wrong.
 
 ![edits with the source's colours](puppets-colour.jpg)
 """
 
 TWIN = """\
-The tiny VAE stands in for the VAE in flow momentum. It was measured on 128 held-out renders, and on the
-U-Net's estimates of the finished latents while it drew 24 of the prompts of *Text*, at the eight of twenty
-steps at which flow momentum acts.
+The tiny VAE stands in for the VAE in flow momentum. It was measured on 128 held-out renders. It was also
+measured on the U-Net's estimates of the finished latents, at the eight of twenty steps where flow momentum
+acts, while 24 of the prompts of *Text to picture* were drawn.
 
 - *PSNR of decoding*: of what the tiny VAE decodes, against what the VAE itself decodes
 - *error of latents*: the root mean square error, as a share of the root mean square of the VAE's latents
@@ -444,17 +442,18 @@ The rows of the picture are: cubic interpolation, the enlarger, the renderer.
 """
 
 FLOWN = """\
-`puppets-flow` is a diffusion transformer like FLUX.1, of 7.7 million weights, which was trained by flow
-matching. Its teachers were the two U-Nets. It drew all prompts of *Text* and made all edits of *Instruct*,
-one picture each, by diffusers' own pipeline for FLUX.1 Kontext at 20 steps and guidance 2.5.
+`puppets-flow` is a diffusion transformer like FLUX.1, of 7.7 million weights. It was trained by flow
+matching, with the two U-Nets as its teachers. Here it drew all prompts of *Text to picture* and made all
+edits of *Edits by instructions*, one picture each, in diffusers' own pipeline for FLUX.1 Kontext, at 20 steps
+and guidance 2.5.
 
-![pictures by the flow model](puppets-flow.jpg)
+![Pictures that puppets-flow drew from prompts](puppets-flow.jpg)
 
-![instruct edits by the flow model](puppets-flow-instruct.jpg)
+![Edits by instructions that puppets-flow made](puppets-flow-instruct.jpg)
 """
 
 ASKED = {
-    "pose": "the prompts are among those of *Text*",
+    "pose": "the prompts are among those of *Text to picture*",
     "depth": """the prompt names the same kind of figure, in another colour and another place.
 Difference of depth: the mean absolute difference between the estimator's maps of the source and of the
 edit""",
@@ -463,6 +462,7 @@ edit""",
 
 PARTS: dict[str, Part] = {
     "readers": Part(
+        "What reads pictures",
         measure_readers,
         {
             "VAE": "30",
@@ -472,10 +472,11 @@ PARTS: dict[str, Part] = {
         },
         READ,
     ),
-    "text": Part(measure_text, {"text, held-out": "", "text": "95%"}, DRAWN),
+    "text": Part("Text to picture", measure_text, {"text, held-out": "", "text": "95%"}, DRAWN),
 }
 for _name, _asked in ASKED.items():
     PARTS[_name] = Part(
+        f"Edits with {_name}",
         partial(measure_edits, _name),
         {
             f"{_name} edits, scale 1: difference": "",
@@ -485,23 +486,31 @@ for _name, _asked in ASKED.items():
         EDITED.format(name=_name, asked=_asked),
     )
 PARTS["instruct"] = Part(
+    "Edits by instructions",
     measure_instruct,
     {"instruct: asked for and found": "90%", "instruct: nothing else changed": "90%"},
     FOLLOWED,
 )
-PARTS["reference"] = Part(measure_reference, {"reference, scale 0": "near chance", "reference": "90%"}, ALIKE)
-PARTS["colour"] = Part(
-    measure_colour, {"pose and colour: kind": "90%", "pose and colour: colour": "90%"}, COLOURED
+PARTS["reference"] = Part(
+    "A reference picture", measure_reference, {"reference, scale 0": "near chance", "reference": "90%"}, ALIKE
 )
-PARTS["two prompts"] = Part(measure_prompted, {}, PROMPTED)
-PARTS["lora"] = Part(measure_lora, {}, STUCK)
-PARTS["tiny VAE"] = Part(measure_tiny_vae, {}, TWIN)
+PARTS["colour"] = Part(
+    "The source's colours",
+    measure_colour,
+    {"pose and colour: kind": "90%", "pose and colour: colour": "90%"},
+    COLOURED,
+)
+PARTS["two prompts"] = Part("Edits by two prompts", measure_prompted, {}, PROMPTED)
+PARTS["lora"] = Part("The LoRA", measure_lora, {}, STUCK)
+PARTS["tiny VAE"] = Part("The tiny VAE", measure_tiny_vae, {}, TWIN)
 PARTS["enlarger"] = Part(
+    "Enlarged pictures",
     measure_enlarging,
     {"enlarger: PSNR": "2 dB more", "enlarger: warp": "no more", "edit: further": "below 20%"},
     ENLARGED,
 )
 PARTS["flow"] = Part(
+    "The diffusion transformer, puppets-flow",
     flow.measure_flow,
     {
         "flow, held-out": "",
@@ -513,9 +522,12 @@ PARTS["flow"] = Part(
     FLOWN,
 )
 PARTS["flow pose"] = Part(
+    "The diffusion transformer's edits with pose",
     measure_flow_edits,
     {"flow-pose edits, scale 1: PCK": "90%", "flow-pose edits, scale 0: PCK": "near chance"},
-    EDITED.format(name="flow-pose", asked="the prompts are among those of *Text*, guidance is 2.5"),
+    EDITED.format(
+        name="flow-pose", asked="the prompts are among those of *Text to picture*, and guidance is 2.5"
+    ),
 )
 
 PAGE = """# Puppets: the demonstration model in numbers
@@ -526,17 +538,20 @@ else. Since a program draws this world, it can be checked whether an edit did wh
 how often it does.
 
 Training saw none of the seeds used here. The weights are those of the package (float16, run as float32).
-Steps and guidance are the defaults of the command line. The last column is what we wanted to reach.
+Steps and guidance are the defaults of the command line, unless a section says otherwise. The last column is
+what we wanted to reach.
 
-Training took these numbers of steps: {trained}.
+*Kind*, *colour* and *place* are the shares of pictures in which a classifier sees the right kind of figure,
+in the right colour and place. *PCK@0.1* is the share of keypoints, such as hands and knees, that a detector
+finds in the result at most a tenth of the figure's extent away from the source's true ones.
 
-`python -m zs2kit.puppets.train --help` says how to train further.
+Training steps of each network: {trained}. `python -m zs2kit.puppets.train --help` says how to train further.
 
 This page is made by `python -m zs2kit.puppets.evaluate --docs docs`; do not edit it.
 """
 
 SECTION = """
-## {name}
+## {title}
 
 | what | measured | wanted |
 | --- | --- | --- |
@@ -554,8 +569,7 @@ def page(numbers: dict[str, Numbers], steps: dict[str, int]) -> str:
             for what, value in numbers.get(name, {}).items()
         ]
         if rows:
-            title = {"lora": "LoRA", "tiny VAE": "Tiny VAE"}.get(name, name.capitalize())
-            text += SECTION.format(name=title, rows="\n".join(rows), notes=part.notes)
+            text += SECTION.format(title=part.title, rows="\n".join(rows), notes=part.notes)
     return text
 
 
