@@ -8,20 +8,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from shell import run
 
-from zs2kit import cli, io
+from zs2kit import io
 from zs2kit.model import Model
 from zs2kit.testing import drawn_clip
 
 TINY = ["--plugin", "none", "--steps", "1", "--prompt", "a disc"]
-
-
-def run(*args: object) -> Result:
-    result = CliRunner().invoke(cli.main, [str(each) for each in args])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 @pytest.fixture

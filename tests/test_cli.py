@@ -19,7 +19,8 @@ import av
 import click
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
+from shell import run
 
 from zs2kit import cli, io, plugins
 from zs2kit.cli import terminal
@@ -30,14 +31,6 @@ from zs2kit.settings import parse_time
 from zs2kit.testing import drawn_clip, tiny_model
 
 TINY = ["--plugin", "none", "--steps", "2", "--chunk-size", "4"]
-
-
-def run(*args: object) -> Result:
-    """Run the command line in this process. A traceback is a bug, whatever it was."""
-    result = CliRunner().invoke(cli.main, [str(each) for each in args])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 @pytest.fixture

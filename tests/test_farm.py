@@ -20,25 +20,18 @@ import numpy as np
 import pytest
 import ray
 import torch
-from click.testing import CliRunner, Result
 from safetensors.torch import save_file
+from shell import run
 from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
 
 import zs2kit
-from zs2kit import cli, io
+from zs2kit import io
 from zs2kit.errors import ClipError, UsageError, Zs2Error, receiving
 from zs2kit.farm import Farm, _connect, _ray
 from zs2kit.filters import Smooth, Upscale
 from zs2kit.testing import drawn_clip
 
 HOW = {"plugins": (), "num_inference_steps": 2, "size": (32, 32), "chunk_size": 2}
-
-
-def run(*args: object) -> Result:
-    result = CliRunner().invoke(cli.main, [str(each) for each in args])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from numpy.typing import NDArray
+from shell import run
 
 import zs2kit
-from zs2kit import Model, Plugin, cli, hookimpl, io, plan
+from zs2kit import Model, Plugin, hookimpl, io, plan
 from zs2kit.carry import Carry
 from zs2kit.clip import Anew, Clip, Fit, Frame
 from zs2kit.errors import UsageError
@@ -76,10 +76,6 @@ def edited(model):
 
 def images(clip) -> list[NDArray[np.uint8]]:
     return [frame.image for frame in clip]
-
-
-def run(*args: object) -> Result:
-    return CliRunner().invoke(cli.main, [str(each) for each in args])
 
 
 # Which frames are drawn

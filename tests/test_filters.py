@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 from safetensors.torch import save_file
+from shell import run
 from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
 
 import zs2kit
@@ -72,11 +73,6 @@ class Larger(Filter):
 
     def run(self, passage, carry):
         return torch.nn.functional.interpolate(passage.pixels, scale_factor=4)
-
-
-def run(*args: object) -> Result:
-    """Run the command line in this process."""
-    return CliRunner().invoke(cli.main, [str(each) for each in args])
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,10 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from shell import run
 
 import zs2kit
 from zs2kit import Clip, io
-from zs2kit.cli import main
 from zs2kit.clip import Frame
 from zs2kit.errors import UsageError
 from zs2kit.model import Model
@@ -34,13 +33,6 @@ def film(side: int = 32) -> Clip:
             cv2.circle(place.copy(), (8 + index, 16), 5, (255 - colour, 0, 0), -1) for index in range(frames)
         ]
     return Clip.from_images(images, 12)
-
-
-def run(*args: object) -> Result:
-    result = CliRunner().invoke(main, [str(each) for each in args])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 def files(folder: Path) -> dict[str, bytes]:

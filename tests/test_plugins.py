@@ -9,7 +9,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from click.testing import CliRunner, Result
+from shell import run
 
 from zs2kit import cli, io, plugins
 from zs2kit.errors import PluginError
@@ -29,11 +29,6 @@ class Plugin(zs2kit.Plugin):
     def prepare(self):
         pass
 """
-
-
-def run(*args: object) -> Result:
-    """Run the command line in this process."""
-    return CliRunner().invoke(cli.main, [str(each) for each in args])
 
 
 @pytest.fixture

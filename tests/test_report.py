@@ -10,21 +10,13 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from shell import run
 
 import zs2kit
 from zs2kit import io, metrics
-from zs2kit.cli import main
 from zs2kit.testing import drawn_clip
 
 TINY = ["--steps", "2", "--chunk-size", "2"]
-
-
-def run(*args: object) -> Result:
-    result = CliRunner().invoke(main, [str(each) for each in args])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 @pytest.fixture

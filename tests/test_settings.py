@@ -13,7 +13,8 @@ from typing import Any
 import click
 import pytest
 from click.shell_completion import ShellComplete
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
+from shell import run
 
 import zs2kit
 from zs2kit import Model, Settings, cli, io, journal, option
@@ -27,13 +28,6 @@ from zs2kit.scan import Scan
 from zs2kit.settings import changed, options, takes_fields
 from zs2kit.testing import drawn_clip, tiny_models
 from zs2kit_plugins.pose import Pose
-
-
-def run(*args: object, **extra: Any) -> Result:
-    result = CliRunner().invoke(cli.main, [str(each) for each in args], **extra)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from shell import run
 
 from zs2kit import cli, io
 from zs2kit.cli.settings_file import _keys, with_sets
@@ -26,13 +26,6 @@ overwrite = true
 [strength]
 strength = 0.9
 """
-
-
-def run(*args: object) -> Result:
-    result = CliRunner().invoke(cli.main, [str(each) for each in args])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 @pytest.fixture

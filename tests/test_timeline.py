@@ -11,21 +11,14 @@ from typing import Any
 
 import opentimelineio as otio
 import pytest
-from click.testing import CliRunner, Result
+from shell import run
 from test_about import film
 
-from zs2kit import cli, io, timelines
+from zs2kit import io, timelines
 from zs2kit.errors import ClipError, UsageError, receiving
 from zs2kit.testing import drawn_clip
 
 TINY = ["--plugin", "none", "--steps", "1", "--prompt", "a disc"]
-
-
-def run(*args: object) -> Result:
-    result = CliRunner().invoke(cli.main, [str(each) for each in args])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 def span(start: float, length: float, rate: float = 24) -> Any:
