@@ -37,10 +37,10 @@ def filter_(
     cuts: Any,
     shared: Common,
 ) -> None:
-    """Take CLIP through filters, without an edit: --then NAME for each of them.
+    """Take CLIP through filters, without editing it.
 
-    If there are several clips, each gets a result of its own. If one of them fails, the others are still
-    filtered, and the exit code is 1.
+    Choose each filter with --then NAME. If there are several clips, each gets a result of
+    its own. If one of them fails, the others are still filtered, and the exit code is 1.
 
     Once a result is complete, its name is printed; nothing else goes to standard output. CLIP may be -,
     standard input, and --out too: then the result goes to standard output, as Matroska.

@@ -51,7 +51,10 @@ def metrics(
     source_prompt: str | None,
     as_json: bool,
 ) -> None:
-    """Measure the clip RESULT; docs/metrics.md says what the numbers mean."""
+    """Measure RESULT, alone or compared with its source.
+
+    docs/metrics.md says what the numbers mean.
+    """
     if region and not source:
         raise UsageError("what is outside --region is compared with the source", "give --source too")
     if (prompt or source_prompt) and not features:

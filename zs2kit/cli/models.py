@@ -14,7 +14,7 @@ from zs2kit.networks.families import TRIED, Row, rows
 @click.argument("model", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def models(model: str | None, as_json: bool) -> None:
-    """List the families of models that can be used, or say which one MODEL belongs to.
+    """List the families of models, or say which one MODEL belongs to.
 
     MODEL is anything that --model takes: a folder, a .safetensors file, a hub name, or a model that comes
     with zs2kit. No weights are read or downloaded.

@@ -54,10 +54,10 @@ def plan(
     as_json: bool,
     shared: Shared,
 ) -> None:
-    """Print what `zs2kit edit` with the same options will do, and what time, memory and disk it needs.
+    """Say what an edit would do, and what it would need.
 
-    Reads CLIP once, and takes one denoising step to estimate how long all of them take. Writes no result.
-    Exits with 1 if the edit couldn't start.
+    The options are those of `zs2kit edit`. Reads CLIP once, and takes one denoising step to estimate how long
+    all of them take. Writes no result. Exits with 1 if the edit couldn't start.
     """
     said: list[Notice] = []
     plans: list[tuple[Job[Shared], Plan]] = []

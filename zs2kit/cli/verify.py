@@ -38,10 +38,11 @@ def verify(
     report: Path | None,
     as_json: bool,
 ) -> None:
-    """Check that RESULT has SOURCE's frames, times, size, aspect ratio, colour tags and sound.
+    """Check that RESULT has kept SOURCE's frames, times and sound.
 
-    With filters, it must have the frames, times and size that these make of SOURCE's. Pictures are not
-    compared. Prints a line for every check, and exits with 1 if one of them fails.
+    The size, the aspect ratio and the colour tags are checked, too. Pictures are not compared. With filters,
+    RESULT must have the frames, times and size that these make of SOURCE's. Prints a line for every check,
+    and exits with 1 if one of them fails.
     """
     if report and (filters or sets):
         raise UsageError("--report says which filters were used", "leave out --then and --set")

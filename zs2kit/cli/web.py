@@ -113,7 +113,7 @@ def web(
     device: str | None,
     dtype: str | None,
 ) -> None:
-    """Serve a web page on which clips are edited, for this machine only.
+    """Edit in your browser, on a page that only this machine can open.
 
     Prints the page's address. Ctrl-C stops the server; unfinished edits can be resumed the next time.
     """
