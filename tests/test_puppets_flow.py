@@ -39,6 +39,7 @@ def work(tmp_path_factory):
         tiny = partial(networks.flow_transformer, heads=2, double=1, single=1)
         patch.setattr(networks, "flow_transformer", tiny)
         train.train("restore", Run(folder))
+        (folder / "flow.cooled.pt").unlink()  # of the real size
         train.make_latents(Run(folder), 32)
         train.make_latents(Run(folder), 32, human=True)
         instruct.make_pairs(Run(folder))

@@ -1,5 +1,6 @@
 """Each stage of the training takes a few steps, goes on where it stopped, exports what diffusers can load."""
 
+import json
 import os
 import signal
 import threading
@@ -13,12 +14,14 @@ from diffusers import ControlNetModel, StableDiffusionPipeline, UNet2DConditionM
 from torch import nn
 from transformers import ResNetForImageClassification
 
-from zs2kit.puppets import diffusion, networks, pictures, train
+from zs2kit.puppets import diffusion, flow, networks, pictures, train
 from zs2kit.puppets.captions import is_held_out
 from zs2kit.puppets.detector import detect, peaks
 from zs2kit.puppets.estimator import estimate
 from zs2kit.puppets.training import Run, fit, load_weights, orthogonalize, spread
 from zs2kit.puppets.world import render
+
+of_the_library = pytest.mark.filterwarnings("ignore:.FluxPosEmbed. is deprecated")  # within its ControlNet
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +76,7 @@ def test_the_controlnet_of_poses_sees_how_people_stand(work):
     np.testing.assert_array_equal(stored[5], drawn)
 
 
+@of_the_library
 def test_the_controlnet_of_poses_can_be_trained_on_from_the_packages_weights(tmp_path):
     train.train("restore", Run(tmp_path))
     network = ControlNetModel.from_pretrained(train.WEIGHTS / "controlnet_pose")
@@ -80,6 +84,19 @@ def test_the_controlnet_of_poses_can_be_trained_on_from_the_packages_weights(tmp
     assert load_weights(restored, Run(tmp_path), "controlnet_pose") > 0
     for name, weight in restored.state_dict().items():
         assert torch.equal(weight, network.state_dict()[name]), name
+
+
+@of_the_library
+def test_the_flow_model_can_be_trained_on_from_the_packages_weights(tmp_path):
+    run = Run(tmp_path, steps=1, rate=1e-2)
+    train.train("restore", run)
+    run.path("flow.cooled").rename(run.path("flow"))
+    network, before = flow.flow_model(run), flow.bundled_flow(train.WEIGHTS / "flow")
+    fit("flow", network, lambda _: sum(each.square().mean() for each in network.parameters()), run, rate=1e-2)
+    steps = json.loads((train.WEIGHTS / "training.json").read_text())["flow"]
+    assert load_weights(flow.flow_model(run), run, "flow") == steps + 1
+    moved = [(a - b).abs().max() for a, b in zip(network.parameters(), before.parameters(), strict=True)]
+    assert 0 < max(moved) < 1e-3  # the optimizers, which begin anew, warm up
 
 
 def test_export_leaves_what_others_made(work):

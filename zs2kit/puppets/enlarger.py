@@ -29,7 +29,7 @@ from .captions import caption
 from .diffusion import Diffusion, as_pixels, load_vae, save_part, text_to_image, to_tensor
 from .networks import GROUPS, SIZE
 from .pictures import SHARD, save_array, scene, shard
-from .training import Run, fit, load_weights
+from .training import Run, autocast, fit, load_weights
 from .world import MOTIONS, Scene, motion_scenes, render
 from .yardsticks import Images, Numbers, psnr, reconstruct, save_picture
 
@@ -101,7 +101,7 @@ def make_enlarger_pairs(run: Run) -> None:
         small = np.empty_like(renders.images)
         for start in range(0, SHARD, BATCH):
             rows = slice(start, start + BATCH)
-            with torch.autocast(run.device, torch.bfloat16):
+            with autocast(run.device):
                 encoded = vae.encode(to_tensor(np.array(renders.images[rows]), run.device)).latent_dist.mean
                 latents = encoded.float() * data.scale
                 if start // BATCH % 4 == 3:
@@ -199,7 +199,7 @@ def train_enlarger(run: Run) -> None:
         return Crops(*(torch.from_numpy(np.stack(each)) for each in (small, large, flows, masks)))
 
     def loss(crops: Crops) -> Tensor:
-        with torch.autocast(run.device, torch.bfloat16):
+        with autocast(run.device):
             enlarged = network(as_pixels(crops.small) / 2 + 0.5)
         made = enlarged.float() * 2 - 1
         error = made - as_pixels(crops.large)

@@ -19,9 +19,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxKontextPipeline, FluxPipeline
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    FluxControlNetModel,
+    FluxKontextPipeline,
+    FluxPipeline,
+    FluxTransformer2DModel,
+)
 from torch import Tensor, nn
-from transformers import T5Tokenizer
+from transformers import T5EncoderModel, T5Tokenizer
 
 from . import networks
 from .captions import is_held_out, load_prompts
@@ -30,7 +37,7 @@ from .instruct import Pairs, edit_model, measure_follower
 from .networks import GROUPS, SIZE, TOKENS
 from .pictures import SHARD
 from .skeleton import seen_skeleton
-from .training import Run, fit, load_weights
+from .training import Run, autocast, fit, load_weights
 from .yardsticks import Images, Numbers, classify, grid, load_classifier, save_picture, shares
 
 STEPS, GUIDANCE = 20, 2.5
@@ -127,6 +134,16 @@ def flow_model(run: Run) -> nn.ModuleDict:
     return nn.ModuleDict({"transformer": transformer, "text_encoder_2": t5, "controlnet_pose": controlnet})
 
 
+def bundled_flow(folder: Path) -> nn.ModuleDict:
+    """The same as `export_flow` wrote them."""
+    parts = {
+        "transformer": FluxTransformer2DModel.from_pretrained(folder / "transformer"),
+        "text_encoder_2": T5EncoderModel.from_pretrained(folder / "text_encoder_2"),
+        "controlnet_pose": FluxControlNetModel.from_pretrained(folder / "controlnet_pose"),
+    }
+    return nn.ModuleDict(parts)
+
+
 def predict(network: nn.ModuleDict, lesson: Lesson, pooled: Tensor, skeleton: Tensor | None = None) -> Tensor:
     """The velocity (pictures, tokens, 16) of the latents, packed as FLUX.1 does.
 
@@ -178,8 +195,8 @@ class Lessons:
         self.data, self.pairs, self.posed = Flow(run), Pairs(run), Flow(run, human=True)
 
     def draw(self, rng: np.random.Generator, count: int) -> Lesson:
-        """One of drawing, twice as often as of editing or of posing."""
-        kinds = (self.drawing, self.drawing, self.editing, self.posing)
+        """One of editing, which takes longest to learn, thrice as often as of drawing or of posing."""
+        kinds = (self.drawing, self.editing, self.editing, self.editing, self.posing)
         return kinds[int(rng.integers(len(kinds)))](rng, count)
 
     def drawing(self, rng: np.random.Generator, count: int) -> Lesson:
@@ -276,7 +293,7 @@ class Teachers:
 
 def flow_loss(network: nn.ModuleDict, teachers: Teachers, lesson: Lesson) -> Tensor:
     """Mean square of the difference from a teacher's velocity."""
-    with torch.autocast(lesson.noised.device.type, torch.bfloat16):
+    with autocast(lesson.noised.device.type):
         velocity, skeleton = teachers.velocity(lesson), teachers.skeleton(lesson)
         with torch.no_grad():
             pooled = teachers.draws["text_encoder"](lesson.ids[:, 0]).pooler_output

@@ -28,7 +28,7 @@ from .diffusion import Diffusion, load_vae, save_part, text_to_image, to_tensor,
 from .instructions import Edit, instruction, load_edits
 from .networks import GROUPS, LATENT_SIZE, MODEL_INDEX, SIZE, scheduler
 from .pictures import SHARD, latents, save_array, scene
-from .training import Run, fit, load_weights
+from .training import Run, autocast, fit, load_weights
 from .world import Scene, render
 from .yardsticks import Images, Numbers, classify, correct, grid, save_picture
 
@@ -73,7 +73,7 @@ def make_pairs(run: Run) -> None:
         encoded = []
         for start in range(0, len(scenes), 32):
             images = np.stack([render(each, SIZE).image for each in scenes[start : start + 32]])
-            with torch.autocast(run.device, torch.bfloat16):
+            with autocast(run.device):
                 encoded.append(vae.encode(to_tensor(images, run.device)).latent_dist.mean.float())
         shape = (SHARD, VARIATIONS, 4, LATENT_SIZE, LATENT_SIZE)
         values = torch.cat(encoded).half().cpu().numpy()
@@ -151,7 +151,7 @@ def train_instruct(run: Run) -> None:
         blank = torch.from_numpy((dropped >= DROPPED) & (dropped < 3 * DROPPED))
         sources[blank.to(run.device)] = 0
         noised, timesteps, velocity = data.diffusion.noise(targets, rng)
-        with torch.autocast(run.device, torch.bfloat16):
+        with autocast(run.device):
             embeds = both["text_encoder"](data.diffusion.tokenize(texts)).last_hidden_state
             predicted = both["unet"](
                 torch.cat([noised, sources], dim=1), timesteps, encoder_hidden_states=embeds

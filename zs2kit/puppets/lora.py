@@ -20,7 +20,7 @@ from .diffusion import EMPTY_PROMPTS, Diffusion, load_vae, text_to_image, to_ten
 from .estimator import estimate
 from .networks import GROUPS
 from .pictures import draw, draw_maps, maps, save_array, shard
-from .training import Run, fit, load_weights
+from .training import Run, autocast, fit, load_weights
 from .yardsticks import Images, Numbers, classify, draw_prompts, grid, save_picture, shares
 
 NAME = "sticker"
@@ -91,7 +91,7 @@ def train_lora(run: Run) -> None:
             texts.append("" if rng.random() < EMPTY_PROMPTS else sticker_caption(kind, colour, place, rng))
         clean = torch.from_numpy(values[rows].astype(np.float32)).to(run.device)
         noised, timesteps, velocity = data.noise(clean, rng)
-        with torch.autocast(run.device, torch.bfloat16):
+        with autocast(run.device):
             embeds = both["text_encoder"](data.tokenize(texts)).last_hidden_state
             predicted = both["unet"](noised, timesteps, encoder_hidden_states=embeds).sample
         return F.mse_loss(predicted.float(), velocity)

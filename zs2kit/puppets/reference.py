@@ -29,7 +29,7 @@ from .diffusion import Diffusion, save_part, text_to_image, to_tensor
 from .networks import GROUPS, LATENT_SIZE
 from .pictures import draw, latents, reconstructions, shard
 from .places import PLACES
-from .training import Run, fit, load_weights
+from .training import Run, autocast, fit, load_weights
 from .yardsticks import Images, Numbers, classify, grid, save_picture, shares
 
 SIDE = 64  # pixels on which the image encoder works
@@ -113,7 +113,7 @@ def train_image_encoder(run: Run) -> None:
 
     def loss(rng: np.random.Generator) -> Tensor:
         rows = rng.integers(len(data.images), size=run.batch or 64).tolist()
-        with torch.autocast(run.device, torch.bfloat16):
+        with autocast(run.device):
             logits = network["head"](network["encoder"](data.see(rows, rng)).image_embeds)
         parts = logits.float().split([len(names) for names in GROUPS.values()], dim=1)
         wanted = torch.from_numpy(data.labels[rows]).to(run.device)
@@ -262,7 +262,7 @@ def train_reference(run: Run) -> None:
         # mostly near pure noise, where it is the conditions that decide what will be seen
         timesteps = torch.from_numpy(((1 - rng.random(count) ** 2) * 1000).astype(np.int64)).to(run.device)
         noised = diffusion.scheduler.add_noise(clean, torch.randn_like(clean), timesteps)
-        with torch.autocast(run.device, torch.bfloat16):
+        with autocast(run.device):
             told, meant = (
                 both["text_encoder"](diffusion.tokenize(list(each))).last_hidden_state
                 for each in zip(*texts, strict=True)

@@ -24,7 +24,7 @@ from .captions import Prompt, caption, load_prompts
 from .diffusion import Diffusion, load_vae, save_part, text_to_image, to_tensor
 from .networks import GROUPS, LATENT_SIZE, SIZE
 from .pictures import SHARD, draw, save_array, shard
-from .training import Run, fit, load_weights
+from .training import Run, autocast, fit, load_weights
 from .yardsticks import Numbers, grid, save_picture
 
 FILES = 2  # of estimates
@@ -69,7 +69,7 @@ def make_estimates(run: Run) -> None:
             continue
         rng = np.random.default_rng((run.seed, index))
         torch.manual_seed(index)
-        with torch.autocast(run.device, torch.bfloat16):
+        with autocast(run.device):
             renders = to_tensor(np.array(shard(run.work, index).images[: SHARD // ENCODED]), run.device)
             encoded = torch.cat(
                 [vae.encode(each).latent_dist.mean for each in torch.split(renders, BATCH)]
@@ -142,7 +142,7 @@ def train_tiny_vae(run: Run) -> None:
             others.append(files[index].images[other])
             shown.append(renders[index][row] if row < SHARD // ENCODED else images[-1])
         wanted, moved, seen = (to_tensor(np.stack(each), run.device) for each in (images, others, shown))
-        with torch.autocast(run.device, torch.bfloat16):
+        with autocast(run.device):
             given = torch.from_numpy(np.stack(latents).astype(np.float32)).to(run.device)
             error = network.decode(given).sample.float() - wanted
             # Half of what is encoded comes from the tiny VAE itself, as in flow momentum.

@@ -32,9 +32,9 @@ start. The learning rate is constant, so a stage may be taken up again at any ti
 zero over this run and keeps the result beside, as NAME.cooled.pt, which export takes until NAME.pt has seen
 more steps. To train on from a cooled network, rename it to NAME.pt. A ControlNet needs some minutes to follow
 a U-Net that went on; those of depth and edges begin as copies of the one of poses. Ctrl-C and SIGTERM save
-what there is. `restore` takes VAE, U-Nets, tokenizer and the ControlNet of poses from the package's weights,
-for whoever has no checkpoints of them: stages that learn from these need no more than that, `latents`,
-`human_latents` and, for `flow`, `pairs`.
+what there is. `restore` takes VAE, U-Nets, tokenizers, the ControlNet of poses and the flow model from the
+package's weights, for whoever has no checkpoints of them: stages that learn from these need no more than
+that, `latents`, `human_latents` and, for `flow`, `pairs`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ from .detector import HEATMAP, SPREAD, resize
 from .diffusion import Diffusion, load_vae, save_part, text_to_image, to_tensor, tokenizer, train_faster
 from .enlarger import export_enlarger, make_enlarger_pairs, train_enlarger
 from .estimator import estimate_logits
-from .flow import export_flow, train_flow
+from .flow import bundled_flow, export_flow, train_flow
 from .instruct import export_instruct, make_pairs, train_instruct
 from .lora import export_lora, train_lora
 from .networks import GROUPS, SIZE
@@ -70,7 +70,7 @@ from .pictures import SHARD, draw, empty_maps, empty_places, maps, reconstructio
 from .reference import export_reference, train_image_encoder, train_reference
 from .skeleton import seen_skeleton
 from .tiny_vae import export_tiny_vae, make_estimates, train_tiny_vae
-from .training import Run, fit, load_weights, save, spread
+from .training import Run, autocast, fit, load_weights, save, spread
 from .vocabulary import export_domains
 
 WEIGHTS = Path(__file__).with_name("weights")
@@ -106,7 +106,7 @@ def _train_vae(name: str, network: Any, run: Run) -> None:
             image = pictures[rng.integers(len(pictures))][rng.integers(SHARD)]
             crop[:] = image[top : top + run.crop, left : left + run.crop]
         pixels = to_tensor(crops, run.device)
-        with torch.autocast(run.device, torch.bfloat16):
+        with autocast(run.device):
             latents = network.encode(pixels).latent_dist
             error = network.decode(latents.sample()).sample - pixels
         sharpness = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
@@ -133,7 +133,7 @@ def make_latents(run: Run, count: int, *, human: bool = False) -> None:
             else draw(range(index * SHARD, (index + 1) * SHARD), human=human)
         )
         encoded = []
-        with torch.autocast(run.device, torch.bfloat16):
+        with autocast(run.device):
             for start in range(0, SHARD, 32):
                 pixels = to_tensor(np.array(pictures.images[start : start + 32]), run.device)
                 encoded.append(network.encode(pixels).latent_dist.mean.float())
@@ -152,7 +152,7 @@ def train_unet(run: Run) -> None:
 
     def loss(rng: np.random.Generator) -> Tensor:
         noised, timesteps, ids, velocity, _ = data.draw(rng, run.batch or 16)
-        with torch.autocast(run.device, torch.bfloat16):
+        with autocast(run.device):
             embeds = both["text_encoder"](ids).last_hidden_state
             predicted = both["unet"](noised, timesteps, encoder_hidden_states=embeds).sample
         return F.mse_loss(predicted.float(), velocity)
@@ -209,7 +209,7 @@ def _train_controlnet(
         noised, timesteps, ids, velocity, numbers = data.draw(rng, run.batch or 16)
         drawn = [np.broadcast_to(np.atleast_3d(draw_map(number, rng)), (SIZE, SIZE, 3)) for number in numbers]
         hints = (to_tensor(np.stack(drawn), run.device) + 1) / 2
-        with torch.autocast(run.device, torch.bfloat16):
+        with autocast(run.device):
             embeds = both["text_encoder"](ids).last_hidden_state
             down, middle = network(noised, timesteps, embeds, hints, return_dict=False)
             predicted = both["unet"](
@@ -284,7 +284,7 @@ def train_detector(run: Run) -> None:
             * torch.from_numpy(keypoints[..., 2, None, None]).to(run.device)
         )
         targets[:empties] = 0
-        with torch.autocast(run.device, torch.bfloat16):
+        with autocast(run.device):
             logits = network(resize(pixels), 0).sample
         return F.binary_cross_entropy_with_logits(logits.float(), targets) * 100
 
@@ -307,7 +307,7 @@ def train_estimator(run: Run) -> None:
         for i, row in enumerate(rows):
             targets[i] = empty_maps(int(row))
         depth, mask = ((to_tensor(targets, run.device) + 1) / 2).unbind(1)
-        with torch.autocast(run.device, torch.bfloat16):
+        with autocast(run.device):
             logits = estimate_logits(network, pixels).float()
         far = (logits[:, 0].sigmoid() - depth).abs().mean()
         return 10 * far + F.binary_cross_entropy_with_logits(logits[:, 1], mask)
@@ -322,7 +322,7 @@ def train_classifier(run: Run) -> None:
     def loss(rng: np.random.Generator) -> Tensor:
         pixels, picked = data.draw(rng, run.batch or 32)
         labels = np.stack([data.shards[index].labels[row] for index, row in picked])
-        with torch.autocast(run.device, torch.bfloat16):
+        with autocast(run.device):
             logits = network(pixels).logits.float()
         parts = logits.split([len(names) for names in GROUPS.values()], dim=1)
         wanted = torch.from_numpy(labels.astype(np.int64)).to(run.device)
@@ -342,7 +342,7 @@ def make_reconstructions(run: Run) -> None:
         rng = np.random.default_rng((run.seed, index))
         images = np.array(shard(run.work, index).images)
         torch.manual_seed(index)
-        with torch.autocast(run.device, torch.bfloat16):
+        with autocast(run.device):
             for start in range(0, SHARD, 32):
                 mean = network.encode(to_tensor(images[start : start + 32], run.device)).latent_dist.mean
                 degree = torch.from_numpy(
@@ -358,11 +358,13 @@ def make_reconstructions(run: Run) -> None:
 
 
 def restore(run: Run) -> None:
-    """Take VAE, U-Nets, text encoders, tokenizer and the ControlNet of poses from the package's weights.
+    """Take VAE, U-Nets, text encoders, tokenizers, the ControlNet of poses and the flow model from the
+    package's weights.
 
-    They are then there as results of a cooldown.
+    They are then there as results of a cooldown, but for what their optimizers know.
     """
     shutil.copytree(WEIGHTS / "tokenizer", run.work / "tokenizer", dirs_exist_ok=True)
+    shutil.copytree(WEIGHTS / "flow/tokenizer_2", run.work / "t5_tokenizer", dirs_exist_ok=True)
     steps = json.loads((WEIGHTS / "training.json").read_text())
     vae = AutoencoderKL.from_pretrained(WEIGHTS / "vae")
     draws, edits = (
@@ -380,8 +382,11 @@ def restore(run: Run) -> None:
         ("unet", draws),
         ("instruct", edits),
         ("controlnet_pose", controlnet),
+        ("flow", bundled_flow(WEIGHTS / "flow")),
     ):
-        save({"ema": network.state_dict(), "step": steps.get(name, 0)}, run.path(f"{name}.cooled"))
+        weights, step = network.state_dict(), steps.get(name, 0)
+        state = {"network": weights, "ema": weights, "step": step, "optimizers": [], "seconds": 0.0}
+        save(state, run.path(f"{name}.cooled"))
 
 
 def export(run: Run, folder: Path) -> None:
