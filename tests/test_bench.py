@@ -52,6 +52,7 @@ from zs2kit.bench.baselines import (
 )
 from zs2kit.bench.cases import Case
 from zs2kit.bench.cells import Cells
+from zs2kit.bench.page import SECTIONS
 from zs2kit.bench.runs import Method, Runs, interval, zs2_method
 from zs2kit.bench.tokenflow import TokenFlow, TokenFlowProcessor, token_flow
 from zs2kit.errors import UsageError, Zs2Error
@@ -562,7 +563,16 @@ def test_the_folder_of_cells_is_the_users(name: str, tmp_path: Path, monkeypatch
         assert command.make_context(name, args).params["cells"] == tmp_path / folder
 
 
-def test_anchored_keys_have_tables_of_differences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "momentum", "heading"),
+    [
+        ("epsilon", 0.98, "Anchored keys"),
+        ("flux-dev", 0.25, "Anchored keys in joint attention"),
+    ],
+)
+def test_anchored_keys_have_tables_of_differences(
+    kind: str, momentum: float, heading: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(anchored, "FRAMES", 2)
     monkeypatch.setattr(anchored, "LONG", 3)
     said = {"zs2kit": 2.0, "anchored, momentum 0.5": 1.5}
@@ -570,8 +580,9 @@ def test_anchored_keys_have_tables_of_differences(tmp_path: Path, monkeypatch: p
         Runs, "numbers", lambda self, method, case: {"colour drift to first": said.get(method.name, 3.0)}
     )
     monkeypatch.setattr(Cells, "has", lambda self, settings: settings["case"] < 2)
-    runs = Runs(Cells(tmp_path), Model.load(tiny_models()["epsilon"]), 1)
+    runs = Runs(Cells(tmp_path), Model.load(tiny_models()[kind]), 1)
     made = anchored.section(runs)
+    assert made.startswith(f"\n## {heading}\n") and heading in SECTIONS
     assert re.findall(r"^(.+): \S+, 2 prompts, \d frames, 1 steps\.$", made, re.M) == [
         "Clips from text",
         "Long clips from text",
@@ -579,5 +590,5 @@ def test_anchored_keys_have_tables_of_differences(tmp_path: Path, monkeypatch: p
     ]
     assert made.count("| zs2kit |  |  |  | 2.0 (2.0 to 2.0) |") == 3
     assert "with reference" not in made
-    assert made.count("| anchored, momentum 0.98 |  |  |  | 1.0 (1.0 to 1.0) |") == 3
+    assert made.count(f"| anchored, momentum {momentum} |  |  |  | 1.0 (1.0 to 1.0) |") == 3
     assert made.count("| anchored, momentum 0.5 |  |  |  | -0.5 (-0.5 to -0.5) |") == 3

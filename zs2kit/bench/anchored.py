@@ -14,15 +14,16 @@ LONG = 128
 
 
 def methods(model: Model, *, edited: bool) -> list[Method]:
-    """zs2kit as it is, with anchored keys at two momenta, and with the first frame as further tokens."""
+    """zs2kit as it is, with anchored keys at its own momentum and at .5, and with the first frame as further tokens."""
     scale = model.network.guidance_scale
+    momenta = dict.fromkeys((model.network.momentum, 0.5))
 
     def row(name: str, **ways: object) -> Method:
         return zs2_method(name, edited=edited, guidance_scale=scale, **ways)
 
     return [
         row("zs2kit"),
-        *(row(f"anchored, momentum {each:g}", anchored=True, momentum=each) for each in (0.98, 0.5)),
+        *(row(f"anchored, momentum {each:g}", anchored=True, momentum=each) for each in momenta),
         # As further tokens, for a model that can be shown pictures; U-Nets with an adapter are in `quality`
         *([row("with reference", reference=True)] if model.network.shows else []),
     ]
