@@ -31,22 +31,29 @@ class FlowEdit(Plugin):
     """
 
     prompt: str = option("", "What the source shows.")
-    strength: float = option(
-        0.7,
-        "The fraction of the steps that are taken; with less, more of the source's shapes stay.",
+    strength: float | None = option(
+        None,
+        "The fraction of the steps that are taken; with less, more of the source's shapes stay. none means "
+        "0.85 for a transformer, and 0.7 for a U-Net.",
         minimum=0,
         maximum=1,
     )
-    guidance_scale: float = option(
-        1.5, "The guidance scale for the source's prompt. It should be lower than the edit's.", minimum=0
+    guidance_scale: float | None = option(
+        None,
+        "The guidance scale for the source's prompt, which should be lower than the edit's. none means 0.3 "
+        "times the edit's.",
+        minimum=0,
     )
 
     @hookimpl
     def setup(self, model: Model, scheduler: Any) -> None:
         steps = len(scheduler.timesteps)
+        # A transformer settles what is where in earlier steps than a U-Net does.
+        usual = 0.85 if model.network.name == "transformer" else 0.7
+        self._strength = usual if self.strength is None else self.strength
         if self._first(steps) == steps:
             raise UsageError(
-                f"`flowedit.strength`: {self.strength:g} of {steps} steps is less than one step",
+                f"`flowedit.strength`: {self._strength:g} of {steps} steps is less than one step",
                 "raise the strength or the number of steps",
             )
 
@@ -62,14 +69,17 @@ class FlowEdit(Plugin):
         step_noise: Callable[[Step], torch.Tensor],
         average: Callable[[Step, torch.Tensor], torch.Tensor],
     ) -> tuple[torch.Tensor, int]:
-        from zs2kit.guidance import branches_of
+        from zs2kit.guidance import branches_of, scale_of
         from zs2kit.schedule import flow_level, flow_velocity
 
+        scale = self.guidance_scale
+        if scale is None:
+            scale = 0.3 * scale_of(model, branches)
         embedded = model.embed(self.prompt, "", chunk.height, chunk.width)
         # None of the source's is conditional: they must not see a reference picture.
         source = [
             replace(each, name=f"source-{each.name}", conditional=False)
-            for each in branches_of(model, self.guidance_scale, *embedded)
+            for each in branches_of(model, scale, *embedded)
         ]
         shown = drawn = model.encode(chunk.pixels)
         levels = [*(flow_level(scheduler, step) for step in steps), 0.0]
@@ -86,4 +96,4 @@ class FlowEdit(Plugin):
         return drawn, len(steps)
 
     def _first(self, steps: int) -> int:
-        return steps - int(steps * self.strength)
+        return steps - int(steps * self._strength)

@@ -116,6 +116,7 @@ def shortened(clip: Path, to: Path, frames: int) -> None:
 # Repositories -> the tiny models that take their place, where that isn't one like Stable Diffusion 1
 OTHERS = {
     "FLUX.1-Depth-dev": "flux-control",
+    "FLUX.1-dev": "flux-dev",
     "FLUX.1-Fill-dev": "flux-fill",
     "FLUX.2-klein-4B": "flux2-klein",
     "Z-Image-Turbo": "z-image",

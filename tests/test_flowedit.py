@@ -36,6 +36,20 @@ def test_equal_prompts_give_the_source(kind):
     assert difference(found, source) > 10 * SAME
 
 
+@pytest.mark.parametrize(
+    ("kind", "strength", "scale", "source"),
+    [("epsilon", 0.7, 5.0, 1.5), ("flux-dev", 0.85, 2.0, 0.6), ("z-image", 0.85, 2.0, 0.6)],
+)
+def test_the_defaults_suit_the_model_and_the_edits_guidance_scale(kind, strength, scale, source):
+    model = Model.load(tiny_models()[kind])
+    how = {"num_inference_steps": 7, "guidance_scale": scale}
+    found, _ = drawn(model, FlowEdit("a blue knight"), **how)
+    same, _ = drawn(model, FlowEdit("a blue knight", strength=strength, guidance_scale=source), **how)
+    other, _ = drawn(model, FlowEdit("a blue knight", guidance_scale=2 * source), **how)
+    assert torch.equal(found, same) and difference(found, other) > SAME
+    assert int(7 * 0.85) != int(7 * 0.7)
+
+
 @pytest.mark.parametrize("kind", ["epsilon", "flux-dev"])
 def test_the_laws(kind):
     check_plugin(FlowEdit("a blue knight"), model=tiny_models()[kind], num_inference_steps=4)

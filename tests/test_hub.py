@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -13,10 +14,12 @@ import pytest
 import torch
 from diffusers import ControlNetModel
 from huggingface_hub import constants
+from huggingface_hub.utils import filter_repo_objects
 
 import zs2kit
 from zs2kit import Model, plugins
 from zs2kit.errors import ModelError, UsageError
+from zs2kit.networks import hub
 from zs2kit.networks.hub import folder_with
 from zs2kit.testing import drawn_clip, tiny_model, tiny_models
 
@@ -289,3 +292,31 @@ def test_answers_of_the_hub(monkeypatch, status, code, says):
         server.shutdown()
         server.server_close()
     assert f"`pose.model`: {says}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("CAS: No space left on device")]
+)
+def test_a_full_disk_is_said(monkeypatch, error):
+    def full(*_, **__):
+        raise ValueError("a file") from error
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "snapshot_download", full)
+    for fetch in (lambda: folder_with("me/mine", ["config.json"]), lambda: hub.checkpoint_folder("me/mine")):
+        with pytest.raises(ModelError, match=r"me/mine doesn't fit on the disk .* set HF_HOME"):
+            fetch()
+
+
+def test_the_advice_on_a_download_names_all_that_is_needed_and_nothing_twice():
+    """Weights are whole, in parts or in variants; some repositories have a single file beside the folders."""
+    included = [each for each in hub.CHECKPOINT if not each.startswith("!")]
+    command = MODELS.partition("hf download stable-diffusion-v1-5/")[2].partition("```")[0]
+    assert re.findall(r'--include "(\S+)"', command) == included
+    wanted = ["model_index.json", "unet/config.json", "tokenizer/merges.txt", "tokenizer_2/spiece.model"]
+    wanted += ["tokenizer/chat_template.jinja", "text_encoder/model.safetensors", f"unet/{WEIGHTS}"]
+    wanted += ["text_encoder_2/model-00001-of-00002.safetensors", f"transformer/{WEIGHTS}.index.json"]
+    wanted += ["transformer/diffusion_pytorch_model-00003-of-00003.safetensors"]
+    others = ["flux1-dev.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors", "unet/model.onnx"]
+    others += ["text_encoders/t5xxl_fp16.safetensors", "text_encoder/model.fp16-00001-of-00002.safetensors"]
+    assert list(filter_repo_objects(wanted + others, allow_patterns=included)) == wanted

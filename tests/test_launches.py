@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -443,6 +444,26 @@ def test_large_text_encoders_are_offloaded_by_default(tiny_folders) -> None:
     found = [kind for kind, network in networks.items() if loading.offloads(network, cuda)]
     assert found == ["flux-dev", "z-image"]
     assert not loading.offloads(networks["flux-dev"], cpu)
+
+
+@pytest.mark.parametrize(
+    ("kind", "share", "remedy"),
+    [
+        ("flux-dev", 0.7, "use half precision: `dtype='bfloat16'`"),
+        ("sdxl", 0.7, "use half precision: `dtype='float16'`"),
+        ("sdxl", 0.3, "use a smaller model"),
+    ],
+)
+def test_weights_that_dont_fit_into_host_memory(tiny_folders, monkeypatch, kind, share, remedy) -> None:
+    parts = [*Model.load(tiny_folders[kind], tiny_vae="none").modules]
+    needed = sum(each.nbytes for part in parts for each in part.parameters())
+    monkeypatch.setattr(loading.psutil, "swap_memory", lambda: SimpleNamespace(free=0))
+    monkeypatch.setattr(loading, "free", lambda where: int(1.01 * needed))
+    Model.load(tiny_folders[kind], tiny_vae="none")
+    monkeypatch.setattr(loading, "free", lambda where: int(share * needed))
+    with pytest.raises(ModelError, match=r"of weights, but only 0.0 GB of memory are free") as error:
+        Model.load(tiny_folders[kind])
+    assert error.value.remedy == remedy
 
 
 @pytest.mark.parametrize(

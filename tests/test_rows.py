@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -278,10 +279,14 @@ def test_a_plugin_that_needs_all_of_the_carry_has_columns_and_says_so(tiny, monk
     assert "with invert, all of it is needed" in notice.message
 
 
-def test_a_shot_that_is_too_long_to_be_held_is_an_error(tiny, monkeypatch) -> None:
-    pixel = 32 * 32
-    monkeypatch.setattr(editing, "free", lambda device: 2 * 3 * (3 * pixel + editing.HELD * pixel))
-    made, done = edited(tiny), []
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_shot_that_is_too_long_to_be_held_is_an_error(tiny, monkeypatch, masked) -> None:
+    """Where the source stays, its frames' masks are held, too, and pictures of more than 8 bits twice."""
+    deep = [frame._replace(stored=np.zeros((32, 32, 3), np.uint16)) for frame in drawn_clip(sum(LENGTHS))]
+    clip = drawn_clip(sum(LENGTHS)).with_frames(deep)
+    held = 3 + 6 + editing.HELD + 4 * masked  # bytes a pixel
+    monkeypatch.setattr(editing, "free", lambda device: 2 * 3 * held * 32 * 32)
+    made, done = edited(tiny, *[Half()] * masked, clip=clip), []
     with pytest.raises(ModelError, match=r"the shot with frame 3 is too long .* there is room for only 3;"):
         done.extend(made)
     assert len(done) == LENGTHS[0]
@@ -336,9 +341,20 @@ def test_memory_that_runs_out_in_rows(tiny: Model) -> None:
         <= 1
     )
     assert made.chunk_size == 1
-    with pytest.raises(ModelError, match="out of memory on cpu at frame 0"):
+    with pytest.raises(ModelError, match=r"out of memory on cpu at frame 0, .* shorter shots: `cuts`"):
         next(iter(edited(tiny, Cramped(0))))
     assert not tiny.lock.locked()
+
+
+def test_what_a_transformer_has_prepared_is_held_for_one_chunk_at_a_time(tiny_folders) -> None:
+    """Its inputs of all chunks of a shot would fill the device."""
+    model = Model.load(tiny_folders["flux-dev"])
+    scan = make_scan(model, num_inference_steps=2)
+    parts = chunks(drawn_clip(6), (2, 2, 2), model)
+    prepared: list[int] = []
+    for _ in scan.rows(Carry(), parts, lambda step, frames: prepared.append(len(model.network._prepared))):
+        gc.collect()
+    assert prepared == [0] * 6  # what the chunk itself had is gone by then, too
 
 
 @dataclass(eq=False)

@@ -25,7 +25,7 @@ from zs2kit import Model, Plugin, cli, hookimpl
 from zs2kit.attention import TemporalMomentum, attached, self_attention
 from zs2kit.carry import Carry
 from zs2kit.errors import ModelError, PluginError, UsageError
-from zs2kit.networks.base import Branch, per_frame
+from zs2kit.networks.base import Branch, DenoiserInputs, per_frame
 from zs2kit.networks.families import FAMILIES
 from zs2kit.noise import MAX_DIVERGENCE, dependency_noise
 from zs2kit.schedule import steps_of
@@ -524,6 +524,31 @@ def test_a_model_is_described_by_its_index(tmp_path):
 @pytest.mark.parametrize("kind", ["z-image", "flux-dev", "flux2-klein", "sd3", "qwen-image"])
 def test_strength_keeps_the_laws(kind):
     check_plugin(Strength(0.7), model=load(kind), size=(32, 32), num_inference_steps=3)
+
+
+@dataclass(eq=False)
+class Shows(Plugin):
+    """Shows the source, from a step on."""
+
+    since: int = zs2kit.option(0, "The step.")
+
+    @hookimpl
+    def prepare(self, chunk, model):
+        self._source = model.encode(chunk.pixels)
+
+    @hookimpl
+    def denoiser_inputs(self, step):
+        return DenoiserInputs(shown=[self._source]) if step.index >= self.since else None
+
+
+def test_pictures_can_be_shown_in_some_steps_only():
+    model = load("flux-kontext")
+    parts = chunks(drawn_clip(1), [1], model)
+    always, late, never = (
+        edited_pixels(make_scan(model, [Shows(since)], num_inference_steps=2), parts) for since in (0, 1, 2)
+    )
+    for one, other in ((always, late), (late, never), (always, never)):
+        assert (one - other).abs().max() > 10 * SAME
 
 
 @dataclass(eq=False)

@@ -42,7 +42,7 @@ from zs2kit.io.seeking import FileFrames
 from zs2kit.io.sequence import PictureFrames
 from zs2kit.memory import free
 from zs2kit.model import Model
-from zs2kit.networks.loading import BUNDLED
+from zs2kit.networks.loading import BUNDLED, half_of
 from zs2kit.plugins import Plugin
 from zs2kit.progress import Pace, Progress, Report
 from zs2kit.scan import Broken, Drawn, Rehearsed, Scan, chunk_of, finished
@@ -550,15 +550,18 @@ class Edit(Clip):
         """Return all ``frames`` of a shot; raise `ModelError` if they don't fit into host memory."""
         height, width = self.fit.padded
         room = free(torch.device("cpu")) / 2
+        masks = 4 * self.clip.height * self.clip.width if self.scan.hook.keep.get_hookimpls() else 0
         held: list[Frame] = []
         for frame in frames:
+            self._check_stop(place)
             held.append(frame)
-            room -= frame.image.nbytes + HELD * height * width
+            stored = 0 if frame.stored is None else frame.stored.nbytes
+            room -= frame.image.nbytes + stored + masks + HELD * height * width
             if room < 0:
                 raise ModelError(
                     f"the shot with frame {place.index} is too long for this machine's memory: all of its "
                     f"frames must be held at once, but there is room for only {len(held) - 1}",
-                    "use fewer steps or a smaller `size`, or cut the shot (`cuts`)",
+                    "use fewer steps or a smaller `size`, or cut the shot into several (`cuts`)",
                 )
         return held
 
@@ -673,8 +676,11 @@ class Edit(Clip):
     def _too_large(self, place: Place) -> ModelError:
         model, (height, width) = self.scan.model, self.fit.padded
         ways = ["a smaller `size`"]
+        if self.scan.in_rows:  # part of what is held of each frame of a shot is on the device
+            ways.append("shorter shots: `cuts`")
         if model.device.type != "cpu":
-            ways += ["half precision: `dtype='float16'`"] * (model.dtype == torch.float32)
+            half = half_of(transformer=model.network.name == "transformer")
+            ways += [f"half precision: `dtype='{half}'`"] * (model.dtype == torch.float32)
             ways += ["text encoders in host memory: `offload=True`"] * (not model.offload)
         return ModelError(
             f"out of memory on {model.device} at frame {place.index}, even for one frame of {width}x{height}",

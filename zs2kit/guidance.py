@@ -46,6 +46,14 @@ def branches_of(model: Model, scale: float, text: Embeds, negative: Embeds) -> l
     return [Branch("negative", 1 - weight, *negative, conditional=False), branch] if free else [branch]
 
 
+def scale_of(model: Model, branches: Sequence[Branch]) -> float:
+    """Return the guidance scale that `branches_of` made ``branches`` for; without guidance, `unguided`."""
+    branch = branches[-1]
+    return (
+        branch.weight - 1 + model.network.unguided if branch.guidance_scale is None else branch.guidance_scale
+    )
+
+
 def check(model: Model, settings: Settings) -> None:
     """Raise `UsageError` for guidance settings that are of no use for the model.
 

@@ -169,6 +169,20 @@ class Scan:
             broken = _first_broken(drawn.pixels)
         return drawn if broken is None else Broken(broken)
 
+    def _overflows(self, tensor: torch.Tensor, indices: Sequence[int], *, in_float32: bool) -> bool:
+        """Whether what was drawn in rows, (frames, ...), must be drawn again in float32, of which it tells.
+
+        indices: the frames' positions in the clip. in_float32: whether that was done already. Raises
+        `ModelError` if numbers overflow all the same.
+        """
+        broken = _first_broken(tensor)
+        if broken is None:
+            return False
+        if in_float32 or not self.model.halves():
+            raise self.overflowed(indices[broken])
+        self._tell_overflow(indices[broken])
+        return True
+
     def _tell_overflow(self, frame: int) -> None:
         if not self._told:
             self._told = True
@@ -236,21 +250,19 @@ class Scan:
         self, carry: Carry, chunks: Sequence[Chunk], after_step: Callable[[Step, int], object]
     ) -> Iterator[Carry | Drawn]:
         saved, carry = Row.of(carry), without_row(carry)
+        indices = [index for each in chunks for index in each.drawn.indices]
         shot = self._start_all(carry, chunks)
         in_float32: list[_UnderWay] = []  # the same, once it is needed
         row = saved or _begun(shot)
+        if self._overflows(row.latents, indices, in_float32=False):
+            in_float32 = self._start_all(carry, chunks, in_float32=True)
+            row = _begun(in_float32)
         while row.step < len(shot[0].steps):
             taken = self._row(carry, shot, row, after_step)
-            broken = _first_broken(taken.latents)
-            if broken is not None and self.model.halves():
-                self._tell_overflow(_indices(chunks)[broken])
+            if self._overflows(taken.latents, indices, in_float32=False):
                 in_float32 = in_float32 or self._start_all(carry, chunks, in_float32=True)
-                if saved is None and row.step == shot[0].first:  # what comes before may have overflowed, too
-                    row = _begun(in_float32)
                 taken = self._row(carry, in_float32, row, after_step, in_float32=True)
-                broken = _first_broken(taken.latents)
-            if broken is not None:
-                raise self.overflowed(_indices(chunks)[broken])
+                self._overflows(taken.latents, indices, in_float32=True)
             row = taken
             yield row.within(carry)
         while shot:
@@ -276,6 +288,8 @@ class Scan:
                         "a plugin begins the chunks of a shot with different steps",
                         "have its initial_latents() return the same step for all of them",
                     )
+                # While other chunks have their turn, what is large waits in host memory.
+                it.latents = it.latents.cpu()
                 if it.motion is not None:
                     it.motion.rest()
                 it.learned, it.stored = following, [(each, dict(vars(each))) for each in self.plugins]
@@ -314,6 +328,9 @@ class Scan:
                 steps = [it.steps[row.step]]
                 ((step, latents),) = self._sample(it, part.latents.to(self.model.device), steps)
                 taken.append(Row(row.step + 1, latents.cpu(), memory_of(it.scheduler)))
+                # The network prepares its inputs again in the next step, since it keeps them for as long as
+                # there are these branches: those of a whole shot would fill the device.
+                it.branches = [replace(each) for each in it.branches]
                 self._settle()
                 drawn, passed = drawn + it.chunk.drawn.length, passed + it.chunk.length
                 after_step(step, passed)
@@ -327,12 +344,8 @@ class Scan:
             with self._sampling(carry, following, in_float32=in_float32):
                 self._turn(it, carry, following)
                 pixels = self._finished(it, latents.to(self.model.device))
-            broken = _first_broken(pixels)
-            if broken is None or not self.model.halves():
+            if not self._overflows(pixels, it.chunk.drawn.indices, in_float32=in_float32):
                 break
-            self._tell_overflow(it.chunk.drawn.indices[broken])
-        if broken is not None:
-            raise self.overflowed(it.chunk.drawn.indices[broken])
         return pixels, following
 
     @contextmanager
@@ -600,12 +613,7 @@ class Scan:
 
 def _begun(shot: Sequence[_UnderWay]) -> Row:
     """Return a shot's frames before their first step."""
-    return Row.joined([Row(it.first, it.latents.cpu(), {}) for it in shot])
-
-
-def _indices(chunks: Sequence[Chunk]) -> list[int]:
-    """Return the positions in the clip of the frames of ``chunks`` that are drawn."""
-    return [index for each in chunks for index in each.drawn.indices]
+    return Row.joined([Row(it.first, it.latents, {}) for it in shot])
 
 
 def _calls_denoiser(plugin: Plugin) -> bool:
@@ -710,6 +718,6 @@ def _sum(tensor: torch.Tensor, differences: Sequence[torch.Tensor]) -> torch.Ten
 
 
 def _first_broken(pixels: torch.Tensor) -> int | None:
-    """Return which of the frames (frames, 3, height, width) is the first with NaN or infinity, or None."""
+    """Return which of the frames (frames, ...) is the first with NaN or infinity, or None."""
     whole: list[bool] = pixels.isfinite().flatten(1).all(1).tolist()
     return None if all(whole) else whole.index(False)

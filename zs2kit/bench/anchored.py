@@ -14,7 +14,7 @@ LONG = 128
 
 
 def methods(model: Model, *, edited: bool) -> list[Method]:
-    """zs2kit as it is, with anchored keys at its own momentum and at .5, and with the first frame as further tokens."""
+    """zs2kit as it is, with anchored keys at two momenta, and with the first frame as further tokens."""
     scale = model.network.guidance_scale
     momenta = dict.fromkeys((model.network.momentum, 0.5))
 

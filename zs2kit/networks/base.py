@@ -58,8 +58,9 @@ class DenoiserInputs:
     ``down`` and ``mid`` are residuals as a diffusers ControlNet returns them (already scaled); those of
     several plugins are added up. ``conditions`` are added to those of the branch. ``shown``: latents of
     pictures that the network is shown as further tokens, (1 or frames, channels, height, width) each, if its
-    `Network.shows` says that it can be; they come after those of the branch. ``channels``: what comes after
-    the latents as further channels, (frames, channels, height, width) each.
+    `Network.shows` says that it can be; they come after those of the branch. With a transformer, both may be
+    given in some steps only, but must be the same in all of these, since they are prepared once.
+    ``channels``: what comes after the latents as further channels, (frames, channels, height, width) each.
 
     Instead of residuals a plugin may give the ``network`` that makes them: a ControlNet of the model's family
     that it has attached to the denoiser. It is called with ``inputs``, such as ``controlnet_cond``, of which

@@ -48,8 +48,9 @@ class Blocks:
         self.module: Any = pipeline.transformer
         self.family = FAMILIES[kind]
         self_attention(self.module)  # raises an error if it can't be given momentum
-        # The first of the branches of a call, of a chunk -> all of them, by their ids -> what is prepared
-        self._prepared: WeakKeyDictionary[Branch, dict[tuple[int, ...], _Prepared]] = WeakKeyDictionary()
+        # The first of the branches of a call, of a chunk -> all of them, by their ids, and which conditions
+        # there are -> what is prepared
+        self._prepared: WeakKeyDictionary[Branch, dict[tuple[Any, ...], _Prepared]] = WeakKeyDictionary()
         with quiet():  # the library says that its guiders are experimental; none is used
             self._modular = _modular(pipeline, self.family.blocks)
 
@@ -245,7 +246,8 @@ class Blocks:
                 f"{self.called} has no U-Net that could take what a plugin adds", "use another model"
             )
         known = self._prepared.setdefault(branches[0], {})
-        which = tuple(id(each) for each in branches)
+        # Plugins may add conditions in some of the steps only.
+        which = *map(id, branches), *sorted(conditions), len(conditions.get("image_latents", ()))
         if which not in known or known[which].frames != len(latents):
             scale = branches[0].guidance_scale
             known[which] = self._prepare(latents, step, scale, prompt_embeds, conditions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Collection, Sequence
@@ -16,12 +17,17 @@ from zs2kit.errors import ModelError
 from zs2kit.quiet import quiet
 
 ON_THE_HUB = r"[\w-][\w.-]*/[\w.-]+"
-# What a checkpoint's folder needs; after the !, what it doesn't
+# What a checkpoint's folder needs: weights whole or in parts, but not as variants, and no single file of
+# everything; after the !, what it doesn't need
 CHECKPOINT = (
     "*.json",
     "*.txt",
+    "*.model",
+    "*.jinja",
     "*/model.safetensors",
+    "*/model-*.safetensors",
     "*/diffusion_pytorch_model.safetensors",
+    "*/diffusion_pytorch_model-*.safetensors",
     "!safety_checker/*",
 )
 _CHECKER = {"safety_checker": None}  # it checks pictures, which never pass through the pipeline
@@ -110,6 +116,11 @@ def _out_of_reach(
             f"{_given(option)}there is no {name} on the hub, or it is private",
             "check the name, or log in: hf auth login",
         )
+    if _is_full(error):
+        return ModelError(
+            f"{_given(option)}{name} doesn't fit on the disk of the hub's cache, {constants.HF_HUB_CACHE}",
+            "free some space, or set HF_HOME to a folder on a larger disk; what was downloaded is kept",
+        )
     why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub can't be reached"
     folder = name.rpartition("/")[2]
     given = f"{folder}/{inside}".rstrip("/")
@@ -119,6 +130,15 @@ def _out_of_reach(
         f"on a machine that is online, run: hf download {name} {files} --local-dir {folder}; copy the folder "
         f"here{then}",
     )
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it comes from, says that a disk is full."""
+    while error is not None:
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _given(option: str | None) -> str:
@@ -197,7 +217,7 @@ def _downloaded(name: str) -> str:
     try:
         return str(download(name, use_safetensors=True, **_CHECKER))
     except (OSError, ValueError) as error:
-        if error.__cause__ is not None:  # the hub's answer
+        if error.__cause__ is not None or _is_full(error):  # the hub's answer, or the disk's
             raise
         try:
             return str(download(name, use_safetensors=True, variant="fp16", **_CHECKER))

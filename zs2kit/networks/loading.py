@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import psutil
 import torch
 from accelerate import init_empty_weights
 from diffusers.loaders.single_file_utils import SingleFileComponentError, convert_ldm_vae_checkpoint
 from huggingface_hub import try_to_load_from_cache
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from zs2kit.errors import ModelError, UsageError, Zs2Error, first_line, notify
@@ -132,10 +134,13 @@ def load_pipeline(
         if bundled and not (path / "vae").exists():
             lent = {"vae": diffusers.AutoencoderKL.from_pretrained(_WEIGHTS / "vae", **weights)}
         folder = checkpoint_folder(path, lent)
+        variant = only_variant(folder, *(each.name for each in folder.iterdir() if each.is_dir()))
+        parts = [folder / part for part in index if part != "safety_checker"]
+        _check_host(name, parts, variant, weights["dtype"], half_of(transformer="transformer" in index))
         pipeline = diffusers.DiffusionPipeline.from_pretrained(
             folder,
             use_safetensors=True,
-            variant=only_variant(folder, *(each.name for each in folder.iterdir() if each.is_dir())),
+            variant=variant,
             safety_checker=None,  # it checks pictures, which never pass through the pipeline
             **lent,
             **weights,
@@ -193,17 +198,46 @@ def check_room(name: str, pipeline: Any, where: torch.device, *, offload: bool) 
     # The network is the largest part.
     largest = max(parts, key=lambda part: sum(each.nbytes for each in part.parameters()))
     smaller = 2 if next(largest.parameters()).dtype == torch.float32 else 1
-    half, host = "half precision: `dtype='float16'`", "text encoders in host memory: `offload=True`"
+    half = f"half precision: `dtype='{half_of(transformer=hasattr(pipeline, 'transformer'))}'`"
+    host = "text encoders in host memory: `offload=True`"
     ways = {
         half: smaller > 1 and (needed - offload * texts) / smaller <= room,
         host: not offload and needed - texts <= room,
         f"{half}, and {host}": smaller > 1 and not offload and (needed - texts) / smaller <= room,
     }
     fitting = [way for way, fits in ways.items() if fits]
+    besides = " without its text encoders" if offload else ""
     raise ModelError(
-        f"{name} has {needed / 1e9:.1f} GB of weights, but {where} has only {room / 1e9:.1f} GB free",
+        f"{name} has {(needed - offload * texts) / 1e9:.1f} GB of weights{besides}, but {where} has only "
+        f"{room / 1e9:.1f} GB free",
         f"use {fitting[0]}" if fitting else "use a smaller model, or `device='cpu'`",
     )
+
+
+def _check_host(
+    name: str | Path, parts: Sequence[Path], variant: str | None, dtype: torch.dtype, half: str
+) -> None:
+    """Raise `ModelError` if the weights in the folders of ``parts`` don't fit into host memory.
+
+    All are read into it, also those that go to a device. The system would kill the process without a word.
+    """
+    size = 0
+    for file in (file for part in parts for file in part.glob("*.safetensors")):
+        match = _WEIGHTS_FILE.fullmatch(file.name)
+        if match is None or match[1] != (variant or ""):
+            continue
+        with safe_open(file, framework="pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118  # not a dict
+                tensor = tensors.get_slice(key)
+                # What is quantized stays so.
+                size += math.prod(tensor.get_shape()) * (dtype.itemsize if "F" in tensor.get_dtype() else 1)
+    room = free(torch.device("cpu")) + psutil.swap_memory().free
+    if size > room:
+        fits = dtype == torch.float32 and size / 2 <= room
+        raise ModelError(
+            f"{name} has {size / 1e9:.1f} GB of weights, but only {room / 1e9:.1f} GB of memory are free",
+            f"use half precision: `dtype='{half}'`" if fits else "use a smaller model",
+        )
 
 
 def _check_name(name: str | Path, path: Path, bundled: bool, config: str | Path | None) -> None:
@@ -569,14 +603,19 @@ def device_of(name: str | None) -> torch.device:
     return device
 
 
+def half_of(*, transformer: bool) -> str:
+    """Return the data type of half precision that suits a network, by its name."""
+    # Transformers are trained in bfloat16, and many of them overflow in float16.
+    return "bfloat16" if transformer else "float16"
+
+
 def dtype_of(name: str | None, device: torch.device, *, transformer: bool = False) -> torch.dtype:
     """Return the data type called so; None is what suits the ``device``. Raises `UsageError` if unknown."""
     names = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if name is None:
         if device.type != "cuda":
             return torch.float32
-        # Transformers are trained in bfloat16, and many of them overflow in float16.
-        return torch.bfloat16 if transformer and torch.cuda.is_bf16_supported() else torch.float16
+        return names[half_of(transformer=transformer and torch.cuda.is_bf16_supported())]
     if name not in names:
         raise UsageError(f"there is no dtype '{name}'", f"choose from {', '.join(names)}")
     return names[name]
