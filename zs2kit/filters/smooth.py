@@ -47,8 +47,8 @@ class Smooth(Filter):
     def check(self, clip: Clip) -> None:
         if clip.frame_count == 1:
             raise UsageError(
-                f"filter '{name_of(self)}' puts frames between frames, but the clip has only one",
-                "give a longer clip",
+                f"filter '{name_of(self)}': a clip of one frame has nothing to put frames between",
+                "give a longer one",
             )
         if self.model is not None and not os.path.isfile(self.model):
             raise ModelError(
