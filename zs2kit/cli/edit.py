@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zs2kit.cli.jobs import HANDLES, PROMPTS, Job, begun, hand_over, jobs_of, look
-from zs2kit.cli.options import AT, FILES, MACHINE, PATH, RATE, TIME, WHAT, Shared, flag, shared
+from zs2kit.cli.options import AT, FILES, MACHINE, PATH, RATE, TIME, WHAT, Shared, Whole, flag, shared
 from zs2kit.cli.terminal import Command
 from zs2kit.errors import UsageError
 
@@ -99,7 +99,7 @@ def _required(context: click.Context, parameter: click.Parameter, value: Sequenc
 @flag(
     "--camera",
     metavar="N",
-    type=click.IntRange(0),
+    type=Whole(0),
     group=FILES,
     is_eager=True,
     help="Read a camera instead of CLIP, until --end; 0 is the first camera.",

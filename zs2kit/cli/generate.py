@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from zs2kit.cli.jobs import check_timeline, shown_by
-from zs2kit.cli.options import AT, FILES, PATH, RATE, WHAT, Shared, flag, shared
+from zs2kit.cli.options import AT, FILES, PATH, RATE, WHAT, Shared, Whole, flag, shared
 from zs2kit.cli.terminal import Command
 from zs2kit.errors import UsageError
 from zs2kit.settings import OF_A_SOURCE
@@ -22,7 +22,7 @@ from zs2kit.settings import OF_A_SOURCE
 @flag(
     "--frames",
     metavar="N",
-    type=click.IntRange(1),
+    type=Whole(1),
     default=48,
     group=WHAT,
     help="How many frames to draw.  [default: 48]",

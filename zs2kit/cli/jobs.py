@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import click
 
-from zs2kit.cli.options import FILES, PATH, WHAT, Common, flag
+from zs2kit.cli.options import FILES, PATH, WHAT, Common, Whole, flag
 from zs2kit.cli.terminal import say_failure
 from zs2kit.errors import ClipError, UsageError, Zs2Error, first_line, is_out_of_memory, notify
 
@@ -34,7 +34,7 @@ STANDARD = Path("-")  # standard input, or output
 HANDLES = flag(
     "--handles",
     metavar="N",
-    type=click.IntRange(0),
+    type=Whole(0),
     group=FILES,
     help="For a timeline: how many extra frames each cut gets at each end, so that it can be trimmed later.  "
     "[default: 0]",

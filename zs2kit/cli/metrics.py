@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from zs2kit.cli.options import PATH, RATE, TIME
+from zs2kit.cli.options import PATH, RATE, TIME, Whole
 from zs2kit.cli.terminal import manners, worded_here
 from zs2kit.errors import UsageError
 
@@ -26,9 +26,7 @@ from zs2kit.errors import UsageError
     type=PATH,
     help="Masks, white where something should change, to measure whether the rest stayed the same.",
 )
-@click.option(
-    "--chunk-size", metavar="N", type=click.IntRange(1), help="The edit's chunk size, to look for seams."
-)
+@click.option("--chunk-size", metavar="N", type=Whole(1), help="The edit's chunk size, to look for seams.")
 @click.option(
     "--features",
     metavar="NAME",

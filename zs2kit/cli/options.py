@@ -86,6 +86,25 @@ class Parsed(click.ParamType[Any]):
             self.fail(f"'{value}' is not a {self.name}; write {self.wanted}.", param, ctx)
 
 
+class Whole(click.ParamType[int]):
+    """A whole number from ``least`` up, or to ``most``."""
+
+    def __init__(self, least: int, most: int | None = None) -> None:
+        self.least = least
+        self.most = most
+        self.name = f"whole number from {least} {'up' if most is None else f'to {most}'}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Text or number -> number."""
+        try:
+            number = int(str(value))
+        except ValueError:
+            number = self.least - 1
+        if number < self.least or (self.most is not None and number > self.most):
+            self.fail(f"'{value}' is not a {self.name}.", param, ctx)
+        return number
+
+
 def _rate(text: str) -> Fraction:
     """Read frames per second, a decimal or a fraction; rounded NTSC rates, such as 23.976, become exact."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(?:/([1-9]\d*))?", text)
@@ -493,7 +512,7 @@ class Common:
 AT = flag(
     "--at",
     "prompts",
-    type=(click.IntRange(1), str),
+    type=(Whole(1), str),
     metavar="FRAME PROMPT",
     multiple=True,
     group=WHAT,

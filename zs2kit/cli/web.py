@@ -14,7 +14,7 @@ from threading import Thread
 import click
 
 from zs2kit.cli.cores import choose_waiting
-from zs2kit.cli.options import FILES, MACHINE, PATH, WHAT, Parsed, flag
+from zs2kit.cli.options import FILES, MACHINE, PATH, WHAT, Parsed, Whole, flag
 from zs2kit.cli.terminal import Command, hush, manners, say
 from zs2kit.errors import ClipError, UsageError
 
@@ -85,7 +85,7 @@ SIZE = Parsed("size", _bytes, "500mb or 4gb")
 @flag(
     "--port",
     metavar="N",
-    type=click.IntRange(0, 65535),
+    type=Whole(0, 65535),
     default=7860,
     group=MACHINE,
     help="The port; 0 is any free one.  [default: 7860]",
