@@ -641,16 +641,21 @@ def _ray() -> Any:
 
 
 def _connect(ray: Any, address: str) -> None:
-    """Start Ray here, or join the cluster at ``address``; raise `Zs2Error` if it can't be reached."""
+    """Start Ray here, or join the cluster at ``address``.
+
+    Raises `UsageError` if that is no address, `Zs2Error` if the cluster can't be reached.
+    """
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
     if address == "local":
         ray.init("local", num_cpus=os.cpu_count(), **quiet)
         return
     host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal() and int(port) < 1 << 16):
+        raise UsageError(f"'{address}' is not the address of a farm", "write HOST:PORT, or local")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, ValueError) as error:
-        why = first_line(error) if host and port.isdecimal() else "write HOST:PORT, or local"
+        why = getattr(error, "strerror", None) or first_line(error)
         raise Zs2Error(f"the farm {address} can't be reached ({why})", "is Ray started there?") from None
     try:
         ray.init(address, **{**quiet, "include_dashboard": None})
