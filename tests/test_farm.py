@@ -339,6 +339,20 @@ def elsewhere() -> Iterator[Ray]:
 
 
 @pytest.mark.slow
+def test_a_farm_that_cannot_be_started(clip: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "zs2kit", "edit", "--farm", "local", "--plugin", "none", str(clip)]
+    (folder := tmp_path / ("long" * 30)).mkdir()  # too long for Ray's sockets
+    result = subprocess.run(
+        words, env={**os.environ, "RAY_TMPDIR": str(folder)}, capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert re.match(
+        r"zs2kit: error: Ray can't be started on this machine \(.*\); try again; it may be too busy\n$",
+        result.stderr,
+    )
+
+
+@pytest.mark.slow
 def test_a_cluster_that_cannot_be_joined(elsewhere: Ray, clip: Path) -> None:
     result = elsewhere.edit(clip, "--plugin", "none", "--prompt", "a disc", RAY_AUTH_TOKEN="1" * 64)
     said = result.communicate()[1].splitlines()

@@ -83,7 +83,8 @@ class Worker:
     def start(self, version: tuple[str, str], threads: int, folder: str, load: dict[str, Any]) -> Any:
         """Load the model; return this machine's name, the process's id, the default prompt, and notices.
 
-        Raises `Zs2Error` if the worker has another version of zs2kit or torch than the farm.
+        Other versions of zs2kit call this, too, so what it takes must never change. Raises `Zs2Error` if the
+        worker has another version of zs2kit or torch than the farm.
         """
         here = (__version__, torch.__version__)
         if here != version:
@@ -647,7 +648,13 @@ def _connect(ray: Any, address: str) -> None:
     """
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
     if address == "local":
-        ray.init("local", num_cpus=os.cpu_count(), **quiet)
+        try:
+            ray.init("local", num_cpus=os.cpu_count(), **quiet)
+        except Exception as error:  # which is what Ray raises, with no name of its own
+            raise Zs2Error(
+                f"Ray can't be started on this machine ({' '.join(str(error).split())})",
+                "try again; it may be too busy",
+            ) from error
         return
     host, _, port = address.rpartition(":")
     if not (host and port.isdecimal() and int(port) < 1 << 16):
