@@ -426,6 +426,15 @@ def test_what_is_wrong_with_a_form_is_told_in_one_line(tab: Any, clip: Path) -> 
     page = tab()
     start(page)
     expect(page.locator(".z-error")).to_have_text("there is no clip yet; drop one above", timeout=PATIENCE)
+    upload(page, clip)
+    expect(page.locator(".z-error")).to_have_count(0)
+    first, last = (page.locator(".trim input[type=number]").nth(number) for number in range(2))
+    first.fill("3")
+    last.fill("1")
+    start(page)
+    says = "the last frame (1) comes before the first (3); move one of them"
+    expect(page.locator(".z-error")).to_have_text(says, timeout=PATIENCE)
+    page.get_by_label("Clear").first.click()
     set_up(page, clip, "too small", steps=0)
     start(page)
     expect(page.locator(".z-error")).to_contain_text(

@@ -56,7 +56,7 @@ class Fields:
         self.prefix = prefix
         self.declared = {each.name: each for each in declared}
         self.fields = {
-            each.name: _field(each, (given or {}).get(prefix + each.name, ())) for each in declared
+            each.name: _field(each, prefix, (given or {}).get(prefix + each.name, ())) for each in declared
         }
 
     def texts(self, values: Values) -> dict[str, str]:
@@ -77,7 +77,7 @@ class Fields:
         return found
 
 
-def _field(option: Option, given: Sequence[str]) -> Component:
+def _field(option: Option, prefix: str, given: Sequence[str]) -> Component:
     label = (option.flag or option.name).replace("_", " ").capitalize()
     about: dict[str, Any] = {"label": label, "info": option.help}
     usual = option.shown or option.default
@@ -85,7 +85,9 @@ def _field(option: Option, given: Sequence[str]) -> Component:
     if option.kind is FILE:
         return upload(label=f"{label}: {option.help}", height=110)
     if option.kind is MODEL:
-        return gr.Dropdown([DEFAULT, *given], value=DEFAULT, interactive=True, **about)
+        if not given:
+            about["info"] += f" Name some to choose from with “zs2kit web --set {prefix}{option.name}=…”."
+        return gr.Dropdown([DEFAULT, *given], value=DEFAULT, interactive=bool(given), **about)
     if option.type is bool:
         return gr.Checkbox(value=bool(option.default), **about)
     if option.choices:

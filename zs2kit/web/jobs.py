@@ -87,7 +87,7 @@ class Wanted:
         chosen = [plugins.build(name, texts) for name, texts in self.plugins.items()]
         filters = [plugins.build(name, texts, None, Filter) for name, texts in self.filters.items()]
         if self.work == "filter" and not filters:
-            raise UsageError("no filter is chosen", "choose one above")
+            raise UsageError("no filter is chosen", "choose one below")
         return chosen or None, filters
 
     def how(self) -> Settings:
@@ -117,6 +117,10 @@ class Wanted:
         if self.clip is None:
             raise UsageError("there is no clip yet", "drop one above")
         clip = opened(self.clip)
+        if self.last is not None and self.last < self.first:
+            raise UsageError(
+                f"the last frame ({self.last}) comes before the first ({self.first})", "move one of them"
+            )
         if not self.first and self.last is None:
             return clip
         start = clip.frame(self.first).pts * clip.time_base - clip.origin
@@ -124,6 +128,10 @@ class Wanted:
         ends = after is None or (clip.frame_count is not None and after >= clip.frame_count)
         end = None if ends or after is None else clip.frame(after).pts * clip.time_base - clip.origin
         return io.read(self.clip, start=start, end=end)
+
+    def output_in(self, folder: Path) -> io.Output:
+        """Return where and how the result is written; raise `UsageError` for a value that is not allowed."""
+        return io.Output(folder / self.name, **parsed(io.Output, self.output), resume=True)
 
     @property
     def name(self) -> str:
@@ -272,9 +280,12 @@ class Job:
             self.stage("loading the model")
             waiting = partial(self.stage, "waiting for a job that uses another model")
             model = stack.enter_context(models.use(wanted.model, chosen or (), waiting, wanted.loras))
+            if not wanted.prompt:
+                own = f"the model's own: “{model.default_prompt}”" if model.default_prompt else "an empty one"
+                notify("default-prompt", f"no prompt; using {own}")
             edited = self._edit(source, chosen, model)
             made = through(edited, filters)
-        output = io.Output(self.result, **parsed(io.Output, wanted.output), resume=True)
+        output = wanted.output_in(self.folder)
         if wanted.work == "preview":
             self._preview(made, output)
             return
@@ -362,7 +373,7 @@ class Jobs:
 
         Raises what reading the clip raises, and `UsageError` for a value that is not allowed.
         """
-        wanted.built(), wanted.how(), parsed(io.Output, wanted.output)
+        wanted.built(), wanted.how(), wanted.output_in(Path())
         if wanted.work != "generate":
             wanted.source()
         with self._lock:

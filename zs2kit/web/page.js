@@ -25,13 +25,10 @@ document.addEventListener('change', event => {
 }, true);
 document.addEventListener('drop', event => refuse(event, event.dataTransfer.files, event.target), true);
 
-// In a narrow window the results are below: go there when something is started.
+// In a narrow window the results are below: go there once something that is started is in the list.
+let started = false;
 document.addEventListener('click', event => {
-    const results = document.querySelector('.z-results');
-    const started = event.target.closest && event.target.closest('.go button');
-    if (started && matchMedia('(max-width: 899px)').matches) setTimeout(() => {
-        if (!document.querySelector('.z-inputs .z-error')) results.scrollIntoView({behavior: 'smooth'});
-    }, 800);
+    if (event.target.closest && event.target.closest('.go button')) started = matchMedia('(max-width: 899px)').matches;
 });
 
 // Source and result over one another: a slider moves the edge, and the source plays along with the result.
@@ -78,6 +75,10 @@ function showJobs(element, told, watch, trigger) {
         const shown = [...made.children].map(row => old.has(row.dataset.job) ? renew(old.get(row.dataset.job), row) : row);
         [...old.values()].filter(row => !shown.includes(row)).forEach(row => row.remove());
         shown.forEach((row, at) => { if (list.children[at] !== row) list.insertBefore(row, list.children[at]); });
+        if (started && shown.some(row => !old.has(row.dataset.job))) {
+            started = false;
+            element.closest('.z-results').scrollIntoView({behavior: 'smooth'});
+        }
     }
     element.addEventListener('click', event => {
         const button = event.target.closest('[data-do]');

@@ -40,11 +40,21 @@ def looks(largest: int) -> dict[str, Any]:
     font = ["system-ui", "-apple-system", "Segoe UI", "Liberation Sans", "sans-serif"]
     theme = gr.themes.Base(
         primary_hue="teal",
+        secondary_hue="teal",
         neutral_hue="stone",
         font=font,
         font_mono=["ui-monospace", "Liberation Mono", "monospace"],
         text_size="md",
         radius_size="md",
+    ).set(  # darker than by default, so that everybody can read it
+        body_text_color_subdued="*neutral_500",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        color_accent="*primary_600",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_800",
     )
     return {
         "theme": theme,
@@ -107,7 +117,8 @@ class ClipField:
         except Exception as error:
             why = error_line(worded(told(error), self.root))
             return [None, why, gr.update(visible=False), *[gr.skip()] * 5]
-        sliders = [gr.update(maximum=max(1, count - 1), value=at) for at in (0, count - 1)]
+        several: dict[str, Any] = {"maximum": max(1, count - 1), "interactive": count > 1}
+        sliders = [gr.update(value=at, **several) for at in (0, count - 1)]
         return [gr.skip(), "", gr.update(visible=True), _facts(clip), *sliders, *ends]
 
     def _frame(self, path: str | None, number: float) -> Any:
@@ -122,8 +133,11 @@ class ClipField:
 
 def _facts(clip: Clip) -> str:
     count = clip.frame_count
+    size = f"{clip.width}x{clip.height}"
+    if count == 1:
+        return f'<p class="z-fact">1 frame, {size}</p>'
     lasts = "" if count is None else f"{count} frames, {float(count / clip.rate):.2f} s, "
-    return f'<p class="z-fact">{lasts}{float(clip.rate):.5g} per second, {clip.width}x{clip.height}</p>'
+    return f'<p class="z-fact">{lasts}{float(clip.rate):.5g} frames per second, {size}</p>'
 
 
 class Form:
@@ -136,9 +150,10 @@ class Form:
         self.clip = ClipField(page.root) if work != "generate" else None
         self.prompt = self.later = None
         if drawn:
-            self.prompt = gr.Textbox(
-                label="Prompt", info="What the result should show.", placeholder=EDIT_PROMPT, lines=2
-            )
+            info = "What the result should show."
+            if not page.jobs.models.names:
+                info += " The bundled model draws only puppets; name others when you start the page."
+            self.prompt = gr.Textbox(label="Prompt", info=info, placeholder=EDIT_PROMPT, lines=2)
             with gr.Accordion("Further prompts along the clip", open=False):
                 self.later = gr.Textbox(
                     label="Further prompts",
@@ -192,6 +207,8 @@ class Form:
         for work, button in self.buttons.items():
             outputs = [self.error, page.selected, page.list, page.view]
             button.click(partial(self._start, work), set[Block](self.components), outputs, **PRIVATE)
+        if self.clip:  # it may be what was missing
+            self.clip.file.upload(lambda: "", None, self.error, **PRIVATE)
 
     @property
     def components(self) -> set[Component]:
@@ -257,8 +274,10 @@ def _output(work: Work) -> list[Option]:
     """The options of `Output` that make sense for a file that is downloaded."""
     names = ["codec", "quality", "even_size", *(["sound"] if work != "generate" else [])]
     films = tuple(name for name, codec in CODECS.items() if "%" not in codec.suffixes[0])
+    help = "How the result is stored: h264, for players; ffv1, lossless; prores, for video editors."
     found = {each.name: each for each in options(Output)}
-    return [replace(found[name], choices=films) if name == "codec" else found[name] for name in names]
+    found["codec"] = replace(found["codec"], choices=films, default="h264", shown=None, help=help)
+    return [found[name] for name in names]
 
 
 class Page:

@@ -60,7 +60,7 @@ def _row(job: Job, shown: bool, root: Path) -> str:
     says = STATES[job.state]
     if job.state == "stopped" and (saved := job.saved):
         says = f"stopped; {saved.words()} are saved"
-    if job.says:
+    if job.says and not (shown and job.state == "failed"):  # why it failed is told above the list
         says = worded(job.says, root)
     buttons = {
         "waiting": [("stop", "Stop")],
@@ -101,10 +101,10 @@ def view(job: Job | None, root: Path) -> str:
             parts.append(_folded("What it takes", _table(facts), is_open=True))
     elif job.state == "done":
         parts = [_finished(job)]
-    if not parts:
-        parts = [f'<div class="z-empty"><b>{escape(STATES[job.state].capitalize())}</b></div>']
     if job.state == "failed":
         parts.append(error_line(worded(job.says, root)))
+    if not parts:
+        parts = [f'<div class="z-empty"><b>{escape(STATES[job.state].capitalize())}</b></div>']
     said = dict.fromkeys(worded(_said(each), root) for each in list(job.notices))
     if said:
         rows = "".join(f"<li>{escape(each)}</li>" for each in said)
