@@ -1,4 +1,4 @@
-"""Writes what is made from the code: hooks.md, options.md, cli.md, python.md, models.md and layers.svg.
+"""Writes what is made from the code: hooks.md, options.md, cli.md, python.md, models.md, and pictures (SVG).
 
 Run `python docs/make.py` after a change of hooks, options, commands or public names. The examples of
 python.md are in examples.py, beside this file.
@@ -34,6 +34,12 @@ its exact arguments. To write a plugin from start to finish, read [the guide](pl
 (Made from `zs2kit/hookspecs.py` by `python docs/make.py`.)
 
 {about}
+
+This is the order in which they are called (`python docs/make.py` draws it):
+
+![In an edit: setup first, finish last. In each chunk: prepare, guidance, keep and initial_latents, then the
+steps, then decoded. In each step: denoiser_inputs and channels for each call of the network, then
+estimate](hooks.svg)
 
 | hook | |
 |---|---|
@@ -364,6 +370,93 @@ def hooks_page() -> str:
     return HOOKS.format(
         about=about, table="\n".join(table), hooks="\n".join(described), types="\n".join(types)
     )
+
+
+def hooks_picture() -> str:
+    """The picture of hooks.md: a box for each part of an edit that is repeated, and in it what is called."""
+    call = ["each call of the network", "denoiser_inputs  channels"]
+    step = ["each denoising step", call, "estimate"]
+    chunk = ["each chunk", "prepare  guidance  keep  initial_latents", step, "decoded"]
+    whole = ["an edit", "setup", chunk, "finish"]
+    named = set(re.findall(r"\w+_?\w+", " ".join(_rows(whole))))
+    assert named == {name for name, each in vars(hookspecs).items() if hasattr(each, "zs2kit_spec")}
+    drawn, height = _nested(whole, 8, 8, 504)
+    about = f'xmlns="http://www.w3.org/2000/svg" width="520" height="{height + 16}"'
+    white = '<rect width="100%" height="100%" fill="#fff"/>'
+    return "\n".join([f'<svg {about} font-family="monospace" font-size="13">', white, *drawn, "</svg>", ""])
+
+
+def _rows(box: Sequence[Any]) -> Iterator[str]:
+    """The rows of names in a box of `hooks_picture`, and in those inside it, in their order."""
+    for each in box[1:]:
+        yield from [each] if isinstance(each, str) else _rows(each)
+
+
+def _nested(box: Sequence[Any], left: int, upper: int, width: int) -> tuple[list[str], int]:
+    """A box: its title, then rows of names and further boxes; return how it is drawn, and its height."""
+    title, *parts = box
+    high, gap, letter = 24, 8, 8  # pixels: the height of a row, between rows, the width of a letter
+    inside, lower = [], upper + high
+    for each in parts:
+        if isinstance(each, str):
+            place = left + 12
+            for name in each.split():
+                wide = letter * (len(name) + 2)
+                inside.append(
+                    f'<rect x="{place}" y="{lower}" width="{wide}" height="{high}" rx="4" fill="#dff0ec"/>'
+                    f'<text x="{place + wide // 2}" y="{lower + 16}" text-anchor="middle">{name}</text>'
+                )
+                place += wide + gap
+            lower += high + gap
+        else:
+            drawn, height = _nested(each, left + 12, lower, width - 24)
+            inside += drawn
+            lower += height + gap
+    height = lower - upper
+    return [
+        f'<rect x="{left}" y="{upper}" width="{width}" height="{height}" rx="6" fill="none" stroke="#999"/>',
+        f'<text x="{left + 12}" y="{upper + 16}" fill="#555">{title}</text>',
+        *inside,
+    ], height
+
+
+def memory_picture() -> str:
+    """The picture of gpu.md: its estimates as bars, and how much memory cards have."""
+    page = (Path(__file__).parent / "gpu.md").read_text(encoding="utf-8")
+    lines = page.partition("## What models need")[2].splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.endswith(" GB |")]
+    gigabytes = [[float(cell.removesuffix(" GB")) for cell in row[1:]] for row in cells]
+    weights, _, net, _, carry, _, small = gigabytes  # rows of the table; those with a ControlNet count here
+    models = [("Stable Diffusion 1.5", 0), ("XL", 1)]
+    bars = [
+        (f"{name}, {how}", [weights[at], net[at], 2 * kept[at]])
+        for name, at in models
+        for how, kept in (("20 steps", carry), ("LCM", small))
+    ]
+    colours = {"weights": "#0f766e", "ControlNet": "#5eb5a8", "carry, twice": "#e5b567"}
+    left, scale, high, top = 215, 6, 22, 40  # pixels: of the margin, of a GB, of a bar, above the bars
+    drawn = ['<rect width="100%" height="100%" fill="#fff"/>']
+    for place, (name, colour) in enumerate(colours.items()):
+        drawn.append(f'<rect x="{left + 130 * place}" y="8" width="12" height="12" fill="{colour}"/>')
+        drawn.append(f'<text x="{left + 130 * place + 18}" y="19">{name}</text>')
+    for row, (name, sizes) in enumerate(bars):
+        upper, start = top + row * (high + 8), left
+        drawn.append(f'<text x="{left - 8}" y="{upper + 16}" text-anchor="end">{name}</text>')
+        for size, colour in zip(sizes, colours.values(), strict=True):
+            drawn.append(
+                f'<rect x="{start:g}" y="{upper}" width="{size * scale:g}" height="{high}" fill="{colour}"/>'
+            )
+            start += size * scale
+        drawn.append(f'<text x="{start + 6:g}" y="{upper + 16}" fill="#555">{sum(sizes):.1f} GB</text>')
+    bottom = top + len(bars) * (high + 8)
+    for card in (8, 12, 16, 24, 80):
+        place = left + card * scale
+        drawn.append(
+            f'<path d="M{place} {top - 6}V{bottom}" stroke="#999" stroke-dasharray="3"/>'
+            f'<text x="{place}" y="{bottom + 16}" text-anchor="middle" fill="#555">{card}</text>'
+        )
+    about = f'xmlns="http://www.w3.org/2000/svg" width="{left + 83 * scale}" height="{bottom + 26}"'
+    return "\n".join([f'<svg {about} font-family="sans-serif" font-size="13">', *drawn, "</svg>", ""])
 
 
 def options_page() -> str:
@@ -709,6 +802,8 @@ PAGES = {
     "python.md": python_page,
     "models.md": models_page,
     "layers.svg": layers_picture,
+    "hooks.svg": hooks_picture,
+    "gpu.svg": memory_picture,
 }
 
 

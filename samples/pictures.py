@@ -5,11 +5,17 @@ python samples/pictures.py [NAME ...]
 
 from __future__ import annotations
 
+import os
+import pty
+import re
 import runpy
+import shlex
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from importlib.resources import files
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -20,6 +26,8 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+from rich.text import Text
 
 import zs2kit
 from zs2kit_plugins.pose import Pose
@@ -28,7 +36,8 @@ from zs2kit_plugins.strength import Strength
 ROOT = Path(__file__).parents[1]
 HEIGHT, GAP, CAPTION, MARGIN = 192, 12, 24, 90  # pixels; the margin has the rows' names
 SHOWN = 6  # the number of the frame that is shown of a file
-FRAMES = 6  # of an edit that is measured
+FRAMES = 6  # of an edit that is measured, or a clip that is damaged
+COLUMNS = 100  # of a terminal
 BT2020, PQ = 9, 16
 TO_BT2020 = [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]  # of BT.709's
 
@@ -136,6 +145,74 @@ def clips() -> None:
     save("clips", captions, {"in the file": before, "as read": after})
 
 
+def reliability() -> None:
+    """Frames of a clip of which a part is damaged, as OpenCV reads them, and as zs2kit does."""
+    clip = zs2kit.read(ROOT / "samples" / "robot-dance.mp4")
+    images = [frame.image for frame in clip]
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "clip.mp4")
+        write(path, Kind("", images, {"options": {"bf": "0", "slices": "1"}}), clip.rate)
+        whole = [fitted(each.image) for each in zs2kit.read(path)]
+        with av.open(str(path)) as container:
+            packet = [each for each in container.demux(video=0) if each.size][SHOWN]
+        data = bytearray(path.read_bytes())
+        data[packet.pos : packet.pos + packet.size] = np.random.default_rng(1).bytes(packet.size)
+        path.write_bytes(data)
+        capture = cv2.VideoCapture(str(path))
+        blank = np.full_like(images[0], 255)
+        theirs = []
+        for _ in images:
+            there, image = capture.read()
+            theirs.append(fitted(image[..., ::-1] if there else blank))
+        ours = [fitted(each.image) for each in zs2kit.read(path)]
+    rows = {"undamaged": whole, "OpenCV": theirs, "zs2kit": ours}
+    some = slice(SHOWN - 1, SHOWN - 1 + FRAMES)
+    save("reliability", [""] * FRAMES, {name: pictures[some] for name, pictures in rows.items()})
+
+
+def cli() -> None:
+    """A terminal: what an edit takes, how far it is, and the result."""
+    prompt = "a blue knight on the beach"
+    words = ["--plugin", "pose", "--prompt", prompt, "samples/robot-dance.mp4"]
+    shown = Console(record=True, width=COLUMNS, file=StringIO())
+    with TemporaryDirectory() as folder:
+        for command in ("plan", "edit"):
+            shown.print(f"[bold]$ zs2kit {command} {shlex.join(words)}", highlight=False)
+            more = ["-o", str(Path(folder, "out.mp4"))] if command == "edit" else []
+            whole = [sys.executable, "-m", "zs2kit", command, *words, *more]
+            lines = in_terminal(whole, enough=" 8 of 32 frames, step 9")
+            for line in lines if command == "plan" else lines[-1:]:
+                shown.print(Text.from_ansi(line), overflow="ignore", crop=True)
+    made = shown.export_svg(title="zs2kit")
+    made = re.sub(r"@font-face \{.*?\}", "", made, flags=re.DOTALL)  # which would be fetched from elsewhere
+    (ROOT / "docs" / "cli.svg").write_text(made, encoding="utf-8")
+
+
+def in_terminal(command: Sequence[str], enough: str) -> list[str]:
+    """Run a command in a terminal; return each state of its lines, with the codes for colours.
+
+    enough: it is stopped once this is shown.
+    """
+    moves = re.compile(r"\r\n|\r?\x1b\[2K|\x1b\[\??\d*[A-HJ-lK]|\r")  # of the cursor
+    ours, theirs = pty.openpty()
+    about = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS)}
+    files = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
+    with subprocess.Popen(command, cwd=ROOT, env=about, **files) as running:
+        os.close(theirs)
+        said, lines = b"", [""]
+        try:
+            while more := os.read(ours, 65536):
+                said += more
+                lines = [line for line in moves.split(said.decode(errors="ignore")) if line.strip()]
+                if lines and enough in Text.from_ansi(lines[-1]).plain:
+                    running.terminate()
+                    break
+        except OSError:  # it has ended
+            pass
+    os.close(ours)
+    return lines
+
+
 def part(name: str, frames: int) -> zs2kit.Clip:
     """Return the first frames of a sample."""
     clip = zs2kit.read(ROOT / "samples" / f"{name}.mp4")
@@ -190,7 +267,7 @@ def plugins() -> None:
 
 def main() -> None:
     """Make them."""
-    make = {each.__name__: each for each in (clips, metrics, options, plugins)}
+    make = {each.__name__: each for each in (cli, clips, metrics, options, plugins, reliability)}
     for name in sys.argv[1:] or make:
         make[name]()
 

@@ -34,6 +34,15 @@ Each section says what was done. CI repeats it with fewer kills and shorter clip
 
 """
 
+DAMAGED = (
+    "Here a frame of a clip was replaced by noise (`python samples/pictures.py reliability` makes this "
+    "picture). OpenCV returns nothing there, so most programs take it for the end. zs2kit says that the clip "
+    "is damaged, and repeats the neighbour, so that all later frames keep their times. Until the next "
+    "keyframe, they are as every decoder shows them, since they build on the one that is lost:\n\n"
+    "![Six frames of a dancing robot. Undamaged; as OpenCV reads them, without the second one; as zs2kit "
+    "reads them, with the first one in its place. The frames after it are broken in both](reliability.webp)\n"
+)
+
 
 def table(head: list[str], rows: list[list[object]]) -> str:
     """A table in Markdown."""
@@ -83,6 +92,7 @@ def zoo(size: float) -> str:
         f"{len(rows)} clips, each unusual or damaged in its own way, were read and written, and `zs2kit "
         "verify` compared the results with them: frames, times, size, orientation, aspect ratio, colour tags "
         f"and sound. In {wrong} of the results, something was lost.\n\n"
+        f"{DAMAGED}\n"
     ) + table(["clip", "frames", "warnings", "what was lost"], rows)
 
 
