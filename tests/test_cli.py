@@ -335,6 +335,7 @@ def test_rates(text: str, rate: Fraction) -> None:
         (["--dtype", "int8"], "'float32', 'float16', 'bfloat16'"),
         (["--quiet", "--verbose"], "can't be used together"),
         (["--nosuch"], "See 'zs2kit edit --help'."),
+        (["--lora", "sticker:much"], "'sticker:much' is not a LoRA; write NAME, or NAME:WEIGHT"),
         (["--handles", "-1"], "'-1' is not a whole number from 0 up. See"),
         (["--handles", "some"], "'some' is not a whole number from 0 up. See"),
     ],

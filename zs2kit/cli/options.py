@@ -120,10 +120,13 @@ def _lora(text: str) -> tuple[str, float]:
         return text, 1.0
     try:
         return name, float(weight)
-    except ValueError:  # a colon inside the name, as in C:\\looks
-        return text, 1.0
+    except ValueError:
+        if not re.search(r"[/\\.]", weight):
+            raise
+        return text, 1.0  # a colon inside the name, as in C:\\looks
 
 
+LORA = Parsed("LoRA", _lora, "NAME, or NAME:WEIGHT, such as sticker:0.8")
 TIME = Parsed("time", parse_time, "seconds (12.5) or [HH:]MM:SS (1:02.5)")
 RATE = Parsed("frame rate", _rate, "24, 23.976 or 30000/1001")
 
@@ -266,7 +269,7 @@ _SHARED = {
     "loras": flag(
         "--lora",
         "loras",
-        type=_lora,
+        type=LORA,
         metavar="NAME[:WEIGHT]",
         multiple=True,
         group=WHAT,
