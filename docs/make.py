@@ -112,7 +112,12 @@ result=$(zs2kit edit --plugin pose --prompt "a red robot" --quiet clip.mp4)
 ```
 
 **Progress.** On a terminal, a bar shows the stage, the frames that are done, the denoising step and the time
-left. Elsewhere, such as in a log, a line says the same every ten seconds. `--progress` chooses: `bar`,
+left (`python samples/pictures.py cli` makes this picture):
+
+![zs2kit plan prints what an edit takes: frames, shots, memory, time. Below it, zs2kit edit shows a
+bar](cli.svg)
+
+Elsewhere, such as in a log, a line says the same every ten seconds. `--progress` chooses: `bar`,
 `lines`, `json` (a JSON object on each line, for other programs), `none`, or `auto`, the default. `--quiet`
 shows no progress.
 

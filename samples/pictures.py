@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from importlib.resources import files
 from io import StringIO
@@ -178,39 +179,35 @@ def cli() -> None:
     with TemporaryDirectory() as folder:
         for command in ("plan", "edit"):
             shown.print(f"[bold]$ zs2kit {command} {shlex.join(words)}", highlight=False)
-            more = ["-o", str(Path(folder, "out.mp4"))] if command == "edit" else []
-            whole = [sys.executable, "-m", "zs2kit", command, *words, *more]
-            lines = in_terminal(whole, enough=" 8 of 32 frames, step 9")
-            for line in lines if command == "plan" else lines[-1:]:
-                shown.print(Text.from_ansi(line), overflow="ignore", crop=True)
+            whole = [sys.executable, "-m", "zs2kit", command, *words]
+            if command == "plan":
+                says = Text(subprocess.run(whole, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout)
+            else:
+                says = in_terminal([*whole, "-o", str(Path(folder, "out.mp4"))], " 8 of 32 frames, step 9")
+            shown.print(says)
     made = shown.export_svg(title="zs2kit")
     made = re.sub(r"@font-face \{.*?\}", "", made, flags=re.DOTALL)  # which would be fetched from elsewhere
     (ROOT / "docs" / "cli.svg").write_text(made, encoding="utf-8")
 
 
-def in_terminal(command: Sequence[str], enough: str) -> list[str]:
-    """Run a command in a terminal; return each state of its lines, with the codes for colours.
-
-    enough: it is stopped once this is shown.
-    """
+def in_terminal(command: Sequence[str], enough: str) -> Text:
+    """Run a command in a terminal until a line shows this; return that line."""
     moves = re.compile(r"\r\n|\r?\x1b\[2K|\x1b\[\??\d*[A-HJ-lK]|\r")  # of the cursor
     ours, theirs = pty.openpty()
     about = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS)}
     files = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
     with subprocess.Popen(command, cwd=ROOT, env=about, **files) as running:
         os.close(theirs)
-        said, lines = b"", [""]
-        try:
-            while more := os.read(ours, 65536):
-                said += more
-                lines = [line for line in moves.split(said.decode(errors="ignore")) if line.strip()]
-                if lines and enough in Text.from_ansi(lines[-1]).plain:
-                    running.terminate()
-                    break
-        except OSError:  # it has ended
-            pass
+        said, line = b"", Text()
+        while enough not in line.plain:
+            said += os.read(ours, 65536)
+            line = Text.from_ansi(moves.split(said.decode(errors="ignore"))[-1])
+        running.terminate()
+        with suppress(OSError):  # once it has ended
+            while os.read(ours, 65536):
+                pass
     os.close(ours)
-    return lines
+    return line
 
 
 def part(name: str, frames: int) -> zs2kit.Clip:

@@ -102,6 +102,11 @@ def test_the_page_for_authors_shows_the_files_that_are_written(word: str) -> Non
     assert f"```toml\n{entry[0]}```" in page
 
 
+@pytest.mark.parametrize("page", [each.name for each in DOCS.glob("*.md")])
+def test_every_page_shows_a_picture(page: str) -> None:
+    assert re.search(r"!\[[^\]]+\]\(|<img ", (DOCS / page).read_text())
+
+
 def test_files_that_are_named_exist() -> None:
     for path in DOCS.glob("*.md"):
         for file in re.findall(r"`((?:plugins|samples|docs|tests)/\w+\.\w+)`", path.read_text()):
