@@ -1,16 +1,20 @@
 """The enlarger makes pictures four times as large, sharper than interpolation does, and steady."""
 
+from copy import deepcopy
+
 import cv2
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
 
+from zs2kit.carry import Carry
+from zs2kit.motion import settle
 from zs2kit.networks.enlarger import Enlarger
 from zs2kit.puppets import diffusion, enlarger, pictures, train
 from zs2kit.puppets.diffusion import to_tensor
 from zs2kit.puppets.training import Run
-from zs2kit.puppets.world import render
+from zs2kit.puppets.world import MOTIONS, motion_scenes, render
 from zs2kit.puppets.yardsticks import psnr, reconstruct
 
 
@@ -79,6 +83,18 @@ def test_without_pairs_training_says_what_to_run(tmp_path):
         enlarger.train_enlarger(Run(tmp_path))
 
 
+def test_the_last_convolution_is_fitted():
+    torch.manual_seed(0)
+    network = Enlarger(channels=8, blocks=1, fine_channels=8)
+    taught = deepcopy(network)
+    torch.nn.init.normal_(taught.last.weight, std=0.02)
+    small = np.stack([render(pictures.scene(number)).image for number in range(2)])
+    large = enlarger.by_network(taught, small)
+    before = psnr(enlarger.by_network(network, small), large)
+    enlarger.fit_last(network, small, large)
+    assert psnr(enlarger.by_network(network, small), large) > max(45, before + 10)
+
+
 def test_the_bundled_one_is_sharper_than_interpolation():
     vae = AutoencoderKL.from_pretrained(train.WEIGHTS / "vae").eval()
     network = Enlarger.from_pretrained(train.WEIGHTS / "enlarger").eval()
@@ -86,4 +102,19 @@ def test_the_bundled_one_is_sharper_than_interpolation():
     small = reconstruct(vae, np.stack([render(each).image for each in scenes]))
     large = enlarger.true_large(scenes)
     by_network, by_cubic = enlarger.by_network(network, small), enlarger.by_cubic(small)
-    assert psnr(by_network, large) > psnr(by_cubic, large) + 1.5
+    assert psnr(by_network, large) > psnr(by_cubic, large) + 1.8
+
+
+@pytest.mark.slow
+def test_averaged_it_is_as_steady_as_interpolation():
+    vae = AutoencoderKL.from_pretrained(train.WEIGHTS / "vae").eval()
+    network = Enlarger.from_pretrained(train.WEIGHTS / "enlarger").eval()
+    moving = motion_scenes(pictures.scene(40_000, "test"), MOTIONS[0], 4, travel=0.1)
+    small = reconstruct(vae, np.stack([render(each).image for each in moving]))
+    large = enlarger.true_large(moving)
+    alone = enlarger.by_network(network, small)
+    settled = settle(to_tensor(alone) / 2 + 0.5, large, Carry())
+    averaged = enlarger.to_bytes(settled * 2 - 1)
+    cubic = enlarger.by_cubic(small)
+    assert enlarger.flicker(averaged, large) < enlarger.flicker(cubic, large) < enlarger.flicker(alone, large)
+    assert psnr(averaged, large) > psnr(alone, large)

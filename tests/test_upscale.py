@@ -15,8 +15,10 @@ from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
 
 import zs2kit
 from zs2kit import cli
+from zs2kit.carry import Carry
 from zs2kit.errors import UsageError
 from zs2kit.filters import Upscale
+from zs2kit.motion import settle
 from zs2kit.networks.enlarger import Enlarger
 from zs2kit.testing import check_filter, drawn_clip, two_shots
 from zs2kit_plugins.mask import Mask
@@ -65,6 +67,41 @@ def test_a_models_own_network_enlarges_what_it_draws(model, tiny_folders):
     shrunk = [cv2.resize(each, (80, 96), interpolation=cv2.INTER_AREA) for each in large]
     assert apart(images(edited), [np.rint(each * 255).astype(np.uint8) for each in shrunk]) <= 2
     assert apart(images(edited), images(edit(zs2kit.Model.load(tiny_folders["epsilon"])))) > 20
+
+
+def test_enlarged_pictures_are_averaged_along_the_motion(model):
+    averaged = edit(model, flow_momentum=0.5, chunk_size=2)
+    drawn, sources = images(averaged.unfitted()), images(drawn_clip(3, height=96, width=80))
+    pixels = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2) / 255
+    large = torch.stack([model.enlarger(each) for each in pixels])
+
+    def shown(pictures):
+        shrunk = [cv2.resize(each, (80, 96), interpolation=cv2.INTER_AREA) for each in pictures]
+        return [np.rint(each * 255).astype(np.uint8) for each in shrunk]
+
+    settled = settle(large, sources, Carry())
+    assert apart(images(averaged), shown(settled.permute(0, 2, 3, 1).numpy())) <= 2
+    assert apart(images(averaged), shown(large.permute(0, 2, 3, 1).numpy())) > 10
+    assert apart(images(Upscale()(averaged)), images(averaged)) <= 2
+
+
+def test_averages_do_not_depend_on_chunks_and_are_resumed(model):
+    def made(size):
+        return edit(model, flow_momentum=0.5, chunk_size=size)
+
+    whole = images(made(3))
+    assert apart(images(made(1)), whole) <= 1
+    first = made(1)
+    frames = iter(first)
+    begun = [next(frames).image, next(frames).image]
+    rest = [frame.image for frame in made(1).frames_from(2, first.carry)]
+    assert len(rest) == 1 and apart(begun + rest, whole) <= 1
+    afresh = [frame.image for frame in made(1).frames_from(2, without(first.carry, "enlarged/"))]
+    assert apart(afresh, whole[2:]) > 10
+
+
+def without(carry, prefix):
+    return Carry({name: each for name, each in carry.items() if not name.startswith(prefix)})
 
 
 def test_a_picture_that_need_not_be_larger_is_left_alone(model, tiny_folders):

@@ -42,6 +42,11 @@ class Carry(dict[str, torch.Tensor]):
         return Carry(load_file(path))
 
 
+def within(carry: Carry, prefix: str) -> Carry:
+    """Return the tensors whose names begin with ``prefix``, called by the rest of their names."""
+    return Carry({name.removeprefix(prefix): it for name, it in carry.items() if name.startswith(prefix)})
+
+
 _ROW = "row/"  # how the names of a row's tensors begin in a carry
 
 

@@ -485,10 +485,10 @@ class Edit(Clip):
             if made is None:
                 yield from self._rows(place, self._held(chain(group, frames), place), pace)
                 return
-            chunk, drawn = made
+            before, (chunk, drawn) = place.carry, made
             place.index, place.carry = place.index + chunk.length, drawn.carry
             place.filled += chunk.length - chunk.drawn.length
-            yield from self._finished(chunk, drawn, group)
+            yield from self._finished(chunk, drawn, group, before)
             if left := group[chunk.length :]:
                 frames = chain(left, frames)
 
@@ -503,10 +503,13 @@ class Edit(Clip):
         except _TooLarge:
             return None
 
-    def _finished(self, chunk: Chunk, drawn: Drawn, frames: Sequence[Frame]) -> Iterator[Frame]:
-        enlarger = self.scan.model.enlarger
-        frames = frames[: chunk.length]
-        return finished(chunk, drawn, frames, self.encoding, enlarger, fit=self._fitted)
+    def _finished(
+        self, chunk: Chunk, drawn: Drawn, frames: Sequence[Frame], before: Carry
+    ) -> Iterator[Frame]:
+        scan, frames = self.scan, frames[: chunk.length]
+        averaged = before if scan.settings.flow_momentum else None
+        enlarger = scan.model.enlarger
+        return finished(chunk, drawn, frames, self.encoding, enlarger, before=averaged, fit=self._fitted)
 
     def _rows(self, place: Place, frames: list[Frame], pace: Pace) -> Iterator[Frame]:
         """Draw ``frames``, the rest of a shot, in rows."""
@@ -539,11 +542,11 @@ class Edit(Clip):
                     if place.between is not None:
                         place.between()
                     continue
-                chunk, group = chunks.pop(0), groups.pop(0)
+                before, chunk, group = place.carry, chunks.pop(0), groups.pop(0)
                 frames = frames[chunk.length :]
                 place.index, place.carry = place.index + chunk.length, made.carry
                 place.filled += chunk.length - chunk.drawn.length
-                yield from self._finished(chunk, made, group)
+                yield from self._finished(chunk, made, group, before)
             self._collect()
 
     def _held(self, frames: Iterator[Frame], place: Place) -> list[Frame]:

@@ -7,6 +7,7 @@ Video (Yang et al. 2023) also fuses warped pictures, but between keyframes and i
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, lru_cache
 
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from zs2kit.carry import Carry
+from zs2kit.clip import resized
 from zs2kit.flow import SMALLEST, flow, visible
 from zs2kit.memory import copied
 from zs2kit.model import Model
@@ -28,6 +30,9 @@ SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 # How far, in levels of 255, the source's brightness may be from its own average and still count as the same
 TOLERANCE = 10
 AGREEMENT = 24  # the same for details of the source and of finished frames
+AROUND = 1.5  # pixels: the sigma of the blur of such differences
+# For enlarged frames: a few frames are enough, their sharp edges differ by more, and a pixel was a quarter
+ENLARGED_MOMENTUM, ENLARGED_AGREEMENT, ENLARGED_AROUND = 0.5, 40, 6.0
 
 Found = tuple[NDArray[np.float32], NDArray[np.float32]]  # see `_find`
 Flow = tuple[torch.Tensor, torch.Tensor]  # a grid for `_moved`; how reliable the flow is, (height, width)
@@ -36,9 +41,9 @@ Flow = tuple[torch.Tensor, torch.Tensor]  # a grid for `_moved`; how reliable th
 class Averages:
     """Running averages of consecutive pictures, along the motion of a source.
 
-    images: (frames, height, width, 3) RGB uint8, the source at the size of the pictures. The averages are
-    read from ``carry`` and written to ``following`` for the next frames. Flows are found in threads;
-    everything else is done on ``device``.
+    images: (frames, height, width, 3) RGB uint8, the source at the size of the pictures, or smaller: coarser
+    flows take less time. The averages are read from ``carry`` and written to ``following`` for the next
+    frames. Flows are found in threads; everything else is done on ``device``.
     """
 
     def __init__(
@@ -104,21 +109,25 @@ class Averages:
         """
         return self.average("flow/finished", pixels, AGREEMENT / 255)
 
-    def average(self, key: str, pixels: torch.Tensor, agreement: float = math.inf) -> torch.Tensor:
+    def average(
+        self, key: str, pixels: torch.Tensor, agreement: float = math.inf, around: float = AROUND
+    ) -> torch.Tensor:
         """Return the running average of ``pixels`` (frames, 3, height, width), float32.
 
         y_0 = x_0, y_k = v m W(y_(k-1)) + (1 - v m) x_k, where W moves a picture along the flow, m is the
-        momentum, and v is 1 where the flow is reliable and x_k is within ``agreement`` of W(y_(k-1)).
+        momentum, and v is 1 where the flow is reliable and x_k is within ``agreement`` of W(y_(k-1)), by the
+        mean ``around`` each pixel.
         """
         last = self._carried(key)
         averages = []
         for frame, found in zip(pixels.to(self.device), self.flows, strict=True):
             average = frame
             if found is not None and last is not None:
-                grid, weight = (each.to(self.device) for each in found)
+                grid, weight = _enlarged(found, frame) if found[1].shape != frame.shape[1:] else found
+                grid, weight = grid.to(self.device), weight.to(self.device)
                 moved = _moved(last, grid)
                 if agreement < math.inf:
-                    weight = weight * _small(_apart(moved, frame), agreement)
+                    weight = weight * _small(_apart(moved, frame, around), agreement)
                 average = _mixed(frame, moved, self.momentum * weight)
             last = average
             averages.append(average)
@@ -158,6 +167,20 @@ class FlowMomentum(Averages):
         return denoised + vae.encode(averaged * 2 - 1) - vae.encode(pixels * 2 - 1)
 
 
+def settle(pixels: torch.Tensor, sources: Iterable[NDArray[np.uint8]], carry: Carry) -> torch.Tensor:
+    """Return enlarged pictures (frames, 3, height, width) in [0, 1], averaged along the source's motion.
+
+    sources: the source's pictures (any height, any width, 3); the motion is found at half the size of the
+    enlarged ones. ``carry``: what the next frames of the shot must know; it is empty at the start.
+    """
+    half = (max(1, pixels.shape[2] // 2), max(1, pixels.shape[3] // 2))
+    images, following = np.stack([resized(each, half) for each in sources]), Carry()
+    averages = Averages(ENLARGED_MOMENTUM, images, carry, following, torch.device("cpu"))
+    settled = averages.average("flow/enlarged", pixels, ENLARGED_AGREEMENT / 255, ENLARGED_AROUND)
+    carry.update(following)
+    return settled
+
+
 def acts(index: int, count: int) -> bool:
     """Whether flow momentum acts in step ``index`` of ``count``."""
     return index in _acting(count)
@@ -173,6 +196,15 @@ def grid_of(motion: torch.Tensor) -> torch.Tensor:
     rows, columns = (torch.arange(size, device=motion.device) for size in (height, width))
     x, y = columns + motion[..., 0], rows[:, None] + motion[..., 1]
     return torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)[None]
+
+
+def _enlarged(found: Flow, picture: torch.Tensor) -> Flow:
+    """Return a flow at the size of a ``picture`` (channels, height, width) that is larger."""
+    grid, sure = found
+    size = (picture.shape[1], picture.shape[2])
+    still, large = (grid_of(torch.zeros(*each, 2, device=grid.device)) for each in (sure.shape, size))
+    shift = F.interpolate((grid - still).permute(0, 3, 1, 2), size, mode="bilinear").permute(0, 2, 3, 1)
+    return large + shift, F.interpolate(sure[None, None], size, mode="bilinear")[0, 0]
 
 
 def _moved(picture: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
@@ -195,9 +227,9 @@ def sampled(picture: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tenso
     return F.grid_sample(picture[None], grid, mode, "border", align_corners=False)[0]
 
 
-def _apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def _apart(a: torch.Tensor, b: torch.Tensor, around: float = AROUND) -> torch.Tensor:
     """Return how much two pictures (channels, height, width) differ around each pixel: (height, width)."""
-    return blurred((a - b).abs().amax(dim=0, keepdim=True), 1.5)[0]
+    return blurred((a - b).abs().amax(dim=0, keepdim=True), around)[0]
 
 
 def blurred(picture: torch.Tensor, sigma: float) -> torch.Tensor:

@@ -253,9 +253,11 @@ def _fitting_seconds(edited: Edit, frames: list[Frame]) -> float:
     """Return how long it takes to bring a drawn picture to the source's size, by a try with ``frames``."""
     chunk = chunk_of(edited.clip, frames, 0, edited.fit)
     drawn = Drawn(Carry(), torch.zeros(len(frames), 3, *edited.fit.padded), None)
+    scan = edited.scan
+    before = Carry() if scan.settings.flow_momentum else None
     for _ in range(2):  # the first time takes longer
         began = perf_counter()
-        for _ in finished(chunk, drawn, frames, edited.encoding, edited.scan.model.enlarger):
+        for _ in finished(chunk, drawn, frames, edited.encoding, scan.model.enlarger, before=before):
             pass
     return (perf_counter() - began) / len(frames)
 

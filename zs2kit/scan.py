@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pluggy import PluginManager
 
 from zs2kit import guidance
-from zs2kit.carry import Carry, HostCarry, Row, without_row
+from zs2kit.carry import Carry, HostCarry, Row, within, without_row
 from zs2kit.clip import Chunk, Clip, Fit, Frame, resized
 from zs2kit.denoiser import Denoiser
 from zs2kit.encoding import Encoding
@@ -30,7 +30,7 @@ from zs2kit.errors import ModelError, PluginError, UsageError, notify
 from zs2kit.filling import filled
 from zs2kit.memory import copied, peak_of
 from zs2kit.model import Embedded, Model
-from zs2kit.motion import MOMENTUM, FlowMomentum, acts
+from zs2kit.motion import MOMENTUM, FlowMomentum, acts, settle
 from zs2kit.networks.base import Branch
 from zs2kit.networks.enlarging import Enlarging
 from zs2kit.noise import make_noise
@@ -40,6 +40,7 @@ from zs2kit.schedule import Step, from_noise, memory_of, remember, steps_of
 from zs2kit.settings import Settings
 
 OF_PLUGINS = "plugins/"  # what plugins' names begin with in the carry
+_OF_ENLARGED = "enlarged/"  # the same for averages of enlarged pictures
 
 
 class Drawn(NamedTuple):
@@ -648,15 +649,19 @@ def finished(
     encoding: Encoding,
     enlarger: Enlarging | None = None,
     *,
+    before: Carry | None = None,
     fit: bool = True,
 ) -> Iterator[Frame]:
     """Yield ``frames`` with the drawn pictures, at the source's size; where the mask says so, the source's.
 
     encoding: of what is yielded. enlarger: enlarges pictures that are smaller than the source; None is
-    interpolation. ``fit=False`` yields the pictures as the model has drawn them, without its
+    interpolation. before: what the frames must know about those before, to average enlarged pictures along
+    the source's motion; what the next ones must know is added to that of ``drawn``. None averages nothing.
+    ``fit=False`` yields the pictures as the model has drawn them, without its
     padding, for `fitted` to bring them to a size.
     """
     assert chunk.fit is not None
+    state = Carry() if before is None else within(before, _OF_ENLARGED)
     for index, (frame, pixels) in enumerate(zip(frames, drawn.pixels, strict=False)):
         picture = chunk.fit.cropped(pixels.permute(1, 2, 0).float().cpu().numpy())
         keep = None if drawn.keep is None else drawn.keep[index]
@@ -665,7 +670,11 @@ def finished(
         if fit:
             height, width = frame.image.shape[:2]
             if enlarger is not None and (height > picture.shape[0] or width > picture.shape[1]):
-                picture = enlarger(torch.from_numpy(picture).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+                large = enlarger(torch.from_numpy(picture).permute(2, 0, 1))
+                if before is not None and source is not None:
+                    large = settle(large[None], [source.image], state)[0]
+                    drawn.carry.update({_OF_ENLARGED + name: tensor for name, tensor in state.items()})
+                picture = large.permute(1, 2, 0).numpy()
             yield fitted(picture, edited, (height, width), encoding)
         elif encoding.is_plain:
             yield edited._replace(image=to_image(picture))

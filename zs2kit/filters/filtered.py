@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from zs2kit import plugins
-from zs2kit.carry import Carry
+from zs2kit.carry import Carry, within
 from zs2kit.clip import Anew, Clip, Frame, resized
 from zs2kit.editing import Edit
 from zs2kit.encoding import Encoding
@@ -145,9 +145,9 @@ class Filtered(Clip):
         carry = Carry() if carry is None else carry
         taken = int(carry["taken"]) if "taken" in carry else 0
         self._index = index
-        self._state = _State(taken, _unpacked(_within(carry, "waiting/")), _within(carry, "filter/"))
+        self._state = _State(taken, _unpacked(within(carry, "waiting/")), within(carry, "filter/"))
         if self._work is not None:
-            return self._frames(self._work.frames_from(taken, _within(carry, "clip/"), between))
+            return self._frames(self._work.frames_from(taken, within(carry, "clip/"), between))
         return self._frames(islice(shots_of(self._input, self._cuts), taken, None))
 
     def stop(self) -> None:
@@ -380,10 +380,6 @@ def _pixels(frame: Frame, encoding: Encoding | None = None) -> torch.Tensor:
     else:
         shown = encoding.shown(frame.stored)
     return torch.from_numpy(shown).permute(2, 0, 1).contiguous()
-
-
-def _within(carry: Carry, prefix: str) -> Carry:
-    return Carry({name.removeprefix(prefix): it for name, it in carry.items() if name.startswith(prefix)})
 
 
 def _packed(frames: Sequence[Frame]) -> Carry:

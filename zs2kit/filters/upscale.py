@@ -13,8 +13,10 @@ from zs2kit.errors import UsageError
 from zs2kit.farm import FarmEdit
 from zs2kit.filters.base import Filter, Passage
 from zs2kit.filters.filtered import unfiltered
+from zs2kit.motion import settle
 from zs2kit.networks.enlarging import Enlarging, file_of
 from zs2kit.plugins import name_of
+from zs2kit.scan import to_images
 from zs2kit.settings import LARGEST, MODEL, option
 
 
@@ -84,10 +86,12 @@ class Upscale(Enlarge):
         """See `Filter`."""
         super().prepare(clip)
         edited, name = unfiltered(clip), name_of(self)
+        self._settles = False  # whether its pictures are averaged, as an edit's own enlarged ones are
         if self.model is not None:
             self._network = Enlarging.load(self.model, self.device, self.dtype, f"{name}.model")
         elif isinstance(edited, Edit) and edited.scan.model.enlarger is not None:
             self._network = edited.scan.model.enlarger
+            self._settles = bool(edited.scan.settings.flow_momentum)
         else:
             what = "this clip is not an edit"
             if isinstance(edited, Edit):
@@ -101,4 +105,7 @@ class Upscale(Enlarge):
 
     def run(self, passage: Passage, carry: Carry) -> torch.Tensor:
         """See `Filter`."""
-        return torch.stack([self._network(picture) for picture in passage.pixels])
+        made = torch.stack([self._network(picture) for picture in passage.pixels])
+        if self._settles and passage.sources is not None:
+            made = settle(made, to_images(passage.sources[: len(made)]), carry)
+        return made

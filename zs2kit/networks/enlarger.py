@@ -29,14 +29,17 @@ class Enlarger(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """Enlarge pictures (pictures, 3, height, width) in [0, 1]; the result may lie a little outside."""
         height, width = pixels.shape[2:]
         pixels = F.pad(pixels * 2 - 1, (0, width % 2, 0, height % 2), "replicate")
+        scale = self.config.scale
+        larger = F.interpolate(pixels, scale_factor=scale, mode="bicubic")
+        larger = larger + F.pixel_shuffle(self.last(self.hidden(pixels)), scale)
+        return larger[..., : height * scale, : width * scale] / 2 + 0.5
+
+    def hidden(self, pixels: Tensor) -> Tensor:
+        """What the last convolution sees of pictures (pictures, 3, height, width) in -1..1, of even sides."""
         hidden = self.first(F.pixel_unshuffle(pixels, 2))
         for block in self.body:
             hidden = block(hidden)
-        hidden = F.silu(F.pixel_shuffle(self.unfold(hidden), 2))
-        scale = self.config.scale
-        larger = F.interpolate(pixels, scale_factor=scale, mode="bicubic")
-        larger = larger + F.pixel_shuffle(self.last(hidden), scale)
-        return larger[..., : height * scale, : width * scale] / 2 + 0.5
+        return F.silu(F.pixel_shuffle(self.unfold(hidden), 2))
 
 
 class Residual(nn.Module):
