@@ -195,8 +195,8 @@ class Lessons:
         self.data, self.pairs, self.posed = Flow(run), Pairs(run), Flow(run, human=True)
 
     def draw(self, rng: np.random.Generator, count: int) -> Lesson:
-        """One of editing, which takes longest to learn, thrice as often as of drawing or of posing."""
-        kinds = (self.drawing, self.editing, self.editing, self.editing, self.posing)
+        """One of drawing, twice as often as of editing or of posing."""
+        kinds = (self.drawing, self.drawing, self.editing, self.posing)
         return kinds[int(rng.integers(len(kinds)))](rng, count)
 
     def drawing(self, rng: np.random.Generator, count: int) -> Lesson:
