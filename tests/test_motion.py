@@ -12,7 +12,7 @@ import torch
 import zs2kit
 from zs2kit import Plugin, hookimpl, motion
 from zs2kit.carry import Carry
-from zs2kit.motion import AGREEMENT, MOMENTUM, SHARES, TOLERANCE, FlowMomentum
+from zs2kit.motion import AGREEMENT, MOMENTUM, SHARES, TOLERANCE, FlowMomentum, settle
 from zs2kit.scan import follows
 from zs2kit.schedule import SCHEDULERS, estimate, make_scheduler, steps_of
 from zs2kit.testing import chunks, drawn_clip, edited_pixels, make_scan
@@ -150,6 +150,19 @@ def test_finished_frames_lose_their_flicker_and_keep_what_is_elsewhere_than_befo
     assert (there[5] - there[4]).std() < 0.2 * (flicker[5] - flicker[4]).std()
     assert there[3].abs().max() < 0.05  # neither a ghost where the square was, nor a pale square
     assert (flowing.average("key", pixels) - pixels)[3].abs().max() > 0.4  # as the running average alone has
+
+
+def test_enlarged_frames_lose_their_flicker_and_leave_no_trace() -> None:
+    """The source stands still; the result's edges tremble by a pixel, and thin lines come and go."""
+    source = panorama(1)[0]
+    pixels = torch.full((6, 3, *source.shape[:2]), 0.3)
+    for k, picture in enumerate(pixels):
+        picture[..., 60 + k % 2 :] = 0.6
+    flicker = float((pixels[5] - pixels[4]).abs().mean())
+    pixels[:3, :, :, 20] = 1.0
+    calm = settle(pixels, [source] * 6, Carry())
+    assert (calm[5] - calm[4]).abs().mean() < 0.5 * flicker
+    assert torch.equal(calm[3, ..., :50], pixels[3, ..., :50])
 
 
 def test_pictures_stay_within_black_and_white(tiny) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, reduce
 
 import cv2
 import numpy as np
@@ -30,9 +30,8 @@ SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 # How far, in levels of 255, the source's brightness may be from its own average and still count as the same
 TOLERANCE = 10
 AGREEMENT = 24  # the same for details of the source and of finished frames
-AROUND = 1.5  # pixels: the sigma of the blur of such differences
-# For enlarged frames: a few frames are enough, their sharp edges differ by more, and a pixel was a quarter
-ENLARGED_MOMENTUM, ENLARGED_AGREEMENT, ENLARGED_AROUND = 0.5, 40, 6.0
+# Of enlarged frames a few are enough; their edges may be off by this many pixels, half of one before
+ENLARGED_MOMENTUM, REACH = 0.5, 2
 
 Found = tuple[NDArray[np.float32], NDArray[np.float32]]  # see `_find`
 Flow = tuple[torch.Tensor, torch.Tensor]  # a grid for `_moved`; how reliable the flow is, (height, width)
@@ -110,13 +109,13 @@ class Averages:
         return self.average("flow/finished", pixels, AGREEMENT / 255)
 
     def average(
-        self, key: str, pixels: torch.Tensor, agreement: float = math.inf, around: float = AROUND
+        self, key: str, pixels: torch.Tensor, agreement: float = math.inf, reach: int | None = None
     ) -> torch.Tensor:
         """Return the running average of ``pixels`` (frames, 3, height, width), float32.
 
         y_0 = x_0, y_k = v m W(y_(k-1)) + (1 - v m) x_k, where W moves a picture along the flow, m is the
-        momentum, and v is 1 where the flow is reliable and x_k is within ``agreement`` of W(y_(k-1)), by the
-        mean ``around`` each pixel.
+        momentum, and v is 1 where the flow is reliable and x_k is within ``agreement`` of W(y_(k-1)). With
+        ``reach``, W(y_(k-1)) is first clamped to the colours that x_k has within so many pixels.
         """
         last = self._carried(key)
         averages = []
@@ -126,8 +125,10 @@ class Averages:
                 grid, weight = _enlarged(found, frame) if found[1].shape != frame.shape[1:] else found
                 grid, weight = grid.to(self.device), weight.to(self.device)
                 moved = _moved(last, grid)
+                if reach is not None:
+                    moved = _clamped(moved, frame, reach)
                 if agreement < math.inf:
-                    weight = weight * _small(_apart(moved, frame, around), agreement)
+                    weight = weight * _small(_apart(moved, frame), agreement)
                 average = _mixed(frame, moved, self.momentum * weight)
             last = average
             averages.append(average)
@@ -176,7 +177,7 @@ def settle(pixels: torch.Tensor, sources: Iterable[NDArray[np.uint8]], carry: Ca
     half = (max(1, pixels.shape[2] // 2), max(1, pixels.shape[3] // 2))
     images, following = np.stack([resized(each, half) for each in sources]), Carry()
     averages = Averages(ENLARGED_MOMENTUM, images, carry, following, torch.device("cpu"))
-    settled = averages.average("flow/enlarged", pixels, ENLARGED_AGREEMENT / 255, ENLARGED_AROUND)
+    settled = averages.average("flow/enlarged", pixels, reach=REACH)
     carry.update(following)
     return settled
 
@@ -213,12 +214,7 @@ def _moved(picture: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
     Linear interpolation would blur it a little each time. Cubic interpolation overshoots next to edges, a
     little more each time, so its result is clipped to the darkest and lightest values around each pixel.
     """
-    wide = F.pad(picture[None], (1, 1, 1, 1), "replicate")[0]
-    bounds = []
-    for bound in (torch.minimum, torch.maximum):
-        rows = bound(bound(wide[:, :-2], wide[:, 1:-1]), wide[:, 2:])
-        bounds.append(bound(bound(rows[..., :-2], rows[..., 1:-1]), rows[..., 2:]))
-    low, high = sampled(torch.cat(bounds), grid, "nearest").chunk(2)
+    low, high = sampled(torch.cat(_bounds(picture, 1)), grid, "nearest").chunk(2)
     return sampled(picture, grid, "bicubic").clamp(low, high)
 
 
@@ -227,9 +223,29 @@ def sampled(picture: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tenso
     return F.grid_sample(picture[None], grid, mode, "border", align_corners=False)[0]
 
 
-def _apart(a: torch.Tensor, b: torch.Tensor, around: float = AROUND) -> torch.Tensor:
+def _clamped(picture: torch.Tensor, frame: torch.Tensor, reach: int) -> torch.Tensor:
+    """Return ``picture``, clamped to what ``frame`` has within ``reach`` pixels: (channels, height, width).
+
+    What has moved away then leaves no trace. Karis, "High-quality temporal supersampling" (2014), does so.
+    """
+    return picture.clamp(*_bounds(frame, reach))
+
+
+def _bounds(picture: torch.Tensor, reach: int) -> list[torch.Tensor]:
+    """Return the lowest and the highest values within ``reach`` pixels: each (channels, height, width)."""
+    wide, found = F.pad(picture[None], (reach,) * 4, "replicate")[0], []
+    for bound in (torch.minimum, torch.maximum):  # quicker than torch's pooling
+        bounds = wide
+        for dim in (1, 2):
+            size = picture.shape[dim]
+            bounds = reduce(bound, (bounds.narrow(dim, start, size) for start in range(2 * reach + 1)))
+        found.append(bounds)
+    return found
+
+
+def _apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Return how much two pictures (channels, height, width) differ around each pixel: (height, width)."""
-    return blurred((a - b).abs().amax(dim=0, keepdim=True), around)[0]
+    return blurred((a - b).abs().amax(dim=0, keepdim=True), 1.5)[0]
 
 
 def blurred(picture: torch.Tensor, sigma: float) -> torch.Tensor:
