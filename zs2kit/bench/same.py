@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 import zs2kit
 from zs2kit.testing import drawn_clip, tiny_models
 
-COMMIT = "8a4b43c"  # the last one that was meant to change frames
+COMMIT = "b132a7e"  # the last one that was meant to change frames
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "samples"
 MAPS, PICTURE = str(SAMPLES / "skeleton-jump.mp4"), str(SAMPLES / "pink-wizard.png")
