@@ -421,13 +421,13 @@ def test_latents_of_sources_are_scaled_as_the_pipelines_do():
     with torch.no_grad():
         model = load("flux-kontext")
         theirs = model.pipeline._encode_vae_image(pixels, generator=None)
-        assert torch.allclose(model.encode(pixels), theirs, atol=1e-6)
+        assert torch.allclose(model.encode(pixels), theirs, atol=1e-5)
         model = load("flux2-klein")
         theirs = model.pipeline._encode_vae_image(pixels, generator=None)
-        assert torch.allclose(model.encode(pixels), theirs, atol=1e-6)
+        assert torch.allclose(model.encode(pixels), theirs, atol=1e-5)
         model = load("qwen-image-edit")
         theirs = model.pipeline._encode_vae_image(pixels[:, :, None], generator=None)
-        assert torch.allclose(model.encode(pixels), theirs[:, :, 0], atol=1e-6)
+        assert torch.allclose(model.encode(pixels), theirs[:, :, 0], atol=1e-5)
 
 
 def test_tokens_are_packed_as_the_pipelines_do():

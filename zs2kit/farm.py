@@ -313,7 +313,7 @@ class Farm:
             task.edit.check_stop()
             if task.stream is not stream:
                 stream, passed = task.stream, 0
-            if not self._turn(task) or task.stream is not stream:
+            if not self._turn(task) or stream is None or task.stream is not stream:
                 continue
             try:
                 chunk, notices = self._get(next(stream))

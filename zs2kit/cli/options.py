@@ -6,6 +6,7 @@ The options for `Settings` and `Output` are made from the fields of these classe
 from __future__ import annotations
 
 import functools
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -426,7 +427,7 @@ class Common:
         output = Output(out, **self.output)
         from zs2kit.journal import saved
 
-        done = out.exists() and not output.overwrite  # an error, which says more
+        done = os.path.exists(out) and not output.overwrite  # an error, which says more
         if output.resume and not self.quiet and not done and not saved(out):
             say(f"there is no saved edit to {out}, so it starts from the beginning")
         on_a_terminal = sys.stdin.isatty() and sys.stderr.isatty()

@@ -86,7 +86,9 @@ def _field(option: Option, prefix: str, given: Sequence[str]) -> Component:
         return upload(label=f"{label}: {option.help}", height=110)
     if option.kind is MODEL:
         if not given:
-            about["info"] += f" Name some to choose from with “zs2kit web --set {prefix}{option.name}=…”."
+            about["info"] += (
+                f" Name some to choose from with {prefix}{option.name}=… when you start the page."
+            )
         return gr.Dropdown([DEFAULT, *given], value=DEFAULT, interactive=bool(given), **about)
     if option.type is bool:
         return gr.Checkbox(value=bool(option.default), **about)
